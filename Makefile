@@ -1,0 +1,47 @@
+# Two commands on a fresh machine: make demo, make test. Both create what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test slow check fix figures bench clean
+
+help:  ## Show what can be made
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+install: $(READY)  ## Create .venv and install everything at the tested versions
+
+# Installs once, and again only when the requirements change.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "expected Python 3.11 or newer, got %d.%d; set PYTHON=..." % v[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## Pretrain, train, measure and draw on real images (about 4 minutes)
+	$(BIN)/a2mim demo $(ARGS)
+
+test: $(READY)  ## Run the tests
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not gpu'
+
+slow: $(READY)  ## Run the slow tests
+	$(BIN)/python -m pytest -m 'slow'
+
+check: $(READY)  ## Lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(READY)  ## Repair what lint and format can repair
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+figures: $(READY)  ## Draw the demo's figures and report again, from its tables
+	$(BIN)/a2mim figures $(ARGS)
+
+bench: $(READY)  ## Time the toolkit against bare models; writes results/bench/
+	$(BIN)/a2mim bench $(ARGS)
+
+clean:  ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,231 @@
+"""Images and labels in memory, from what is installed, from torchvision, or from folders.
+
+Shapes: I images, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+class DataError(Exception):
+    """Data that cannot be used; the message says what was expected, what came and what to do."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images in memory, with their labels and names.
+
+    Attributes:
+        pixels_ICHW: uint8.
+        labels_I: int64 class indices.
+        names: one name per image, unique; the key of its random draws.
+        classes: names of the classes.
+    """
+
+    pixels_ICHW: Tensor
+    labels_I: Tensor
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels_ICHW)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation per channel over all pixels, in units of [0, 1]."""
+        # From counts of the 256 levels: exact, and without a float copy of the set.
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        mean, std = [], []
+        for channel in self.pixels_ICHW.unbind(1):
+            share = torch.bincount(channel.flatten(), minlength=256) / channel.numel()
+            mean.append((share * levels).sum())
+            std.append((share * (levels - mean[-1]) ** 2).sum().sqrt())
+        return torch.stack(mean).float(), torch.stack(std).float()
+
+    def draw(self, count: int, seed: int) -> list[int]:
+        """Indices of at most ``count`` images, in order, drawn by ``seed``."""
+        return _subset(len(self), count, seed)
+
+    def normalised(self, mean_C: Tensor, std_C: Tensor) -> Tensor:
+        """float32 images with these statistics taken out."""
+        images = self.pixels_ICHW.float() / 255
+        return (images - mean_C[:, None, None]) / std_C[:, None, None]
+
+
+def digits(size: int = 32) -> tuple[ImageSet, ImageSet]:
+    """The 1,797 handwritten digits that come with scikit-learn, for training and testing.
+
+    The first half trains and the second half tests, as in scikit-learn's own example. Each of the
+    8 x 8 measured values becomes a constant square, so on an 8 x 8 grid a player is one value.
+
+    Args:
+        size: edge of the enlarged images in pixels, a multiple of 8.
+
+    Raises:
+        ValueError: if ``size`` is not a multiple of 8.
+    """
+    if size < 8 or size % 8:
+        raise ValueError(f"expected a multiple of 8 pixels for the 8 x 8 digits, got {size}")
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    levels = torch.from_numpy(np.round(data.images / 16 * 255).astype(np.uint8))
+    scale = size // 8
+    pixels = levels.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
+    pixels_ICHW = pixels[:, None].repeat(1, 3, 1, 1)
+    labels_I = torch.from_numpy(data.target.astype(np.int64))
+    names = tuple(f"digits/{k:04d}" for k in range(len(labels_I)))
+    classes = tuple(str(k) for k in range(10))
+    half = len(labels_I) // 2
+    return (
+        ImageSet(pixels_ICHW[:half], labels_I[:half], names[:half], classes),
+        ImageSet(pixels_ICHW[half:], labels_I[half:], names[half:], classes),
+    )
+
+
+def cifar10(
+    root: Path, size: int, limits: tuple[int, int], seed: int = 0
+) -> tuple[ImageSet, ImageSet]:
+    """CIFAR-10 by torchvision, downloaded to ``root`` if it is not there.
+
+    Args:
+        root: folder of the data set.
+        size: edge of the images in pixels.
+        limits: at most this many training and test images, drawn by ``seed``.
+        seed: which images, if there are more.
+
+    Raises:
+        DataError: if it is neither there nor can be downloaded.
+    """
+    from torchvision.datasets import CIFAR10
+
+    sets = []
+    for train, limit in zip((True, False), limits, strict=True):
+        try:
+            data = CIFAR10(str(root), train=train, download=True)
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"expected CIFAR-10 in {root} or a network to download it, got: {error}"
+            ) from error
+        chosen = _subset(len(data), limit, seed)
+        pixels = torch.from_numpy(data.data[chosen]).permute(0, 3, 1, 2)
+        split = "train" if train else "test"
+        sets.append(
+            ImageSet(
+                _resized(pixels, size),
+                torch.tensor(data.targets)[chosen],
+                tuple(f"{split}/{k:05d}" for k in chosen),
+                tuple(data.classes),
+            )
+        )
+    return sets[0], sets[1]
+
+
+def image_folders(
+    root: Path,
+    size: int,
+    limits: tuple[int, int],
+    seed: int = 0,
+    on_read: Callable[[int], None] = lambda count: None,
+) -> tuple[ImageSet, ImageSet]:
+    """Image folders ``root/train/<class>/*`` and ``root/val/<class>/*`` (or ``test``).
+
+    Images are scaled to ``size`` on their short side and cropped to the centre.
+
+    Args:
+        root: the folder.
+        size: edge of the images in pixels.
+        limits: at most this many training and test images, drawn by ``seed``.
+        seed: which images, if there are more.
+        on_read: called after every image with the number of images of its split.
+
+    Raises:
+        DataError: if folders or images are missing or unreadable.
+    """
+    if not root.is_dir():
+        raise DataError(f"expected a folder of images, found none at {root}")
+    held_out = next((name for name in ("val", "test") if (root / name).is_dir()), None)
+    if held_out is None or not (root / "train").is_dir():
+        raise DataError(
+            f"expected {root}/train/<class>/ and {root}/val/<class>/ (or test), "
+            f"found: {', '.join(sorted(p.name for p in root.iterdir())[:5]) or 'nothing'}"
+        )
+    classes = _classes(root / "train")
+    unknown = sorted(set(_classes(root / held_out)) - set(classes))
+    if unknown:
+        raise DataError(f"{root / held_out} has a class that {root / 'train'} lacks: {unknown[0]}")
+    train, test = (
+        _read(root, split, classes, size, limit, seed, on_read)
+        for split, limit in zip(("train", held_out), limits, strict=True)
+    )
+    return train, test
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    classes = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
+    if not classes:
+        raise DataError(f"expected one folder per class in {folder}, found none")
+    return classes
+
+
+def _read(
+    root: Path,
+    split: str,
+    classes: tuple[str, ...],
+    size: int,
+    limit: int,
+    seed: int,
+    on_read: Callable[[int], None],
+) -> ImageSet:
+    files = sorted(
+        file
+        for file in (root / split).glob("*/**/*")
+        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+    )
+    if not files:
+        raise DataError(f"expected images in {root / split}/<class>/, found none")
+    files = [files[k] for k in _subset(len(files), limit, seed)]
+    pixels = []
+    for file in files:
+        pixels.append(_decode(file, size))
+        on_read(len(files))
+    index = {name: k for k, name in enumerate(classes)}
+    labels = [index[file.relative_to(root / split).parts[0]] for file in files]
+    names = tuple(file.relative_to(root).as_posix() for file in files)
+    return ImageSet(torch.stack(pixels), torch.tensor(labels), names, classes)
+
+
+def _decode(file: Path, size: int) -> Tensor:
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as image:
+            # fit = scale the short side, crop the centre
+            fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
+        raise DataError(f"expected an image, cannot read {file}: {error}") from error
+    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
+
+
+def _resized(pixels_ICHW: Tensor, size: int) -> Tensor:
+    if pixels_ICHW.shape[2:] == (size, size):
+        return pixels_ICHW
+    from torchvision.transforms.v2 import functional as transforms
+
+    return transforms.resize(pixels_ICHW, [size, size], antialias=True)
+
+
+def _subset(count: int, limit: int, seed: int) -> list[int]:
+    """At most ``limit`` of ``count`` indices, in order, drawn by ``seed``."""
+    if count <= limit:
+        return list(range(count))
+    generator = torch.Generator().manual_seed(seed)
+    return sorted(torch.randperm(count, generator=generator)[:limit].tolist())

@@ -1,0 +1,1 @@
+"""Scripts: the only place that reads options, opens files, prints, picks a device, sets a seed."""

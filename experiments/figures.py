@@ -1,0 +1,116 @@
+"""Every figure, from tables only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from experiments.results import occlusion_from, read_table, strength_from
+from interactions import plots
+
+NAMES = {"vit": "ViT", "resnet": "ResNet", "scratch": "from scratch", "a2mim": "A2MIM-pretrained"}
+"""How models and weights are called in figures and sentences."""
+
+
+def named(key: str) -> str:
+    """The display name of a model or of weights."""
+    return NAMES.get(key, key)
+
+
+def networks(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """The weights that were measured, by model, in the order of the table."""
+    return {
+        str(model): list(dict.fromkeys(group["weights"]))
+        for model, group in rows.groupby("model", sort=False)
+    }
+
+
+def of(rows: pd.DataFrame, model: str, weights: str) -> pd.DataFrame:
+    """The rows of one network."""
+    return rows[(rows["model"] == model) & (rows["weights"] == weights)]
+
+
+def interaction_curves(rows: pd.DataFrame) -> Figure:
+    """J over orders, one panel per model, one curve per weights."""
+    figure, panels = _panels(rows)
+    for ax, (model, arms) in zip(panels, networks(rows).items(), strict=True):
+        for weights, colour in zip(arms, plots.COLOURS, strict=False):
+            strength = strength_from(of(rows, model, weights))
+            plots.strength_curve(ax, strength, label=named(weights), colour=colour)
+        ax.set_title(named(model))
+    panels[0].set_ylim(bottom=0)
+    panels[0].legend()
+    for ax in panels[1:]:
+        ax.set_ylabel("")
+    return figure
+
+
+def occlusion_curves(rows: pd.DataFrame) -> Figure:
+    """Accuracy under random patch drop, one panel per model, one curve per weights."""
+    figure, panels = _panels(rows)
+    for ax, (model, arms) in zip(panels, networks(rows).items(), strict=True):
+        for weights, colour in zip(arms, plots.COLOURS, strict=False):
+            occlusion = occlusion_from(of(rows, model, weights))
+            plots.occlusion_curve(ax, occlusion, label=named(weights), colour=colour)
+        ax.set_title(named(model))
+    panels[0].legend(loc="lower left")
+    for ax in panels[1:]:
+        ax.set_ylabel("")
+    return figure
+
+
+def reconstructions(pictures: dict[str, dict[str, np.ndarray]]) -> Figure:
+    """Images as they are, as the network saw them and as it completed them, by model."""
+    first = next(iter(pictures.values()))
+    count, rows = len(first["original"]), 1 + 2 * len(pictures)
+    figure = Figure(figsize=(1.15 * count + 1.2, 1.15 * rows), layout="constrained")
+    axes = figure.subplots(rows, count, squeeze=False)
+    lines = [("original", first["original"])]
+    for model, stacks in pictures.items():
+        lines += [
+            (f"{named(model)}: input", stacks["masked"]),
+            (f"{named(model)}: completed", stacks["completed"]),
+        ]
+    for row, (title, images) in zip(axes, lines, strict=True):
+        for ax, image in zip(row, images, strict=True):
+            plots.show_image(ax, torch.from_numpy(image) / 255)
+        row[0].text(
+            -0.12,
+            0.5,
+            title.replace(": ", "\n"),
+            transform=row[0].transAxes,
+            ha="right",
+            va="center",
+        )
+    return figure
+
+
+def draw_all(run: Path) -> list[str]:
+    """Draw all figures of a run folder from its tables, as PNG and SVG; returns their names."""
+    rows = read_table(run / "rows.csv")
+    pictures = {}
+    for file in sorted(run.glob("reconstructions-*.npz"), reverse=True):
+        with np.load(file, allow_pickle=False) as stacks:
+            pictures[file.stem.removeprefix("reconstructions-")] = dict(stacks)
+    with mpl.rc_context(plots.STYLE):
+        figures = {
+            "interaction_curves": interaction_curves(rows),
+            "occlusion_curves": occlusion_curves(rows),
+            "reconstructions": reconstructions(pictures),
+        }
+        for name, figure in figures.items():
+            figure.savefig(run / f"{name}.png")
+            figure.savefig(run / f"{name}.svg", metadata={"Date": None})
+    return list(figures)
+
+
+def _panels(rows: pd.DataFrame) -> tuple[Figure, list]:
+    count = len(networks(rows))
+    figure = Figure(figsize=(4.1 * count, 3.4), layout="constrained")
+    axes = figure.subplots(1, count, sharey=True, squeeze=False)
+    return figure, list(axes[0])

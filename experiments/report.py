@@ -1,0 +1,259 @@
+"""The report of a run: what was found, in words, with intervals; from tables only."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.figures import draw_all, named, networks, of
+from experiments.results import occlusion_from, read_table, strength_from, write_atomic
+from experiments.runs import UsageError
+from interactions.strength import Interval, t_interval
+
+MIDDLE = (0.1, 0.5)
+"""Middle orders as shares of n-2. Set before any curve was seen; A2MIM's figure 1 is described as
+showing its gain from 0.05 n or 0.1 n to about 0.5 n."""
+
+CAPTIONS = {
+    "interaction_curves": (
+        "Interaction strength J over the order m (how many other patches are visible). Bands are "
+        "95 % intervals over test images. J is normalised to a mean of 1 over the 13 orders."
+    ),
+    "occlusion_curves": (
+        "Test accuracy when a random fraction of the patches is replaced by the mean colour of the "
+        "training set, the same masks for all networks. Bands are 95 % intervals over test images."
+    ),
+    "reconstructions": (
+        "Test images, what the network saw (hidden blocks filled with the image's mean colour), "
+        "and its completion: predicted pixels at hidden blocks, original pixels elsewhere."
+    ),
+}
+
+
+def accuracy(rows: pd.DataFrame) -> pd.Series:
+    """Correct or not, by test image."""
+    return rows[rows["measure"] == "accuracy"].set_index("image")["value"]
+
+
+def summary(rows: pd.DataFrame) -> list[dict[str, str]]:
+    """One line per network: accuracy, mean J at middle orders, area under the occlusion curve."""
+    lines = []
+    for model, arms in networks(rows).items():
+        for weights in arms:
+            mine = of(rows, model, weights)
+            correct = accuracy(mine).to_numpy()
+            lines.append(
+                {
+                    "network": named(model),
+                    "weights": named(weights),
+                    "test accuracy": percent(t_interval(correct.mean(), correct)),
+                    "J, middle orders": plain(strength_from(mine).mean_J(*MIDDLE)),
+                    "accuracy under patch drop": percent(occlusion_from(mine).area()),
+                }
+            )
+    return lines
+
+
+def summary_table(rows: pd.DataFrame) -> str:
+    """:func:`summary` as text."""
+    return pd.DataFrame(summary(rows)).to_string(index=False)
+
+
+def differences(rows: pd.DataFrame, model: str, a: str, b: str) -> dict[str, Interval]:
+    """Paired differences a - b of two networks on the same images, pairs, contexts and masks."""
+    one, two = of(rows, model, a), of(rows, model, b)
+    correct = (accuracy(one) - accuracy(two)).to_numpy()
+    return {
+        "test accuracy": t_interval(correct.mean(), correct),
+        "J": strength_from(one).minus(strength_from(two), *MIDDLE),
+        "patch drop": occlusion_from(one).area_minus(occlusion_from(two)),
+    }
+
+
+def findings(rows: pd.DataFrame) -> list[str]:
+    """What was found, in sentences, whichever way it came out."""
+    sentences = []
+    for model in networks(rows):
+        found = differences(rows, model, "a2mim", "scratch")
+        who = f"{named(model)}: with A2MIM pre-training,"
+        low, high = (f"{100 * share:g} %" for share in MIDDLE)
+        for what, key, show in (
+            ("test accuracy", "test accuracy", points),
+            (f"the strength J of middle orders ({low} to {high} of n−2)", "J", plain),
+            ("accuracy under random patch drop (area under the curve)", "patch drop", points),
+        ):
+            interval = found[key]
+            if interval.excludes_zero:
+                verb = "is higher" if interval.estimate > 0 else "is lower"
+            else:
+                verb = "shows no difference beyond chance"
+            sentences.append(f"{who} {what} {verb}: {show(interval)}.")
+    sentences.append(
+        "Brackets are 95 % intervals over test images, paired, not corrected for the "
+        f"{3 * len(networks(rows))} comparisons. Each network was trained once: they do not cover "
+        "what another seed of training would change."
+    )
+    return sentences
+
+
+def percent(interval: Interval) -> str:
+    """A share with its interval, in percent."""
+    return f"{100 * interval.estimate:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def points(interval: Interval) -> str:
+    """A difference of shares with its interval, in percentage points."""
+    return (
+        f"{100 * interval.estimate:+.1f} points "
+        f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+    )
+
+
+def plain(interval: Interval) -> str:
+    """A number with its interval."""
+    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def write_report(run: Path, config: Mapping[str, object]) -> None:
+    """Write ``report.html``, one file that needs nothing else, from tables and figures."""
+    rows = read_table(run / "rows.csv")
+    figures = "".join(
+        _figure(run / f"{name}.svg", caption)
+        for name, caption in CAPTIONS.items()
+        if (run / f"{name}.svg").is_file()
+    )
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(rows))
+    dataset = ", ".join(dict.fromkeys(rows["dataset"].astype(str)))
+    settings = json.dumps(dict(config), default=str, indent=2)
+    page = PAGE.format(
+        dataset=escape(dataset),
+        findings=sentences,
+        summary=_table(summary(rows)),
+        figures=figures,
+        orders=_orders(rows),
+        settings=escape(settings),
+        commit=escape(", ".join(dict.fromkeys(rows["commit"].astype(str)))),
+    )
+    write_atomic(run / "report.html", page)
+
+
+def _figure(path: Path, caption: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return (
+        f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{escape(caption)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _table(lines: list[dict[str, str]]) -> str:
+    head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in lines[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line.values()) + "</tr>"
+        for line in lines
+    )
+    return f"<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
+
+
+def _orders(rows: pd.DataFrame) -> str:
+    """J by order, the plug-in that published tools report, and rho, for every network."""
+    tables = []
+    for model, arms in networks(rows).items():
+        for weights in arms:
+            mine = of(rows, model, weights)
+            strength = strength_from(mine)
+            plug_in = mine[mine["measure"] == "interaction_strength_plug_in"]
+            S = plug_in.groupby("at")["value"].mean().to_numpy()
+            lines = [
+                {
+                    "order m": str(m),
+                    "J (95 %)": plain(interval),
+                    "J, plug-in": f"{J:.3f}",
+                    "rho": f"{rho:.2f}",
+                }
+                for m, interval, J, rho in zip(
+                    strength.orders_O,
+                    strength.intervals(),
+                    S / S.mean(),
+                    strength.rho_O,
+                    strict=True,
+                )
+            ]
+            tables.append(f"<h3>{escape(named(model))}, {escape(named(weights))}</h3>")
+            tables.append(_table(lines))
+    return "".join(tables)
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>A2MIM demo: {dataset}</title>
+<style>
+:root {{ color-scheme: light; }}
+body {{ font: 16px/1.55 system-ui, sans-serif; color: #1f2937; background: #fff;
+       max-width: 58rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }}
+h1 {{ font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; }}
+h2 {{ font-size: 1.2rem; margin: 2.2rem 0 .6rem; }}
+h3 {{ font-size: 1rem; margin: 1.4rem 0 .4rem; }}
+p.lead {{ color: #4b5563; margin-top: 0; }}
+li {{ margin: .35rem 0; }}
+figure {{ margin: 1.2rem 0 1.8rem; break-inside: avoid; }}
+img {{ width: 100%; height: auto; }}
+figcaption {{ color: #4b5563; font-size: .9rem; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }}
+th, td {{ text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid #e5e7eb;
+         white-space: nowrap; }}
+pre {{ background: #f3f4f6; padding: .8rem; overflow-x: auto; font-size: .85rem; }}
+summary {{ cursor: pointer; }}
+@media print {{ body {{ max-width: none; font-size: 11pt; }} }}
+</style>
+</head>
+<body>
+<h1>What masked-image pre-training changes</h1>
+<p class="lead">A small ViT and a small ResNet on {dataset}, each trained from scratch and, with the
+same supervised budget, from weights pretrained with A2MIM.</p>
+<h2>Found</h2>
+<ul>{findings}</ul>
+{summary}
+<p>Accuracy under patch drop is the mean over hidden fractions from 0 to 0.9.</p>
+<h2>Curves</h2>
+{figures}
+<details>
+<summary>Interaction strength by order</summary>
+<p>J is bias-corrected (split jackknife). The plug-in column is the published estimate, which is too
+large where contexts vary. rho is the context noise relative to the interactions: the plug-in needs
+about 8 rho² contexts per pair for a bias below 5 %, the jackknife 2 rho².</p>
+{orders}
+</details>
+<details>
+<summary>Settings</summary>
+<pre>{settings}</pre>
+<p>Commit {commit}. Raw measurements: rows.csv beside this page.</p>
+</details>
+</body>
+</html>
+"""
+
+
+def redraw(run: Path) -> None:
+    """Draw the figures and write the report of a finished run again.
+
+    Raises:
+        UsageError: if there is no finished run.
+    """
+    if not (run / "rows.csv").is_file() or not (run / "config.json").is_file():
+        raise UsageError(
+            f"expected a finished run with rows.csv and config.json in {run}; see a2mim demo"
+        )
+    config = json.loads((run / "config.json").read_text())["config"]
+    for name in draw_all(run):
+        print(run / f"{name}.png")
+    write_report(run, config)
+    print(run / "report.html")

@@ -1,0 +1,117 @@
+"""The results table: one row, one measurement on one image (or set) at one setting, raw.
+
+Figures, reports and notebooks are made from such tables and from nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from interactions.occlusion import OcclusionCurve
+from interactions.strength import Strength
+
+COLUMNS = (
+    "run",
+    "measure",
+    "model",
+    "weights",
+    "dataset",
+    "image",
+    "setting",
+    "at",
+    "value",
+    "samples",
+    "seed",
+    "commit",
+)
+
+
+def write_table(rows: pd.DataFrame, path: Path) -> None:
+    """Write rows as CSV, whole or not at all.
+
+    Raises:
+        ValueError: if the columns are not those of the results table.
+    """
+    if tuple(rows.columns) != COLUMNS:
+        raise ValueError(f"expected the columns {COLUMNS}, got {tuple(rows.columns)}")
+    write_atomic(path, rows.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a results table.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is not a results table.
+    """
+    rows = pd.read_csv(path, dtype={"image": str, "setting": str, "commit": str})
+    if tuple(rows.columns) != COLUMNS:
+        raise ValueError(f"expected a results table in {path}, got the columns {list(rows)}")
+    return rows
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(partial, path)
+
+
+def per_image_rows(
+    values: np.ndarray, images: Iterable[str], at: Iterable[float], **constant: object
+) -> pd.DataFrame:
+    """Rows from an array ``(images, at)``; ``constant`` gives the other columns."""
+    images, at = list(images), list(at)
+    rows = pd.DataFrame(
+        {
+            "image": np.repeat(np.array(images, dtype=object), len(at)),
+            "at": np.tile(np.array(at, dtype=float), len(images)),
+            "value": np.asarray(values, dtype=float).ravel(),
+            **constant,
+        }
+    )
+    return rows[list(COLUMNS)]
+
+
+def strength_from(rows: pd.DataFrame) -> Strength:
+    """The strengths of one network from its ``interaction_strength`` and ``interaction_rho`` rows.
+
+    ``at`` holds m/(n-2); the setting tells the grid.
+    """
+    strengths = rows[rows["measure"] == "interaction_strength"]
+    table = _pivot(strengths)
+    rho = rows[rows["measure"] == "interaction_rho"].sort_values("at")
+    found = re.search(r"grid=(\d+)x(\d+)", strengths["setting"].iloc[0])
+    if not found:
+        raise ValueError("expected grid=RxC in the setting of interaction rows")
+    n = int(found[1]) * int(found[2])
+    return Strength(
+        images=tuple(table.index),
+        n=n,
+        orders_O=np.rint(table.columns.to_numpy(dtype=float) * (n - 2)).astype(np.int64),
+        per_image_IO=table.to_numpy(),
+        rho_O=rho["value"].to_numpy(),
+    )
+
+
+def occlusion_from(rows: pd.DataFrame) -> OcclusionCurve:
+    """The occlusion curve of one network from its ``occlusion_accuracy`` rows."""
+    table = _pivot(rows[rows["measure"] == "occlusion_accuracy"])
+    return OcclusionCurve(
+        images=tuple(table.index),
+        fractions_F=table.columns.to_numpy(dtype=float),
+        correct_IF=table.to_numpy(),
+    )
+
+
+def _pivot(rows: pd.DataFrame) -> pd.DataFrame:
+    table = rows.pivot(index="image", columns="at", values="value")
+    if table.isna().to_numpy().any():
+        raise ValueError("expected a value for every image at every setting")
+    return table

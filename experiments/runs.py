@@ -1,0 +1,95 @@
+"""Run folders: work in a folder of its own, put it in place when it is complete.
+
+Work goes to ``<out>.<key>.partial``, where the key is a hash of everything that decides the result.
+The same command finds its own unfinished work there and goes on; another command never does. The
+finished folder replaces an earlier one by renaming, so that a result is complete or not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from experiments.results import write_atomic
+
+
+class UsageError(Exception):
+    """Something the user asked for cannot be done; the message says what to do instead."""
+
+
+def provenance() -> dict[str, object]:
+    """Where a number comes from: commit, versions, machine."""
+    packages = ("a2mim", "numpy", "scipy", "timm", "torch", "torchvision")
+    return {
+        "commit": commit(),
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in packages},
+        "machine": {
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a checkout that is run without being installed
+        return "not installed"
+
+
+def commit() -> str:
+    """The commit of the checkout that runs, ``-dirty`` with changes; ``unknown`` outside of git."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def open_run(out: Path, config: Mapping[str, object]) -> Path:
+    """The work folder of a run, new or with what an interrupted run of the same command left.
+
+    Args:
+        out: where the finished run will be.
+        config: everything that decides the result.
+
+    Raises:
+        UsageError: if ``out`` exists and is not a run folder, or cannot be written.
+    """
+    if out.exists() and not (out / "config.json").is_file():
+        raise UsageError(
+            f"expected a new folder or an earlier run at {out}, found something else; "
+            "choose another --out"
+        )
+    settings = json.dumps({"config": dict(config), "commit": commit()}, default=str, sort_keys=True)
+    key = hashlib.blake2b(settings.encode(), digest_size=4).hexdigest()
+    work = out.with_name(f"{out.name}.{key}.partial")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {out.parent}: {error.strerror}") from error
+    return work
+
+
+def finish_run(work: Path, out: Path, config: Mapping[str, object], seconds: float) -> None:
+    """Write ``config.json`` and put the work folder in the place of ``out``."""
+    label = {"config": dict(config), **provenance(), "seconds": round(seconds, 1)}
+    write_atomic(work / "config.json", json.dumps(label, default=str, indent=2) + "\n")
+    old = out.with_name(out.name + ".replaced")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(work, out)
+    shutil.rmtree(old, ignore_errors=True)

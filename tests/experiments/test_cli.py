@@ -1,0 +1,68 @@
+"""The command as its users meet it: a process with an exit code and words."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def a2mim(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+    )
+
+
+def test_help_names_the_commands(tmp_path):
+    done = a2mim("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for command in ("demo", "figures", "bench"):
+        assert command in done.stdout
+
+
+def test_demo_help_names_the_options(tmp_path):
+    done = a2mim("demo", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for option in ("--data", "--seed", "--out", "--device"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--data", "folder:missing"], "found none at missing"),
+        (["demo", "--seed", "-1"], "expected --seed of at least 0, got -1"),
+        (["figures", "missing"], "expected a finished run"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message):
+    done = a2mim(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("a2mim: ")
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corrupt_image_is_named(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / "set" / split / "cat").mkdir(parents=True)
+        (tmp_path / "set" / split / "cat" / "0.jpg").write_bytes(b"\xff\xd8 no image")
+    done = a2mim("demo", "--data", "folder:set", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "cannot read set/train/cat/0.jpg" in done.stderr.splitlines()[-1]
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["dmeo"], ["demo", "--sede", "1"], ["demo", "--seed", "x"], []]
+)
+def test_unknown_words_are_exit_code_2(tmp_path, arguments):
+    done = a2mim(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

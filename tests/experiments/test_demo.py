@@ -1,0 +1,172 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from a2mim.data import DataError
+from experiments.configs.demo import DemoConfig
+from experiments.demo import demo, load
+from experiments.results import read_table
+from experiments.runs import UsageError
+
+
+def without_commit(path):
+    return read_table(path / "rows.csv").drop(columns="commit")
+
+
+def test_everything_is_there(run_folder):
+    assert sorted(p.name for p in run_folder.iterdir()) == [
+        "config.json",
+        "interaction_curves.png",
+        "interaction_curves.svg",
+        "occlusion_curves.png",
+        "occlusion_curves.svg",
+        "reconstructions-resnet.npz",
+        "reconstructions-vit.npz",
+        "reconstructions.png",
+        "reconstructions.svg",
+        "report.html",
+        "rows.csv",
+        "weights",
+    ]
+    assert [p.name for p in run_folder.parent.iterdir()] == ["demo"]
+
+
+def test_rows_are_what_was_asked_for(run_folder):
+    rows = read_table(run_folder / "rows.csv")
+    counts = rows.groupby(["model", "weights", "measure"]).size().unstack()
+    assert len(counts) == 4
+    assert (counts["accuracy"] == 899).all()
+    assert (counts["occlusion_accuracy"] == 6 * 10).all()
+    assert (counts["interaction_strength"] == 4 * 13).all()
+    assert (counts["interaction_rho"] == 13).all()
+    assert rows["value"][rows["measure"] != "interaction_rho"].notna().all()
+    for _, group in rows[rows["measure"].str.startswith(("occl", "interaction_s"))].groupby(
+        "measure"
+    ):
+        images = group.groupby(["model", "weights"])["image"].unique().map(tuple)
+        assert images.nunique() == 1  # all networks are measured on the same images
+
+
+def test_all_settings_count(run_folder):
+    """Pretrained weights differ from scratch, and the two backbones from each other."""
+    rows = read_table(run_folder / "rows.csv")
+    strengths = rows[rows["measure"] == "interaction_strength"]
+    sums = strengths.groupby(["model", "weights"])["value"].sum()
+    assert sums.nunique() == 4
+
+
+def test_reconstructions_keep_what_was_visible(run_folder):
+    for name in ("vit", "resnet"):
+        with np.load(run_folder / f"reconstructions-{name}.npz", allow_pickle=False) as file:
+            original, masked, completed = (file[k] for k in ("original", "masked", "completed"))
+        visible = (original == completed).all(axis=1)
+        # 6 of 16 blocks of 8 x 8 pixels are visible; hidden ones may be right by chance
+        assert (visible.sum(axis=(1, 2)) >= 6 * 64).all()
+        assert not np.array_equal(masked, original)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_after", [2, 5])
+def test_an_interrupted_run_goes_on_to_the_same_result(
+    run_folder, tiny, tmp_path, monkeypatch, capsys, stop_after
+):
+    import experiments.demo
+
+    done = []
+    for name in ("pretrain", "finetune", "measure"):
+        work = getattr(experiments.demo, name)
+
+        def counted(*args, work=work):
+            if len(done) == stop_after:
+                raise Interrupted
+            work(*args)
+            done.append(1)
+
+        monkeypatch.setattr(experiments.demo, name, counted)
+    config = DemoConfig(out=tmp_path / "demo", **tiny)
+    with pytest.raises(Interrupted):
+        demo(config)
+    assert not config.out.exists()
+    monkeypatch.undo()
+    demo(config)
+    assert capsys.readouterr().out.count("done before") == stop_after
+    pd.testing.assert_frame_equal(without_commit(config.out), without_commit(run_folder))
+
+
+def test_another_seed_gives_other_numbers(run_folder, tiny, tmp_path):
+    demo(DemoConfig(out=tmp_path / "demo", seed=1, **tiny))
+    one, two = without_commit(run_folder), without_commit(tmp_path / "demo")
+    assert len(one) == len(two)
+    assert set(one["image"]) != set(two["image"]) or not one["value"].equals(two["value"])
+
+
+@pytest.fixture
+def folders(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 6)):
+        for name in ("stripes", "noise"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+                if name == "stripes":
+                    pixels[:] = np.where(np.arange(48) // 6 % 2, 220, 30)[None, :, None]
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "images"
+
+
+def test_image_folders_work_too(folders, tiny, tmp_path):
+    out = tmp_path / "demo"
+    demo(DemoConfig(data=f"folder:{folders}", out=out, **tiny))
+    rows = read_table(out / "rows.csv")
+    assert set(rows["dataset"]) == {"folder:images"}
+    assert str(folders) not in (out / "rows.csv").read_text()
+    assert "val/noise/0.png" in set(rows["image"])
+
+
+def test_limits_take_fewer_images(folders, tiny):
+    material = load(DemoConfig(data=f"folder:{folders}", max_train=17, max_test=5, **tiny))
+    assert (len(material.train), len(material.test)) == (17, 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": "imagenet"}, "digits, cifar10 or folder:PATH, got 'imagenet'"),
+        ({"data": "folder:"}, "digits, cifar10 or folder:PATH"),
+        ({"data": "folder:/nowhere/at/all"}, "expected a folder of images, found none at /nowhere"),
+        ({"replicates": 3}, "even number of --replicates, got 3"),
+        ({"pairs": 0}, "--pairs of at least 1, got 0"),
+        ({"mask_ratio": 1.0}, "--mask-ratio between 0 and 1"),
+        ({"lr": 0.0}, "--lr above 0"),
+        ({"device": "tpu"}, "--device auto, cpu or cuda, got 'tpu'"),
+        ({"batch_size": 5000}, "at least 5000 training images"),
+    ],
+)
+def test_bad_settings_fail_before_anything_is_written(tiny, tmp_path, change, message):
+    config = DemoConfig(**{**tiny, "out": tmp_path / "demo", **change})
+    with pytest.raises((UsageError, DataError), match=re.escape(message)):
+        demo(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_pairs_than_neighbours_are_refused(tiny, tmp_path):
+    config = DemoConfig(out=tmp_path / "demo", **{**tiny, "pairs": 10_000})
+    with pytest.raises(UsageError, match="--pairs of at most"):
+        demo(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_global_generator_is_left_alone(tiny, tmp_path):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    demo(DemoConfig(out=tmp_path / "demo", **{**tiny, "images": 2, "pairs": 1}))
+    assert torch.equal(torch.rand(1), expected)

@@ -1,0 +1,112 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+import interactions as ix
+from experiments.results import (
+    COLUMNS,
+    occlusion_from,
+    per_image_rows,
+    read_table,
+    strength_from,
+    write_atomic,
+    write_table,
+)
+
+CONSTANT = {
+    "run": "test",
+    "model": "vit",
+    "weights": "scratch",
+    "dataset": "toy",
+    "seed": 0,
+    "commit": "abc1234",
+}
+
+
+def strength_rows():
+    games = [
+        ix.toy.ParityGame(16, {frozenset({0, 1, 2, k}): 1.0 for k in range(3, 9)}, image=f"i{s}")
+        for s in range(5)
+    ]
+    grid = ix.PatchGrid(4, 4)
+    strength = ix.strength(ix.measure(games, ix.Design(ix.NeighbourPairs(grid, 2, 9))))
+    kwargs = {"setting": "grid=4x4 reward=toy", "samples": 72, **CONSTANT}
+    rows = [
+        per_image_rows(
+            strength.per_image_IO,
+            strength.images,
+            strength.ratios_O,
+            measure="interaction_strength",
+            **kwargs,
+        ),
+        per_image_rows(
+            strength.rho_O[None], ["all"], strength.ratios_O, measure="interaction_rho", **kwargs
+        ),
+    ]
+    return pd.concat(rows, ignore_index=True), strength
+
+
+def test_strength_survives_the_table(tmp_path):
+    rows, strength = strength_rows()
+    write_table(rows, tmp_path / "rows.csv")
+    back = strength_from(read_table(tmp_path / "rows.csv"))
+    assert back.images == strength.images
+    assert back.n == 16
+    np.testing.assert_array_equal(back.orders_O, strength.orders_O)
+    np.testing.assert_allclose(back.J, strength.J, rtol=1e-6)
+    np.testing.assert_allclose(back.J_se, strength.J_se, rtol=1e-5)
+    np.testing.assert_allclose(back.rho_O, strength.rho_O, rtol=1e-6)
+
+
+def test_occlusion_survives_the_table(tmp_path):
+    values = np.array([[1, 0.5, 0], [1, 1, 0.5]])
+    rows = per_image_rows(
+        values,
+        ["a", "b"],
+        [0, 0.25, 0.5],
+        measure="occlusion_accuracy",
+        setting="grid=4x4",
+        samples=2,
+        **CONSTANT,
+    )
+    write_table(rows, tmp_path / "rows.csv")
+    back = occlusion_from(read_table(tmp_path / "rows.csv"))
+    assert back.images == ("a", "b")
+    np.testing.assert_array_equal(back.correct_IF, values)
+
+
+def test_rows_are_image_by_image():
+    rows = per_image_rows(
+        np.arange(6).reshape(2, 3),
+        ["a", "b"],
+        [0, 1, 2],
+        measure="x",
+        setting="",
+        samples=1,
+        **CONSTANT,
+    )
+    assert tuple(rows.columns) == COLUMNS
+    assert rows["image"].tolist() == ["a"] * 3 + ["b"] * 3
+    assert rows["at"].tolist() == [0, 1, 2, 0, 1, 2]
+    assert rows["value"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_other_tables_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected the columns"):
+        write_table(pd.DataFrame({"a": [1]}), tmp_path / "rows.csv")
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="expected a results table"):
+        read_table(tmp_path / "rows.csv")
+    rows, _ = strength_rows()
+    with pytest.raises(ValueError, match="a value for every image"):
+        strength_from(rows.drop(index=3))
+    with pytest.raises(ValueError, match="grid=RxC"):
+        strength_from(rows.assign(setting="none"))
+
+
+def test_writing_is_atomic(tmp_path):
+    path = tmp_path / "file.txt"
+    write_atomic(path, "one")
+    write_atomic(path, b"two")
+    assert path.read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]

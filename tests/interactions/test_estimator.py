@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+import torch
+
+import interactions as ix
+from interactions.estimator import orders_of
+
+ALL_RATIOS_8 = tuple(k / 6 for k in range(7))
+"""Every order of a game of 8 players."""
+
+GAMES = [
+    ix.toy.SizeGame(8, lambda k: float(k**3)),
+    ix.toy.DividendGame(8, {frozenset({0}): 3.0, frozenset({0, 1}): 1, frozenset({1, 2, 5}): -2}),
+    ix.toy.DividendGame(8, {frozenset(range(6)): 1.0}),
+    ix.toy.ParityGame(8, {frozenset({0, 1, 2, 3}): 0.5, frozenset({2, 3, 7}): 0.25}),
+]
+
+
+class Counting:
+    """A game that counts what it is asked."""
+
+    def __init__(self, game):
+        self.game, self.n, self.image = game, game.n, game.image
+        self.asked = []
+
+    def __call__(self, coalitions):
+        self.asked.append(coalitions.clone())
+        return self.game(coalitions)
+
+
+def truth(game, record):
+    return np.array(
+        [[game.interaction(i, j, m) for m in record.orders_O] for i, j in record.pairs_P2]
+    )
+
+
+def test_published_orders():
+    """m = floor((n-2) ratio) of the two published grids."""
+    assert orders_of(ix.PUBLISHED_RATIOS, 256) == (
+        *(0, 12, 25, 50, 76, 101, 127, 152, 177, 203, 228, 241, 254),
+    )
+    assert orders_of(ix.PUBLISHED_RATIOS, 196) == (
+        *(0, 9, 19, 38, 58, 77, 97, 116, 135, 155, 174, 184, 194),
+    )
+    assert orders_of(ix.PUBLISHED_RATIOS, 16) == (0, 1, 2, 4, 5, 7, 8, 9, 11, 12, 13, 14)
+    with pytest.raises(ValueError, match="ratios between 0 and 1"):
+        orders_of((0.5, 1.5), 16)
+    with pytest.raises(ValueError, match="ratios between 0 and 1"):
+        orders_of((), 16)
+
+
+@pytest.mark.parametrize("game", GAMES, ids=lambda game: type(game).__name__)
+def test_all_contexts_give_the_closed_form(game):
+    record = ix.measure_one(game, ix.Design(ix.AllPairs(), ix.AllContexts(), ALL_RATIOS_8))
+    np.testing.assert_allclose(record.mean_PO, truth(game, record), atol=1e-12)
+
+
+@pytest.mark.parametrize("contexts", [ix.Windows(300, 2), ix.IID(600)], ids=["windows", "iid"])
+@pytest.mark.parametrize("game", GAMES, ids=lambda game: type(game).__name__)
+def test_sampled_contexts_agree_with_the_closed_form(game, contexts):
+    record = ix.measure_one(game, ix.Design(ix.AllPairs(), contexts, ALL_RATIOS_8))
+    error = np.abs(record.mean_PO - truth(game, record))
+    se = record.replicates_PRO.std(axis=1, ddof=1) / np.sqrt(contexts.replicates)
+    # 28 pairs x 7 orders: one of 196 z-scores passes 4.5 with probability 1e-3; the draw is fixed
+    assert (error <= 4.5 * se + 1e-12).all()
+
+
+def test_additive_games_have_no_interactions_and_the_ends_are_exact():
+    additive = ix.toy.DividendGame(8, {frozenset({k}): 0.3 * k for k in range(8)})
+    record = ix.measure_one(additive, ix.Design(ix.AllPairs(), ratios=ALL_RATIOS_8))
+    np.testing.assert_allclose(record.replicates_PRO, 0, atol=1e-12)
+    parity = ix.measure_one(GAMES[3], ix.Design(ix.AllPairs(), ratios=(0.0, 0.5, 1.0)))
+    np.testing.assert_allclose(
+        parity.replicates_PRO[:, :, [0, -1]],
+        np.broadcast_to(truth(GAMES[3], parity)[:, None, [0, -1]], (28, 4, 2)),
+        atol=1e-12,
+    )
+
+
+def test_no_coalition_is_asked_for_twice():
+    game = Counting(GAMES[1])
+    record = ix.measure_one(game, ix.Design(ix.AllPairs(), ratios=ALL_RATIOS_8))
+    asked = torch.cat(game.asked)
+    assert len(torch.unique(asked, dim=0)) == len(asked) == record.forwards
+    assert record.forwards <= 256
+
+
+def test_forwards_are_four_per_context_and_the_ends_only_once():
+    pairs, contexts = 5, ix.Windows(4, 2)
+    record = ix.measure_one(
+        ix.toy.SizeGame(64, float), ix.Design(ix.RandomPairs(pairs), contexts, (0.0, 0.5, 1.0))
+    )
+    inner = pairs * 8 * 4
+    # m = 0 adds v(empty), 5 pairs and their players; m = n-2 their complements
+    players = len(np.unique(record.pairs_P2))
+    assert record.forwards == inner + 2 * (1 + pairs + players)
+
+
+def test_published_budget_is_130_000_forwards_and_ours_skips_the_repeats():
+    published = 50 * 50 * 13 * 4
+    assert published == 130_000
+    game = ix.toy.SizeGame(196, float)
+    grid = ix.PatchGrid(14, 14)
+    design = ix.Design(ix.NeighbourPairs(grid, count=50), ix.IID(50))
+    forwards = ix.measure_one(game, design).forwards
+    assert 0.84 < forwards / published < 0.85  # 15 % of the published work is repeats
+
+
+def test_an_image_does_not_depend_on_the_others():
+    games = [ix.toy.ParityGame(9, GAMES[3].weights, image=name) for name in "abc"]
+    design = ix.Design(ix.RandomPairs(6), ratios=(0.0, 0.3, 0.6, 1.0))
+    together = ix.measure(games, design)
+    alone = ix.measure(games[1:2], design)[0]
+    np.testing.assert_array_equal(together[1].replicates_PRO, alone.replicates_PRO)
+    assert not np.array_equal(together[0].pairs_P2, together[1].pairs_P2)
+
+
+def test_player_names_do_not_matter():
+    """Symmetry: the same game over renamed players has the same interactions."""
+    rename = np.random.default_rng(0).permutation(8)
+    game = GAMES[1]
+    renamed = ix.toy.DividendGame(
+        8, {frozenset(int(rename[k]) for k in team): a for team, a in game.dividends.items()}
+    )
+    design = ix.Design(ix.AllPairs(), ix.AllContexts(), ALL_RATIOS_8)
+    one, two = ix.measure_one(game, design), ix.measure_one(renamed, design)
+    by_pair = {
+        tuple(sorted(p)): row for p, row in zip(two.pairs_P2.tolist(), two.mean_PO, strict=True)
+    }
+    for (i, j), row in zip(one.pairs_P2, one.mean_PO, strict=True):
+        np.testing.assert_allclose(by_pair[tuple(sorted((rename[i], rename[j])))], row, atol=1e-12)
+
+
+def test_efficiency_identity():
+    """v(N) = v(empty) + sum of mu_i + sum over ordered pairs and m of w^(m) I^(m)(i, j)."""
+    rng = np.random.default_rng(1)
+    n = 6
+    table = torch.from_numpy(rng.normal(size=2**n))
+
+    class Table:
+        image = "table"
+
+        def __init__(self):
+            self.n = n
+
+        def __call__(self, coalitions):
+            return table[(coalitions.long() * 2 ** torch.arange(n)).sum(dim=1)]
+
+    game = Table()
+    record = ix.measure_one(
+        game, ix.Design(ix.AllPairs(), ix.AllContexts(), tuple(k / (n - 2) for k in range(n - 1)))
+    )
+    mu = table[2 ** torch.arange(n)] - table[0]
+    m = record.orders_O
+    weights = (n - 1 - m) / (n * (n - 1))
+    total = table[0] + mu.sum() + 2 * (record.mean_PO * weights).sum()
+    torch.testing.assert_close(total, table[-1], atol=1e-12, rtol=0)
+
+
+def test_two_players_have_no_orders():
+    with pytest.raises(ValueError, match="at least 3 players"):
+        ix.measure_one(ix.toy.SizeGame(2, float), ix.Design(ix.AllPairs()))

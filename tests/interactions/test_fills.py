@@ -1,0 +1,70 @@
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter1d
+
+from interactions import fills
+from interactions.patches import PatchGrid, hide
+
+IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_zero_and_image_mean():
+    assert (fills.zero(IMAGES) == 0).all()
+    mean = fills.image_mean(IMAGES)
+    assert mean.shape == (2, 3, 1, 1)
+    torch.testing.assert_close(mean[1, 2, 0, 0], IMAGES[1, 2].sum() / 256)
+
+
+def test_black_is_pixel_value_zero():
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    black = fills.black(mean, std)(IMAGES)
+    # the value that IPViT's images have after normalisation
+    expected = torch.tensor([-2.1179, -2.0357, -1.8044])
+    torch.testing.assert_close(black.flatten(), expected, atol=5e-5, rtol=0)
+
+
+def test_blur_agrees_with_scipy():
+    sigma = 1.5
+    expected = IMAGES.double().numpy()
+    for axis in (2, 3):
+        expected = gaussian_filter1d(expected, sigma, axis=axis, mode="mirror", radius=5)
+    torch.testing.assert_close(fills.blur(sigma)(IMAGES.double()), torch.from_numpy(expected))
+
+
+def test_a_wide_blur_of_a_small_image_keeps_a_constant():
+    constant = torch.full((1, 3, 8, 8), 2.5)
+    torch.testing.assert_close(fills.blur(10)(constant), constant)
+
+
+def test_noise_is_the_same_for_an_image_alone_and_in_a_batch():
+    fill = fills.noise(seed=3, std=0.5)
+    assert torch.equal(fill(IMAGES)[0], fill(IMAGES[1:])[0])
+    assert not torch.equal(fill(IMAGES), fills.noise(seed=4, std=0.5)(IMAGES))
+    wide = torch.zeros(1, 3, 64, 64)
+    assert abs(fill(wide).std().item() - 0.5) < 0.02  # 12,288 draws: 4 standard errors are 0.013
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        fills.zero,
+        fills.image_mean,
+        fills.black((0.5,) * 3, (0.5,) * 3),
+        fills.blur(),
+        fills.noise(0),
+    ],
+)
+def test_every_fill_can_hide(fill):
+    grid = PatchGrid(4, 4)
+    visible = torch.zeros(2, 16, dtype=torch.bool)
+    visible[0] = True
+    out = hide(IMAGES, visible, grid, fill(IMAGES))
+    assert torch.equal(out[0], IMAGES[0])
+    assert torch.equal(out[1], fill(IMAGES).expand(2, 3, 16, 16)[-1])
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="colour of 3 channels, got 2"):
+        fills.constant((0, 1))(IMAGES)
+    with pytest.raises(ValueError, match="sigma > 0"):
+        fills.blur(0)

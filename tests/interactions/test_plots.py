@@ -1,0 +1,47 @@
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+import interactions as ix
+from interactions import plots
+from interactions.strength import Interval
+
+
+@pytest.fixture
+def ax():
+    with mpl.rc_context(plots.STYLE):
+        yield Figure().subplots()
+
+
+def test_curve_draws_the_estimates_and_the_band(ax):
+    intervals = [Interval(1.0, 0.1, 0.8, 1.2), Interval(2.0, 0.1, 1.5, 2.5)]
+    plots.curve(ax, [0, 1], intervals, label="one")
+    (line,) = ax.get_lines()
+    np.testing.assert_array_equal(line.get_ydata(), [1, 2])
+    band = ax.collections[0].get_paths()[0].get_extents()
+    assert (band.y0, band.y1) == (0.8, 2.5)
+    assert line.get_label() == "one"
+
+
+def test_strength_and_occlusion_curves_draw_their_numbers(ax):
+    games = [
+        ix.toy.DividendGame(9, {frozenset({0, 1, k}): 1.0 for k in range(2, 9)}, image=str(s))
+        for s in range(4)
+    ]
+    strength = ix.strength(ix.measure(games, ix.Design(ix.RandomPairs(8))))
+    plots.strength_curve(ax, strength)
+    np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), strength.J)
+    other = Figure().subplots()
+    curve = ix.OcclusionCurve(("a", "b"), np.array([0, 0.5]), np.array([[1.0, 0], [1, 1]]))
+    plots.occlusion_curve(other, curve)
+    np.testing.assert_allclose(other.get_lines()[0].get_ydata(), [1, 0.5])
+
+
+def test_images_are_shown_as_they_are(ax):
+    image = torch.tensor([0.0, 0.5, 2.0]).reshape(3, 1, 1).expand(3, 2, 2)
+    plots.show_image(ax, image, "title")
+    shown = ax.get_images()[0].get_array()
+    np.testing.assert_allclose(shown[0, 0], [0, 0.5, 1])
+    assert ax.get_title(loc="left") == "title"

@@ -1,0 +1,189 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import interactions as ix
+from interactions.strength import Strength, jackknife, plug_in, strength, t_interval
+
+
+def noisy_records(images, pairs, replicates, noise, seed, per_replicate=1):
+    """Records whose true interactions are known: Laplace values plus Gaussian context noise."""
+    rng = np.random.default_rng(seed)
+    truth = rng.laplace(size=(images, pairs, 1, 3))
+    contexts = rng.normal(size=(images, pairs, replicates, per_replicate, 3)) * noise
+    draws = truth + contexts.mean(axis=3)
+    records = [
+        ix.Interactions(
+            image=str(k),
+            n=10,
+            pairs_P2=np.zeros((pairs, 2), dtype=np.int64),
+            orders_O=np.array([0, 4, 8]),
+            replicates_PRO=x,
+            per_replicate=per_replicate,
+            forwards=1,
+        )
+        for k, x in enumerate(draws)
+    ]
+    return records, np.abs(truth).mean(axis=(0, 1, 2))
+
+
+def test_plug_in_by_loops():
+    x = np.random.default_rng(0).normal(size=(5, 4, 3))
+    for o in range(3):
+        expected = np.mean([abs(np.mean(x[p, :, o])) for p in range(5)])
+        assert plug_in(x)[o] == pytest.approx(expected)
+
+
+def test_jackknife_by_hand():
+    """One pair, two replicates 3 and -1: f = 1, h = (3 + 1) / 2 = 2, so 2 f - h = 0."""
+    assert jackknife(np.array([3.0, -1.0]).reshape(1, 2, 1))[0] == 0
+    same = np.full((4, 4, 2), -1.5)
+    np.testing.assert_allclose(jackknife(same), 1.5)
+    with pytest.raises(ValueError, match="even number of replicates for the jackknife, got 3"):
+        jackknife(np.zeros((1, 3, 1)))
+
+
+def test_many_replicates_use_cyclic_halves():
+    x = np.random.default_rng(0).normal(size=(3, 10, 2))
+    halves = [plug_in(x[:, [(s + k) % 10 for k in range(5)]]) for s in range(10)]
+    np.testing.assert_allclose(jackknife(x), 2 * plug_in(x) - np.mean(halves, axis=0))
+
+
+def test_jackknife_removes_most_of_the_bias():
+    """Context noise as large as the interactions, K = 8: the plug-in is percents too high."""
+    records, truth = noisy_records(images=400, pairs=50, replicates=8, noise=[0, 1, 2], seed=0)
+    biased = strength(records, "plug_in").S / truth - 1
+    corrected = strength(records).S / truth - 1
+    assert biased[0] == pytest.approx(0, abs=1e-12)
+    assert biased[1] > 0.02
+    assert biased[2] > 0.10
+    # folded-normal average over the Laplace density, to check the bias itself
+    x = np.linspace(-30, 30, 60001)
+
+    def expected_bias(sd):
+        folded = sd * np.sqrt(2 / np.pi) * np.exp(-(x**2) / (2 * sd**2)) + x * (
+            1 - 2 * stats.norm.cdf(-x / sd)
+        )
+        return np.trapezoid(folded * 0.5 * np.exp(-np.abs(x)), x) - 1
+
+    for o, noise in ((1, 1), (2, 2)):
+        full, half = expected_bias(noise / np.sqrt(8)), expected_bias(noise / np.sqrt(4))
+        # 20,000 pairs: the standard error of a relative mean is below 0.01
+        assert biased[o] == pytest.approx(full, abs=0.02)
+        assert corrected[o] == pytest.approx(2 * full - half, abs=0.02)
+        assert abs(2 * full - half) < 0.4 * full
+
+
+@pytest.mark.parametrize("per_replicate", [1, 2])
+def test_rho_is_the_noise_of_one_context_over_the_signal(per_replicate):
+    records, _ = noisy_records(300, 50, 4, [0, 1, 2], seed=1, per_replicate=per_replicate)
+    expected = np.array([0, 1, 2]) / np.sqrt(2)  # RMS of a Laplace variable of scale 1
+    np.testing.assert_allclose(strength(records).rho_O, expected, rtol=0.03, atol=1e-12)
+
+
+def test_rho_needs_replicates():
+    records, _ = noisy_records(2, 3, 1, [0, 1, 2], 0)
+    assert np.isnan(strength(records, "plug_in").rho_O).all()
+
+
+def example(images=30, seed=0, scale=(1, 2, 3)):
+    rng = np.random.default_rng(seed)
+    return Strength(
+        images=tuple(map(str, range(images))),
+        n=10,
+        orders_O=np.array([0, 4, 8]),
+        per_image_IO=rng.gamma(4, size=(images, 3)) * scale,
+        rho_O=np.zeros(3),
+    )
+
+
+def test_J_has_mean_one_and_does_not_depend_on_the_scale():
+    one = example()
+    assert one.J.mean() == pytest.approx(1)
+    ten = Strength(one.images, one.n, one.orders_O, 10 * one.per_image_IO, one.rho_O)
+    np.testing.assert_allclose(ten.J, one.J)
+    np.testing.assert_allclose(ten.J_se, one.J_se)
+    np.testing.assert_allclose(one.ratios_O, [0, 0.5, 1])
+
+
+def test_standard_error_against_leaving_images_out():
+    """The delta method agrees with the jackknife over images, which knows nothing of it."""
+    one = example(60)
+    left_out = []
+    for k in range(60):
+        rest = np.delete(one.per_image_IO, k, axis=0).mean(axis=0)
+        left_out.append(rest / rest.mean())
+    left_out = np.array(left_out)
+    se = np.sqrt(59 / 60 * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
+    np.testing.assert_allclose(one.J_se, se, rtol=0.05)
+    np.testing.assert_allclose(one.influence_IO.sum(axis=0), 0, atol=1e-9)
+
+
+def test_intervals_cover():
+    """95 % intervals of J over 1,000 sets of 20 images: coverage within a binomial test."""
+    truth = np.array([1, 2, 3]) / 2
+    hits = np.array(
+        [
+            [i.low <= t <= i.high for i, t in zip(example(20, s).intervals(), truth, strict=True)]
+            for s in range(1000)
+        ]
+    )
+    for covered in hits.sum(axis=0):
+        # delta-method intervals of 20 images cover 92-95 %; P(X < 903 | p = .92) is about 0.02
+        assert 903 <= covered <= 965
+
+
+def test_t_interval_is_scipys():
+    x = np.random.default_rng(0).normal(size=12)
+    got = t_interval(x.mean(), x)
+    expected = stats.ttest_1samp(x, 0).confidence_interval(0.95)
+    assert (got.low, got.high) == pytest.approx((expected.low, expected.high))
+    assert str(got).startswith(f"{x.mean():.3g} [")
+    with pytest.raises(ValueError, match="at least 2 images"):
+        t_interval(1.0, np.array([1.0]))
+
+
+def test_excludes_zero():
+    assert t_interval(5.0, np.array([-1.0, 1.0, 0.5, -0.5])).excludes_zero
+    assert t_interval(-5.0, np.array([-1.0, 1.0, 0.5, -0.5])).excludes_zero
+    assert not t_interval(0.1, np.array([-1.0, 1.0, 0.5, -0.5])).excludes_zero
+
+
+def test_mean_over_orders_and_paired_difference():
+    one, two = example(seed=0), example(seed=1, scale=(2, 2, 2))
+    middle = one.mean_J(0.4, 0.6)
+    assert middle.estimate == pytest.approx(one.J[1])
+    assert middle.se == pytest.approx(one.J_se[1])
+    assert one.mean_J(0, 1).estimate == pytest.approx(1)
+    assert one.mean_J(0, 1).se == pytest.approx(0, abs=1e-12)
+    difference = one.minus(two, 0, 0.5)
+    assert difference.estimate == pytest.approx((one.J - two.J)[:2].mean())
+    assert one.minus(one, 0, 0.5).se == 0
+    with pytest.raises(ValueError, match="no measured order between"):
+        one.mean_J(0.1, 0.2)
+    with pytest.raises(ValueError, match="same images"):
+        one.minus(example(31), 0, 1)
+
+
+def test_pairing_uses_common_images():
+    """Two models that differ by a constant factor per order on every image: no error is left."""
+    one = example(seed=0)
+    other = Strength(one.images, one.n, one.orders_O, one.per_image_IO * 1.7, one.rho_O)
+    assert one.minus(other, 0, 0.5).se == pytest.approx(0, abs=1e-12)
+
+
+def test_frame():
+    frame = example().to_frame()
+    assert list(frame) == ["order", "ratio", "S", "J", "J_se", "J_low", "J_high", "rho"]
+    assert isinstance(frame, pd.DataFrame)
+    assert (frame["J_low"] < frame["J"]).all()
+
+
+def test_bad_records():
+    with pytest.raises(ValueError, match="at least one measured image"):
+        strength([])
+    games = [ix.toy.SizeGame(6, float), ix.toy.SizeGame(7, float, image="seven")]
+    records = ix.measure(games, ix.Design(ix.AllPairs(), ratios=(0.0, 0.5)))
+    with pytest.raises(ValueError, match="seven has other orders than size game"):
+        strength(records)
