@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow check fix figures bench clean
+.PHONY: help install demo test check fix figures bench clean
 
 help:  ## Show what can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -15,7 +15,7 @@ install: $(READY)  ## Create .venv and install everything at the tested versions
 # Installs once, and again only when the requirements change.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "expected Python 3.11 or newer, got %d.%d; set PYTHON=..." % v[:2])'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
@@ -24,9 +24,6 @@ demo: $(READY)  ## Pretrain, train, measure and draw on real images (about 4 min
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not gpu'
-
-slow: $(READY)  ## Run the slow tests
-	$(BIN)/python -m pytest -m 'slow'
 
 check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check .

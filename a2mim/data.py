@@ -5,6 +5,9 @@ Shapes: I images, C channels, H x W pixels.
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +52,18 @@ class ImageSet:
             mean.append((share * levels).sum())
             std.append((share * (levels - mean[-1]) ** 2).sum().sqrt())
         return torch.stack(mean).float(), torch.stack(std).float()
+
+    def take(self, indices: list[int]) -> ImageSet:
+        """The images of these indices."""
+        names = tuple(self.names[k] for k in indices)
+        return ImageSet(self.pixels_ICHW[indices], self.labels_I[indices], names, self.classes)
+
+    def fingerprint(self) -> str:
+        """A hash of names, labels and pixels: other images, other fingerprint."""
+        digest = hashlib.blake2b(repr((self.names, self.classes)).encode(), digest_size=8)
+        digest.update(self.labels_I.numpy().tobytes())
+        digest.update(self.pixels_ICHW.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def draw(self, count: int, seed: int) -> list[int]:
         """Indices of at most ``count`` images, in order, drawn by ``seed``."""
@@ -108,10 +123,13 @@ def cifar10(
     from torchvision.datasets import CIFAR10
 
     sets = []
+    existed = root.exists()
     for train, limit in zip((True, False), limits, strict=True):
         try:
             data = CIFAR10(str(root), train=train, download=True)
         except (OSError, RuntimeError) as error:
+            if not existed:  # torchvision makes the folder before it downloads
+                shutil.rmtree(root, ignore_errors=True)
             raise DataError(
                 f"expected CIFAR-10 in {root} or a network to download it, got: {error}"
             ) from error
@@ -150,6 +168,15 @@ def image_folders(
     Raises:
         DataError: if folders or images are missing or unreadable.
     """
+    try:
+        return _image_folders(root, size, limits, seed, on_read)
+    except OSError as error:  # a folder that may not be read, a name that is too long
+        raise DataError(f"expected a folder of images, cannot read it: {error}") from error
+
+
+def _image_folders(
+    root: Path, size: int, limits: tuple[int, int], seed: int, on_read: Callable[[int], None]
+) -> tuple[ImageSet, ImageSet]:
     if not root.is_dir():
         raise DataError(f"expected a folder of images, found none at {root}")
     held_out = next((name for name in ("val", "test") if (root / name).is_dir()), None)
@@ -206,11 +233,13 @@ def _read(
 def _decode(file: Path, size: int) -> Tensor:
     from PIL import Image, ImageOps
 
+    damaged = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
     try:
-        with Image.open(file) as image:
+        with warnings.catch_warnings(), Image.open(file) as image:
+            warnings.simplefilter("ignore")  # what Pillow remarks on files that it can read
             # fit = scale the short side, crop the centre
             fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
+    except damaged as error:
         raise DataError(f"expected an image, cannot read {file}: {error}") from error
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
 

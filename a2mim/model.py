@@ -53,7 +53,7 @@ class MaskedImageModel(nn.Module):
                 f"{mask.block} px blocks meet cells of {mask.image_size / cells.rows:g} px; "
                 "use larger blocks or an earlier site"
             )
-        width, self.feature_cells = output_shape(backbone, mask.image_size)
+        width, self.feature_cells = output_shape(backbone, site, mask.image_size)
         self.backbone = backbone
         self.mask = mask
         self.site = site
@@ -88,4 +88,5 @@ class MaskedImageModel(nn.Module):
             features = self.backbone.forward_features(masked_BCHW)  # type: ignore[operator]
         if self.site.last_norm:
             features = self.backbone.get_submodule(self.site.last_norm)(features)
-        return as_map(features, prefix_tokens(self.backbone), self.feature_cells)
+        prefix = prefix_tokens(self.backbone)
+        return as_map(features, self.site.layout, prefix, self.feature_cells)

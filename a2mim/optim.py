@@ -14,7 +14,7 @@ def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Adam
     decayed: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            plain = parameter.ndim > 1 and not name.endswith(("pos_embed", "cls_token"))
+            plain = parameter.ndim > 1 and not name.endswith(("pos_embed", "_token"))
             (decayed if plain else undecayed).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": weight_decay},
@@ -36,6 +36,11 @@ def cosine_lr(step: int, steps: int, warmup: int, peak: float, final: float = 0.
         warmup: W, steps of warm-up.
         peak: the base learning rate.
         final: the learning rate at step T.
+
+    Raises:
+        ValueError: if warm-up does not end before training does.
     """
+    if not 0 <= warmup < steps:
+        raise ValueError(f"expected less warm-up than the {steps} steps, got {warmup}")
     cosine = final + 0.5 * (peak - final) * (1 + cos(pi * (step - warmup) / (steps - warmup)))
     return cosine * min(step / warmup, 1.0) if warmup else cosine

@@ -91,19 +91,18 @@ def shape_at(backbone: nn.Module, site: Site, image_size: int) -> tuple[int, Pat
 
 
 @torch.no_grad()
-def output_shape(backbone: nn.Module, image_size: int) -> tuple[int, PatchGrid]:
-    """Channels and cells of the backbone's last feature map."""
-    features = _probe(backbone, image_size)
-    layout: Layout = "BNE" if features.ndim == 3 else "BEhw"
-    return _shape(features, layout, prefix_tokens(backbone))
+def output_shape(backbone: nn.Module, site: Site, image_size: int) -> tuple[int, PatchGrid]:
+    """Channels and cells of the backbone's last features, which have the layout of its site."""
+    return _shape(_probe(backbone, image_size), site.layout, prefix_tokens(backbone))
 
 
-def as_map(features: Tensor, prefix: int, grid: PatchGrid) -> Tensor:
-    """Last features as a map ``(B, E, h, w)``; prefix tokens are left out."""
-    if features.ndim == 4:
+def as_map(features: Tensor, layout: Layout, prefix: int, grid: PatchGrid) -> Tensor:
+    """Features as a map ``(B, E, h, w)``; prefix tokens are left out."""
+    if layout == "BEhw":
         return features
-    tokens_BNE = features[:, prefix:]
-    return tokens_BNE.transpose(1, 2).unflatten(2, (grid.rows, grid.cols))
+    if layout == "BhwE":
+        return features.permute(0, 3, 1, 2)
+    return features[:, prefix:].transpose(1, 2).unflatten(2, (grid.rows, grid.cols))
 
 
 def _probe(backbone: nn.Module, image_size: int) -> Tensor:
@@ -121,6 +120,8 @@ def _probe(backbone: nn.Module, image_size: int) -> Tensor:
 
 
 def _shape(features: Tensor, layout: Layout, prefix: int) -> tuple[int, PatchGrid]:
+    if features.ndim != len(layout):
+        raise ValueError(f"expected features {layout}, got the shape {tuple(features.shape)}")
     if layout == "BEhw":
         _, E, h, w = features.shape
     elif layout == "BhwE":

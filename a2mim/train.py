@@ -81,7 +81,9 @@ def train(
         optimiser.step()
         scalars = {name: value.item() for name, value in losses.items() if value.ndim == 0}
         if not torch.isfinite(torch.tensor(scalars["loss"])):
-            raise FloatingPointError(f"the loss is {scalars['loss']} at step {step}; lower lr")
+            raise FloatingPointError(
+                f"the loss is {scalars['loss']} at step {step}; lower the learning rate"
+            )
         history.append(scalars["loss"])
         on_step(scalars)
     module.eval()

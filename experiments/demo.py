@@ -7,6 +7,7 @@ Each backbone is trained twice with the same supervised budget: from its random 
 from __future__ import annotations
 
 import io
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -68,7 +69,8 @@ def demo(config: DemoConfig) -> None:
     config = replace(config, device=_device(config.device))
     material = load(config)
     settings = {key: value for key, value in asdict(config).items() if key != "out"}
-    work = open_run(config.out, settings)
+    images = {"train": material.train.fingerprint(), "test": material.test.fingerprint()}
+    work = open_run(config.out, settings | images)
     print(
         f"{material.name}: {len(material.train)} training and {len(material.test)} test images, "
         f"{material.classes} classes; seed {config.seed}; {config.device}"
@@ -79,13 +81,16 @@ def demo(config: DemoConfig) -> None:
         if all((work / file).exists() for file in files):
             print(f"{label}: done before")
         else:
-            run(label)
+            try:
+                run(label)
+            except FloatingPointError as error:
+                raise UsageError(f"{what}: {error}") from error
     parts = [work / f"parts/{name}-{arm}.csv" for name in BACKBONES for arm in ARMS]
     rows = pd.concat([read_table(part) for part in parts], ignore_index=True)
     write_table(rows, work / "rows.csv")
-    shutil.rmtree(work / "parts")
     draw_all(work)
     write_report(work, config=settings)
+    shutil.rmtree(work / "parts")
     finish_run(work, config.out, settings, time.perf_counter() - start)
     print()
     print(summary_table(rows))
@@ -100,7 +105,11 @@ def load(config: DemoConfig) -> Material:
     limits = (config.max_train, config.max_test)
     kind, _, path = config.data.partition(":")
     if config.data == "digits":
-        sets = digits(IMAGE_SIZE)
+        train_set, test_set = digits(IMAGE_SIZE)
+        sets = (
+            train_set.take(train_set.draw(config.max_train, config.seed)),
+            test_set.take(test_set.draw(config.max_test, config.seed)),
+        )
     elif config.data == "cifar10":
         sets = cifar10(Path("data"), IMAGE_SIZE, limits, config.seed)
     elif kind == "folder" and path:
@@ -272,7 +281,11 @@ def measure(
         f"grid={GRID}x{GRID} reward=log_odds label=truth fill=zero pairs={config.pairs} radius=2 "
         f"contexts={config.replicates}x{config.windows}"
     )
-    samples = config.pairs * config.replicates * config.windows
+    samples = [
+        # one context exists at the two ends
+        config.pairs * (1 if order in (0, grid.n - 2) else config.replicates * config.windows)
+        for order in records[0].orders_O
+    ]
     for estimator in ("jackknife", "plug_in"):
         strength = ix.strength(records, estimator)
         suffix = "" if estimator == "jackknife" else "_plug_in"
@@ -393,5 +406,5 @@ def _check(config: DemoConfig) -> None:
         raise UsageError(f"expected an even number of --replicates, got {config.replicates}")
     if not 0 < config.mask_ratio < 1:
         raise UsageError(f"expected --mask-ratio between 0 and 1, got {config.mask_ratio}")
-    if not config.lr > 0:
-        raise UsageError(f"expected --lr above 0, got {config.lr}")
+    if not 0 < config.lr < math.inf:
+        raise UsageError(f"expected a finite --lr above 0, got {config.lr}")

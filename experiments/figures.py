@@ -101,8 +101,9 @@ def draw_all(run: Path) -> list[str]:
         figures = {
             "interaction_curves": interaction_curves(rows),
             "occlusion_curves": occlusion_curves(rows),
-            "reconstructions": reconstructions(pictures),
         }
+        if pictures:
+            figures["reconstructions"] = reconstructions(pictures)
         for name, figure in figures.items():
             figure.savefig(run / f"{name}.png")
             figure.savefig(run / f"{name}.svg", metadata={"Date": None})

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from experiments.figures import draw_all, named, networks, of
 from experiments.results import occlusion_from, read_table, strength_from, write_atomic
-from experiments.runs import UsageError
+from experiments.runs import UsageError, is_run
 from interactions.strength import Interval, t_interval
 
 MIDDLE = (0.1, 0.5)
-"""Middle orders as shares of n-2. Set before any curve was seen; A2MIM's figure 1 is described as
-showing its gain from 0.05 n or 0.1 n to about 0.5 n."""
+"""Middle orders as shares of n-2: where A2MIM's figure 1 is described as showing the gain of
+pre-training (from 0.05 n or 0.1 n to about 0.5 n)."""
 
 CAPTIONS = {
     "interaction_curves": (
@@ -93,12 +95,40 @@ def findings(rows: pd.DataFrame) -> list[str]:
             else:
                 verb = "shows no difference beyond chance"
             sentences.append(f"{who} {what} {verb}: {show(interval)}.")
+        sentences += [
+            warning
+            for weights in networks(rows)[model]
+            if (warning := noisy_contexts(rows, model, weights))
+        ]
     sentences.append(
         "Brackets are 95 % intervals over test images, paired, not corrected for the "
         f"{3 * len(networks(rows))} comparisons. Each network was trained once: they do not cover "
         "what another seed of training would change."
     )
     return sentences
+
+
+def noisy_contexts(rows: pd.DataFrame, model: str, weights: str) -> str | None:
+    """A warning where contexts are too noisy for their number: J is then still too large there."""
+    mine = of(rows, model, weights)
+    strength = strength_from(mine)
+    setting = mine.loc[mine["measure"] == "interaction_strength", "setting"].iloc[0]
+    found = re.search(r"contexts=(\d+)x(\d+)", setting)
+    if not found:
+        raise ValueError("expected contexts=RxW in the setting of interaction rows")
+    K = int(found[1]) * int(found[2])
+    # NaN: the noise hides every interaction
+    noisy_O = ~(2 * strength.rho_O**2 <= K) & (strength.orders_O > 0)
+    noisy_O &= strength.orders_O < strength.n - 2
+    if not noisy_O.any():
+        return None
+    orders = ", ".join(str(m) for m in strength.orders_O[noisy_O])
+    worst = strength.rho_O[noisy_O].max()
+    needed = f"about {2 * worst**2:.0f}" if np.isfinite(worst) else "many more"
+    return (
+        f"{named(model)}, {named(weights)}: contexts are noisy at order {orders}. The {K} per pair "
+        f"leave J there too large; {needed} would be needed, and the intervals do not cover this."
+    )
 
 
 def percent(interval: Interval) -> str:
@@ -248,7 +278,7 @@ def redraw(run: Path) -> None:
     Raises:
         UsageError: if there is no finished run.
     """
-    if not (run / "rows.csv").is_file() or not (run / "config.json").is_file():
+    if not is_run(run):
         raise UsageError(
             f"expected a finished run with rows.csv and config.json in {run}; see a2mim demo"
         )

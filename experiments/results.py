@@ -64,15 +64,29 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def per_image_rows(
-    values: np.ndarray, images: Iterable[str], at: Iterable[float], **constant: object
+    values: np.ndarray,
+    images: Iterable[str],
+    at: Iterable[float],
+    samples: int | Iterable[int],
+    **constant: object,
 ) -> pd.DataFrame:
-    """Rows from an array ``(images, at)``; ``constant`` gives the other columns."""
+    """Rows from an array ``(images, at)``.
+
+    Args:
+        values: the measurements.
+        images: names of the rows of ``values``.
+        at: settings of the columns of ``values``.
+        samples: how many samples are behind a measurement, for all or for each of ``at``.
+        constant: the other columns.
+    """
     images, at = list(images), list(at)
+    samples = [samples] * len(at) if isinstance(samples, int) else list(samples)
     rows = pd.DataFrame(
         {
             "image": np.repeat(np.array(images, dtype=object), len(at)),
             "at": np.tile(np.array(at, dtype=float), len(images)),
             "value": np.asarray(values, dtype=float).ravel(),
+            "samples": np.tile(samples, len(images)),
             **constant,
         }
     )

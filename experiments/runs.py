@@ -48,14 +48,29 @@ def _version(package: str) -> str:
 
 
 def commit() -> str:
-    """The commit of the checkout that runs, ``-dirty`` with changes; ``unknown`` outside of git."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude=*"]
+    """The commit of the checkout that runs, or ``unknown`` if this is not its own checkout.
+
+    With changes to the code the hash of their diff follows, so that other code is another commit.
+    """
+    root = Path(__file__).resolve().parents[1]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        # An installed package may lie inside somebody else's repository.
+        if Path(_git(root, "rev-parse", "--show-toplevel").strip()) != root:
+            return "unknown"
+        head = _git(root, "rev-parse", "--short", "HEAD").strip()
+        # Results are what runs make, and not what they are made by.
+        changes = _git(root, "diff", "HEAD", "--", ".", ":!results")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip()
+    if not changes:
+        return head
+    return f"{head}-dirty-{hashlib.blake2b(changes.encode(), digest_size=4).hexdigest()}"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    done = subprocess.run(command, capture_output=True, check=True)
+    return done.stdout.decode(errors="replace")
 
 
 def open_run(out: Path, config: Mapping[str, object]) -> Path:
@@ -68,11 +83,12 @@ def open_run(out: Path, config: Mapping[str, object]) -> Path:
     Raises:
         UsageError: if ``out`` exists and is not a run folder, or cannot be written.
     """
-    if out.exists() and not (out / "config.json").is_file():
+    if out.exists() and not is_run(out):
         raise UsageError(
             f"expected a new folder or an earlier run at {out}, found something else; "
             "choose another --out"
         )
+    out = out.resolve()
     settings = json.dumps({"config": dict(config), "commit": commit()}, default=str, sort_keys=True)
     key = hashlib.blake2b(settings.encode(), digest_size=4).hexdigest()
     work = out.with_name(f"{out.name}.{key}.partial")
@@ -83,10 +99,21 @@ def open_run(out: Path, config: Mapping[str, object]) -> Path:
     return work
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a finished run: nothing else may ever be replaced by one."""
+    try:
+        label = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    marks = {"config", "commit", "versions", "machine"}
+    return isinstance(label, dict) and marks <= label.keys() and (folder / "rows.csv").is_file()
+
+
 def finish_run(work: Path, out: Path, config: Mapping[str, object], seconds: float) -> None:
     """Write ``config.json`` and put the work folder in the place of ``out``."""
     label = {"config": dict(config), **provenance(), "seconds": round(seconds, 1)}
     write_atomic(work / "config.json", json.dumps(label, default=str, indent=2) + "\n")
+    out = out.resolve()
     old = out.with_name(out.name + ".replaced")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():

@@ -37,6 +37,10 @@ class ContextLaw(Protocol):
         """R."""
         ...
 
+    def count(self, n: int, order: int) -> int:
+        """How many contexts R W a pair has at this order."""
+        ...
+
     def draw(
         self, n: int, pairs_P2: Pairs, orders: Sequence[int], seed: int, image: str
     ) -> Iterator[Contexts]:
@@ -65,6 +69,10 @@ class Windows:
         _check_positive("replicates", self.replicates)
         _check_positive("windows", self.windows)
 
+    def count(self, n: int, order: int) -> int:
+        """R W."""
+        return self.replicates * self.windows
+
     def draw(
         self, n: int, pairs_P2: Pairs, orders: Sequence[int], seed: int, image: str
     ) -> Iterator[Contexts]:
@@ -92,6 +100,10 @@ class IID:
     def __post_init__(self) -> None:
         _check_positive("replicates", self.replicates)
 
+    def count(self, n: int, order: int) -> int:
+        """K, one in each replicate."""
+        return self.replicates
+
     def draw(
         self, n: int, pairs_P2: Pairs, orders: Sequence[int], seed: int, image: str
     ) -> Iterator[Contexts]:
@@ -116,18 +128,27 @@ class AllContexts:
         """One: nothing is random."""
         return 1
 
+    def count(self, n: int, order: int) -> int:
+        """All C(n-2, m) of them.
+
+        Raises:
+            ValueError: if there are too many to enumerate.
+        """
+        count = comb(n - 2, order)
+        if count > self.limit:
+            raise ValueError(
+                f"expected at most {self.limit} contexts of order {order} to enumerate, "
+                f"got {count}; use Windows or IID for {n} players"
+            )
+        return count
+
     def draw(
         self, n: int, pairs_P2: Pairs, orders: Sequence[int], seed: int, image: str
     ) -> Iterator[Contexts]:
         """Contexts of each order; see :class:`ContextLaw`."""
         others_PN = np.stack([np.setdiff1d(np.arange(n), pair) for pair in pairs_P2])
         for order in orders:
-            count = comb(n - 2, order)
-            if count > self.limit:
-                raise ValueError(
-                    f"expected at most {self.limit} contexts of order {order} to enumerate, "
-                    f"got {count}; use Windows or IID for {n} players"
-                )
+            count = self.count(n, order)
             members_Wm = np.array(list(combinations(range(n - 2), order)), dtype=np.int64)
             contexts_PWN = np.zeros((len(pairs_P2), count, n), dtype=bool)
             np.put_along_axis(contexts_PWN, others_PN[:, members_Wm], True, axis=2)

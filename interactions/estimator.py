@@ -3,9 +3,10 @@
     Delta v(i, j, S) = v(S+ij) - v(S+i) - v(S+j) + v(S)
     I^(m)(i, j)      = mean of Delta v over contexts S of size m without i and j
 
-(Zhang et al. 2020; Deng et al., ICLR 2022; A2MIM, Li et al., ICML 2023.) The four coalitions of a
-difference are evaluated together: on networks v varies several times more than Delta v does, and
-pairing is what removes that variance.
+(Zhang et al. 2020; Deng et al., ICLR 2022; A2MIM, Li et al., ICML 2023.) All four coalitions of a
+difference are evaluated for it: on networks v varies several times more than Delta v does, and
+pairing is what removes that variance. They are handed to the game side by side, so that but for
+those that a batch border separates they go through the same kernels together.
 
 Shapes: P pairs, O orders, R replicates, W contexts in a replicate, N players, K coalitions.
 """
@@ -13,18 +14,22 @@ Shapes: P pairs, O orders, R replicates, W contexts in a replicate, N players, K
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interactions.contexts import ContextLaw, Contexts, Windows
+from interactions.contexts import IID, ContextLaw, Contexts, Windows
 from interactions.games import Game
 from interactions.pairs import PairLaw, Pairs
 
 PUBLISHED_RATIOS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 """The 13 ratios m / (n-2) of the published curves."""
+
+
+CHUNK_BYTES = 8 << 20
+"""How much memory the coalitions of one chunk of pairs may take, as one byte per player."""
 
 
 def orders_of(ratios: Sequence[float], n: int) -> tuple[int, ...]:
@@ -38,7 +43,13 @@ def orders_of(ratios: Sequence[float], n: int) -> tuple[int, ...]:
     """
     if not ratios or not all(0 <= ratio <= 1 for ratio in ratios):
         raise ValueError(f"expected ratios between 0 and 1, got {tuple(ratios)}")
-    return tuple(sorted({int((n - 2) * ratio) for ratio in ratios}))
+    return tuple(sorted({order_of(ratio, n) for ratio in ratios}))
+
+
+def order_of(ratio: float, n: int) -> int:
+    """The order m = floor((n-2) ratio) for ``n`` players."""
+    # Rounding must not turn the ratio 49/49, computed as 49 * (1/49), into order 48.
+    return int((n - 2) * ratio + 1e-9)
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class Interactions:
         orders_O: the orders m.
         replicates_PRO: float64, one unbiased estimate of I^(m)(i, j) per replicate; replicates are
             independent, except at m = 0 and m = n-2, where there is one context and all are exact.
+            NaN where an order has fewer replicates than the one with the most.
         per_replicate: contexts W in one replicate (at the orders that have that many).
         forwards: distinct coalitions that were evaluated.
     """
@@ -84,7 +96,12 @@ class Interactions:
     @property
     def mean_PO(self) -> NDArray[np.float64]:
         """The unbiased estimate of I^(m)(i, j)."""
-        return self.replicates_PRO.mean(axis=1)
+        return np.nanmean(self.replicates_PRO, axis=1)
+
+    def replicates(self, o: int) -> NDArray[np.float64]:
+        """The replicates ``(P, R)`` of the o-th order, as many as it has."""
+        replicates_PR = self.replicates_PRO[:, :, o]
+        return replicates_PR[:, ~np.isnan(replicates_PR[0])]
 
 
 def measure(games: Iterable[Game], design: Design) -> list[Interactions]:
@@ -99,8 +116,10 @@ def measure(games: Iterable[Game], design: Design) -> list[Interactions]:
 def measure_one(game: Game, design: Design) -> Interactions:
     """Estimate the multi-order interactions of one game.
 
-    Every coalition is evaluated once, however many differences it belongs to; at m = 0 and
-    m = n-2 that removes all repeats of the published procedure (15 % of its work).
+    A coalition that several differences share is evaluated once; at m = 0 and m = n-2 that removes
+    all repeats of the published procedure (15 % of its work). Memory does not grow with the number
+    of pairs: they are gone through in chunks, which changes no draw and no value. (Only within a
+    chunk are shared coalitions found; beyond the ends they are rare unless the game is small.)
 
     Args:
         game: what is played.
@@ -117,37 +136,107 @@ def measure_one(game: Game, design: Design) -> Interactions:
         raise ValueError(f"expected a game of at least 3 players, got {n}")
     pairs_P2 = design.pairs.draw(n, design.seed, game.image)
     orders = orders_of(design.ratios, n)
-
-    quads = [
-        # The empty and the full context exist once; one difference stands for every replicate.
-        _with_and_without(contexts[:, :1, :1] if order in (0, n - 2) else contexts, pairs_P2)
-        for order, contexts in zip(
-            orders,
-            design.contexts.draw(n, pairs_P2, orders, design.seed, game.image),
-            strict=True,
-        )
-    ]
-    coalitions_KN, which = _distinct(np.concatenate([quad.reshape(-1, n) for quad in quads]))
-    values = game(torch.from_numpy(coalitions_KN)).numpy()[which]
-
     replicates_PRO = np.empty((len(pairs_P2), design.contexts.replicates, len(orders)))
-    start = 0
-    for o, quad in enumerate(quads):
-        stop = start + quad[..., 0].size
-        both, only_i, only_j, neither = np.moveaxis(
-            values[start:stop].reshape(quad.shape[:-1]), -1, 0
-        )
-        replicates_PRO[:, :, o] = (both - only_i - only_j + neither).mean(axis=2)
-        start = stop
+    inner = [o for o, order in enumerate(orders) if 0 < order < n - 2]
+    ends = [o for o in range(len(orders)) if o not in inner]
+    # The two ends share most of their coalitions between pairs: they go through in one piece, with
+    # the first chunk of the rest.
+    chunks = _chunks(pairs_P2, n, [orders[o] for o in inner], design)
+    pieces = [[(inner, chunk)] for chunk in chunks]
+    pieces[0].append((ends, slice(None)))
+    forwards, per_replicate = 0, 1
+    for piece in pieces:
+        played = []
+        for columns, chunk in piece:
+            contexts = design.contexts.draw(
+                n, pairs_P2[chunk], [orders[o] for o in columns], design.seed, game.image
+            )
+            for o, contexts_PRWN in zip(columns, contexts, strict=True):
+                # The empty and the full context exist once; one difference stands for all.
+                once = contexts_PRWN[:, :1, :1] if columns is ends else contexts_PRWN
+                played.append((o, chunk, once))
+        means, evaluated = _replicate_means(game, [(pairs_P2[c], x) for _, c, x in played])
+        for (o, chunk, contexts_PRWN), mean_PR in zip(played, means, strict=True):
+            replicates_PRO[chunk, :, o] = mean_PR
+            per_replicate = max(per_replicate, contexts_PRWN.shape[2])
+        forwards += evaluated
     return Interactions(
         image=game.image,
         n=n,
         pairs_P2=pairs_P2,
         orders_O=np.array(orders),
         replicates_PRO=replicates_PRO,
-        per_replicate=max(quad.shape[2] for quad in quads),
-        forwards=len(coalitions_KN),
+        per_replicate=per_replicate,
+        forwards=forwards,
     )
+
+
+def add_replicates(
+    game: Game, record: Interactions, design: Design, orders: Sequence[int]
+) -> Interactions:
+    """Double the replicates of some orders of a measured game; what was measured is kept.
+
+    The result is the one that the design with more replicates would have given at these orders.
+
+    Args:
+        game: the game of ``record``.
+        record: its measurement.
+        design: the design of ``record``.
+        orders: orders m, neither 0 nor n-2.
+
+    Raises:
+        ValueError: if the contexts of the design have no replicates to add.
+    """
+    if not isinstance(design.contexts, Windows | IID):
+        raise ValueError("expected contexts drawn at random (Windows or IID) to draw more of")
+    columns = [int(np.flatnonzero(record.orders_O == order)[0]) for order in orders]
+    have = {o: record.replicates(o).shape[1] for o in columns}
+    P, R, O = record.replicates_PRO.shape
+    grown_PRO = np.full((P, max([R, *(2 * r for r in have.values())]), O), np.nan)
+    grown_PRO[:, :R] = record.replicates_PRO
+    for o in range(O):
+        if record.orders_O[o] in (0, record.n - 2):  # exact: one value stands for any number
+            grown_PRO[:, :, o] = record.replicates_PRO[:, :1, o]
+    forwards = record.forwards
+    for o, order in zip(columns, orders, strict=True):
+        doubled = replace(design, contexts=replace(design.contexts, replicates=2 * have[o]))
+        for chunk in _chunks(record.pairs_P2, record.n, [order], doubled):
+            pairs_P2 = record.pairs_P2[chunk]
+            (contexts,) = doubled.contexts.draw(
+                record.n, pairs_P2, [order], design.seed, record.image
+            )
+            (mean_PR,), evaluated = _replicate_means(game, [(pairs_P2, contexts[:, have[o] :])])
+            grown_PRO[chunk, have[o] : 2 * have[o], o] = mean_PR
+            forwards += evaluated
+    return replace(record, replicates_PRO=grown_PRO, forwards=forwards)
+
+
+def _chunks(pairs_P2: Pairs, n: int, orders: Sequence[int], design: Design) -> list[slice]:
+    """Slices of the pairs whose coalitions fit into :data:`CHUNK_BYTES`."""
+    per_pair = 4 * n * sum(design.contexts.count(n, order) for order in orders)
+    step = max(CHUNK_BYTES // max(per_pair, 1), 1)
+    return [slice(start, start + step) for start in range(0, len(pairs_P2), step)]
+
+
+def _replicate_means(
+    game: Game, played: Sequence[tuple[Pairs, Contexts]]
+) -> tuple[list[NDArray[np.float64]], int]:
+    """Means of Delta v over the contexts of each replicate, ``(P, R)`` for each that was played.
+
+    Also returns how many distinct coalitions were evaluated.
+    """
+    quads = [_with_and_without(contexts_PRWN, pairs_P2) for pairs_P2, contexts_PRWN in played]
+    coalitions_KN, which = _distinct(np.concatenate([quad.reshape(-1, game.n) for quad in quads]))
+    values = game(torch.from_numpy(coalitions_KN)).numpy()[which]
+    means, start = [], 0
+    for quad in quads:
+        stop = start + quad[..., 0].size
+        both, only_i, only_j, neither = np.moveaxis(
+            values[start:stop].reshape(quad.shape[:-1]), -1, 0
+        )
+        means.append((both - only_i - only_j + neither).mean(axis=2))
+        start = stop
+    return means, len(coalitions_KN)
 
 
 def _with_and_without(contexts_PRWN: Contexts, pairs_P2: Pairs) -> NDArray[np.bool_]:
@@ -162,8 +251,11 @@ def _with_and_without(contexts_PRWN: Contexts, pairs_P2: Pairs) -> NDArray[np.bo
 def _distinct(
     coalitions_KN: NDArray[np.bool_],
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Distinct rows, and for every row which of them it is."""
+    """Distinct rows in order of first appearance, and for every row which of them it is."""
     packed = np.packbits(coalitions_KN, axis=1)
     rows = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
     _, first, which = np.unique(rows, return_index=True, return_inverse=True)
-    return coalitions_KN[first], which
+    appearance = first.argsort()
+    place = np.empty_like(appearance)
+    place[appearance] = np.arange(len(appearance))
+    return coalitions_KN[first[appearance]], place[which]

@@ -42,8 +42,3 @@ def raw_words(count: int, *key: Key) -> NDArray[np.uint64]:
 def permutation(n: int, *key: Key) -> NDArray[np.int64]:
     """A uniform permutation of ``range(n)``, the same for the same key."""
     return np.argsort(raw_words(n, *key), kind="stable")
-
-
-def integer_seed(*key: Key) -> int:
-    """A 63-bit seed for a generator of another library, such as ``torch.Generator``."""
-    return int(raw_words(1, *key)[0] >> np.uint64(1))

@@ -111,13 +111,19 @@ def occlusion_curve(
         batch_size: masked images through the model at once; it does not change the masks.
 
     Raises:
-        ValueError: if the model is in training mode, or outputs are not finite.
+        ValueError: if the model is in training mode, if labels or distinct names are not as many
+            as images, or if outputs are not finite.
     """
     if model.training:
         raise ValueError("expected a model in eval mode, got one in training mode")
     if list(fractions) != sorted(fractions):
         raise ValueError(f"expected ascending fractions, got {tuple(fractions)}")
+    if repeats < 1 or batch_size < 1:
+        raise ValueError(f"expected at least 1 repeat and batch, got {repeats} and {batch_size}")
     names = tuple(map(str, range(len(images_ICHW)))) if names is None else tuple(names)
+    for what, count in (("labels", len(labels_I)), ("distinct names", len(set(names)))):
+        if count != len(images_ICHW) or len(names) != len(images_ICHW):
+            raise ValueError(f"expected {len(images_ICHW)} {what}, got {count}")
     F, R = len(fractions), repeats
     visible_IFRN = torch.stack(
         [random_drop(grid.n, fractions, names, seed, repeat) for repeat in range(R)], dim=2

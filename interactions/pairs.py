@@ -1,6 +1,6 @@
 """Which pairs of players are measured.
 
-A pair law draws pairs ``(P, 2)`` with i < j for one image, by key: the same seed and image name
+A pair law draws pairs ``(P, 2)`` for one image, by key: the same seed and image name
 give the same pairs for every model.
 """
 
@@ -16,7 +16,7 @@ from interactions.keys import permutation, raw_words
 from interactions.patches import PatchGrid
 
 Pairs = NDArray[np.int64]
-"""Pairs of players, shape ``(P, 2)``, i < j in each row."""
+"""Pairs of players, shape ``(P, 2)``, each unordered pair once."""
 
 
 class PairLaw(Protocol):

@@ -1,35 +1,40 @@
 """Interaction strength over orders, without the bias of the published estimator and with errors.
 
     S^(m)(x) = E over pairs |I^(m)(i, j | x)|
-    J^(m)    = E_x S^(m)(x) / mean over the measured orders of E_x S^(m)(x)
+    J^(m)    = E_x S^(m)(x) / mean over orders m' of E_x S^(m')(x)
 
 The published plug-in mean of |mean over K contexts| is too large wherever contexts vary, by about
 g(0) sigma^2 / K for a density g of I at 0: exactly in the middle orders and not at the two ends.
-The split jackknife removes that term,
+With f(k) the mean plug-in over subsets of k of the R replicates of an image,
 
-    g = 2 f - h,    f: plug-in on all R replicates,  h: mean plug-in on halves of the replicates,
+    plug_in     f(R)                                      too large
+    jackknife   2 f(R) - f(R/2)                           removes the 1/K term (Quenouille 1956)
+    two_level   8/3 f(R) - 2 f(R/2) + 1/3 f(R/4)          removes the 1/K^2 term too
+    cross_sign  mean of A sign(B) over halves A, B        too small: with plug_in it is a bracket
+    rms         sqrt E (mean^2 - s^2 / R)                 another norm, its square free of bias
 
-(Quenouille 1956). Intervals treat images as the units that were sampled.
+Intervals treat images as the units that were sampled.
 
 Shapes: I images, P pairs, R replicates, O orders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
+from math import comb
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from interactions.estimator import Interactions
+from interactions.estimator import Interactions, order_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Estimator = Literal["jackknife", "plug_in"]
+Normalisation = Literal["ratios", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,16 @@ def t_interval(estimate: float, influence_I: NDArray[np.float64], level: float =
     return Interval(float(estimate), se, float(estimate) - half, float(estimate) + half)
 
 
+def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
+    """P-values adjusted for testing all of them (Holm 1979): step-down, valid under dependence."""
+    p = np.asarray(p_values, dtype=float)
+    order = p.argsort()
+    scaled = p[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted
+
+
 @dataclass(frozen=True)
 class Strength:
     """Interaction strengths of a set of images at a list of orders.
@@ -86,10 +101,13 @@ class Strength:
         images: names of the images.
         n: number of players.
         orders_O: the orders m.
-        per_image_IO: S^(m)(x) of every image.
+        per_image_IO: S^(m)(x) of every image; its square if ``root``.
         rho_O: how noisy contexts are: sd of Delta v over contexts / RMS of I^(m) over pairs. The
             plug-in needs about 8 rho^2 contexts for a bias below 5 %, the jackknife 2 rho^2. NaN
             with a single replicate, or where noise hides every interaction.
+        normalise: J has mean 1 over the measured orders (``"ratios"``, as published: denser lists
+            of orders near the ends weigh more) or over m by the trapezoid rule (``"uniform"``).
+        root: whether S is the root of the mean over images.
     """
 
     images: tuple[str, ...]
@@ -97,6 +115,8 @@ class Strength:
     orders_O: NDArray[np.int64]
     per_image_IO: NDArray[np.float64]
     rho_O: NDArray[np.float64]
+    normalise: Normalisation = "ratios"
+    root: bool = False
 
     @property
     def ratios_O(self) -> NDArray[np.float64]:
@@ -105,19 +125,23 @@ class Strength:
 
     @property
     def S(self) -> NDArray[np.float64]:
-        """S^(m), mean over images."""
-        return self.per_image_IO.mean(axis=0)
+        """S^(m), over all images."""
+        mean_O = self.per_image_IO.mean(axis=0)
+        return np.sqrt(np.maximum(mean_O, 0)) if self.root else mean_O
 
     @property
     def J(self) -> NDArray[np.float64]:
-        """J^(m): S^(m) divided by its mean over the measured orders; the mean of J is 1."""
-        return self.S / self.S.mean()
+        """J^(m): S^(m) divided by its mean over orders; NaN if no pair interacts at any order."""
+        with np.errstate(invalid="ignore"):
+            return self.S / (self.S @ self._weights_O)
 
     @property
     def influence_IO(self) -> NDArray[np.float64]:
         """Each image's contribution to J, by the delta method for a ratio of means; sums to 0."""
-        g, J = self.per_image_IO, self.J
-        return (g - J * g.mean(axis=1, keepdims=True)) / self.S.mean()
+        g, J, weights_O = self.per_image_IO, self.J, self._weights_O
+        if self.root:  # the derivative of the root of a mean
+            g = (g - g.mean(axis=0)) / (2 * self.S) + self.S
+        return (g - J * (g @ weights_O)[:, None]) / (self.S @ weights_O)
 
     @property
     def J_se(self) -> NDArray[np.float64]:
@@ -133,7 +157,9 @@ class Strength:
         ]
 
     def mean_J(self, low: float, high: float, level: float = 0.95) -> Interval:
-        """Mean of J over the orders with low <= m/(n-2) <= high.
+        """Mean of J over the orders from floor(low (n-2)) to floor(high (n-2)).
+
+        Bounds are floored as the orders themselves are, so that 0.1 means the measured point 0.1.
 
         Raises:
             ValueError: if no measured order lies there.
@@ -149,19 +175,51 @@ class Strength:
         Raises:
             ValueError: if the two were not measured on the same images and orders.
         """
-        if self.images != other.images or not np.array_equal(self.orders_O, other.orders_O):
-            raise ValueError("expected two strengths of the same images and orders")
+        difference_IO = self._influence_minus(other)
         inside_O = self._inside(low, high)
-        difference_IO = self.influence_IO - other.influence_IO
         return t_interval(
             (self.J - other.J)[inside_O].mean(), difference_IO[:, inside_O].mean(axis=1), level
         )
 
-    def _inside(self, low: float, high: float) -> NDArray[np.bool_]:
-        inside_O = (low <= self.ratios_O) & (self.ratios_O <= high)
-        if not inside_O.any():
-            raise ValueError(f"no measured order between {low} n and {high} n")
-        return inside_O
+    def compare(self, other: Strength, level: float = 0.95) -> pd.DataFrame:
+        """Paired difference J - J' to another model at every order, with Holm's correction.
+
+        Returns:
+            One row per order: order, ratio, difference, se, low, high, p, p_holm. Intervals are
+            those of single orders; ``p_holm`` is corrected for testing all orders.
+
+        Raises:
+            ValueError: if the two were not measured on the same images and orders.
+        """
+        import pandas as pd
+        from scipy.stats import t
+
+        difference_IO = self._influence_minus(other)
+        intervals = [
+            t_interval(d, x, level) for d, x in zip(self.J - other.J, difference_IO.T, strict=True)
+        ]
+        p = [
+            2 * t.sf(abs(i.estimate) / i.se, len(self.images) - 1)
+            if i.se
+            else float(not i.estimate)
+            for i in intervals
+        ]
+        return pd.DataFrame(
+            {
+                "order": self.orders_O,
+                "ratio": self.ratios_O,
+                "difference": [i.estimate for i in intervals],
+                "se": [i.se for i in intervals],
+                "low": [i.low for i in intervals],
+                "high": [i.high for i in intervals],
+                "p": p,
+                "p_holm": holm(p),
+            }
+        )
+
+    def normalised(self, normalise: Normalisation) -> Strength:
+        """The same strengths with J normalised another way."""
+        return replace(self, normalise=normalise)
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
         """One row per order: order, ratio, S, J, J_se, J_low, J_high, rho."""
@@ -181,18 +239,51 @@ class Strength:
             }
         )
 
+    @property
+    def _weights_O(self) -> NDArray[np.float64]:
+        """Weights of the orders in the denominator of J; they sum to 1."""
+        if self.normalise == "ratios" or len(self.orders_O) == 1:
+            return np.full(len(self.orders_O), 1 / len(self.orders_O))
+        steps = np.diff(self.orders_O) / 2
+        weights_O = np.append(steps, 0) + np.append(0, steps)
+        return weights_O / weights_O.sum()
 
-def strength(records: Sequence[Interactions], estimator: Estimator = "jackknife") -> Strength:
+    def _influence_minus(self, other: Strength) -> NDArray[np.float64]:
+        if self.images != other.images or not np.array_equal(self.orders_O, other.orders_O):
+            raise ValueError("expected two strengths of the same images and orders")
+        if self.normalise != other.normalise or self.root != other.root:
+            raise ValueError("expected two strengths of one estimator and normalisation")
+        return self.influence_IO - other.influence_IO
+
+    def _inside(self, low: float, high: float) -> NDArray[np.bool_]:
+        first, last = order_of(low, self.n), order_of(high, self.n)
+        inside_O = (first <= self.orders_O) & (self.orders_O <= last)
+        if not inside_O.any():
+            raise ValueError(f"no measured order from {first} to {last}")
+        return inside_O
+
+
+def strength(
+    records: Sequence[Interactions],
+    estimator: str = "jackknife",
+    normalise: Normalisation = "ratios",
+) -> Strength:
     """Strengths of measured images.
 
     Args:
         records: one per image, all of one design.
-        estimator: ``"jackknife"`` (default) or the published ``"plug_in"``.
+        estimator: ``"jackknife"`` (default), ``"plug_in"`` (as published), ``"two_level"``,
+            ``"cross_sign"`` or ``"rms"``; see the top of this file.
+        normalise: what J is divided by; see :class:`Strength`.
 
     Raises:
-        ValueError: without records, with records of different designs, or if the jackknife gets
-            an odd number of replicates.
+        ValueError: without records, with records of different designs, or with a number of
+            replicates that the estimator cannot split.
     """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"expected an estimator of {', '.join(ESTIMATORS)}, got {estimator!r}")
+    if normalise not in ("ratios", "uniform"):
+        raise ValueError(f"expected the normalisation 'ratios' or 'uniform', got {normalise!r}")
     if not records:
         raise ValueError("expected at least one measured image, got none")
     first = records[0]
@@ -202,54 +293,121 @@ def strength(records: Sequence[Interactions], estimator: Estimator = "jackknife"
                 f"expected images measured with one design: {record.image} has other orders "
                 f"than {first.image}"
             )
-    per_image = plug_in if estimator == "plug_in" else jackknife
     return Strength(
         images=tuple(record.image for record in records),
         n=first.n,
         orders_O=first.orders_O,
-        per_image_IO=np.stack([per_image(record.replicates_PRO) for record in records]),
+        per_image_IO=np.stack([_per_order(ESTIMATORS[estimator], r) for r in records]),
         rho_O=_rho(records),
+        normalise=normalise,
+        root=estimator == "rms",
     )
 
 
-def plug_in(replicates_PRO: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over pairs of |mean over replicates|, per order: the published, biased estimate."""
-    return np.abs(replicates_PRO.mean(axis=1)).mean(axis=0)
+def plug_in(replicates_PR: NDArray[np.float64]) -> float:
+    """Mean over pairs of |mean over replicates|, for one order: the published, biased estimate."""
+    return float(np.abs(replicates_PR.mean(axis=1)).mean())
 
 
-def jackknife(replicates_PRO: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Split jackknife 2 f - h of one image, per order; may be negative for a single image.
+def jackknife(replicates_PR: NDArray[np.float64]) -> float:
+    """Split jackknife 2 f(R) - f(R/2), for one order; may be negative for a single image.
 
     Raises:
         ValueError: with an odd number of replicates.
     """
-    R = replicates_PRO.shape[1]
-    if R % 2:
+    R = _divisible(replicates_PR, 2, "jackknife")
+    return 2 * plug_in(replicates_PR) - _part(replicates_PR, R // 2)
+
+
+def two_level(replicates_PR: NDArray[np.float64]) -> float:
+    """8/3 f(R) - 2 f(R/2) + 1/3 f(R/4), for one order: less bias where contexts are very noisy.
+
+    Raises:
+        ValueError: if the number of replicates is not a multiple of 4.
+    """
+    R = _divisible(replicates_PR, 4, "two-level jackknife")
+    halves, quarters = _part(replicates_PR, R // 2), _part(replicates_PR, R // 4)
+    return 8 / 3 * plug_in(replicates_PR) - 2 * halves + quarters / 3
+
+
+def cross_sign(replicates_PR: NDArray[np.float64]) -> float:
+    """Mean of A sign(B) over halves A and B of the replicates: too small in expectation.
+
+    Raises:
+        ValueError: with an odd number of replicates.
+    """
+    R = _divisible(replicates_PR, 2, "cross-sign estimate")
+    total_P = replicates_PR.sum(axis=1)
+    values = []
+    for half in _subsets(R, R // 2):
+        A = replicates_PR[:, half].sum(axis=1)
+        values.append((A * np.sign(total_P - A)).mean() / (R // 2))
+    return float(np.mean(values))
+
+
+def mean_square(replicates_PR: NDArray[np.float64]) -> float:
+    """Unbiased mean over pairs of I^2, for one order; may be negative for a single image.
+
+    Raises:
+        ValueError: with a single replicate.
+    """
+    R = replicates_PR.shape[1]
+    if R < 2:
+        raise ValueError(f"expected at least 2 replicates for the RMS strength, got {R}")
+    return float((replicates_PR.mean(axis=1) ** 2 - replicates_PR.var(axis=1, ddof=1) / R).mean())
+
+
+ESTIMATORS: dict[str, Callable[[NDArray[np.float64]], float]] = {
+    "jackknife": jackknife,
+    "plug_in": plug_in,
+    "two_level": two_level,
+    "cross_sign": cross_sign,
+    "rms": mean_square,
+}
+"""From replicates ``(P, R)`` of one image at one order to its strength (squared for ``rms``)."""
+
+
+def _per_order(
+    estimate: Callable[[NDArray[np.float64]], float], record: Interactions
+) -> NDArray[np.float64]:
+    return np.array([estimate(record.replicates(o)) for o in range(len(record.orders_O))])
+
+
+def _part(replicates_PR: NDArray[np.float64], size: int) -> float:
+    """f(size): the plug-in of ``size`` replicates, averaged over subsets of that size."""
+    subsets = _subsets(replicates_PR.shape[1], size)
+    return float(np.mean([plug_in(replicates_PR[:, subset]) for subset in subsets]))
+
+
+def _subsets(R: int, size: int) -> list[list[int]]:
+    """Subsets of R replicates: all of them if there are at most 70, else R cyclic windows."""
+    if comb(R, size) <= 70:
+        return [list(subset) for subset in combinations(range(R), size)]
+    return [[(start + k) % R for k in range(size)] for start in range(R)]
+
+
+def _divisible(replicates_PR: NDArray[np.float64], by: int, what: str) -> int:
+    R = replicates_PR.shape[1]
+    if R % by:
         raise ValueError(
-            f"expected an even number of replicates for the jackknife, got {R}; "
+            f"expected a number of replicates divisible by {by} for the {what}, got {R}; "
             "use the plug-in for contexts without replicates"
         )
-    halves = [plug_in(replicates_PRO[:, list(half)]) for half in _halves(R)]
-    return 2 * plug_in(replicates_PRO) - np.mean(halves, axis=0)
-
-
-def _halves(R: int) -> list[tuple[int, ...]]:
-    """Halves of R replicates: all of them up to R = 8, then R cyclic windows."""
-    if R <= 8:
-        return list(combinations(range(R), R // 2))
-    return [tuple((start + k) % R for k in range(R // 2)) for start in range(R)]
+    return R
 
 
 def _rho(records: Sequence[Interactions]) -> NDArray[np.float64]:
     """Context noise over signal per order, each unbiased before the root is taken."""
-    R, O = records[0].replicates_PRO.shape[1:]
-    if R < 2:
-        return np.full(O, np.nan)
-    # The variance of a replicate of W contexts, times W: that of one context if W were independent.
-    noise_O = np.mean(
-        [r.per_replicate * r.replicates_PRO.var(axis=1, ddof=1).mean(axis=0) for r in records],
-        axis=0,
-    )
-    square_O = np.mean([(r.mean_PO**2).mean(axis=0) for r in records], axis=0)
-    signal_O = square_O - noise_O / (R * records[0].per_replicate)
-    return np.sqrt(noise_O / np.where(signal_O > 0, signal_O, np.nan))
+    rho = []
+    for o in range(len(records[0].orders_O)):
+        x_IPR = [record.replicates(o) for record in records]
+        R, W = x_IPR[0].shape[1], records[0].per_replicate
+        if R < 2:
+            rho.append(np.nan)
+            continue
+        variance = np.mean([x.var(axis=1, ddof=1).mean() for x in x_IPR])
+        square = np.mean([(x.mean(axis=1) ** 2).mean() for x in x_IPR])
+        signal = square - variance / R
+        # The variance of a replicate of W contexts, times W: one context if W were independent.
+        rho.append(np.sqrt(W * variance / signal) if signal > 0 else np.nan)
+    return np.array(rho)

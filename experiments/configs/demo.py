@@ -50,9 +50,9 @@ class DemoConfig:
     """Peak learning rate of pre-training and of supervised training."""
     images: int = 40
     """Test images whose interactions are measured."""
-    pairs: int = 8
+    pairs: int = 5
     """Pairs of neighbouring players per image."""
-    replicates: int = 2
+    replicates: int = 4
     """Independent permutations per pair."""
     windows: int = 2
     """Contexts per permutation."""

@@ -1,3 +1,6 @@
+import struct
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -149,3 +152,39 @@ def test_cifar10_that_cannot_be_had(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "download", no_network)
     with pytest.raises(DataError, match="or a network to download it, got: no network"):
         cifar10(tmp_path, 32, LIMITS)
+
+
+def test_a_failed_download_leaves_nothing_behind(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    def interrupted(self):
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "cifar.tar.gz").write_bytes(b"half")
+        raise RuntimeError("connection lost")
+
+    monkeypatch.setattr(CIFAR10, "download", interrupted)
+    with pytest.raises(DataError, match="connection lost"):
+        cifar10(tmp_path / "data", 32, LIMITS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_that_claims_to_be_huge(folders):
+    header = b"BM" + bytes(12) + struct.pack("<IiiHHIIiiII", 40, 60000, 60000, 1, 24, *[0] * 6)
+    (folders / "train" / "cat" / "0.bmp").write_bytes(header)
+    with pytest.raises(DataError, match=r"cannot read .*0\.bmp"):
+        image_folders(folders, 8, LIMITS)
+
+
+def test_a_path_that_cannot_be_a_path():
+    with pytest.raises(DataError, match="cannot read it"):
+        image_folders(Path("x" * 5000), 8, LIMITS)
+
+
+def test_fingerprints_see_every_pixel():
+    train, test = digits(8)
+    assert train.fingerprint() == digits(8)[0].fingerprint() != test.fingerprint()
+    train.pixels_ICHW[5, 0, 3, 3] += 1
+    assert train.fingerprint() != digits(8)[0].fingerprint()
+    some = train.take([3, 1])
+    assert some.names == (train.names[3], train.names[1])
+    assert torch.equal(some.pixels_ICHW[1], train.pixels_ICHW[1])

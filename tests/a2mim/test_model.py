@@ -103,6 +103,24 @@ def test_an_early_site_of_a_resnet():
     assert model(images, visible)["loss"].isfinite()
 
 
+def test_a_family_without_a_row_works_with_a_site_of_its_own():
+    swin = create_model(
+        "swin_tiny_patch4_window7_224",
+        num_classes=0,
+        img_size=64,
+        embed_dim=16,
+        depths=(1, 1, 1, 1),
+        num_heads=(1, 1, 1, 1),
+        window_size=2,
+    )
+    model = MaskedImageModel(swin, BlockMask(SIZE, 32, 0.5), site=Site("layers.1", "BhwE"))
+    images, visible = batch()
+    out = model(images, visible)
+    assert out["output"].shape == images.shape
+    out["loss"].backward()
+    assert model.token_blend.token.grad.abs().sum() > 0
+
+
 def test_cells_larger_than_blocks_are_refused():
     backbone = create_model("test_resnet", num_classes=0)
     with pytest.raises(ValueError, match="8 px blocks meet cells of 16 px; use larger blocks"):

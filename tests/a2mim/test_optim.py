@@ -29,8 +29,13 @@ def test_without_warmup_it_starts_at_the_peak():
     assert cosine_lr(5, steps=10, warmup=0, peak=0.1) == pytest.approx(0.05)
 
 
+def test_warmup_must_end():
+    with pytest.raises(ValueError, match="less warm-up than the 10 steps, got 10"):
+        cosine_lr(0, steps=10, warmup=10, peak=0.1)
+
+
 def test_what_decays():
-    model = create_model("test_vit", num_classes=2)
+    model = create_model("test_vit", num_classes=2, reg_tokens=2)
     optimiser = adamw(model, lr=1e-3, weight_decay=0.05)
     decayed, plain = (
         {n for n, p in model.named_parameters() if any(p is q for q in group["params"])}
@@ -39,7 +44,7 @@ def test_what_decays():
     assert optimiser.param_groups[0]["weight_decay"] == 0.05
     assert optimiser.param_groups[1]["weight_decay"] == 0
     assert decayed | plain == {n for n, _ in model.named_parameters()}
-    assert {"pos_embed", "cls_token", "norm.weight", "head.bias"} <= plain
+    assert {"pos_embed", "cls_token", "reg_token", "norm.weight", "head.bias"} <= plain
     assert {"head.weight", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= decayed
 
 

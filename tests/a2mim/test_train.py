@@ -72,7 +72,9 @@ def test_a_draw_depends_on_its_step_and_not_on_the_steps_before():
 
 def test_a_loss_that_is_not_finite_stops_the_run():
     module = nn.Linear(1, 1)
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 0"):
+    with pytest.raises(
+        FloatingPointError, match="the loss is nan at step 0; lower the learning rate"
+    ):
         train(
             module,
             lambda indices, generator: {"loss": module.weight.sum() * torch.nan},

@@ -6,8 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from a2mim import BlockMask
 from a2mim.data import DataError
-from experiments.configs.demo import DemoConfig
+from experiments.configs.demo import IMAGE_SIZE, MASK_BLOCK, DemoConfig
 from experiments.demo import demo, load
 from experiments.results import read_table
 from experiments.runs import UsageError
@@ -52,8 +53,16 @@ def test_rows_are_what_was_asked_for(run_folder):
 
 
 def test_all_settings_count(run_folder):
-    """Pretrained weights differ from scratch, and the two backbones from each other."""
+    """They are in the rows, and the four networks differ."""
     rows = read_table(run_folder / "rows.csv")
+    setting = rows.loc[rows["measure"] == "interaction_strength", "setting"].unique().tolist()
+    assert setting == [
+        "grid=8x8 reward=log_odds label=truth fill=zero pairs=2 radius=2 contexts=4x2"
+    ]
+    inner = rows["at"].between(0.01, 0.99) & rows["measure"].str.startswith("interaction")
+    ends = ~inner & rows["measure"].str.startswith("interaction")
+    assert set(rows.loc[inner, "samples"]) == {2 * 8}
+    assert set(rows.loc[ends, "samples"]) == {2}
     strengths = rows[rows["measure"] == "interaction_strength"]
     sums = strengths.groupby(["model", "weights"])["value"].sum()
     assert sums.nunique() == 4
@@ -63,17 +72,23 @@ def test_reconstructions_keep_what_was_visible(run_folder):
     for name in ("vit", "resnet"):
         with np.load(run_folder / f"reconstructions-{name}.npz", allow_pickle=False) as file:
             original, masked, completed = (file[k] for k in ("original", "masked", "completed"))
-        visible = (original == completed).all(axis=1)
-        # 6 of 16 blocks of 8 x 8 pixels are visible; hidden ones may be right by chance
-        assert (visible.sum(axis=(1, 2)) >= 6 * 64).all()
-        assert not np.array_equal(masked, original)
+        mask = BlockMask(IMAGE_SIZE, MASK_BLOCK, 0.6)
+        visible_BN = mask.draw(len(original), torch.Generator().manual_seed(0))
+        visible = mask.grid.pixels(visible_BN, IMAGE_SIZE, IMAGE_SIZE).numpy()
+        visible = np.broadcast_to(visible, original.shape)
+        for shown in (masked, completed):
+            np.testing.assert_array_equal(shown[visible], original[visible])
+        means = original.mean(axis=(2, 3), keepdims=True)
+        expected = np.broadcast_to(means, original.shape)[~visible]
+        np.testing.assert_allclose(masked[~visible], expected, atol=0.51)
+        assert not np.array_equal(completed[~visible], masked[~visible])
 
 
 class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_after", [2, 5])
+@pytest.mark.parametrize("stop_after", [2, 5, 10])
 def test_an_interrupted_run_goes_on_to_the_same_result(
     run_folder, tiny, tmp_path, monkeypatch, capsys, stop_after
 ):
@@ -90,6 +105,13 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
             done.append(1)
 
         monkeypatch.setattr(experiments.demo, name, counted)
+
+    def drawing(*args, draw=experiments.demo.draw_all):
+        if len(done) == stop_after:
+            raise Interrupted
+        return draw(*args)
+
+    monkeypatch.setattr(experiments.demo, "draw_all", drawing)
     config = DemoConfig(out=tmp_path / "demo", **tiny)
     with pytest.raises(Interrupted):
         demo(config)
@@ -145,7 +167,9 @@ def test_limits_take_fewer_images(folders, tiny):
         ({"replicates": 3}, "even number of --replicates, got 3"),
         ({"pairs": 0}, "--pairs of at least 1, got 0"),
         ({"mask_ratio": 1.0}, "--mask-ratio between 0 and 1"),
-        ({"lr": 0.0}, "--lr above 0"),
+        ({"lr": 0.0}, "a finite --lr above 0"),
+        ({"lr": float("inf")}, "a finite --lr above 0"),
+        ({"max_train": 20, "batch_size": 21}, "at least 21 training images (one batch), got 20"),
         ({"device": "tpu"}, "--device auto, cpu or cuda, got 'tpu'"),
         ({"batch_size": 5000}, "at least 5000 training images"),
     ],
@@ -155,6 +179,26 @@ def test_bad_settings_fail_before_anything_is_written(tiny, tmp_path, change, me
     with pytest.raises((UsageError, DataError), match=re.escape(message)):
         demo(config)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_diverges_says_what_to_do(tiny, tmp_path):
+    config = DemoConfig(out=tmp_path / "demo", **{**tiny, "lr": 1e30})
+    with pytest.raises(UsageError, match=r"pre-training: the loss is .*; lower the learning rate"):
+        demo(config)
+
+
+def test_changed_images_are_another_run(folders, tiny, tmp_path, monkeypatch):
+    import experiments.demo
+
+    def stop(*args):
+        raise Interrupted
+
+    monkeypatch.setattr(experiments.demo, "finetune", stop)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            demo(DemoConfig(data=f"folder:{folders}", out=tmp_path / "out" / "demo", **tiny))
+        (folders / "train" / "noise" / "0.png").unlink(missing_ok=True)
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_more_pairs_than_neighbours_are_refused(tiny, tmp_path):

@@ -5,7 +5,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from experiments.report import differences, findings, redraw, summary, summary_table
+from experiments.report import (
+    differences,
+    findings,
+    noisy_contexts,
+    redraw,
+    summary,
+    summary_table,
+)
 from experiments.results import occlusion_from, read_table
 from experiments.runs import UsageError
 from interactions.strength import Interval
@@ -59,6 +66,21 @@ def test_lower_is_said_too(rows):
     text = "\n".join(findings(rows))
     assert "(area under the curve) is lower: -100.0 points" in text
     assert "Each network was trained once" in text
+
+
+def test_noisy_contexts_are_said(rows):
+    quiet = rows.copy()
+    quiet.loc[quiet["measure"] == "interaction_rho", "value"] = 1.9  # 2 rho^2 = 7.2 < 8
+    assert noisy_contexts(quiet, "vit", "scratch") is None
+    loud = quiet.copy()
+    chosen = (loud["measure"] == "interaction_rho") & (loud["at"].between(0.15, 0.35))
+    loud.loc[chosen & (loud["weights"] == "a2mim"), "value"] = 3.0
+    text = "\n".join(findings(loud))
+    assert "ViT, A2MIM-pretrained: contexts are noisy at order 12, 18. The 8 per pair" in text
+    assert "about 18 would be needed" in text
+    assert "ViT, from scratch: contexts" not in text
+    loud.loc[chosen, "value"] = np.nan
+    assert "many more would be needed" in noisy_contexts(loud, "vit", "scratch")
 
 
 def test_differences_are_paired(rows):

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -32,10 +33,34 @@ def test_a_finished_run_is_replaced_whole(tmp_path):
     out = tmp_path / "run"
     for seed in (0, 1):
         work = open_run(out, {"seed": seed})
+        (work / "rows.csv").write_text("rows")
         (work / f"seed{seed}").write_text("")
         finish_run(work, out, {"seed": seed}, seconds=0)
-    assert sorted(p.name for p in out.iterdir()) == ["config.json", "seed1"]
+    assert sorted(p.name for p in out.iterdir()) == ["config.json", "rows.csv", "seed1"]
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_another_projects_config_does_not_make_a_run(tmp_path):
+    model = tmp_path / "deit-small"
+    model.mkdir()
+    (model / "config.json").write_text('{"architecture": "deit_small"}')
+    (model / "model.safetensors").write_text("weights")
+    with pytest.raises(UsageError, match="found something else"):
+        open_run(model, {})
+    assert (model / "model.safetensors").read_text() == "weights"
+
+
+def test_the_folder_one_is_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="found something else"):
+        open_run(Path("."), {})
+
+
+def test_code_in_somebody_elses_repository_has_no_commit(tmp_path, monkeypatch):
+    from experiments import runs
+
+    monkeypatch.setattr(runs, "__file__", str(Path(runs.__file__).parent / "configs" / "x.py"))
+    assert commit() == "unknown"
 
 
 def test_other_peoples_folders_are_safe(tmp_path):

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 import interactions as ix
+from interactions import estimator
 from interactions.estimator import orders_of
 
 ALL_RATIOS_8 = tuple(k / 6 for k in range(7))
@@ -43,6 +44,8 @@ def test_published_orders():
         *(0, 9, 19, 38, 58, 77, 97, 116, 135, 155, 174, 184, 194),
     )
     assert orders_of(ix.PUBLISHED_RATIOS, 16) == (0, 1, 2, 4, 5, 7, 8, 9, 11, 12, 13, 14)
+    for n in range(3, 300):
+        assert orders_of([m / (n - 2) for m in range(n - 1)], n) == tuple(range(n - 1))
     with pytest.raises(ValueError, match="ratios between 0 and 1"):
         orders_of((0.5, 1.5), 16)
     with pytest.raises(ValueError, match="ratios between 0 and 1"):
@@ -83,6 +86,14 @@ def test_no_coalition_is_asked_for_twice():
     asked = torch.cat(game.asked)
     assert len(torch.unique(asked, dim=0)) == len(asked) == record.forwards
     assert record.forwards <= 256
+
+
+def test_the_coalitions_of_a_difference_stay_side_by_side():
+    game = Counting(ix.toy.SizeGame(64, float))
+    ix.measure_one(game, ix.Design(ix.RandomPairs(3), ratios=(0.5,)))
+    (asked,) = game.asked
+    sizes = asked.sum(dim=1).reshape(-1, 4)
+    assert (sizes == torch.tensor([33, 32, 32, 31])).all()
 
 
 def test_forwards_are_four_per_context_and_the_ends_only_once():
@@ -155,6 +166,16 @@ def test_efficiency_identity():
     weights = (n - 1 - m) / (n * (n - 1))
     total = table[0] + mu.sum() + 2 * (record.mean_PO * weights).sum()
     torch.testing.assert_close(total, table[-1], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("limit", [1, 5_000, 1 << 30])
+def test_chunks_of_pairs_change_nothing(limit, monkeypatch):
+    design = ix.Design(ix.AllPairs(), ratios=ALL_RATIOS_8)
+    reference = ix.measure_one(GAMES[3], design)
+    monkeypatch.setattr(estimator, "CHUNK_BYTES", limit)
+    chunked = ix.measure_one(GAMES[3], design)
+    np.testing.assert_array_equal(chunked.replicates_PRO, reference.replicates_PRO)
+    assert chunked.per_replicate == reference.per_replicate == 2
 
 
 def test_two_players_have_no_orders():

@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from interactions.keys import integer_seed, permutation, raw_words
+from interactions.keys import permutation, raw_words
 
 
 def test_same_key_same_words_and_other_key_other_words():
@@ -44,10 +44,6 @@ def test_permutations_are_uniform():
     counts = np.array([np.bincount(column, minlength=n) for column in places.T])
     chi2 = ((counts - draws / n) ** 2 / (draws / n)).sum()
     assert chi2 < 45  # 16 degrees of freedom: P(chi2 > 45) is about 1e-4; the draw is fixed
-
-
-def test_integer_seed_fits_torch():
-    assert 0 <= integer_seed("image", 3) < 2**63
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -86,5 +86,11 @@ def test_bad_input():
         occlusion_curve(model.train(), images, labels, GRID)
     with pytest.raises(ValueError, match="ascending"):
         occlusion_curve(model.eval(), images, labels, GRID, fractions=(0.5, 0.1))
+    with pytest.raises(ValueError, match="expected 2 labels, got 1"):
+        occlusion_curve(model, images, labels[:1], GRID)
+    with pytest.raises(ValueError, match="expected 2 distinct names, got 1"):
+        occlusion_curve(model, images, labels, GRID, names=["a", "a"])
+    with pytest.raises(ValueError, match="at least 1 repeat"):
+        occlusion_curve(model, images, labels, GRID, repeats=0)
     with pytest.raises(ValueError, match="not finite"):
         occlusion_curve(model, images * torch.nan, labels, GRID)

@@ -1,10 +1,24 @@
+from dataclasses import replace
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
 import interactions as ix
-from interactions.strength import Strength, jackknife, plug_in, strength, t_interval
+from interactions.strength import (
+    ESTIMATORS,
+    Strength,
+    cross_sign,
+    holm,
+    jackknife,
+    mean_square,
+    plug_in,
+    strength,
+    t_interval,
+    two_level,
+)
 
 
 def noisy_records(images, pairs, replicates, noise, seed, per_replicate=1):
@@ -29,25 +43,58 @@ def noisy_records(images, pairs, replicates, noise, seed, per_replicate=1):
 
 
 def test_plug_in_by_loops():
-    x = np.random.default_rng(0).normal(size=(5, 4, 3))
-    for o in range(3):
-        expected = np.mean([abs(np.mean(x[p, :, o])) for p in range(5)])
-        assert plug_in(x)[o] == pytest.approx(expected)
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    assert plug_in(x) == pytest.approx(np.mean([abs(np.mean(x[p])) for p in range(5)]))
 
 
 def test_jackknife_by_hand():
     """One pair, two replicates 3 and -1: f = 1, h = (3 + 1) / 2 = 2, so 2 f - h = 0."""
-    assert jackknife(np.array([3.0, -1.0]).reshape(1, 2, 1))[0] == 0
-    same = np.full((4, 4, 2), -1.5)
-    np.testing.assert_allclose(jackknife(same), 1.5)
-    with pytest.raises(ValueError, match="even number of replicates for the jackknife, got 3"):
-        jackknife(np.zeros((1, 3, 1)))
+    x = np.array([[3.0, -1.0]])
+    assert jackknife(x) == 0
+    assert cross_sign(x) == -2  # 3 sign(-1) = -3 and -1 sign(3) = -1
+    same = np.full((4, 4), -1.5)
+    for estimate in (plug_in, jackknife, two_level, cross_sign):
+        assert estimate(same) == pytest.approx(1.5)
+    assert mean_square(same) == pytest.approx(2.25)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "R", "message"),
+    [
+        (jackknife, 3, "divisible by 2 for the jackknife, got 3"),
+        (cross_sign, 1, "divisible by 2 for the cross-sign estimate, got 1"),
+        (two_level, 6, "divisible by 4 for the two-level jackknife, got 6"),
+        (mean_square, 1, "at least 2 replicates for the RMS strength, got 1"),
+    ],
+)
+def test_replicates_that_cannot_be_split(estimate, R, message):
+    with pytest.raises(ValueError, match=message):
+        estimate(np.zeros((2, R)))
+
+
+def test_two_level_by_loops():
+    x = np.random.default_rng(0).normal(size=(3, 4))
+    f = {k: np.mean([plug_in(x[:, list(s)]) for s in combinations(range(4), k)]) for k in (4, 2, 1)}
+    assert two_level(x) == pytest.approx(8 / 3 * f[4] - 2 * f[2] + f[1] / 3)
+
+
+def test_estimators_are_in_the_expected_order_and_the_square_is_unbiased():
+    """cross-sign < truth < jackknife < plug-in; two-level nearest; RMS without bias."""
+    records, truth = noisy_records(images=400, pairs=50, replicates=8, noise=[0, 2, 3], seed=2)
+    S = {name: strength(records, name).S for name in ESTIMATORS}
+    for o in (1, 2):
+        assert S["cross_sign"][o] < truth[o] < S["jackknife"][o] < S["plug_in"][o]
+        assert abs(S["two_level"][o] - truth[o]) < abs(S["jackknife"][o] - truth[o])
+    for name in ("jackknife", "plug_in", "two_level", "cross_sign"):
+        assert S[name][0] == pytest.approx(truth[0])
+    # E I^2 of a Laplace variable of scale 1 is 2
+    np.testing.assert_allclose(S["rms"], np.sqrt(2), rtol=0.03)
 
 
 def test_many_replicates_use_cyclic_halves():
-    x = np.random.default_rng(0).normal(size=(3, 10, 2))
+    x = np.random.default_rng(0).normal(size=(3, 10))
     halves = [plug_in(x[:, [(s + k) % 10 for k in range(5)]]) for s in range(10)]
-    np.testing.assert_allclose(jackknife(x), 2 * plug_in(x) - np.mean(halves, axis=0))
+    assert jackknife(x) == pytest.approx(2 * plug_in(x) - np.mean(halves))
 
 
 def test_jackknife_removes_most_of_the_bias():
@@ -160,10 +207,24 @@ def test_mean_over_orders_and_paired_difference():
     difference = one.minus(two, 0, 0.5)
     assert difference.estimate == pytest.approx((one.J - two.J)[:2].mean())
     assert one.minus(one, 0, 0.5).se == 0
-    with pytest.raises(ValueError, match="no measured order between"):
-        one.mean_J(0.1, 0.2)
+    with pytest.raises(ValueError, match="no measured order from 1 to 3"):
+        one.mean_J(0.2, 0.4)
     with pytest.raises(ValueError, match="same images"):
         one.minus(example(31), 0, 1)
+
+
+@pytest.mark.parametrize("n", [64, 196, 256])
+def test_bounds_are_floored_like_orders(n):
+    """0.1 of n-2 is the measured point 0.1, whose m/(n-2) is a little below 0.1."""
+    orders = np.array(ix.orders_of(ix.PUBLISHED_RATIOS, n))
+    one = Strength(("a", "b"), n, orders, np.ones((2, 13)) + np.eye(2, 13), np.zeros(13))
+    assert one._inside(0.1, 0.5).tolist() == [False] * 2 + [True] * 5 + [False] * 6
+    assert one._inside(0, 0.05).tolist() == [True] * 2 + [False] * 11
+
+
+def test_without_interactions_J_is_not_a_number():
+    games = [ix.toy.DividendGame(9, {frozenset({0}): 2.0}, image=name) for name in "ab"]
+    assert np.isnan(ix.strength(ix.measure(games, ix.Design(ix.RandomPairs(3)))).J).all()
 
 
 def test_pairing_uses_common_images():
@@ -173,11 +234,66 @@ def test_pairing_uses_common_images():
     assert one.minus(other, 0, 0.5).se == pytest.approx(0, abs=1e-12)
 
 
+def test_uniform_normalisation_is_the_trapezoid_rule():
+    one = example()
+    even = one.normalised("uniform")
+    area = np.trapezoid(even.J, even.ratios_O)
+    assert area == pytest.approx(1)
+    assert pytest.approx(one.S) == even.S
+    with pytest.raises(ValueError, match="one estimator and normalisation"):
+        one.minus(even, 0, 1)
+
+
+@pytest.mark.parametrize("normalise", ["ratios", "uniform"])
+@pytest.mark.parametrize("root", [False, True])
+def test_every_standard_error_against_leaving_images_out(normalise, root):
+    one = replace(example(80), normalise=normalise, root=root)
+    J = np.array(
+        [
+            replace(
+                one, images=one.images[1:], per_image_IO=np.delete(one.per_image_IO, k, axis=0)
+            ).J
+            for k in range(80)
+        ]
+    )
+    se = np.sqrt(79 / 80 * ((J - J.mean(axis=0)) ** 2).sum(axis=0))
+    np.testing.assert_allclose(one.J_se, se, rtol=0.05)
+
+
+def test_comparison_at_every_order():
+    one, two = example(seed=0), example(seed=1, scale=(1, 2, 4))
+    table = one.compare(two)
+    np.testing.assert_allclose(table["difference"], one.J - two.J)
+    for o, row in table.iterrows():
+        u = one.influence_IO[:, o] - two.influence_IO[:, o]
+        expected = stats.ttest_1samp(u + row["difference"], 0)
+        assert row["p"] == pytest.approx(expected.pvalue)
+        assert row["se"] == pytest.approx(u.std(ddof=1) / np.sqrt(30))
+    assert (table["p_holm"] >= table["p"]).all()
+    same = one.compare(one)
+    assert (same["difference"] == 0).all()
+    assert (same["p_holm"] == 1).all()
+
+
+def test_holm_by_hand():
+    """Sorted .01 .02 .04: times 3, 2, 1 is .03 .04 .04, and never decreasing."""
+    np.testing.assert_allclose(holm([0.04, 0.01, 0.02]), [0.04, 0.03, 0.04])
+    np.testing.assert_allclose(holm([0.5, 0.9]), [1, 1])
+
+
 def test_frame():
     frame = example().to_frame()
     assert list(frame) == ["order", "ratio", "S", "J", "J_se", "J_low", "J_high", "rho"]
     assert isinstance(frame, pd.DataFrame)
     assert (frame["J_low"] < frame["J"]).all()
+
+
+def test_unknown_names():
+    records, _ = noisy_records(2, 3, 4, [0, 1, 2], 0)
+    with pytest.raises(ValueError, match=r"estimator of jackknife, plug_in, .*, got 'bayes'"):
+        strength(records, "bayes")
+    with pytest.raises(ValueError, match="'ratios' or 'uniform', got 'area'"):
+        strength(records, normalise="area")
 
 
 def test_bad_records():
