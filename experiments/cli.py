@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from experiments.configs.demo import DemoConfig
+from experiments.configs.interactions import InteractionsConfig
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,21 @@ Command = (
             "demo", description="Pretrain, train, measure and draw, on real images, in minutes."
         ),
     ]
+    | Annotated[
+        InteractionsConfig,
+        tyro.conf.subcommand(
+            "interactions",
+            description="Interaction strength over orders of timm classifiers, on your images.",
+        ),
+    ]
     | Annotated[Figures, tyro.conf.subcommand("figures")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit code 0 when done, 2 for bad input, 130 when interrupted."""
-    command = tyro.cli(Command, prog="a2mim", description=__doc__)
+    command = tyro.cli(Command, args=arguments, prog="a2mim", description=__doc__)
     from a2mim.data import DataError
     from experiments.runs import UsageError
 
@@ -60,11 +69,15 @@ def main() -> None:
         sys.exit(1)
 
 
-def _run(command: DemoConfig | Figures | Bench) -> None:
+def _run(command: DemoConfig | InteractionsConfig | Figures | Bench) -> None:
     if isinstance(command, DemoConfig):
         from experiments.demo import demo
 
         demo(command)
+    elif isinstance(command, InteractionsConfig):
+        from experiments.interaction_curves import interaction_curves
+
+        interaction_curves(command)
     elif isinstance(command, Figures):
         from experiments.report import redraw
 

@@ -30,8 +30,15 @@ from a2mim.train import train
 from experiments.configs.demo import GRID, IMAGE_SIZE, MASK_BLOCK, DemoConfig, backbone
 from experiments.figures import draw_all
 from experiments.report import findings, summary_table, write_report
-from experiments.results import COLUMNS, per_image_rows, read_table, write_atomic, write_table
-from experiments.runs import UsageError, commit, finish_run, open_run
+from experiments.results import (
+    COLUMNS,
+    per_image_rows,
+    read_table,
+    strength_rows,
+    write_atomic,
+    write_table,
+)
+from experiments.runs import UsageError, commit, finish_run, open_run, pick_device
 
 BACKBONES = ("vit", "resnet")
 ARMS = ("scratch", "a2mim")
@@ -66,7 +73,7 @@ def demo(config: DemoConfig) -> None:
     """
     _check(config)
     start = time.perf_counter()
-    config = replace(config, device=_device(config.device))
+    config = replace(config, device=pick_device(config.device))
     material = load(config)
     settings = {key: value for key, value in asdict(config).items() if key != "out"}
     images = {"train": material.train.fingerprint(), "test": material.test.fingerprint()}
@@ -281,36 +288,7 @@ def measure(
         f"grid={GRID}x{GRID} reward=log_odds label=truth fill=zero pairs={config.pairs} radius=2 "
         f"contexts={config.replicates}x{config.windows}"
     )
-    samples = [
-        # one context exists at the two ends
-        config.pairs * (1 if order in (0, grid.n - 2) else config.replicates * config.windows)
-        for order in records[0].orders_O
-    ]
-    for estimator in ("jackknife", "plug_in"):
-        strength = ix.strength(records, estimator)
-        suffix = "" if estimator == "jackknife" else "_plug_in"
-        rows.append(
-            per_image_rows(
-                strength.per_image_IO,
-                strength.images,
-                strength.ratios_O,
-                measure="interaction_strength" + suffix,
-                setting=setting,
-                samples=samples,
-                **common,
-            )
-        )
-    rows.append(
-        per_image_rows(
-            strength.rho_O[None],
-            [f"all {len(strength.images)}"],
-            strength.ratios_O,
-            measure="interaction_rho",
-            setting=setting,
-            samples=samples,
-            **common,
-        )
-    )
+    rows.append(strength_rows(records, setting, **common))
     write_table(pd.concat(rows, ignore_index=True)[list(COLUMNS)], work / f"parts/{name}-{arm}.csv")
 
 
@@ -364,16 +342,6 @@ def _steps(label: str, steps: int) -> Iterator[Callable[[dict[str, float]], None
             bar.update()
 
         yield on_step
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise UsageError(f"expected --device auto, cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("expected a CUDA device for --device cuda, found none; use --device cpu")
-    return name
 
 
 def _check(config: DemoConfig) -> None:

@@ -50,6 +50,22 @@ def interaction_curves(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+def interaction_overlay(rows: pd.DataFrame) -> Figure:
+    """J over orders, all networks of a table in one panel."""
+    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    ax = figure.subplots()
+    pairs = [(model, arm) for model, arms in networks(rows).items() for arm in arms]
+    for k, (model, weights) in enumerate(pairs):
+        strength = strength_from(of(rows, model, weights))
+        colour = plots.COLOURS[(k + 1) % len(plots.COLOURS)]  # grey is for references
+        plots.strength_curve(
+            ax, strength, label=f"{named(model)} ({named(weights)})", colour=colour
+        )
+    ax.set_ylim(bottom=0)
+    ax.legend()
+    return figure
+
+
 def occlusion_curves(rows: pd.DataFrame) -> Figure:
     """Accuracy under random patch drop, one panel per model, one curve per weights."""
     figure, panels = _panels(rows)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from interactions.estimator import Interactions
 from interactions.occlusion import OcclusionCurve
-from interactions.strength import Strength
+from interactions.strength import Strength, strength
 
 COLUMNS = (
     "run",
@@ -91,6 +92,46 @@ def per_image_rows(
         }
     )
     return rows[list(COLUMNS)]
+
+
+def strength_rows(
+    records: Sequence[Interactions], setting: str, **constant: object
+) -> pd.DataFrame:
+    """Rows of measured interactions: the corrected and the published strength, and rho.
+
+    Args:
+        records: one per image, all of one design.
+        setting: what decides the numbers; with ``grid=RxC``.
+        constant: the other columns.
+    """
+    first = records[0]
+    orders = range(len(first.orders_O))
+    samples = [
+        # one context exists at the two ends
+        len(first.pairs_P2)
+        * (
+            1
+            if first.orders_O[o] in (0, first.n - 2)
+            else first.replicates(o).shape[1] * first.per_replicate
+        )
+        for o in orders
+    ]
+    corrected, published = strength(records), strength(records, "plug_in")
+    at, images = corrected.ratios_O, corrected.images
+    tables = [
+        (corrected.per_image_IO, images, "interaction_strength"),
+        (published.per_image_IO, images, "interaction_strength_plug_in"),
+        (corrected.rho_O[None], [f"all {len(images)}"], "interaction_rho"),
+    ]
+    return pd.concat(
+        [
+            per_image_rows(
+                values, names, at, samples=samples, measure=measure, setting=setting, **constant
+            )
+            for values, names, measure in tables
+        ],
+        ignore_index=True,
+    )
 
 
 def strength_from(rows: pd.DataFrame) -> Strength:

@@ -120,3 +120,18 @@ def finish_run(work: Path, out: Path, config: Mapping[str, object], seconds: flo
         os.replace(out, old)
     os.replace(work, out)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def pick_device(name: str) -> str:
+    """The device that ``--device`` asks for: cpu, cuda, or auto for cuda if there is one.
+
+    Raises:
+        UsageError: if it is not one of these, or there is no CUDA device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"expected --device auto, cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("expected a CUDA device for --device cuda, found none; use --device cpu")
+    return name

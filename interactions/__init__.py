@@ -9,7 +9,8 @@ print(ix.strength(records).to_frame())
 """
 
 from interactions import fills, toy
-from interactions.adaptive import refine
+from interactions.adaptive import biased_orders, refine
+from interactions.attribution import Marginals, ShapleyValues, marginals, shapley
 from interactions.contexts import IID, AllContexts, Windows
 from interactions.estimator import (
     PUBLISHED_RATIOS,
@@ -20,11 +21,13 @@ from interactions.estimator import (
     measure_one,
     orders_of,
 )
+from interactions.exact import ExactGame, order_weights, value_table
 from interactions.games import REWARDS, Game, PatchGame, PatchGames
 from interactions.occlusion import OcclusionCurve, occlusion_curve, random_drop
 from interactions.pairs import AllPairs, NeighbourPairs, RandomPairs
 from interactions.patches import PatchGrid, hide, random_order
 from interactions.planner import Plan, VarianceParts, plan, variance_parts
+from interactions.protocols import protocol
 from interactions.strength import ESTIMATORS, Interval, Strength, holm, strength, t_interval
 
 __all__ = [
@@ -35,9 +38,11 @@ __all__ = [
     "AllContexts",
     "AllPairs",
     "Design",
+    "ExactGame",
     "Game",
     "Interactions",
     "Interval",
+    "Marginals",
     "NeighbourPairs",
     "OcclusionCurve",
     "PatchGame",
@@ -45,23 +50,30 @@ __all__ = [
     "PatchGrid",
     "Plan",
     "RandomPairs",
+    "ShapleyValues",
     "Strength",
     "VarianceParts",
     "Windows",
     "add_replicates",
+    "biased_orders",
     "fills",
     "hide",
     "holm",
+    "marginals",
     "measure",
     "measure_one",
     "occlusion_curve",
+    "order_weights",
     "orders_of",
     "plan",
+    "protocol",
     "random_drop",
     "random_order",
     "refine",
+    "shapley",
     "strength",
     "t_interval",
     "toy",
+    "value_table",
     "variance_parts",
 ]

@@ -46,7 +46,7 @@ def refine(
     if not bias_tol > 0:
         raise ValueError(f"expected a bias tolerance above 0, got {bias_tol}")
     refined = list(records)
-    while orders := _biased(refined, bias_tol, max_contexts):
+    while orders := biased_orders(refined, bias_tol, max_contexts):
         refined = [
             add_replicates(game, record, design, orders)
             for game, record in zip(games, refined, strict=True)
@@ -54,7 +54,10 @@ def refine(
     return refined
 
 
-def _biased(records: Sequence[Interactions], bias_tol: float, max_contexts: int) -> list[int]:
+def biased_orders(
+    records: Sequence[Interactions], bias_tol: float = 0.02, max_contexts: int = 64
+) -> list[int]:
+    """The orders m whose bias diagnostic is above the tolerance and that may be doubled."""
     jackknifed = strength(records, "jackknife").S
     with np.errstate(divide="ignore", invalid="ignore"):
         # 0/0, a game without interactions, is NaN and not above any tolerance

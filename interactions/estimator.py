@@ -226,7 +226,7 @@ def _replicate_means(
     Also returns how many distinct coalitions were evaluated.
     """
     quads = [_with_and_without(contexts_PRWN, pairs_P2) for pairs_P2, contexts_PRWN in played]
-    coalitions_KN, which = _distinct(np.concatenate([quad.reshape(-1, game.n) for quad in quads]))
+    coalitions_KN, which = distinct(np.concatenate([quad.reshape(-1, game.n) for quad in quads]))
     values = game(torch.from_numpy(coalitions_KN)).numpy()[which]
     means, start = [], 0
     for quad in quads:
@@ -248,10 +248,17 @@ def _with_and_without(contexts_PRWN: Contexts, pairs_P2: Pairs) -> NDArray[np.bo
     return quads
 
 
-def _distinct(
+def distinct(
     coalitions_KN: NDArray[np.bool_],
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Distinct rows in order of first appearance, and for every row which of them it is."""
+    """Distinct coalitions in order of first appearance, and for every row which of them it is.
+
+    Args:
+        coalitions_KN: bool.
+
+    Returns:
+        The distinct rows, and an index ``(K,)`` into them.
+    """
     packed = np.packbits(coalitions_KN, axis=1)
     rows = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
     _, first, which = np.unique(rows, return_index=True, return_inverse=True)

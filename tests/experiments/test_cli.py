@@ -19,7 +19,7 @@ def a2mim(*arguments, cwd):
 def test_help_names_the_commands(tmp_path):
     done = a2mim("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for command in ("demo", "figures", "bench"):
+    for command in ("demo", "interactions", "figures", "bench"):
         assert command in done.stdout
 
 
@@ -36,6 +36,8 @@ def test_demo_help_names_the_options(tmp_path):
         (["demo", "--data", "folder:missing"], "found none at missing"),
         (["demo", "--seed", "-1"], "expected --seed of at least 0, got -1"),
         (["figures", "missing"], "expected a finished run"),
+        (["demo", "--lr", "inf"], "expected a finite --lr above 0"),
+        (["interactions", "resnet18", "--images", "missing"], "found none at missing"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message):

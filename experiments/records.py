@@ -1,0 +1,88 @@
+"""Measured images on disk: one small file each, written whole, read only for what it was made for.
+
+A record holds the replicate means (float32), pairs and orders of one image: about 10 kB, where
+logits would take 500 MB. Its name carries a hash of everything that decides its content, so a
+record of other settings, weights or pixels is never taken for this one's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experiments.results import write_atomic
+from interactions.estimator import Interactions
+
+
+def weights_hash(model: nn.Module) -> str:
+    """A hash of all parameters and buffers, with their names, types and shapes."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def record_key(settings: Mapping[str, object], image_CHW: Tensor, label: int) -> str:
+    """The name of a record: a hash of settings (with the weights' hash), pixels and label."""
+    digest = hashlib.blake2b(json.dumps(dict(settings), sort_keys=True, default=str).encode())
+    digest.update(f"{label} {tuple(image_CHW.shape)}".encode())
+    digest.update(_bytes(image_CHW))
+    return digest.hexdigest()[:24]
+
+
+def write_record(record: Interactions, path: Path) -> None:
+    """Write a record, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        allow_pickle=False,
+        image=np.array(record.image),
+        n=np.array(record.n),
+        pairs_P2=record.pairs_P2.astype(np.int32),
+        orders_O=record.orders_O.astype(np.int32),
+        replicates_PRO=record.replicates_PRO.astype(np.float32),
+        per_replicate=np.array(record.per_replicate),
+        forwards=np.array(record.forwards),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_record(path: Path) -> Interactions | None:
+    """A record, or None if there is none; a damaged file counts as none.
+
+    Values come back as the float32 they were stored in, also to the run that measured them, so that
+    a resumed run and an uninterrupted one compute with the same numbers.
+    """
+    try:
+        # Read first: np.load leaves a damaged file open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            return Interactions(
+                image=str(file["image"]),
+                n=int(file["n"]),
+                pairs_P2=file["pairs_P2"].astype(np.int64),
+                orders_O=file["orders_O"].astype(np.int64),
+                replicates_PRO=file["replicates_PRO"].astype(np.float64),
+                per_replicate=int(file["per_replicate"]),
+                forwards=int(file["forwards"]),
+            )
+    except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def shard(count: int, rank: int, world: int) -> Iterator[int]:
+    """The images of one of several processes: every ``world``-th."""
+    return iter(range(rank, count, world))
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
