@@ -22,6 +22,7 @@ from experiments.results import write_atomic
 from experiments.runs import UsageError, commit
 
 CPU_MODELS = ("vit_tiny_patch16_224", "resnet18")
+IMAGE_SIZE = 224
 GPU_MODELS = ("vit_small_patch16_224", "resnet50")
 SHORT = {"vit_tiny_patch16_224": "vit_tiny", "vit_small_patch16_224": "vit_small"}
 
@@ -50,7 +51,7 @@ def overhead(name: str, repeats: int, on_gpu: bool) -> dict[str, object]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model: nn.Module = create_model(name).to(device).eval()
-        image = torch.randn(3, 224, 224)
+        image = torch.randn(3, IMAGE_SIZE, IMAGE_SIZE)
     grid = ix.PatchGrid(14, 14)
     design = ix.Design(ix.NeighbourPairs(grid, count=pairs))
     game = ix.PatchGame(model, image, label=0, grid=grid, batch_size=batch_size)

@@ -97,8 +97,8 @@ assert torch.allclose(torch.tensor(every.mean_PO[pair]), torch.tensor(exact, dty
 
 # %%
 teams = {frozenset(range(k, k + 3)): 0.25 for k in range(12)}
-parity = [ix.toy.ParityGame(16, teams, image=f"image {s}") for s in range(40)]
-pairs = ix.NeighbourPairs(ix.PatchGrid(4, 4), radius=1, count=20)
+parity = [ix.toy.ParityGame(16, teams, image=f"image {s}") for s in range(16)]
+pairs = ix.NeighbourPairs(ix.PatchGrid(4, 4), radius=1, count=12)
 records = ix.measure(parity, ix.Design(pairs, ix.Windows(4, 1)))
 truth = ix.measure(parity, ix.Design(pairs, ix.AllContexts()))
 

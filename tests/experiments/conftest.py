@@ -12,6 +12,7 @@ TINY = {
     "images": 4,
     "pairs": 2,
     "occlusion_images": 6,
+    "max_test": 100,
     "device": "cpu",
 }
 

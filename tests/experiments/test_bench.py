@@ -19,6 +19,7 @@ def test_the_two_sides_take_turns_and_medians_are_taken(monkeypatch):
 
 def test_the_table(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CPU_MODELS", ("test_resnet",))
+    monkeypatch.setattr(module, "IMAGE_SIZE", 56)
     monkeypatch.setattr(module.torch.cuda, "is_available", lambda: False)
     bench(tmp_path / "bench", repeats=1)
     rows = pd.read_csv(tmp_path / "bench" / "cpu.csv")
