@@ -40,7 +40,7 @@ class DemoConfig:
     """cpu, cuda, or auto: cuda if there is one."""
     mask_ratio: float = 0.6
     """Hidden share of the blocks in pre-training."""
-    pretrain_steps: int = 500
+    pretrain_steps: int = 400
     """Steps of masked-image pre-training."""
     finetune_steps: int = 300
     """Steps of supervised training, for both arms."""
@@ -48,7 +48,7 @@ class DemoConfig:
     """Images per training step."""
     lr: float = 1e-3
     """Peak learning rate of pre-training and of supervised training."""
-    images: int = 40
+    images: int = 32
     """Test images whose interactions are measured."""
     pairs: int = 5
     """Pairs of neighbouring players per image."""
