@@ -86,7 +86,7 @@ def findings(rows: pd.DataFrame) -> list[str]:
         low, high = (f"{100 * share:g} %" for share in MIDDLE)
         for what, key, show in (
             ("test accuracy", "test accuracy", points),
-            (f"the strength J of middle orders ({low} to {high} of n−2)", "J", plain),
+            (f"the strength J of middle orders ({low} to {high} of n−2)", "J", signed),
             ("accuracy under random patch drop (area under the curve)", "patch drop", points),
         ):
             interval = found[key]
@@ -142,6 +142,11 @@ def points(interval: Interval) -> str:
         f"{100 * interval.estimate:+.1f} points "
         f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
     )
+
+
+def signed(interval: Interval) -> str:
+    """A difference with its interval."""
+    return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def plain(interval: Interval) -> str:
