@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from a2mim.data import IMAGE_SUFFIXES
 from experiments.configs.interactions import InteractionsConfig
 from experiments.figures import interaction_overlay
 from experiments.records import read_record, record_key, shard, weights_hash, write_record
-from experiments.results import strength_rows, write_table
+from experiments.results import per_image_rows, strength_rows, write_table
 from experiments.runs import UsageError, commit, finish_run, open_run, pick_device
 from interactions import plots
 from interactions.protocols import protocol
@@ -74,22 +75,31 @@ def interaction_curves(config: InteractionsConfig) -> None:
     if rank != 0:
         (work / f"done-{rank}").touch()  # this process reads no record any more
         return
-    rows = pd.concat(
-        [
-            strength_rows(
-                records,
-                _setting(config, design),
-                run="interactions",
-                model=subject.name,
-                weights=subject.weights,
-                dataset=config.images.resolve().name,
-                seed=design.seed,
-                commit=commit(),
+    tables = []
+    for subject, (records, floor) in zip(subjects, measured, strict=True):
+        setting = _setting(config, design)
+        common = {
+            "run": "interactions",
+            "model": subject.name,
+            "weights": subject.weights,
+            "dataset": config.images.resolve().name,
+            "seed": design.seed,
+            "commit": commit(),
+        }
+        tables.append(strength_rows(records, setting, **common))
+        floor_row = np.array([[floor]])
+        tables.append(
+            per_image_rows(
+                floor_row,
+                [records[0].image],
+                [0.0],
+                1,
+                measure="noise_floor",
+                setting=setting,
+                **common,
             )
-            for subject, records in zip(subjects, measured, strict=True)
-        ],
-        ignore_index=True,
-    )
+        )
+    rows = pd.concat(tables, ignore_index=True)
     write_table(rows, work / "rows.csv")
     with mpl.rc_context(plots.STYLE):
         figure = interaction_overlay(rows)
@@ -101,10 +111,10 @@ def interaction_curves(config: InteractionsConfig) -> None:
         (work / f"done-{other}").unlink()
     shutil.rmtree(work / "records")
     finish_run(work, config.out, settings, time.perf_counter() - start)
-    for subject, records in zip(subjects, measured, strict=True):
-        print(
-            f"\n{subject.name}: {len(records)} images, {sum(r.forwards for r in records)} forwards"
-        )
+    for subject, (records, floor) in zip(subjects, measured, strict=True):
+        forwards = sum(record.forwards for record in records)
+        print(f"\n{subject.name}: {len(records)} images, {forwards} forwards")
+        print(f"numerical noise floor of one difference: {floor:.1e}")
         print(ix.strength(records).to_frame().to_string(index=False, float_format="%.3f"))
     print(f"\nfigure: {config.out / 'interaction_curves.png'}")
 
@@ -118,8 +128,11 @@ def _measure(
     work: Path,
     rank: int,
     world: int,
-) -> Records:
-    """Records of all images of one model: read where they are, measured where they are not."""
+) -> tuple[Records, float]:
+    """Records of all images of one model, and the noise floor of the first.
+
+    Records are read where they are and measured where they are not.
+    """
     games, paths = [], []
     settings = {
         "design": repr(design),
@@ -174,7 +187,7 @@ def _measure(
     ):
         level += 1
         records = measured(level, orders, records)
-    return records
+    return records, _usable(partial(ix.noise_floor, games[0], design))
 
 
 def _design(config: InteractionsConfig) -> ix.Design:

@@ -12,6 +12,7 @@ from interactions import fills, toy
 from interactions.adaptive import biased_orders, refine
 from interactions.attribution import Marginals, ShapleyValues, marginals, shapley
 from interactions.contexts import IID, AllContexts, Windows
+from interactions.encoders import encoder_games
 from interactions.estimator import (
     PUBLISHED_RATIOS,
     Design,
@@ -27,6 +28,7 @@ from interactions.occlusion import OcclusionCurve, occlusion_curve, random_drop
 from interactions.pairs import AllPairs, NeighbourPairs, RandomPairs
 from interactions.patches import PatchGrid, hide, random_order
 from interactions.planner import Plan, VarianceParts, plan, variance_parts
+from interactions.precision import noise_floor
 from interactions.protocols import protocol
 from interactions.strength import ESTIMATORS, Interval, Strength, holm, strength, t_interval
 
@@ -56,12 +58,14 @@ __all__ = [
     "Windows",
     "add_replicates",
     "biased_orders",
+    "encoder_games",
     "fills",
     "hide",
     "holm",
     "marginals",
     "measure",
     "measure_one",
+    "noise_floor",
     "occlusion_curve",
     "order_weights",
     "orders_of",

@@ -155,7 +155,7 @@ def measure_one(game: Game, design: Design) -> Interactions:
                 # The empty and the full context exist once; one difference stands for all.
                 once = contexts_PRWN[:, :1, :1] if columns is ends else contexts_PRWN
                 played.append((o, chunk, once))
-        means, evaluated = _replicate_means(game, [(pairs_P2[c], x) for _, c, x in played])
+        means, evaluated = replicate_means(game, [(pairs_P2[c], x) for _, c, x in played])
         for (o, chunk, contexts_PRWN), mean_PR in zip(played, means, strict=True):
             replicates_PRO[chunk, :, o] = mean_PR
             per_replicate = max(per_replicate, contexts_PRWN.shape[2])
@@ -205,7 +205,7 @@ def add_replicates(
             (contexts,) = doubled.contexts.draw(
                 record.n, pairs_P2, [order], design.seed, record.image
             )
-            (mean_PR,), evaluated = _replicate_means(game, [(pairs_P2, contexts[:, have[o] :])])
+            (mean_PR,), evaluated = replicate_means(game, [(pairs_P2, contexts[:, have[o] :])])
             grown_PRO[chunk, have[o] : 2 * have[o], o] = mean_PR
             forwards += evaluated
     return replace(record, replicates_PRO=grown_PRO, forwards=forwards)
@@ -218,12 +218,17 @@ def _chunks(pairs_P2: Pairs, n: int, orders: Sequence[int], design: Design) -> l
     return [slice(start, start + step) for start in range(0, len(pairs_P2), step)]
 
 
-def _replicate_means(
+def replicate_means(
     game: Game, played: Sequence[tuple[Pairs, Contexts]]
 ) -> tuple[list[NDArray[np.float64]], int]:
-    """Means of Delta v over the contexts of each replicate, ``(P, R)`` for each that was played.
+    """Means of Delta v over the contexts of each replicate.
 
-    Also returns how many distinct coalitions were evaluated.
+    Args:
+        game: what is played.
+        played: pairs ``(P, 2)`` and contexts ``(P, R, W, N)``, of as many orders as wanted.
+
+    Returns:
+        The means ``(P, R)`` for each entry, and how many distinct coalitions were evaluated.
     """
     quads = [_with_and_without(contexts_PRWN, pairs_P2) for pairs_P2, contexts_PRWN in played]
     coalitions_KN, which = distinct(np.concatenate([quad.reshape(-1, game.n) for quad in quads]))

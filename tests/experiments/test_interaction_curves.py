@@ -87,7 +87,11 @@ def test_the_table_is_what_the_library_measures(config, images, weights, capsys)
     by_name = dict(zip(expected.images, expected.per_image_IO, strict=True))
     for name, row in zip(got.images, got.per_image_IO, strict=True):
         np.testing.assert_allclose(row, by_name[name], rtol=1e-3)
-    assert "3 images" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "3 images" in printed
+    assert "noise floor of one difference" in printed
+    floor = rows[rows["measure"] == "noise_floor"]["value"].item()
+    assert 0 < floor < 0.01 * got.S.min()
     assert sorted(p.name for p in config.out.iterdir()) == [
         *("config.json", "interaction_curves.png", "interaction_curves.svg", "rows.csv"),
     ]
