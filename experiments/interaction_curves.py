@@ -75,31 +75,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
     if rank != 0:
         (work / f"done-{rank}").touch()  # this process reads no record any more
         return
-    tables = []
-    for subject, (records, floor) in zip(subjects, measured, strict=True):
-        setting = _setting(config, design)
-        common = {
-            "run": "interactions",
-            "model": subject.name,
-            "weights": subject.weights,
-            "dataset": config.images.resolve().name,
-            "seed": design.seed,
-            "commit": commit(),
-        }
-        tables.append(strength_rows(records, setting, **common))
-        floor_row = np.array([[floor]])
-        tables.append(
-            per_image_rows(
-                floor_row,
-                [records[0].image],
-                [0.0],
-                1,
-                measure="noise_floor",
-                setting=setting,
-                **common,
-            )
-        )
-    rows = pd.concat(tables, ignore_index=True)
+    rows = _rows(config, design, subjects, measured)
     write_table(rows, work / "rows.csv")
     with mpl.rc_context(plots.STYLE):
         figure = interaction_overlay(rows)
@@ -117,6 +93,40 @@ def interaction_curves(config: InteractionsConfig) -> None:
         print(f"numerical noise floor of one difference: {floor:.1e}")
         print(ix.strength(records).to_frame().to_string(index=False, float_format="%.3f"))
     print(f"\nfigure: {config.out / 'interaction_curves.png'}")
+
+
+def _rows(
+    config: InteractionsConfig,
+    design: ix.Design,
+    subjects: list[Subject],
+    measured: list[tuple[Records, float]],
+) -> pd.DataFrame:
+    """Strengths, rho and noise floor of every network, as rows of the results table."""
+    setting = _setting(config, design)
+    tables = []
+    for subject, (records, floor) in zip(subjects, measured, strict=True):
+        common = {
+            "run": "interactions",
+            "model": subject.name,
+            "weights": subject.weights,
+            "dataset": config.images.resolve().name,
+            "seed": design.seed,
+            "commit": commit(),
+        }
+        probed = [records[0].image]
+        tables += [
+            strength_rows(records, setting, **common),
+            per_image_rows(
+                np.array([[floor]]),
+                probed,
+                at=[0.0],
+                samples=1,
+                measure="noise_floor",
+                setting=setting,
+                **common,
+            ),
+        ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _measure(

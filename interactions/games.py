@@ -97,7 +97,8 @@ class PatchGame:
         image: the image's name, for random draws and error messages.
         fill: what hidden patches become.
         reward: from logits and label to the value.
-        batch_size: how many masked images go through the model at once.
+        batch_size: how many masked images go through the model at once; halved as long as the
+            device has not memory enough.
     """
 
     model: nn.Module
@@ -139,11 +140,19 @@ class PatchGame:
         with torch.inference_mode():
             images_1CHW = self.image_CHW[None].to(device)
             filled = self.fill(images_1CHW)
-            for start in range(0, len(coalitions_KN), self.batch_size):
-                chunk_KN = coalitions_KN[start : start + self.batch_size]
-                logits = self.model(hide(images_1CHW, chunk_KN.to(device), self.grid, filled))
+            start, size = 0, self.batch_size
+            while start < len(coalitions_KN):
+                chunk_KN = coalitions_KN[start : start + size]
+                try:
+                    logits = self.model(hide(images_1CHW, chunk_KN.to(device), self.grid, filled))
+                except torch.OutOfMemoryError:
+                    if size == 1:
+                        raise
+                    size //= 2
+                    continue
                 self._check(logits)
                 values.append(self.reward(logits, self.label))
+                start += len(chunk_KN)
         values_K = torch.cat(values).cpu() if values else torch.empty(0, dtype=torch.float64)
         if not values_K.isfinite().all():
             raise ValueError(f"image {self.image}: the model gave values that are not finite")

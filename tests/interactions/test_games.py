@@ -106,6 +106,37 @@ def test_no_coalitions_no_values():
     assert game(torch.zeros(0, 16, dtype=torch.bool)).shape == (0,)
 
 
+class Small(nn.Module):
+    """A model on a device with room for three images."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, images):
+        self.sizes.append(len(images))
+        if len(images) > 3:
+            raise torch.OutOfMemoryError
+        return images.flatten(1)[:, :2]
+
+
+def test_batches_shrink_until_they_fit():
+    image, coalitions = make_images(1)[0], make_coalitions(8, 16)
+    model = Small().eval()
+    values = PatchGame(model, image, 0, GRID, batch_size=8)(coalitions)
+    assert model.sizes == [8, 4, 2, 2, 2, 2]
+    torch.testing.assert_close(values, PatchGame(model, image, 0, GRID, batch_size=1)(coalitions))
+
+
+def test_a_device_without_room_for_one_image_is_an_error():
+    class Full(nn.Module):
+        def forward(self, images):
+            raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        PatchGame(Full().eval(), make_images(1)[0], 0, GRID)(make_coalitions(2, 16))
+
+
 class Broken(nn.Module):
     def __init__(self, output):
         super().__init__()
