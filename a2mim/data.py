@@ -11,10 +11,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -230,17 +234,28 @@ def _read(
     return ImageSet(torch.stack(pixels), torch.tensor(labels), names, classes)
 
 
-def _decode(file: Path, size: int) -> Tensor:
-    from PIL import Image, ImageOps
+def read_image(file: Path) -> Image:
+    """One image file in RGB.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    from PIL import Image
 
     damaged = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
     try:
         with warnings.catch_warnings(), Image.open(file) as image:
             warnings.simplefilter("ignore")  # what Pillow remarks on files that it can read
-            # fit = scale the short side, crop the centre
-            fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+            return image.convert("RGB")
     except damaged as error:
         raise DataError(f"expected an image, cannot read {file}: {error}") from error
+
+
+def _decode(file: Path, size: int) -> Tensor:
+    from PIL import Image, ImageOps
+
+    # fit = scale the short side, crop the centre
+    fitted = ImageOps.fit(read_image(file), (size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
 
 

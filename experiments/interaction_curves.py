@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import shutil
 import sys
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import interactions as ix
-from a2mim.data import IMAGE_SUFFIXES
+from a2mim.data import IMAGE_SUFFIXES, DataError, read_image
 from experiments.configs.interactions import InteractionsConfig
 from experiments.figures import interaction_overlay
 from experiments.records import read_record, record_key, shard, weights_hash, write_record
@@ -151,7 +152,7 @@ def _measure(
         "fill": config.fill,
     }
     for index, (file, name) in enumerate(zip(files, truth, strict=True)):
-        image = _read(file, subject)
+        image = subject.transform(_usable(partial(read_image, file)))
         label = truth[name]
         label = _predict(subject, image, config) if label is None else label
         game = partial(
@@ -197,7 +198,9 @@ def _measure(
     ):
         level += 1
         records = measured(level, orders, records)
-    return records, _usable(partial(ix.noise_floor, games[0], design))
+    # Only the first process reports.
+    floor = math.nan if rank else _usable(partial(ix.noise_floor, games[0], design))
+    return records, floor
 
 
 def _design(config: InteractionsConfig) -> ix.Design:
@@ -337,16 +340,6 @@ def _state(path: Path) -> dict[str, Tensor]:
     return state.get("state_dict", state)
 
 
-def _read(file: Path, subject: Subject) -> Tensor:
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            return subject.transform(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"expected an image, cannot read {file}: {error}") from error
-
-
 @torch.inference_mode()
 def _predict(subject: Subject, image_CHW: Tensor, config: InteractionsConfig) -> int:
     return int(subject.model(image_CHW[None].to(config.device)).argmax())
@@ -356,7 +349,7 @@ def _usable(work: Callable[[], T]) -> T:
     """What the library refuses with a reason is the user's input, not a fault."""
     try:
         return work()
-    except ValueError as error:
+    except (ValueError, DataError) as error:
         raise UsageError(str(error)) from error
 
 

@@ -145,8 +145,8 @@ def marginals_of(game: Game, orders: Sequence[int], permutations_RQ: Permutation
         ValueError: if ``orders`` or ``permutations_RQ`` are not such.
     """
     n = game.n
-    distinct = len(orders) > 0 and len(set(orders)) == len(orders)
-    if not distinct or not all(0 <= m < n for m in orders):
+    unrepeated = len(orders) > 0 and len(set(orders)) == len(orders)
+    if not unrepeated or not all(0 <= m < n for m in orders):
         raise ValueError(f"expected distinct orders from 0 to {n - 1}, got {tuple(orders)}")
     places_RN = _places(permutations_RQ, n)
 

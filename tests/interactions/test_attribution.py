@@ -26,18 +26,6 @@ def random_game(n, seed=0):
 GAMES = [PARITY, TEAMS, random_game(8)]
 
 
-class Counting:
-    """A game that counts what it is asked."""
-
-    def __init__(self, game):
-        self.game, self.n, self.image = game, game.n, game.image
-        self.asked = []
-
-    def __call__(self, coalitions):
-        self.asked.append(coalitions.clone())
-        return self.game(coalitions)
-
-
 # Closed forms
 
 
@@ -181,9 +169,9 @@ def test_dummy_players_get_their_worth_and_alike_players_the_same_law():
 # Work and keys
 
 
-def test_no_coalition_is_asked_for_twice():
+def test_no_coalition_is_asked_for_twice(counting):
     for run in (lambda game: shapley(game, 20), lambda game: marginals(game, range(8), 20)):
-        game = Counting(GAMES[2])
+        game = counting(GAMES[2])
         record = run(game)
         asked = torch.cat(game.asked)
         assert len(torch.unique(asked, dim=0)) == len(asked) == record.forwards

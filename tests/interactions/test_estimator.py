@@ -17,18 +17,6 @@ GAMES = [
 ]
 
 
-class Counting:
-    """A game that counts what it is asked."""
-
-    def __init__(self, game):
-        self.game, self.n, self.image = game, game.n, game.image
-        self.asked = []
-
-    def __call__(self, coalitions):
-        self.asked.append(coalitions.clone())
-        return self.game(coalitions)
-
-
 def truth(game, record):
     return np.array(
         [[game.interaction(i, j, m) for m in record.orders_O] for i, j in record.pairs_P2]
@@ -80,16 +68,16 @@ def test_additive_games_have_no_interactions_and_the_ends_are_exact():
     )
 
 
-def test_no_coalition_is_asked_for_twice():
-    game = Counting(GAMES[1])
+def test_no_coalition_is_asked_for_twice(counting):
+    game = counting(GAMES[1])
     record = ix.measure_one(game, ix.Design(ix.AllPairs(), ratios=ALL_RATIOS_8))
     asked = torch.cat(game.asked)
     assert len(torch.unique(asked, dim=0)) == len(asked) == record.forwards
     assert record.forwards <= 256
 
 
-def test_the_coalitions_of_a_difference_stay_side_by_side():
-    game = Counting(ix.toy.SizeGame(64, float))
+def test_the_coalitions_of_a_difference_stay_side_by_side(counting):
+    game = counting(ix.toy.SizeGame(64, float))
     ix.measure_one(game, ix.Design(ix.RandomPairs(3), ratios=(0.5,)))
     (asked,) = game.asked
     sizes = asked.sum(dim=1).reshape(-1, 4)
