@@ -97,14 +97,22 @@ assert torch.allclose(torch.tensor(every.mean_PO[pair]), torch.tensor(exact, dty
 
 # %%
 teams = {frozenset(range(k, k + 3)): 0.25 for k in range(12)}
-parity = [ix.toy.ParityGame(16, teams, image=f"image {s}") for s in range(16)]
-pairs = ix.NeighbourPairs(ix.PatchGrid(4, 4), radius=1, count=12)
+parity = [ix.toy.ParityGame(16, teams, image=f"image {s}") for s in range(40)]
+pairs = ix.NeighbourPairs(ix.PatchGrid(4, 4), radius=1, count=20)
 records = ix.measure(parity, ix.Design(pairs, ix.Windows(4, 1)))
-truth = ix.measure(parity, ix.Design(pairs, ix.AllContexts()))
+truth = [
+    sum(
+        abs(game.interaction(int(i), int(j), int(m)))
+        for game, record in zip(parity, records, strict=True)
+        for i, j in record.pairs_P2
+    )
+    / (40 * 20)
+    for m in records[0].orders_O
+]
 
 figure, ax = plt.subplots(figsize=(5, 3), layout="constrained")
-x = ix.strength(truth, "plug_in").ratios_O
-ax.plot(x, ix.strength(truth, "plug_in").S, color=plots.COLOURS[0], label="all contexts (truth)")
+x = ix.strength(records).ratios_O
+ax.plot(x, truth, color=plots.COLOURS[0], label="closed form")
 ax.plot(x, ix.strength(records, "plug_in").S, "o--", color=plots.COLOURS[2], label="plug-in, K = 4")
 ax.plot(x, ix.strength(records).S, "o", color=plots.COLOURS[1], label="jackknife, K = 4")
 ax.set(xlabel="order m / (n−2)", ylabel="strength S", ylim=(0, None))
