@@ -54,7 +54,7 @@ def overhead(name: str, repeats: int, on_gpu: bool) -> dict[str, object]:
         image = torch.randn(3, IMAGE_SIZE, IMAGE_SIZE)
     grid = ix.PatchGrid(14, 14)
     design = ix.Design(ix.NeighbourPairs(grid, count=pairs))
-    game = ix.PatchGame(model, image, label=0, grid=grid, batch_size=batch_size)
+    game = ix.PatchGame(model, image, label=0, players=grid, batch_size=batch_size)
     forwards = ix.measure_one(game, design).forwards  # also warms up
     batches = [batch_size] * (forwards // batch_size) + [forwards % batch_size] * bool(
         forwards % batch_size

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +39,8 @@ def record_key(settings: Mapping[str, object], image_CHW: Tensor, label: int) ->
     return digest.hexdigest()[:24]
 
 
-def write_record(record: Interactions, path: Path) -> None:
-    """Write a record, whole or not at all."""
+def write_record(record: Interactions, path: Path, label: int) -> None:
+    """Write a record and the class that was played for, whole or not at all."""
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -52,6 +52,7 @@ def write_record(record: Interactions, path: Path) -> None:
         replicates_PRO=record.replicates_PRO.astype(np.float32),
         per_replicate=np.array(record.per_replicate),
         forwards=np.array(record.forwards),
+        label=np.array(label),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, buffer.getvalue())
@@ -77,6 +78,42 @@ def read_record(path: Path) -> Interactions | None:
             )
     except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def read_records(folder: Path) -> list[Interactions]:
+    """The records of one network of a finished run: ``<run>/records/<model and weights>``.
+
+    With them every estimator of :func:`interactions.strength` can be had without the network.
+
+    Raises:
+        ValueError: if there is none, or one is damaged.
+    """
+    paths = sorted(folder.glob("*.npz"))
+    records = [read_record(path) for path in paths]
+    if not paths or None in records:
+        raise ValueError(f"expected whole records in {folder}, found {len(paths)} files")
+    return [record for record in records if record is not None]
+
+
+def tidy_records(folder: Path, used: Collection[Path]) -> None:
+    """Remove what no result is made of: pilots, and records that later ones go on from.
+
+    Of the records of one image only the one with most contexts is kept.
+
+    Args:
+        folder: of the records of a finished run.
+        used: the records that its results are made of, with all their levels, by their paths when
+            they were written.
+    """
+    last = {path.stem.rsplit("-", 1)[0]: path for path in sorted(used, key=_level)}
+    keep = {(path.parent.name, path.name) for path in last.values()}
+    for path in folder.glob("*/*.npz*"):
+        if (path.parent.name, path.name) not in keep:
+            path.unlink()
+
+
+def _level(path: Path) -> int:
+    return int(path.stem.rsplit("-", 1)[1])
 
 
 def shard(count: int, rank: int, world: int) -> Iterator[int]:

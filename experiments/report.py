@@ -15,11 +15,7 @@ import pandas as pd
 from experiments.figures import draw_all, named, networks, of
 from experiments.results import occlusion_from, read_table, strength_from, write_atomic
 from experiments.runs import UsageError, is_run
-from interactions.strength import Interval, t_interval
-
-MIDDLE = (0.1, 0.5)
-"""Middle orders as shares of n-2: where A2MIM's figure 1 is described as showing the gain of
-pre-training (from 0.05 n or 0.1 n to about 0.5 n)."""
+from interactions.strength import MIDDLE, Interval, t_interval
 
 CAPTIONS = {
     "interaction_curves": (

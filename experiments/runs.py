@@ -73,12 +73,13 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def open_run(out: Path, config: Mapping[str, object]) -> Path:
+def open_run(out: Path, config: Mapping[str, object], *, resume: bool = True) -> Path:
     """The work folder of a run, new or with what an interrupted run of the same command left.
 
     Args:
         out: where the finished run will be.
         config: everything that decides the result.
+        resume: whether to go on with what is left; else it is removed.
 
     Raises:
         UsageError: if ``out`` exists and is not a run folder, or cannot be written.
@@ -93,6 +94,8 @@ def open_run(out: Path, config: Mapping[str, object]) -> Path:
     key = hashlib.blake2b(settings.encode(), digest_size=4).hexdigest()
     work = out.with_name(f"{out.name}.{key}.partial")
     try:
+        if not resume and work.exists():
+            shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write to {out.parent}: {error.strerror}") from error

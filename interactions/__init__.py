@@ -26,17 +26,20 @@ from interactions.exact import ExactGame, order_weights, value_table
 from interactions.games import REWARDS, Game, PatchGame, PatchGames
 from interactions.occlusion import OcclusionCurve, occlusion_curve, random_drop
 from interactions.pairs import AllPairs, NeighbourPairs, RandomPairs
-from interactions.patches import PatchGrid, hide, random_order
+from interactions.patches import PatchGrid, Players, hide, random_order
 from interactions.planner import Plan, VarianceParts, plan, variance_parts
 from interactions.precision import noise_floor
 from interactions.protocols import protocol
 from interactions.strength import ESTIMATORS, Interval, Strength, holm, strength, t_interval
+from interactions.superpixels import AdjacentPairs, PlayerMap, superpixels
+from interactions.token_drop import TokenDropGame
 
 __all__ = [
     "ESTIMATORS",
     "IID",
     "PUBLISHED_RATIOS",
     "REWARDS",
+    "AdjacentPairs",
     "AllContexts",
     "AllPairs",
     "Design",
@@ -51,9 +54,12 @@ __all__ = [
     "PatchGames",
     "PatchGrid",
     "Plan",
+    "PlayerMap",
+    "Players",
     "RandomPairs",
     "ShapleyValues",
     "Strength",
+    "TokenDropGame",
     "VarianceParts",
     "Windows",
     "add_replicates",
@@ -76,6 +82,7 @@ __all__ = [
     "refine",
     "shapley",
     "strength",
+    "superpixels",
     "t_interval",
     "toy",
     "value_table",

@@ -4,9 +4,12 @@ With g the features of a masked image x_S, x_N the whole image and x_0 the image
 
     projection   v(S) = <g(x_S) - g(x_0), u>,   u = (g(x_N) - g(x_0)) / ||g(x_N) - g(x_0)||
     cosine       v(S) = cos(g(x_S), g(x_N))
+    features     v(S) = g(x_S), a vector
 
 The projection is linear in the features, 0 for the empty coalition and the default; the cosine is
-bounded, so its second differences shrink near the whole image as those of a probability do.
+bounded, so its second differences shrink near the whole image as those of a probability do. The
+features themselves make a game of vectors, whose strength is a mean length ||I^(m)||; its square
+has an exact U-statistic (``strength(records, "rms")``).
 
 Shapes: B masked images, D features, C channels, H x W pixels, N players.
 """
@@ -21,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from interactions import fills
-from interactions.games import PatchGame, PatchGames, Reward, device_of
-from interactions.patches import PatchGrid, hide
+from interactions.forwards import Precision, arithmetic, device_of
+from interactions.games import PatchGame, PatchGames, Reward
+from interactions.patches import Players, hide
 
 
 def projection(whole_D: Tensor, empty_D: Tensor) -> Reward:
@@ -38,7 +42,8 @@ def projection(whole_D: Tensor, empty_D: Tensor) -> Reward:
     direction_D = difference_D / length
 
     def reward(features_BD: Tensor, label: int) -> Tensor:
-        return (features_BD.double() - empty_D.double()) @ direction_D
+        device = features_BD.device  # a game may be played again on another one
+        return (features_BD.double() - empty_D.double().to(device)) @ direction_D.to(device)
 
     return reward
 
@@ -53,20 +58,27 @@ def cosine(whole_D: Tensor) -> Reward:
         raise ValueError("expected features of the whole image, got only zeros")
 
     def reward(features_BD: Tensor, label: int) -> Tensor:
-        return torch.cosine_similarity(features_BD.double(), whole_D.double()[None], dim=1)
+        whole_1D = whole_D.double()[None].to(features_BD.device)
+        return torch.cosine_similarity(features_BD.double(), whole_1D, dim=1)
 
     return reward
+
+
+def features(features_BD: Tensor, label: int) -> Tensor:
+    """The features themselves: the reward of a game of vectors."""
+    return features_BD.double()
 
 
 def encoder_games(
     encoder: nn.Module,
     images_BCHW: Tensor,
-    grid: PatchGrid,
+    players: Players,
     *,
-    kind: Literal["projection", "cosine"] = "projection",
+    kind: Literal["projection", "cosine", "features"] = "projection",
     names: Sequence[str] | None = None,
     fill: fills.Fill = fills.zero,
-    batch_size: int = 256,
+    batch_size: int | None = None,
+    precision: Precision = "float32",
 ) -> list[PatchGame]:
     """One game per image for an encoder, as ``PatchGames`` are for a classifier.
 
@@ -74,35 +86,40 @@ def encoder_games(
         encoder: maps images to features ``(B, D)``, such as a timm model with ``num_classes=0``; in
             eval mode.
         images_BCHW: images ready for the encoder.
-        grid: the players.
+        players: the regions of all images.
         kind: the reward.
         names: one name per image; ``"0"``, ``"1"``, ... if left out.
         fill: what hidden patches become.
-        batch_size: how many masked images go through the encoder at once.
+        batch_size: as in :class:`~interactions.games.PatchGame`.
+        precision: as in :class:`~interactions.games.PatchGame`.
 
     Raises:
         ValueError: for an unknown reward, features that are not ``(B, D)``, or features that do
             not depend on the image.
     """
-    if kind not in ("projection", "cosine"):
-        raise ValueError(f"expected the reward 'projection' or 'cosine', got {kind!r}")
+    if kind not in ("projection", "cosine", "features"):
+        raise ValueError(f"expected the reward 'projection', 'cosine' or 'features', got {kind!r}")
     games = PatchGames(
-        encoder, images_BCHW, [0] * len(images_BCHW), grid, names, fill, batch_size=batch_size
+        encoder, images_BCHW, 0, players, names, fill, features, batch_size, precision
     )
-    ends = torch.stack([torch.ones(grid.n), torch.zeros(grid.n)]).bool()
+    ends = torch.stack([torch.ones(players.n), torch.zeros(players.n)]).bool()
     made = []
     for game in games:
         image = game.image_CHW[None].to(device_of(encoder))
-        with torch.inference_mode():
-            features = encoder(hide(image, ends.to(image.device), grid, fill(image)))
-        if features.ndim != 2:
+        with torch.inference_mode(), arithmetic("float32", image.device):
+            features_2D = encoder(hide(image, ends.to(image.device), players, fill(image)))
+        if features_2D.ndim != 2:
             raise ValueError(
-                f"expected an encoder that gives features (B, D), got {tuple(features.shape)}; "
+                f"expected an encoder that gives features (B, D), got {tuple(features_2D.shape)}; "
                 "pool tokens or maps first"
             )
-        whole_D, empty_D = features.clone()
+        whole_D, empty_D = features_2D.clone()
+        reward: Reward = features
         try:
-            reward = projection(whole_D, empty_D) if kind == "projection" else cosine(whole_D)
+            if kind == "projection":
+                reward = projection(whole_D, empty_D)
+            elif kind == "cosine":
+                reward = cosine(whole_D)
         except ValueError as error:
             raise ValueError(f"image {game.image}: {error}") from error
         made.append(replace(game, reward=reward))

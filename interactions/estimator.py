@@ -8,7 +8,8 @@ difference are evaluated for it: on networks v varies several times more than De
 pairing is what removes that variance. They are handed to the game side by side, so that but for
 those that a batch border separates they go through the same kernels together.
 
-Shapes: P pairs, O orders, R replicates, W contexts in a replicate, N players, K coalitions.
+Shapes: P pairs, O orders, R replicates, W contexts in a replicate, N players, K coalitions,
+D coordinates of a value that is a vector.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ class Interactions:
         orders_O: the orders m.
         replicates_PRO: float64, one unbiased estimate of I^(m)(i, j) per replicate; replicates are
             independent, except at m = 0 and m = n-2, where there is one context and all are exact.
-            NaN where an order has fewer replicates than the one with the most.
+            NaN where an order has fewer replicates than the one with the most. ``(P, R, O, D)`` for
+            a game of vectors, D at most R: the replicates of a pair and order in an orthonormal
+            basis of their span, so that lengths and inner products are those of the full vectors.
         per_replicate: contexts W in one replicate (at the orders that have that many).
         forwards: distinct coalitions that were evaluated.
     """
@@ -95,13 +98,14 @@ class Interactions:
 
     @property
     def mean_PO(self) -> NDArray[np.float64]:
-        """The unbiased estimate of I^(m)(i, j)."""
+        """The unbiased estimate of I^(m)(i, j); with one more axis for vectors."""
         return np.nanmean(self.replicates_PRO, axis=1)
 
     def replicates(self, o: int) -> NDArray[np.float64]:
-        """The replicates ``(P, R)`` of the o-th order, as many as it has."""
+        """The replicates ``(P, R)`` of the o-th order, as many as it has; vectors ``(P, R, D)``."""
         replicates_PR = self.replicates_PRO[:, :, o]
-        return replicates_PR[:, ~np.isnan(replicates_PR[0])]
+        missing_R = np.isnan(replicates_PR[0]).reshape(replicates_PR.shape[1], -1).any(axis=1)
+        return replicates_PR[:, ~missing_R]
 
 
 def measure(games: Iterable[Game], design: Design) -> list[Interactions]:
@@ -136,16 +140,21 @@ def measure_one(game: Game, design: Design) -> Interactions:
         raise ValueError(f"expected a game of at least 3 players, got {n}")
     pairs_P2 = design.pairs.draw(n, design.seed, game.image)
     orders = orders_of(design.ratios, n)
-    replicates_PRO = np.empty((len(pairs_P2), design.contexts.replicates, len(orders)))
     inner = [o for o, order in enumerate(orders) if 0 < order < n - 2]
     ends = [o for o in range(len(orders)) if o not in inner]
     # The two ends share most of their coalitions between pairs: they go through in one piece, with
-    # the first chunk of the rest.
+    # the first chunk of the rest unless they are played in another arithmetic.
     chunks = _chunks(pairs_P2, n, [orders[o] for o in inner], design)
-    pieces = [[(inner, chunk)] for chunk in chunks]
-    pieces[0].append((ends, slice(None)))
-    forwards, per_replicate = 0, 1
-    for piece in pieces:
+    precise = getattr(game, "precise", game)
+    pieces = [(game, [(inner, chunk)]) for chunk in chunks]
+    if precise is game:
+        pieces[0][1].append((ends, slice(None)))
+    else:
+        pieces.append((precise, [(ends, slice(None))]))
+    R, forwards, per_replicate = design.contexts.replicates, 0, 1
+    shape: tuple[int, ...] = (len(pairs_P2), R, len(orders))
+    replicates_PRO = np.empty(shape)
+    for player, piece in pieces:
         played = []
         for columns, chunk in piece:
             contexts = design.contexts.draw(
@@ -155,8 +164,13 @@ def measure_one(game: Game, design: Design) -> Interactions:
                 # The empty and the full context exist once; one difference stands for all.
                 once = contexts_PRWN[:, :1, :1] if columns is ends else contexts_PRWN
                 played.append((o, chunk, once))
-        means, evaluated = replicate_means(game, [(pairs_P2[c], x) for _, c, x in played])
+        means, evaluated = replicate_means(player, [(pairs_P2[c], x) for _, c, x in played])
         for (o, chunk, contexts_PRWN), mean_PR in zip(played, means, strict=True):
+            if mean_PR.ndim == 3:  # a game of vectors
+                size = min(R, mean_PR.shape[2])
+                if replicates_PRO.ndim == 3:
+                    replicates_PRO = np.empty((*shape, size))
+                mean_PR = _in_own_basis(mean_PR, size)
             replicates_PRO[chunk, :, o] = mean_PR
             per_replicate = max(per_replicate, contexts_PRWN.shape[2])
         forwards += evaluated
@@ -185,8 +199,14 @@ def add_replicates(
         orders: orders m, neither 0 nor n-2.
 
     Raises:
-        ValueError: if the contexts of the design have no replicates to add.
+        ValueError: if the contexts of the design have no replicates to add, or the game's values
+            are vectors.
     """
+    if record.replicates_PRO.ndim == 4:
+        raise ValueError(
+            "expected a game of numbers to add replicates to, got one of vectors, of which only "
+            "lengths and inner products are kept; measure it with more replicates instead"
+        )
     if not isinstance(design.contexts, Windows | IID):
         raise ValueError("expected contexts drawn at random (Windows or IID) to draw more of")
     columns = [int(np.flatnonzero(record.orders_O == order)[0]) for order in orders]
@@ -228,7 +248,8 @@ def replicate_means(
         played: pairs ``(P, 2)`` and contexts ``(P, R, W, N)``, of as many orders as wanted.
 
     Returns:
-        The means ``(P, R)`` for each entry, and how many distinct coalitions were evaluated.
+        The means ``(P, R)``, or ``(P, R, D)`` of vectors, for each entry, and how many distinct
+        coalitions were evaluated.
     """
     quads = [_with_and_without(contexts_PRWN, pairs_P2) for pairs_P2, contexts_PRWN in played]
     coalitions_KN, which = distinct(np.concatenate([quad.reshape(-1, game.n) for quad in quads]))
@@ -236,12 +257,19 @@ def replicate_means(
     means, start = [], 0
     for quad in quads:
         stop = start + quad[..., 0].size
-        both, only_i, only_j, neither = np.moveaxis(
-            values[start:stop].reshape(quad.shape[:-1]), -1, 0
-        )
+        values_PRW4 = values[start:stop].reshape(quad.shape[:-1] + values.shape[1:])
+        both, only_i, only_j, neither = np.moveaxis(values_PRW4, 3, 0)
         means.append((both - only_i - only_j + neither).mean(axis=2))
         start = stop
     return means, len(coalitions_KN)
+
+
+def _in_own_basis(vectors_PRD: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """The R vectors of each pair in an orthonormal basis of their span, ``(P, R, size)``."""
+    upper = np.asarray(np.linalg.qr(vectors_PRD.swapaxes(1, 2), mode="r"))
+    padded = np.zeros((*vectors_PRD.shape[:2], size))
+    padded[:, :, : upper.shape[1]] = upper.swapaxes(1, 2)
+    return padded
 
 
 def _with_and_without(contexts_PRWN: Contexts, pairs_P2: Pairs) -> NDArray[np.bool_]:

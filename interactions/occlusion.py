@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interactions import fills
-from interactions.games import device_of
+from interactions.forwards import device_of
 from interactions.patches import PatchGrid, hide, random_order
 from interactions.strength import Interval, t_interval
 

@@ -48,7 +48,7 @@ class RandomPairs:
 
     def draw(self, n: int, seed: int, image: str) -> Pairs:
         """``count`` distinct pairs."""
-        return _choose(AllPairs().draw(n, seed, image), self.count, seed, image)
+        return choose(AllPairs().draw(n, seed, image), self.count, seed, image)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class NeighbourPairs:
             raise ValueError(f"expected a game over the grid's {self.grid.n} players, got {n}")
         candidates = self.candidates()
         if self.law == "uniform":
-            return _choose(candidates, self.count, seed, image)
+            return choose(candidates, self.count, seed, image)
         return self._draw_clamped(len(candidates), seed, image)
 
     def _draw_clamped(self, available: int, seed: int, image: str) -> Pairs:
@@ -111,7 +111,12 @@ class NeighbourPairs:
         return np.array(list(chosen), dtype=np.int64)
 
 
-def _choose(candidates: Pairs, count: int, seed: int, image: str) -> Pairs:
+def choose(candidates: Pairs, count: int, seed: int, image: str) -> Pairs:
+    """``count`` of the candidates, drawn uniformly, without replacement, by seed and image.
+
+    Raises:
+        ValueError: if there are fewer candidates, or none are asked for.
+    """
     _check_count(count, len(candidates))
     return candidates[permutation(len(candidates), "pairs", seed, image)[:count]]
 

@@ -1,4 +1,4 @@
-"""Players of the game: the cells of a grid over an image.
+"""Players of the game: regions of an image that are seen or hidden as a whole.
 
 Shapes: B images, C channels, H x W pixels, N players, p x q pixels per cell.
 One polarity everywhere: ``visible`` is boolean and True keeps the original pixels.
@@ -8,12 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from interactions.keys import Key, raw_words
+
+
+class Players(Protocol):
+    """A division of an image into regions: a grid, or superpixels."""
+
+    @property
+    def n(self) -> int:
+        """The number of players."""
+        ...
+
+    def check_image(self, height: int, width: int) -> None:
+        """Raise a ValueError if an image of this size cannot be divided so."""
+        ...
+
+    def pixels(self, visible_BN: Tensor, height: int, width: int) -> Tensor:
+        """Spread visibility from players to pixels: bool ``(B, N)`` -> bool ``(B, 1, H, W)``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,6 +67,10 @@ class PatchGrid:
                 f"got {height} x {width} pixels; resize the image or choose another grid"
             )
         return height // self.rows, width // self.cols
+
+    def check_image(self, height: int, width: int) -> None:
+        """Raise a ValueError if the grid does not divide an image of this size."""
+        self.cell_size(height, width)
 
     def pixels(self, visible_BN: Tensor, height: int, width: int) -> Tensor:
         """Spread visibility from players to pixels.
@@ -102,20 +124,20 @@ class PatchGrid:
             )
 
 
-def hide(images_BCHW: Tensor, visible_BN: Tensor, grid: PatchGrid, fill: Tensor) -> Tensor:
-    """Replace the pixels of hidden cells.
+def hide(images_BCHW: Tensor, visible_BN: Tensor, players: Players, fill: Tensor) -> Tensor:
+    """Replace the pixels of hidden players.
 
     Args:
         images_BCHW: the images; B may be 1 with many rows of ``visible_BN``.
-        visible_BN: bool, True keeps the cell.
-        grid: the players.
+        visible_BN: bool, True keeps the player's pixels.
+        players: the regions.
         fill: what hidden pixels become; broadcasts to the images (see :mod:`interactions.fills`).
 
     Returns:
         ``(B, C, H, W)``, a new tensor; visible pixels are bit-identical to the input.
     """
     H, W = images_BCHW.shape[-2:]
-    return torch.where(grid.pixels(visible_BN, H, W), images_BCHW, fill)
+    return torch.where(players.pixels(visible_BN, H, W), images_BCHW, fill)
 
 
 def random_order(n: int, images: Sequence[Key], seed: int, *key: Key) -> Tensor:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interactions.estimator import Interactions
-from interactions.strength import strength
+from interactions.strength import along, strength
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,11 @@ def variance_parts(pilot: Sequence[Interactions]) -> VarianceParts:
     image_means, pair_variances, context_variances = [], [], []
     for record in pilot:
         x_PRO = record.replicates_PRO[:, :R]
-        signed_PRO = x_PRO * np.sign(x_PRO.mean(axis=1, keepdims=True))
+        signed_PRO = np.empty(x_PRO.shape[:3])
+        for o in range(x_PRO.shape[2]):
+            mean_P = x_PRO[:, :, o].mean(axis=1)
+            for r in range(R):
+                signed_PRO[:, r, o] = along(x_PRO[:, r, o], mean_P)
         u_PRO = (signed_PRO - J * signed_PRO.mean(axis=2, keepdims=True)) / scale
         u_PO = u_PRO.mean(axis=1)
         context = u_PRO.var(axis=1, ddof=1).mean(axis=0)
@@ -99,42 +103,63 @@ def variance_parts(pilot: Sequence[Interactions]) -> VarianceParts:
 
 def plan(
     pilot: Sequence[Interactions],
-    se: float,
+    se: float | None = None,
     *,
+    budget: int | None = None,
+    others: Sequence[Sequence[Interactions]] = (),
     replicates: Sequence[int] = (4, 8, 16),
     max_pairs: int = 200,
     max_images: int = 1_000_000,
 ) -> Plan:
-    """The cheapest design whose standard error of J is at most ``se`` at every order.
+    """The design that reaches a precision at the lowest cost, or the most precise within a budget.
+
+    The standard error of a design is its largest over the orders.
 
     Args:
         pilot: a measurement with the same grid and orders; see :func:`variance_parts`.
         se: wanted standard error of J, whose mean is 1.
+        budget: forwards that may be spent on a network, instead of ``se``.
+        others: pilots of further networks, for which the design has to be good as well.
         replicates: numbers of replicates to choose from; fewer are cheaper and more biased.
         max_pairs: the most pairs per image.
         max_images: the most images there are.
 
     Raises:
-        ValueError: if ``se`` is not positive, or no design reaches it.
+        ValueError: unless one of ``se`` and ``budget`` is given, above 0, or if no design does it.
     """
-    if not se > 0:
-        raise ValueError(f"expected a standard error above 0, got {se}")
-    parts = variance_parts(pilot)
+    if (se is None) == (budget is None) or (se or budget or 0) <= 0:
+        raise ValueError(
+            f"expected a standard error or a budget above 0, got se {se} and budget {budget}"
+        )
+    several = [variance_parts(records) for records in (pilot, *others)]
     first = pilot[0]
     inner = sum(0 < order < first.n - 2 for order in first.orders_O)
     ends = len(first.orders_O) - inner
     best: Plan | None = None
     for R in replicates:
         for P in range(1, max_pairs + 1):
-            N = max(int(np.ceil((parts.se(1, P, R).max() / se) ** 2)), 2)
-            if max_images < N:
+            cost = P * 4 * (inner * R * first.per_replicate + ends)
+            if budget is None:
+                wanted = max(parts.se(1, P, R).max() for parts in several) / (se or 1)
+                N = max(int(np.ceil(wanted**2)), 2)
+            else:
+                N = min(budget // cost, max_images)
+            if not 2 <= N <= max_images:
                 continue
-            forwards = N * P * 4 * (inner * R * first.per_replicate + ends)
-            if best is None or forwards < best.forwards:
-                best = Plan(N, P, R, forwards, parts.se(N, P, R))
+            se_O = np.max([parts.se(N, P, R) for parts in several], axis=0)
+            this = Plan(N, P, R, N * cost, se_O)
+            if best is None or _better(this, best, by_cost=budget is None):
+                best = this
     if best is None:
+        goal = f"costs at most {budget} forwards" if budget else f"reaches a standard error of {se}"
         raise ValueError(
-            f"expected a design of at most {max_images} images and {max_pairs} pairs that reaches "
-            f"a standard error of {se}, found none; allow more images"
+            f"expected a design of at least 2 and at most {max_images} images and at most "
+            f"{max_pairs} pairs that {goal}, found none; allow more"
         )
     return best
+
+
+def _better(this: Plan, best: Plan, *, by_cost: bool) -> bool:
+    if by_cost:
+        return this.forwards < best.forwards
+    return (this.se_O.max(), this.forwards) < (best.se_O.max(), best.forwards)

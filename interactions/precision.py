@@ -18,9 +18,10 @@ import numpy as np
 
 from interactions.estimator import Design, orders_of, replicate_means
 from interactions.games import PatchGame
+from interactions.token_drop import TokenDropGame
 
 
-def noise_floor(game: PatchGame, design: Design, pairs: int = 4) -> float:
+def noise_floor(game: PatchGame | TokenDropGame, design: Design, pairs: int = 4) -> float:
     """The numerical noise of single differences Delta v of a game.
 
     Args:
@@ -35,6 +36,7 @@ def noise_floor(game: PatchGame, design: Design, pairs: int = 4) -> float:
         game,
         model=deepcopy(game.model).cpu().double(),
         image_CHW=game.image_CHW.cpu().double(),
+        precision="float32",  # no autocast: the model's own float64
     )
     orders = orders_of(design.ratios, game.n)
     probed = sorted({orders[0], orders[len(orders) // 2], orders[-1]})

@@ -13,9 +13,12 @@ With f(k) the mean plug-in over subsets of k of the R replicates of an image,
     cross_sign  mean of A sign(B) over halves A, B        too small: with plug_in it is a bracket
     rms         sqrt E (mean^2 - s^2 / R)                 another norm, its square free of bias
 
-Intervals treat images as the units that were sampled.
+For a game of vectors |I| is the length ||I||, and E ||I||^2 under the root of ``rms`` is the
+U-statistic over pairs of different replicates. Intervals treat images as the units that were
+sampled.
 
-Shapes: I images, P pairs, R replicates, O orders.
+Shapes: I images, P pairs, R replicates, O orders. Replicates ``(P, R)`` of a game of vectors have
+one more axis, of coordinates.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import comb
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +36,13 @@ from interactions.estimator import Interactions, order_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 Normalisation = Literal["ratios", "uniform"]
+
+MIDDLE = (0.1, 0.5)
+"""Ratios m / (n-2) between which orders count as middle ones: where A2MIM's figure 1 is described
+as showing the gain of pre-training (from 0.05 n or 0.1 n to about 0.5 n)."""
 
 
 @dataclass(frozen=True)
@@ -191,31 +199,82 @@ class Strength:
         Raises:
             ValueError: if the two were not measured on the same images and orders.
         """
-        import pandas as pd
-        from scipy.stats import t
-
         difference_IO = self._influence_minus(other)
         intervals = [
             t_interval(d, x, level) for d, x in zip(self.J - other.J, difference_IO.T, strict=True)
         ]
-        p = [
-            2 * t.sf(abs(i.estimate) / i.se, len(self.images) - 1)
-            if i.se
-            else float(not i.estimate)
-            for i in intervals
+        names = {"order": self.orders_O, "ratio": self.ratios_O}
+        return _tested(names, intervals, len(self.images))
+
+    def bands(self, middle: tuple[float, float] = MIDDLE, level: float = 0.95) -> pd.DataFrame:
+        """Mean J of low, middle and high orders, with intervals.
+
+        Args:
+            middle: ratios where the middle orders begin and end, both included; low orders are
+                those below and high orders those above.
+            level: coverage of the intervals.
+
+        Returns:
+            One row per band that was measured: band, first and last order, J, se, low, high.
+        """
+        import pandas as pd
+
+        bands = self._bands(middle)
+        intervals = [
+            t_interval(self.J[o].mean(), self.influence_IO[:, o].mean(axis=1), level)
+            for o in bands.values()
         ]
         return pd.DataFrame(
             {
-                "order": self.orders_O,
-                "ratio": self.ratios_O,
-                "difference": [i.estimate for i in intervals],
+                "band": list(bands),
+                "first": [self.orders_O[o].min() for o in bands.values()],
+                "last": [self.orders_O[o].max() for o in bands.values()],
+                "J": [i.estimate for i in intervals],
                 "se": [i.se for i in intervals],
                 "low": [i.low for i in intervals],
                 "high": [i.high for i in intervals],
-                "p": p,
-                "p_holm": holm(p),
             }
         )
+
+    def compare_bands(
+        self, other: Strength, middle: tuple[float, float] = MIDDLE, level: float = 0.95
+    ) -> pd.DataFrame:
+        """Paired differences of :meth:`bands` to another model, with Holm's correction.
+
+        Returns:
+            One row per band: band, difference, se, low, high, p, p_holm; see :meth:`compare`.
+
+        Raises:
+            ValueError: if the two were not measured on the same images and orders.
+        """
+        difference_IO, bands = self._influence_minus(other), self._bands(middle)
+        intervals = [
+            t_interval((self.J - other.J)[o].mean(), difference_IO[:, o].mean(axis=1), level)
+            for o in bands.values()
+        ]
+        return _tested({"band": list(bands)}, intervals, len(self.images))
+
+    def plot(self, ax: Axes | None = None, *, label: str | None = None, **style: Any) -> Axes:
+        """Draw J over orders with intervals; see :func:`interactions.plots.strength_curve`.
+
+        Args:
+            ax: where; axes of their own if left out.
+            label: name of the curve in the legend.
+            style: further options of ``strength_curve``.
+        """
+        from interactions import plots
+
+        if ax is None:
+            from matplotlib import pyplot
+
+            ax = pyplot.subplots(figsize=(6, 3.8), layout="constrained")[1]
+        plots.strength_curve(ax, self, label=label, **style)
+        ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+        return ax
+
+    def _repr_html_(self) -> str:
+        table = self.to_frame().to_html(index=False, float_format=lambda x: f"{x:.3g}", border=0)
+        return f"<p>Interaction strength, {len(self.images)} images, {self.n} players</p>{table}"
 
     def normalised(self, normalise: Normalisation) -> Strength:
         """The same strengths with J normalised another way."""
@@ -254,6 +313,15 @@ class Strength:
         if self.normalise != other.normalise or self.root != other.root:
             raise ValueError("expected two strengths of one estimator and normalisation")
         return self.influence_IO - other.influence_IO
+
+    def _bands(self, middle: tuple[float, float]) -> dict[str, NDArray[np.bool_]]:
+        first, last = (order_of(ratio, self.n) for ratio in middle)
+        bands = {
+            "low": self.orders_O < first,
+            "middle": (first <= self.orders_O) & (self.orders_O <= last),
+            "high": last < self.orders_O,
+        }
+        return {name: inside_O for name, inside_O in bands.items() if inside_O.any()}
 
     def _inside(self, low: float, high: float) -> NDArray[np.bool_]:
         first, last = order_of(low, self.n), order_of(high, self.n)
@@ -306,7 +374,7 @@ def strength(
 
 def plug_in(replicates_PR: NDArray[np.float64]) -> float:
     """Mean over pairs of |mean over replicates|, for one order: the published, biased estimate."""
-    return float(np.abs(replicates_PR.mean(axis=1)).mean())
+    return float(length(replicates_PR.mean(axis=1)).mean())
 
 
 def jackknife(replicates_PR: NDArray[np.float64]) -> float:
@@ -341,7 +409,7 @@ def cross_sign(replicates_PR: NDArray[np.float64]) -> float:
     values = []
     for half in _subsets(R, R // 2):
         A = replicates_PR[:, half].sum(axis=1)
-        values.append((A * np.sign(total_P - A)).mean() / (R // 2))
+        values.append(along(A, total_P - A).mean() / (R // 2))
     return float(np.mean(values))
 
 
@@ -354,7 +422,8 @@ def mean_square(replicates_PR: NDArray[np.float64]) -> float:
     R = replicates_PR.shape[1]
     if R < 2:
         raise ValueError(f"expected at least 2 replicates for the RMS strength, got {R}")
-    return float((replicates_PR.mean(axis=1) ** 2 - replicates_PR.var(axis=1, ddof=1) / R).mean())
+    square_P = _total(replicates_PR.mean(axis=1) ** 2)
+    return float((square_P - _total(replicates_PR.var(axis=1, ddof=1)) / R).mean())
 
 
 ESTIMATORS: dict[str, Callable[[NDArray[np.float64]], float]] = {
@@ -365,6 +434,48 @@ ESTIMATORS: dict[str, Callable[[NDArray[np.float64]], float]] = {
     "rms": mean_square,
 }
 """From replicates ``(P, R)`` of one image at one order to its strength (squared for ``rms``)."""
+
+
+def length(interactions_P: NDArray[np.float64]) -> NDArray[np.float64]:
+    """|I| of numbers ``(P,)``, or ||I|| of vectors ``(P, D)``."""
+    if interactions_P.ndim == 1:
+        return np.abs(interactions_P)
+    return np.sqrt(_total(interactions_P**2))
+
+
+def along(a_P: NDArray[np.float64], b_P: NDArray[np.float64]) -> NDArray[np.float64]:
+    """a sign(b) of numbers, or the part of vectors a along vectors b; 0 where b is 0."""
+    if a_P.ndim == 1:
+        return a_P * np.sign(b_P)
+    length_P = length(b_P)
+    return _total(a_P * b_P) / np.where(length_P > 0, length_P, 1)
+
+
+def _total(values_P: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Numbers ``(P,)`` as they are, vectors ``(P, D)`` summed over coordinates."""
+    return values_P if values_P.ndim == 1 else values_P.sum(axis=-1)
+
+
+def _tested(names: dict[str, Any], intervals: Sequence[Interval], images: int) -> pd.DataFrame:
+    """Differences with their intervals, t tests against 0, and Holm's correction over the rows."""
+    import pandas as pd
+    from scipy.stats import t
+
+    p = [
+        2 * t.sf(abs(i.estimate) / i.se, images - 1) if i.se else float(not i.estimate)
+        for i in intervals
+    ]
+    return pd.DataFrame(
+        {
+            **names,
+            "difference": [i.estimate for i in intervals],
+            "se": [i.se for i in intervals],
+            "low": [i.low for i in intervals],
+            "high": [i.high for i in intervals],
+            "p": p,
+            "p_holm": holm(p),
+        }
+    )
 
 
 def _per_order(
@@ -405,8 +516,8 @@ def _rho(records: Sequence[Interactions]) -> NDArray[np.float64]:
         if R < 2:
             rho.append(np.nan)
             continue
-        variance = np.mean([x.var(axis=1, ddof=1).mean() for x in x_IPR])
-        square = np.mean([(x.mean(axis=1) ** 2).mean() for x in x_IPR])
+        variance = np.mean([_total(x.var(axis=1, ddof=1)).mean() for x in x_IPR])
+        square = np.mean([_total(x.mean(axis=1) ** 2).mean() for x in x_IPR])
         signal = square - variance / R
         # The variance of a replicate of W contexts, times W: one context if W were independent.
         rho.append(np.sqrt(W * variance / signal) if signal > 0 else np.nan)

@@ -7,7 +7,8 @@ import sys
 def test_interactions_imports_only_torch_and_numpy():
     code = (
         "import sys, interactions\n"
-        "heavy = {'scipy', 'pandas', 'matplotlib', 'captum', 'timm', 'torchvision', 'sklearn'}\n"
+        "heavy = {'scipy', 'pandas', 'matplotlib', 'captum', 'timm', 'torchvision', 'skimage',\n"
+        "         'sklearn'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

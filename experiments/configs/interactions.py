@@ -1,8 +1,9 @@
 """Interaction strength over orders, of one or several classifiers on the same images.
 
 Source: Deng et al., ICLR 2022, and A2MIM's figures 1 and 5, with the corrected estimator.
-Command: ``a2mim interactions MODEL... --images DIR``.
-Machine and time: about (pairs x contexts x 44) forwards per image and model.
+Command: ``a2mim interactions MODEL... --images DIR``, or ``--data NAME``.
+Machine and time: about (pairs x contexts x 44) forwards per image and model; the command prints its
+plan before it starts.
 Expected: the published curves are U-shaped on CNNs; no value is promised for a model.
 """
 
@@ -14,6 +15,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+ENCODER_REWARDS = ("projection", "cosine", "features")
+"""Rewards of a network without its classifier."""
+
 
 @dataclass(frozen=True)
 class InteractionsConfig:
@@ -22,13 +26,16 @@ class InteractionsConfig:
     models: tyro.conf.Positional[tuple[str, ...]]
     """timm names, such as resnet50.a1_in1k. Without --weights, timm's own weights are taken (and
     downloaded, if they are not in its cache)."""
-    images: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder of images, searched in depth; labels.csv in it (file,class_index) tells classes."""
+    data: Literal["", "digits", "cifar10"] = ""
+    """A data set instead of a folder: its test images."""
     weights: tuple[Path, ...] = ()
-    """A file of weights for each model, safetensors or PyTorch, with the keys of the timm model."""
+    """A file of weights for each model, safetensors or PyTorch, with the keys of the timm model;
+    its classifier tells the number of classes."""
     label: str = "prediction"
-    """The class that is played for: prediction (of the whole image), truth (from labels.csv), or a
-    class index."""
+    """The class that is played for: prediction (of the whole image), truth (from labels.csv or the
+    data set), or a class index."""
     count: int = 50
     """At most this many images, drawn by seed."""
     grid: int = 14
@@ -47,17 +54,28 @@ class InteractionsConfig:
     """Double the replicates of an order while its bias diagnostic is above this share; 0 never."""
     max_contexts: int = 64
     """The most contexts per pair and order that doubling may reach."""
+    budget: int = 0
+    """Forwards that may be spent on each network: a pilot is measured, and from it the numbers of
+    images (at most --count), pairs and replicates that make J most precise; 0 takes those given."""
     protocol: Literal["", "iclr22", "a2mim"] = ""
     """Take pairs, contexts, orders and seed of a publication instead of the settings above."""
-    reward: Literal["log_odds", "logit", "log_prob", "probability"] = "log_odds"
-    """The value of a masked image."""
+    reward: Literal[
+        "log_odds", "logit", "log_prob", "probability", "projection", "cosine", "features"
+    ] = "log_odds"
+    """The value of a masked image; projection, cosine and features need no classifier."""
+    game: Literal["fill", "token_drop"] = "fill"
+    """Whether hidden patches are filled or, in a ViT, left out: another game, other numbers."""
     fill: Literal["zero", "image_mean", "blur"] = "zero"
     """What a hidden patch becomes, after normalisation."""
     seed: int = 0
     """Names the random draws; the same seed gives the same pairs and contexts to all models."""
-    batch_size: int = 64
-    """Masked images through the model at once; it changes no draw."""
+    precision: Literal["float32", "tf32", "float16"] = "float32"
+    """Arithmetic of the network; the two ends are in float32 in any case."""
+    batch_size: int = 0
+    """Masked images through the model at once; 0 fills the device. It changes no draw."""
     out: Path = Path("results/interactions")
     """Where the results go."""
+    resume: bool = True
+    """Go on where an interrupted run of the same command was, or start anew."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda if there is one."""

@@ -1,6 +1,8 @@
 import os
+import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,9 +14,12 @@ from timm.data import create_transform, resolve_model_data_config
 
 import experiments.interaction_curves as module
 import interactions as ix
+from a2mim.data import DataError
+from experiments import measuring
 from experiments.configs.interactions import InteractionsConfig
 from experiments.figures import of
 from experiments.interaction_curves import interaction_curves
+from experiments.records import read_records
 from experiments.results import read_table, strength_from
 from experiments.runs import UsageError
 
@@ -93,9 +98,13 @@ def test_the_table_is_what_the_library_measures(config, images, weights, capsys)
     floor = rows[rows["measure"] == "noise_floor"]["value"].item()
     assert 0 < floor < 0.01 * got.S.min()
     assert sorted(p.name for p in config.out.iterdir()) == [
-        *("config.json", "interaction_curves.png", "interaction_curves.svg", "rows.csv"),
+        *("config.json", "interaction_curves.png", "interaction_curves.svg", "records", "rows.csv"),
     ]
     assert str(images.parent) not in rows_of(config).decode()
+    (folder,) = (config.out / "records").iterdir()
+    assert folder.name == "test_resnet-weights.safetensors"
+    kept = ix.strength(read_records(folder))
+    np.testing.assert_allclose(kept.per_image_IO, got.per_image_IO, rtol=1e-6)
 
 
 class Stop(Exception):
@@ -105,23 +114,28 @@ class Stop(Exception):
 def test_an_interrupted_run_goes_on_to_the_same_bytes(config, tmp_path, monkeypatch):
     interaction_curves(config)
     measured = []
-    real = module.write_record
+    real = measuring.write_record
 
-    def dying(record, path):
+    def dying(record, path, label):
         if len(measured) == 2:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"PK half a record")  # as a crash of the machine might leave it
             raise Stop
         measured.append(record.image)
-        real(record, path)
+        real(record, path, label)
 
-    monkeypatch.setattr(module, "write_record", dying)
+    monkeypatch.setattr(measuring, "write_record", dying)
     again = changed(config, out=tmp_path / "again")
     with pytest.raises(Stop):
         interaction_curves(again)
     assert not again.out.exists()
     measured.clear()
-    monkeypatch.setattr(module, "write_record", lambda r, p: (measured.append(r.image), real(r, p)))
+
+    def counting(record, path, label):
+        measured.append(record.image)
+        real(record, path, label)
+
+    monkeypatch.setattr(measuring, "write_record", counting)
     interaction_curves(again)
     assert len(measured) == 1
     assert rows_of(again) == rows_of(config)
@@ -131,9 +145,14 @@ def test_other_weights_or_settings_are_measured_anew(config, weights, tmp_path, 
     def stopped(config):
         """Measure all images, and stop before the records are put away."""
         measured = []
-        real = module.write_record
+        real = measuring.write_record
+
+        def counting(*arguments, **options):
+            measured.append(1)
+            real(*arguments, **options)
+
         with monkeypatch.context() as patch:
-            patch.setattr(module, "write_record", lambda r, p: (measured.append(1), real(r, p)))
+            patch.setattr(measuring, "write_record", counting)
             patch.setattr(module, "write_table", lambda *args: (_ for _ in ()).throw(Stop))
             with pytest.raises(Stop):
                 interaction_curves(config)
@@ -158,12 +177,11 @@ def test_batch_size_does_not_change_the_draws(config, tmp_path):
 
 def test_two_processes_give_the_table_of_one(config, tmp_path):
     two = changed(config, bias_tol=1e-6, max_contexts=16, out=tmp_path / "two")
-    arguments = [
-        *(sys.executable, "-m", "experiments.interaction_curves", "test_resnet"),
-        *("--images", str(two.images), "--weights", str(two.weights[0]), "--out", str(two.out)),
-        *("--grid", "4", "--pairs", "2", "--orders", "0", "0.5", "1", "--label", "truth"),
-        *("--bias-tol", "1e-6", "--max-contexts", "16", "--device", "cpu"),
-    ]
+    arguments = command(
+        two,
+        *("--pairs", "2", "--orders", "0", "0.5", "1"),
+        *("--bias-tol", "1e-6", "--max-contexts", "16"),
+    )
     processes = [
         subprocess.Popen(
             arguments,
@@ -197,12 +215,136 @@ def test_several_models_share_pairs_and_contexts(config, weights, tmp_path):
     np.testing.assert_array_equal(values[:half], values[half:])
 
 
-def test_labels(config, images):
-    assert list(module._truth(config, [images / "a/1.png"]).values()) == [7]
-    five = changed(config, label="5")
-    assert list(module._truth(five, [images / "2.png"]).values()) == [5]
-    predicted = changed(config, label="prediction")
-    assert list(module._truth(predicted, [images / "2.png"]).values()) == [None]
+def command(config, *more):
+    """The command line of a run."""
+    return [
+        *(sys.executable, "-m", "experiments.interaction_curves", "test_resnet"),
+        *("--images", str(config.images), "--weights", str(config.weights[0])),
+        *("--out", str(config.out), "--grid", "4", "--label", "truth", "--device", "cpu"),
+        *more,
+    ]
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(config, images, tmp_path):
+    """``kill -9`` in the middle, then the same command again."""
+    for k in range(3):  # more images
+        Image.open(images / "2.png").rotate(90 * k).save(images / f"{k}.jpg")
+    with (images / "labels.csv").open("a") as lines:
+        lines.writelines(f"{k}.jpg,{k}\n" for k in range(3))
+    killed, whole = (
+        changed(config, out=tmp_path / "killed"),
+        changed(config, out=tmp_path / "whole"),
+    )
+    more = ("--pairs", "2", "--orders", "0", "0.5", "1")
+    process = subprocess.Popen(
+        command(killed, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    before = time.monotonic()
+    while len(written := list(tmp_path.glob("killed.*.partial/records/*/*.npz"))) < 2:
+        assert process.poll() is None, "finished before it could be killed"
+        assert time.monotonic() - before < 100
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not killed.out.exists()
+    assert 2 <= len(written) < 6
+    marks = {path.name: path.stat().st_mtime_ns for path in written}
+    subprocess.run(command(killed, *more), check=True, capture_output=True)
+    interaction_curves(whole)
+    files = {
+        run.out: {
+            path.relative_to(run.out): path.read_bytes()
+            for path in run.out.rglob("*")
+            if path.is_file() and path.name != "config.json"  # holds how long it took
+        }
+        for run in (killed, whole)
+    }
+    assert files[killed.out] == files[whole.out]
+    assert len(files[whole.out]) == 6 + 3
+    kept = {path.name: path.stat().st_mtime_ns for path in killed.out.glob("records/*/*")}
+    assert marks.items() <= kept.items()  # what was measured before was not measured again
+
+
+def test_starting_anew_forgets_what_was_measured(config, monkeypatch):
+    stop = pytest.MonkeyPatch()
+    stop.setattr(module, "write_table", lambda *args: (_ for _ in ()).throw(Stop))
+    with pytest.raises(Stop):
+        interaction_curves(config)
+    stop.undo()
+    measured = []
+    real = measuring.write_record
+    monkeypatch.setattr(
+        measuring, "write_record", lambda *args, **kw: (measured.append(1), real(*args, **kw))
+    )
+    interaction_curves(changed(config, resume=False))
+    assert len(measured) == 3
+
+
+def test_a_budget_is_planned_for_and_kept(config, capsys):
+    budget = changed(config, budget=1500, count=3, orders=(0.0, 0.5, 1.0))
+    interaction_curves(budget)
+    printed = capsys.readouterr().out
+    assert "plan: " in printed
+    assert "expected standard error of J" in printed
+    rows = read_table(budget.out / "rows.csv")
+    found = re.search(r"pairs=(\d+) .*contexts=(\d+)x2", rows["setting"][0])
+    pairs, replicates = int(found[1]), int(found[2])
+    images = rows.query("measure == 'interaction_strength'")["image"].nunique()
+    pilot = 3 * 4 * 3 * (8 + 2)  # images, coalitions, pairs, contexts at m = 7 and the ends
+    assert images * 4 * pairs * (2 * replicates + 2) <= 1500
+    assert images * 4 * pairs * (2 * replicates + 2) > 0.6 * (1500 - pilot)
+    assert len(read_records(budget.out / "records" / "test_resnet-weights.safetensors")) == images
+
+
+def test_a_data_set_by_name(config, tmp_path):
+    torch.manual_seed(1)
+    ten = tmp_path / "ten.safetensors"
+    save_file(create_model("test_resnet", num_classes=10).state_dict(), ten)
+    named = changed(config, images=None, data="digits", weights=(ten,), count=2)
+    interaction_curves(named)
+    rows = read_table(named.out / "rows.csv")
+    assert set(rows["dataset"]) == {"digits"}
+    assert rows["image"].str.startswith("digits/").sum() == 2 * 2 * 3 + 1
+
+
+def test_weights_without_a_classifier(config, tmp_path):
+    torch.manual_seed(1)
+    encoder = tmp_path / "encoder.safetensors"
+    save_file(create_model("test_resnet", num_classes=0).state_dict(), encoder)
+    headless = changed(config, weights=(encoder,), reward="projection", label="prediction")
+    interaction_curves(headless)
+    rows = read_table(headless.out / "rows.csv")
+    assert "reward=projection label=none" in rows["setting"][0]
+    vectors = changed(headless, reward="features", out=tmp_path / "vectors")
+    interaction_curves(vectors)
+    assert read_table(vectors.out / "rows.csv")["value"].gt(0).sum() > 10
+    with pytest.raises(UsageError, match="measure features with --reward projection"):
+        interaction_curves(changed(config, weights=(encoder,)))
+
+
+def test_token_drop_is_another_game(config, tmp_path):
+    torch.manual_seed(1)
+    vit = tmp_path / "vit.safetensors"
+    save_file(create_model("vit_tiny_patch16_224", num_classes=10).state_dict(), vit)
+    dropped = changed(
+        config,
+        models=("vit_tiny_patch16_224",),
+        weights=(vit,),
+        label="3",
+        game="token_drop",
+        grid=7,
+        pairs=1,
+        count=2,
+    )
+    interaction_curves(dropped)
+    assert "game=token_drop" in read_table(dropped.out / "rows.csv")["setting"][0]
+
+
+def test_half_precision_is_said(config, capsys):
+    interaction_curves(changed(config, precision="float16", pairs=1, count=2))
+    rows = read_table(config.out / "rows.csv")
+    assert "precision=float16" in rows["setting"][0]
+    assert rows.query("measure == 'noise_floor'")["value"].item() > 1e-5
 
 
 @pytest.mark.parametrize(
@@ -215,6 +357,15 @@ def test_labels(config, images):
         ({"replicates": 3}, "even number of --replicates"),
         ({"bias_tol": 0.1, "replicates": 2}, "multiples of 4"),
         ({"bias_tol": -1.0}, "--bias-tol of at least 0"),
+        ({"images": None}, "either --images DIR or --data NAME"),
+        ({"data": "digits"}, "either --images DIR or --data NAME"),
+        ({"budget": 10}, "--budget of at least"),
+        ({"budget": 10**6, "bias_tol": 0.1}, "--budget without --protocol and --bias-tol"),
+        ({"reward": "features", "bias_tol": 0.1}, "numbers with --bias-tol, got features"),
+        ({"game": "token_drop", "fill": "blur"}, "what is dropped is not filled"),
+        ({"game": "token_drop"}, "timm VisionTransformer, whose tokens can be dropped, got ResNet"),
+        ({"batch_size": -1}, "--batch-size of at least 0"),
+        ({"precision": "bfloat16"}, "got bfloat16: with its 8 bits"),
         ({"label": "cat"}, "prediction, truth or a class index, got 'cat'"),
         ({"label": "5000"}, "label 5000 is not one of the model's 1000 classes"),
         ({"grid": 7}, "a 7 x 7 grid divides"),
@@ -234,7 +385,7 @@ def test_bad_input(config, changes, message, monkeypatch):
 
 def test_bad_files(config, images, weights):
     (images / "2.png").write_bytes(b"no image")
-    with pytest.raises(UsageError, match=r"cannot read .*2\.png"):
+    with pytest.raises(DataError, match=r"cannot read .*2\.png"):
         interaction_curves(config)
     (images / "labels.csv").write_text("file,class_index\na/0.png,x\n")
     with pytest.raises(UsageError, match="a row for every image"):

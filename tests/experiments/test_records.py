@@ -4,7 +4,15 @@ import torch
 from torch import nn
 
 import interactions as ix
-from experiments.records import read_record, record_key, shard, weights_hash, write_record
+from experiments.records import (
+    read_record,
+    read_records,
+    record_key,
+    shard,
+    tidy_records,
+    weights_hash,
+    write_record,
+)
 
 GAME = ix.toy.ParityGame(16, {frozenset(range(4)): 1.0}, image="cats/1.png")
 RECORD = ix.measure_one(GAME, ix.Design(ix.RandomPairs(5)))
@@ -12,7 +20,7 @@ RECORD = ix.measure_one(GAME, ix.Design(ix.RandomPairs(5)))
 
 def test_there_and_back(tmp_path):
     path = tmp_path / "records" / "a.npz"
-    write_record(RECORD, path)
+    write_record(RECORD, path, label=3)
     back = read_record(path)
     assert (back.image, back.n, back.per_replicate, back.forwards) == (
         *("cats/1.png", 16, 2, RECORD.forwards),
@@ -28,7 +36,9 @@ def test_a_record_is_small(tmp_path):
     game = ix.toy.SizeGame(196, lambda k: float(np.sin(k)), image="x")
     record = ix.measure_one(game, ix.Design(ix.RandomPairs(50)))
     noisy = np.random.default_rng(0).normal(size=record.replicates_PRO.shape)
-    write_record(ix.Interactions(**{**vars(record), "replicates_PRO": noisy}), tmp_path / "a.npz")
+    write_record(
+        ix.Interactions(**{**vars(record), "replicates_PRO": noisy}), tmp_path / "a.npz", 3
+    )
     assert (tmp_path / "a.npz").stat().st_size < 15_000
 
 
@@ -36,9 +46,50 @@ def test_a_record_is_small(tmp_path):
 def test_a_damaged_record_counts_as_none(tmp_path, keep):
     path = tmp_path / "a.npz"
     assert read_record(path) is None
-    write_record(RECORD, path)
+    write_record(RECORD, path, label=3)
     path.write_bytes(path.read_bytes()[:keep])
     assert read_record(path) is None
+
+
+def test_the_label_is_kept(tmp_path):
+    write_record(RECORD, tmp_path / "a.npz", label=3)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        assert file["label"] == 3
+
+
+def test_the_same_record_has_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        write_record(RECORD, tmp_path / name, label=3)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_vectors_there_and_back(tmp_path):
+    turned = RECORD.replicates_PRO[..., None] * np.array([0.6, 0.8])
+    record = ix.Interactions(**{**vars(RECORD), "replicates_PRO": turned})
+    write_record(record, tmp_path / "a.npz", label=0)
+    np.testing.assert_allclose(
+        read_record(tmp_path / "a.npz").replicates_PRO, turned, rtol=1e-6, atol=1e-30
+    )
+
+
+def test_of_a_finished_run_the_last_records_are_kept(tmp_path):
+    work, done = tmp_path / "work", tmp_path / "done"
+    used = {work / "net" / f"{k:05d}-key-{level}.npz" for k in range(2) for level in (0, 1, 2)}
+    others = {work / "net" / "00000-pilot-0.npz", work / "old" / "00000-key-0.npz"}
+    for path in sorted(used | others):
+        write_record(RECORD, path, label=0)
+    (work / "net" / "00001-key-3.npz.partial").write_bytes(b"half")
+    work.rename(done)
+    tidy_records(done, used)
+    assert sorted(str(p.relative_to(done)) for p in done.rglob("*.*")) == [
+        *("net/00000-key-2.npz", "net/00001-key-2.npz"),
+    ]
+    assert [record.image for record in read_records(done / "net")] == ["cats/1.png"] * 2
+    (done / "net" / "00000-key-2.npz").write_bytes(b"half")
+    with pytest.raises(ValueError, match="whole records in"):
+        read_records(done / "net")
+    with pytest.raises(ValueError, match="found 0 files"):
+        read_records(tmp_path)
 
 
 def test_the_key_sees_settings_pixels_and_label():

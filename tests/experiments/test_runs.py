@@ -29,6 +29,12 @@ def test_the_same_command_finds_its_work_and_another_does_not(tmp_path):
     assert not (open_run(out, {"seed": 1}) / "half").exists()
 
 
+def test_starting_anew(tmp_path):
+    out = tmp_path / "run"
+    (open_run(out, {"seed": 0}) / "half").write_text("done")
+    assert not (open_run(out, {"seed": 0}, resume=False) / "half").exists()
+
+
 def test_a_finished_run_is_replaced_whole(tmp_path):
     out = tmp_path / "run"
     for seed in (0, 1):

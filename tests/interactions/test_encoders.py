@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -69,7 +71,7 @@ def test_names_and_fills_are_passed_on():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="'projection' or 'cosine', got 'euclid'"):
+    with pytest.raises(ValueError, match="'projection', 'cosine' or 'features', got 'euclid'"):
         encoder_games(Linear().eval(), images(), GRID, kind="euclid")
     with pytest.raises(ValueError, match=r"features \(B, D\), got \(2, 3, 8, 8\); pool"):
         encoder_games(nn.Identity().eval(), images(), GRID)
@@ -79,3 +81,32 @@ def test_bad_input():
         cosine(torch.zeros(3))
     with pytest.raises(ValueError, match="features that change"):
         projection(torch.ones(3), torch.ones(3))
+
+
+def test_features_make_a_game_of_vectors():
+    encoder = create_model("test_resnet", num_classes=0).eval().double()
+    image = images(64, 1).double()
+    (game,) = encoder_games(encoder, image, GRID, kind="features")
+    visible = coalitions()
+    with torch.inference_mode():
+        expected = encoder(ix.hide(image, visible, GRID, torch.zeros(1, 1, 1, 1)))
+    torch.testing.assert_close(game(visible), expected)
+
+
+def test_the_squares_of_feature_interactions_add_up_over_features():
+    """E ||I||^2 is the sum over features of E I^2, each an exact U-statistic on its own."""
+    encoder = Linear().eval().double()
+    squared = nn.Sequential(encoder, Square()).eval()
+    games = encoder_games(squared, images(count=2).double(), GRID, kind="features")
+    design = ix.Design(ix.RandomPairs(5), ix.Windows(4, 2))
+    vectors = ix.strength(ix.measure(games, design), "rms")
+    total = 0
+    for k in range(5):
+        one = [replace(game, reward=lambda out, label, k=k: out[:, k].double()) for game in games]
+        total = total + ix.strength(ix.measure(one, design), "rms").per_image_IO
+    np.testing.assert_allclose(vectors.per_image_IO, total, rtol=1e-9)
+
+
+class Square(nn.Module):
+    def forward(self, features):
+        return features**3

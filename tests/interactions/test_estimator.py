@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -169,3 +171,54 @@ def test_chunks_of_pairs_change_nothing(limit, monkeypatch):
 def test_two_players_have_no_orders():
     with pytest.raises(ValueError, match="at least 3 players"):
         ix.measure_one(ix.toy.SizeGame(2, float), ix.Design(ix.AllPairs()))
+
+
+class VectorGame:
+    """Several games of numbers at once: one coordinate each, rotated."""
+
+    def __init__(self, games, axes, seed=0):
+        self.games, self.n, self.image = games, games[0].n, "vectors"
+        random = np.random.default_rng(seed).normal(size=(axes, axes))
+        self.turn = torch.from_numpy(np.linalg.qr(random)[0][: len(games)])
+
+    def __call__(self, coalitions):
+        return torch.stack([game(coalitions) for game in self.games], dim=1) @ self.turn
+
+
+@pytest.mark.parametrize("axes", [4, 50])
+@pytest.mark.parametrize("limit", [1 << 30, 1000])
+def test_vectors_keep_their_lengths_and_products(axes, limit, monkeypatch):
+    """Against every coordinate measured as a game of its own, with the same contexts."""
+    monkeypatch.setattr(estimator, "CHUNK_BYTES", limit)
+    design = ix.Design(ix.AllPairs(), ix.Windows(6, 2), ALL_RATIOS_8)
+    record = ix.measure_one(VectorGame(GAMES, axes), design)
+    assert record.replicates_PRO.shape == (28, 6, 7, min(6, axes))
+    named = [replace(game, image="vectors") for game in GAMES]
+    alone = np.stack([ix.measure_one(game, design).replicates_PRO for game in named], axis=-1)
+
+    def products(x):
+        return np.einsum("prod,psod->prso", x, x)
+
+    np.testing.assert_allclose(products(record.replicates_PRO), products(alone), atol=1e-12)
+    assert record.replicates(0).shape == (28, 6, min(6, axes))
+
+
+def test_vectors_cannot_be_added_to():
+    design = ix.Design(ix.AllPairs(), ix.Windows(4, 2), ALL_RATIOS_8)
+    game = VectorGame(GAMES, 4)
+    record = ix.measure_one(game, design)
+    with pytest.raises(ValueError, match="a game of numbers to add replicates to"):
+        ix.add_replicates(game, record, design, [3])
+
+
+def test_the_ends_are_played_precisely(counting):
+    """A game with a coarser arithmetic is asked for the ends in its precise one, and only there."""
+    coarse, precise = counting(GAMES[1]), counting(GAMES[1])
+    coarse.precise = precise
+    design = ix.Design(ix.AllPairs(), ix.Windows(2, 2), ALL_RATIOS_8)
+    record = ix.measure_one(coarse, design)
+    np.testing.assert_array_equal(
+        record.replicates_PRO, ix.measure_one(GAMES[1], design).replicates_PRO
+    )
+    sizes = [set(torch.cat(game.asked).sum(dim=1).tolist()) for game in (coarse, precise)]
+    assert sizes == [set(range(1, 8)), {0, 1, 2, 6, 7, 8}]

@@ -47,7 +47,7 @@ def test_log_odds_needs_two_classes():
 
 def test_values_against_a_loop_over_single_images():
     model, image = make_model(), make_images(1)[0]
-    game = PatchGame(model, image, label=3, grid=GRID)
+    game = PatchGame(model, image, label=3, players=GRID)
     coalitions = make_coalitions(6, 16)
     for coalition, value in zip(coalitions, game(coalitions), strict=True):
         masked = image.clone()
@@ -171,3 +171,57 @@ def test_bad_input_names_the_image_and_the_problem():
         PatchGames(model, make_images(2), [0, 1], GRID, names=["a", "a"])
     with pytest.raises(ValueError, match="with B > 0"):
         PatchGames(model, make_images(2)[:0], [], GRID)
+
+
+def test_labels_by_prediction_and_one_for_all():
+    model, images = make_model(), make_images(3)
+    with torch.inference_mode():
+        expected = model(images).argmax(dim=1).tolist()
+    games = PatchGames(model, images, "prediction", GRID)
+    assert [game.label for game in games] == expected
+    assert [game.label for game in PatchGames(model, images, 4, GRID)] == [4, 4, 4]
+    with pytest.raises(ValueError, match="labels or 'prediction', got 'truth'"):
+        PatchGames(model, images, "truth", GRID)
+
+
+def test_players_of_each_image():
+    model, images = make_model(), make_images(2)
+    games = PatchGames(model, images, 0, [GRID, PatchGrid(2, 2)])
+    assert [game.n for game in games] == [16, 4]
+    with pytest.raises(ValueError, match="expected 2 divisions into players, got 1"):
+        PatchGames(model, images, 0, [GRID])
+
+
+class Wrapped(nn.Module):
+    """Gives its logits away inside of something else, as models of other libraries do."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return {"logits": self.model(images)}
+
+
+def test_any_module_with_a_reward_that_reads_it():
+    model, image = make_model(), make_images(1)[0]
+    coalitions = make_coalitions(5, 16)
+    game = PatchGame(
+        Wrapped(model).eval(), image, 2, GRID, reward=lambda out, k: log_odds(out["logits"], k)
+    )
+    torch.testing.assert_close(game(coalitions), PatchGame(model, image, 2, GRID)(coalitions))
+    with pytest.raises(ValueError, match="got dict; give a reward that reads"):
+        PatchGame(Wrapped(model).eval(), image, 2, GRID)(coalitions)
+
+
+def test_half_precision_differs_a_little_and_its_precise_twin_does_not():
+    model, image = make_model(), make_images(1)[0]
+    coalitions = make_coalitions(5, 16)
+    exact = PatchGame(model, image, 2, GRID)
+    half = PatchGame(model, image, 2, GRID, precision="float16")
+    error = (half(coalitions) - exact(coalitions)).abs().max()
+    assert 0 < error < 0.05
+    assert exact.precise is exact
+    assert torch.equal(half.precise(coalitions), exact(coalitions))
+    with pytest.raises(ValueError, match="got bfloat16"):
+        PatchGame(model, image, 2, GRID, precision="bfloat16")

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import interactions as ix
 from interactions.planner import VarianceParts, plan, variance_parts
 
+LOUD = np.array([1.0, 1.5])  # makes the second order vary more
 SDS = {"image": 0.3, "pair": 0.8, "context": 1.5}
 
 
@@ -81,11 +84,56 @@ def test_a_limit_on_images_asks_for_more_pairs():
     assert few.forwards >= free.forwards
 
 
+def test_a_budget_is_spent_for_the_smallest_error():
+    pilot = simulate(100, 10, 4, seed=1)
+    parts = variance_parts(pilot)
+    chosen = plan(pilot, budget=20_000, max_images=30)
+    assert chosen.forwards <= 20_000
+    assert chosen.images <= 30
+    for pairs in (1, 5, 20, 100):
+        for replicates in (4, 8, 16):
+            images = min(20_000 // (pairs * 4 * (1 + 2 * replicates)), 30)
+            if images >= 2:
+                assert parts.se(images, pairs, replicates).max() >= chosen.se_O.max()
+    # there and back: what the budget bought costs no more than the budget
+    assert plan(pilot, se=chosen.se_O.max() * 1.0001, max_images=30).forwards <= 20_000
+
+
+def test_several_networks_are_planned_for_by_the_worst():
+    quiet, loud = simulate(100, 10, 4, seed=1), simulate(100, 10, 4, seed=2)
+    loud = [replace(r, replicates_PRO=r.replicates_PRO * LOUD) for r in loud]
+    together = plan(quiet, se=0.005, others=[loud])
+    assert together.forwards >= max(plan(p, se=0.005).forwards for p in (quiet, loud))
+    np.testing.assert_allclose(
+        together.se_O,
+        np.maximum(
+            *(
+                variance_parts(p).se(together.images, together.pairs, together.replicates)
+                for p in (quiet, loud)
+            )
+        ),
+    )
+
+
+def test_vectors_have_the_parts_of_numbers_on_a_line():
+    pilot = simulate(20, 10, 4, seed=1)
+    vectors = [
+        replace(r, replicates_PRO=r.replicates_PRO[..., None] * np.array([0.6, -0.8]))
+        for r in pilot
+    ]
+    numbers, lines = variance_parts(pilot), variance_parts(vectors)
+    for part in ("image_O", "pair_O", "context_O"):
+        np.testing.assert_allclose(getattr(lines, part), getattr(numbers, part), rtol=1e-9)
+
+
 def test_bad_arguments():
     pilot = simulate(5, 3, 4, seed=0)
-    with pytest.raises(ValueError, match="standard error above 0"):
-        plan(pilot, se=0)
-    with pytest.raises(ValueError, match="found none; allow more images"):
+    for arguments in ({"se": 0}, {"budget": -1}, {}, {"se": 0.1, "budget": 100}):
+        with pytest.raises(ValueError, match="a standard error or a budget above 0"):
+            plan(pilot, **arguments)
+    with pytest.raises(ValueError, match="costs at most 10 forwards, found none; allow more"):
+        plan(pilot, budget=10)
+    with pytest.raises(ValueError, match="standard error of 1e-06, found none; allow more"):
         plan(pilot, se=1e-6, max_images=10)
     with pytest.raises(ValueError, match="at least 2 images, 2 pairs and 2 replicates, got 1, 3"):
         variance_parts(pilot[:1])

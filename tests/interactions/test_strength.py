@@ -1,15 +1,18 @@
 from dataclasses import replace
 from itertools import combinations
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 from scipy import stats
 
 import interactions as ix
 from interactions.strength import (
     ESTIMATORS,
     Strength,
+    along,
     cross_sign,
     holm,
     jackknife,
@@ -19,6 +22,8 @@ from interactions.strength import (
     t_interval,
     two_level,
 )
+
+mpl.use("agg")  # no window
 
 
 def noisy_records(images, pairs, replicates, noise, seed, per_replicate=1):
@@ -303,3 +308,71 @@ def test_bad_records():
     records = ix.measure(games, ix.Design(ix.AllPairs(), ratios=(0.0, 0.5)))
     with pytest.raises(ValueError, match="seven has other orders than size game"):
         strength(records)
+
+
+def vector_records(records, axes, seed=0):
+    """Records of vectors: each number x of some records becomes x times one unit vector a pair."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for record in records:
+        directions_PD = rng.normal(size=(len(record.pairs_P2), axes))
+        directions_PD /= np.linalg.norm(directions_PD, axis=1, keepdims=True)
+        vectors = record.replicates_PRO[..., None] * directions_PD[:, None, None]
+        made.append(replace(record, replicates_PRO=vectors))
+    return made
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_vectors_on_a_line_have_the_strength_of_numbers(estimator):
+    records, _ = noisy_records(4, 6, 4, noise=1.0, seed=0)
+    numbers, vectors = strength(records, estimator), strength(vector_records(records, 3), estimator)
+    np.testing.assert_allclose(vectors.per_image_IO, numbers.per_image_IO, rtol=1e-12)
+    np.testing.assert_allclose(vectors.rho_O, numbers.rho_O, rtol=1e-12)
+
+
+def test_the_square_of_vectors_is_the_u_statistic():
+    """Mean over ordered pairs of different replicates of their inner product, by loops."""
+    x_PRD = np.random.default_rng(0).normal(size=(3, 5, 4))
+    products = [x[r] @ x[s] for x in x_PRD for r in range(5) for s in range(5) if r != s]
+    assert mean_square(x_PRD) == pytest.approx(np.mean(products))
+
+
+def test_the_part_of_a_vector_along_another():
+    a, b = np.array([[3.0, 4.0], [1.0, 1.0]]), np.array([[0.0, -2.0], [0.0, 0.0]])
+    np.testing.assert_allclose(along(a, b), [-4, 0])
+    np.testing.assert_allclose(along(np.array([3.0, 3, 3]), np.array([-1.0, 0, 2])), [-3, 0, 3])
+
+
+def test_bands():
+    records, _ = noisy_records(6, 8, 4, noise=0.5, seed=1)
+    measured = strength(records)  # orders 0, 4 and 8 of n - 2 = 8
+    bands = measured.bands(middle=(0.25, 0.5))
+    assert bands["band"].tolist() == ["low", "middle", "high"]
+    assert bands[["first", "last"]].to_numpy().tolist() == [[0, 0], [4, 4], [8, 8]]
+    np.testing.assert_allclose(bands["J"], measured.J)
+    for band, (low, high) in {0: (0, 0.1), 1: (0.4, 0.5), 2: (0.7, 1)}.items():
+        expected = measured.mean_J(low, high)
+        assert bands["low"][band] == pytest.approx(expected.low)
+        assert bands["high"][band] == pytest.approx(expected.high)
+    assert measured.bands(middle=(0, 1))["band"].tolist() == ["middle"]
+
+
+def test_bands_of_two_models_are_compared_in_pairs():
+    one, two = (strength(noisy_records(6, 8, 4, 0.5, seed)[0]) for seed in (1, 2))
+    table = one.compare_bands(two, middle=(0.25, 0.5))
+    assert table["band"].tolist() == ["low", "middle", "high"]
+    expected = one.minus(two, 0.25, 0.5)
+    assert table["difference"][1] == pytest.approx(expected.estimate)
+    assert table["low"][1] == pytest.approx(expected.low)
+    np.testing.assert_allclose(table["p_holm"], holm(table["p"]))
+
+
+def test_it_shows_itself():
+    measured = strength(noisy_records(4, 6, 4, 0.5, 0)[0])
+    assert "4 images, 10 players" in measured._repr_html_()
+    assert measured._repr_html_().count("<tr") == 4
+    ax = measured.plot(label="a")
+    assert ax.get_ylim()[0] <= 0
+    assert measured.plot(ax, colour="black") is ax
+    assert len(ax.get_lines()) == 4  # two curves and their lines at 1
+    plt.close(ax.figure)

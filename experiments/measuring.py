@@ -1,0 +1,250 @@
+"""Networks measured image by image: games made, records written, shared and read.
+
+A record is read where it is and measured where it is not, so that an interrupted run goes on, and
+several processes do the work of one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import interactions as ix
+from a2mim.data import DataError
+from experiments.configs.interactions import ENCODER_REWARDS, InteractionsConfig
+from experiments.records import read_record, record_key, shard, weights_hash, write_record
+from experiments.runs import UsageError
+from experiments.sources import Source
+from experiments.subjects import Subject
+from interactions.games import predicted_class
+from interactions.protocols import PublishedPairs
+
+T = TypeVar("T")
+Records = list[ix.Interactions]
+FILLS = {"zero": ix.fills.zero, "image_mean": ix.fills.image_mean, "blur": ix.fills.blur()}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on one network.
+
+    Attributes:
+        subject: the network.
+        records: one per image.
+        floor: the numerical noise of one difference.
+    """
+
+    subject: Subject
+    records: Records
+    floor: float
+
+
+@dataclass
+class Share:
+    """This process's part of the work, and where all processes keep their records.
+
+    Attributes:
+        folder: of the records.
+        rank: which process this is.
+        world: of how many.
+        used: the records that the result is made of.
+    """
+
+    folder: Path
+    rank: int
+    world: int
+    used: set[Path] = field(default_factory=set)
+
+
+def measure(
+    subject: Subject,
+    config: InteractionsConfig,
+    design: ix.Design,
+    sources: Sequence[Source],
+    share: Share,
+    purpose: str = "",
+) -> Measured:
+    """Records of all images of one model, and the noise floor of the first.
+
+    Records are read where they are and measured where they are not.
+    """
+    play = partial(_game, subject, config)
+    settings = {
+        "design": repr(design),
+        "weights": weights_hash(subject.model),
+        "reward": config.reward,
+        "game": config.game,
+        "fill": config.fill,
+        "precision": config.precision,
+    }
+    keys, labels = [], []
+    for index, source in enumerate(sources):
+        image = subject.transform(source.read())
+        labels.append(_label(subject, config, source, image))
+        name = _image_name(config, index, source)
+        keys.append(record_key(settings | {"image": name}, image, labels[-1]))
+
+    def game(k: int) -> ix.PatchGame | ix.TokenDropGame:
+        return play(sources[k], _image_name(config, k, sources[k]), labels[k])
+
+    folder = share.folder / safe_name(f"{subject.name} {subject.weights}")
+
+    def measured(level: int, orders: Sequence[int], before: Records) -> Records:
+        """Measure this process's share of the images, then read the records of all."""
+        stored = [folder / f"{k:05d}-{key}-{level}.npz" for k, key in enumerate(keys)]
+        share.used.update(stored)
+        mine = list(shard(len(sources), share.rank, share.world))
+        name = subject.name + purpose + (f", more contexts ({level})" if level else "")
+        per_image = forwards_of(design, orders if level else None)
+        with _progress(subject.model, name, len(mine) * per_image, share.rank) as bar:
+            for done, k in enumerate(mine, start=1):
+                if read_record(stored[k]) is None:
+                    if level:
+                        record = ix.add_replicates(game(k), before[k], design, orders)
+                    else:
+                        record = usable(partial(ix.measure_one, game(k), design))
+                    write_record(record, stored[k], label=labels[k])
+                # What was read or saved by removing repeats is work that is not left.
+                bar.total = bar.n + (len(mine) - done) * per_image
+                bar.refresh()
+        return _await(stored)
+
+    level, records = 0, measured(0, (), [])
+    while config.bias_tol and (
+        orders := ix.biased_orders(records, config.bias_tol, config.max_contexts)
+    ):
+        level += 1
+        records = measured(level, orders, records)
+    # Only the first process reports, and only the result.
+    silent = share.rank or purpose
+    floor = math.nan if silent else usable(lambda: ix.noise_floor(game(0), design))
+    return Measured(subject, records, floor)
+
+
+def _game(
+    subject: Subject, config: InteractionsConfig, source: Source, name: str, label: int
+) -> ix.PatchGame | ix.TokenDropGame:
+    """The game of one image."""
+    image = subject.transform(source.read())
+    grid = grid_of(config)
+    batch_size = config.batch_size or None
+
+    def build() -> ix.PatchGame | ix.TokenDropGame:
+        if (
+            config.reward == "projection"
+            or config.reward == "cosine"
+            or config.reward == "features"
+        ):
+            (game,) = ix.encoder_games(
+                subject.model,
+                image[None],
+                grid,
+                kind=config.reward,
+                names=[name],
+                fill=FILLS[config.fill],
+                batch_size=batch_size,
+                precision=config.precision,
+            )
+            return game
+        reward = ix.REWARDS[config.reward]
+        if config.game == "token_drop":
+            return ix.TokenDropGame(
+                subject.model, image, label, grid, name, reward, batch_size, config.precision
+            )
+        fill = FILLS[config.fill]
+        return ix.PatchGame(
+            subject.model, image, label, grid, name, fill, reward, batch_size, config.precision
+        )
+
+    return usable(build)
+
+
+def _label(subject: Subject, config: InteractionsConfig, source: Source, image: Tensor) -> int:
+    if config.reward in ENCODER_REWARDS:
+        return 0
+    if config.label == "prediction":
+        return predicted_class(subject.model, image)
+    if config.label == "truth":
+        assert source.truth is not None
+        return source.truth
+    return int(config.label)
+
+
+def _image_name(config: InteractionsConfig, index: int, source: Source) -> str:
+    # Published draws are keyed by the index of the image in the run.
+    return str(index) if config.protocol else source.name
+
+
+class _progress:
+    """A bar that counts images through the network as they go, with time left."""
+
+    def __init__(self, model: nn.Module, name: str, total: int, rank: int):
+        self.model = model
+        self.bar = tqdm(
+            desc=name, total=total, unit=" forwards", unit_scale=True, disable=rank != 0
+        )
+
+    def __enter__(self) -> tqdm:
+        self.handle = self.model.register_forward_hook(
+            lambda module, inputs, outputs: self.bar.update(len(inputs[0])) and None
+        )
+        return self.bar
+
+    def __exit__(self, *exception: object) -> None:
+        self.handle.remove()
+        self.bar.close()
+
+
+def usable(work: Callable[[], T]) -> T:
+    """What the library refuses with a reason is the user's input, not a fault."""
+    try:
+        return work()
+    except (ValueError, DataError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _await(paths: list[Path]) -> Records:
+    """All records, once the other processes have written theirs."""
+    records: list[ix.Interactions | None] = [None] * len(paths)
+    while True:
+        for k, path in enumerate(paths):
+            if records[k] is None:
+                records[k] = read_record(path)
+        complete = [record for record in records if record is not None]
+        if len(complete) == len(paths):
+            return complete
+        time.sleep(0.1)
+
+
+def grid_of(config: InteractionsConfig) -> ix.PatchGrid:
+    """The players."""
+    side = {"": config.grid, "iclr22": 16, "a2mim": 14}[config.protocol]
+    return ix.PatchGrid(side, side)
+
+
+def forwards_of(design: ix.Design, orders: Sequence[int] | None = None) -> int:
+    """Forwards per image at most: but for the ends, repeats are not counted out.
+
+    Args:
+        design: of neighbouring pairs.
+        orders: all of the design's if left out.
+    """
+    pairs = design.pairs
+    assert isinstance(pairs, ix.NeighbourPairs | PublishedPairs)
+    n = pairs.grid.n
+    chosen = ix.orders_of(design.ratios, n) if orders is None else orders
+    contexts = sum(1 if m in (0, n - 2) else design.contexts.count(n, m) for m in chosen)
+    return 4 * pairs.count * contexts
+
+
+def safe_name(name: str) -> str:
+    """A name that can be a folder's."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)

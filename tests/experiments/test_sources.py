@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from a2mim.data import DataError
+from experiments.runs import UsageError
+from experiments.sources import folder_images, named_images, some
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "a").mkdir(parents=True)
+    for k, name in enumerate(["a/0.png", "a/1.PNG", "2.png"]):
+        Image.new("L", (4, 4), k).save(folder / name, format="png")
+    (folder / "labels.csv").write_text("file,class_index\na/0.png,3\na/1.PNG,7\n2.png,5\n")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_a_folder_is_searched_in_depth(photos):
+    sources = folder_images(photos, 10, seed=0, truth=True)
+    assert [(s.name, s.truth) for s in sources] == [("2.png", 5), ("a/0.png", 3), ("a/1.PNG", 7)]
+    assert [s.read().getpixel((0, 0)) for s in sources] == [(2, 2, 2), (0, 0, 0), (1, 1, 1)]
+    assert [s.truth for s in folder_images(photos, 10, seed=0, truth=False)] == [None] * 3
+
+
+def test_fewer_are_drawn_by_seed(photos):
+    drawn = {
+        tuple(s.name for s in folder_images(photos, 2, seed, truth=False)) for seed in range(9)
+    }
+    assert len(drawn) == 3
+    assert all(list(names) == sorted(names) for names in drawn)
+    again = folder_images(photos, 2, 0, truth=False)
+    assert [s.name for s in again] == [s.name for s in folder_images(photos, 2, 0, truth=False)]
+
+
+def test_some():
+    assert some(range(5), 9, seed=0) == [0, 1, 2, 3, 4]
+    chosen = some(range(100), 10, seed=0)
+    assert chosen == sorted(set(chosen))
+    assert chosen != list(range(10))
+
+
+def test_digits_by_name():
+    sources = named_images("digits", 3, seed=0)
+    assert len(sources) == 3
+    assert sources[0].read().size == (32, 32)
+    assert all(0 <= s.truth < 10 for s in sources)
+    pixels = np.array(sources[0].read())
+    assert pixels.shape == (32, 32, 3)
+    with pytest.raises(UsageError, match="digits or cifar10, got 'imagenet'"):
+        named_images("imagenet", 3, seed=0)
+
+
+def test_bad_folders(photos, tmp_path):
+    with pytest.raises(UsageError, match="found none at"):
+        folder_images(tmp_path / "nowhere", 2, 0, truth=False)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"at least 2 images in .*, found 0"):
+        folder_images(tmp_path / "empty", 2, 0, truth=False)
+    (photos / "labels.csv").write_text("file,class_index\na/0.png,x\n")
+    with pytest.raises(UsageError, match="a row for every image"):
+        folder_images(photos, 2, 0, truth=True)
+    (photos / "labels.csv").unlink()
+    with pytest.raises(UsageError, match="expected classes in"):
+        folder_images(photos, 2, 0, truth=True)
+    (photos / "2.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cannot read .*2\.png"):
+        folder_images(photos, 9, 0, truth=False)[0].read()
