@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -232,6 +232,49 @@ def _read(
     labels = [index[file.relative_to(root / split).parts[0]] for file in files]
     names = tuple(file.relative_to(root).as_posix() for file in files)
     return ImageSet(torch.stack(pixels), torch.tensor(labels), names, classes)
+
+
+def find_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
+    """At most ``count`` image files of a folder, searched in depth, sorted, drawn by ``seed``.
+
+    Raises:
+        DataError: if there are fewer than 2.
+    """
+    if not folder.is_dir():
+        raise DataError(f"expected a folder of images, found none at {folder}")
+    found = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+    )
+    if len(found) < 2:
+        raise DataError(f"expected at least 2 images in {folder}, found {len(found)}")
+    return [found[k] for k in _subset(len(found), count, seed)]
+
+
+def photographs(
+    folder: str | Path, model: nn.Module, count: int = 50, seed: int = 0
+) -> tuple[Tensor, list[str]]:
+    """Images of a folder, as a timm model wants to see them: its size, crop and normalisation.
+
+    Args:
+        folder: searched in depth.
+        model: a timm model.
+        count: at most this many images.
+        seed: which images, if there are more.
+
+    Returns:
+        float32 ``(I, C, H, W)``, and the images' names.
+
+    Raises:
+        DataError: if there are fewer than 2 images, or one cannot be read.
+    """
+    from timm.data import create_transform, resolve_model_data_config
+
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    files = find_images(Path(folder), count, seed)
+    images_ICHW = torch.stack([transform(read_image(file)) for file in files])
+    return images_ICHW, [file.relative_to(folder).as_posix() for file in files]
 
 
 def read_image(file: Path) -> Image:

@@ -21,7 +21,7 @@ from experiments.records import tidy_records
 from experiments.results import per_image_rows, strength_rows, write_table
 from experiments.runs import UsageError, commit, finish_run, open_run, pick_device
 from experiments.sources import Source, folder_images, named_images, some
-from experiments.subjects import Subject, load_subject
+from experiments.subjects import Subject, load_subject, model_options
 from interactions import plots
 from interactions.forwards import check_precision
 from interactions.protocols import protocol
@@ -277,7 +277,14 @@ def _subjects(config: InteractionsConfig) -> list[Subject]:
         )
     headless = config.reward in ENCODER_REWARDS
     subjects = [
-        load_subject(name, file, config.device, headless=headless)
+        load_subject(
+            name,
+            file,
+            config.device,
+            headless=headless,
+            options=model_options(config.model_kwargs),
+            normalisation={"mean": config.mean, "std": config.std},
+        )
         for name, file in zip(
             config.models, config.weights or [None] * len(config.models), strict=True
         )

@@ -79,6 +79,7 @@ def measure(
     play = partial(_game, subject, config)
     settings = {
         "design": repr(design),
+        "model": [subject.name, *config.model_kwargs],
         "weights": weights_hash(subject.model),
         "reward": config.reward,
         "game": config.game,

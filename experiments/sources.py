@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from PIL import Image
 
-from a2mim.data import IMAGE_SUFFIXES, ImageSet, cifar10, digits, read_image
+from a2mim.data import ImageSet, cifar10, digits, find_images, read_image
 from experiments.runs import UsageError
 
 T = TypeVar("T")
@@ -48,18 +48,10 @@ def folder_images(folder: Path, count: int, seed: int, *, truth: bool) -> list[S
         truth: whether classes are read from ``labels.csv`` in the folder (file,class_index).
 
     Raises:
-        UsageError: if there are fewer than 2 images, or classes are wanted and not there.
+        DataError: if there are fewer than 2 images.
+        UsageError: if classes are wanted and not there.
     """
-    if not folder.is_dir():
-        raise UsageError(f"expected a folder of images, found none at {folder}")
-    found = sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
-    )
-    if len(found) < 2:
-        raise UsageError(f"expected at least 2 images in {folder}, found {len(found)}")
-    files = some(found, count, seed)
+    files = find_images(folder, count, seed)
     names = [file.relative_to(folder).as_posix() for file in files]
     classes = _classes(folder / "labels.csv", names) if truth else dict.fromkeys(names)
     return [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,15 @@ class Subject:
     transform: Callable[[object], Tensor]
 
 
-def load_subject(name: str, weights: Path | None, device: str, *, headless: bool) -> Subject:
+def load_subject(
+    name: str,
+    weights: Path | None,
+    device: str,
+    *,
+    headless: bool = False,
+    options: Mapping[str, object] | None = None,
+    normalisation: Mapping[str, tuple[float, ...]] | None = None,
+) -> Subject:
     """A timm model with its own weights or those of a file, and its own preprocessing.
 
     Args:
@@ -42,6 +51,8 @@ def load_subject(name: str, weights: Path | None, device: str, *, headless: bool
             classes. None for timm's own weights.
         device: where the model goes.
         headless: take the classifier off: the model gives features. A file may have one or not.
+        options: what the model is made with, beyond its name.
+        normalisation: ``mean`` and ``std`` to use instead of the model's own.
 
     Raises:
         UsageError: if there is no such model, or its weights cannot be loaded.
@@ -56,17 +67,18 @@ def load_subject(name: str, weights: Path | None, device: str, *, headless: bool
             + (f"; did you mean {', '.join(near)}?" if near else "")
         )
     model: Any
+    made_with: dict[str, Any] = dict(options or {})
     try:
         if weights is None:
-            model = timm.create_model(name, pretrained=True)
+            model = timm.create_model(name, pretrained=True, **made_with)
             called = name.partition(".")[2] or "timm default"
         else:
             state = _state(weights)
             classes = _classes(name, state)
-            model = timm.create_model(name, num_classes=classes)
+            model = timm.create_model(name, num_classes=classes, **made_with)
             model.load_state_dict(state)
             called = weights.name
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(f"cannot load weights for {name}: {reason}") from error
     if headless:
@@ -76,8 +88,34 @@ def load_subject(name: str, weights: Path | None, device: str, *, headless: bool
             f"expected weights with a classifier for {name}, got none; without one, measure "
             "features with --reward projection"
         )
-    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    wanted = {key: value for key, value in (normalisation or {}).items() if value}
+    channels = getattr(model, "in_chans", None) or 3
+    for key, value in wanted.items():
+        if len(value) != channels or (key == "std" and not all(v > 0 for v in value)):
+            raise UsageError(
+                f"expected --{key} of {channels} numbers (above 0 for std), got {value}"
+            )
+    data = resolve_model_data_config(model) | wanted
+    transform = create_transform(**data, is_training=False)
     return Subject(name, called, model.to(device).eval(), transform)
+
+
+def model_options(pairs: Sequence[str]) -> dict[str, object]:
+    """Options as NAME=VALUE, with values as Python writes them, or words.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    options: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (equals and name.isidentifier()):
+            raise UsageError(f"expected --model-kwargs as NAME=VALUE, got {pair!r}")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            options[name] = value
+    return options
 
 
 def _classes(name: str, state: dict[str, Tensor]) -> int:

@@ -84,7 +84,7 @@ class PatchGrid:
             bool of shape ``(B, 1, H, W)``.
         """
         p, q = self.cell_size(height, width)
-        self._check(visible_BN)
+        check_visible(visible_BN, self.n)
         cells = visible_BN.reshape(-1, self.rows, 1, self.cols, 1)
         return cells.expand(-1, -1, p, -1, q).reshape(-1, 1, height, width)
 
@@ -114,14 +114,15 @@ class PatchGrid:
         cells = cells_BNCpq.reshape(B, self.rows, self.cols, C, p, q)
         return cells.permute(0, 3, 1, 4, 2, 5).reshape(B, C, self.rows * p, self.cols * q)
 
-    def _check(self, visible_BN: Tensor) -> None:
-        if visible_BN.dtype != torch.bool:
-            raise TypeError(f"expected visible as bool (True = kept), got {visible_BN.dtype}")
-        if visible_BN.ndim != 2 or visible_BN.shape[1] != self.n:
-            raise ValueError(
-                f"expected visible of shape (B, {self.n}) for a {self.rows} x {self.cols} grid, "
-                f"got {tuple(visible_BN.shape)}"
-            )
+
+def check_visible(visible_BN: Tensor, n: int) -> None:
+    """Raise a TypeError or a ValueError unless visibility is given as bool ``(B, n)``."""
+    if visible_BN.dtype != torch.bool:
+        raise TypeError(f"expected visible as bool (True = kept), got {visible_BN.dtype}")
+    if visible_BN.ndim != 2 or visible_BN.shape[1] != n:
+        raise ValueError(
+            f"expected visible of shape (B, {n}) for {n} players, got {tuple(visible_BN.shape)}"
+        )
 
 
 def hide(images_BCHW: Tensor, visible_BN: Tensor, players: Players, fill: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interactions.pairs import Pairs, choose
+from interactions.patches import check_visible
 
 Labels = NDArray[np.int64]
 """One label for each pixel, shape ``(H, W)``."""
@@ -83,13 +84,7 @@ class PlayerMap:
             bool of shape ``(B, 1, H, W)``, on the device of ``visible_BN``.
         """
         self.check_image(height, width)
-        if visible_BN.dtype != torch.bool:
-            raise TypeError(f"expected visible as bool (True = kept), got {visible_BN.dtype}")
-        if visible_BN.ndim != 2 or visible_BN.shape[1] != self.n:
-            raise ValueError(
-                f"expected visible of shape (B, {self.n}) for a map of {self.n} players, "
-                f"got {tuple(visible_BN.shape)}"
-            )
+        check_visible(visible_BN, self.n)
         # As visible_BN[:, players_HW], in a quarter of the time on a CPU.
         players_P = self.players_HW.to(visible_BN.device).flatten()
         pixels_BP = visible_BN.gather(1, players_P.expand(len(visible_BN), -1))

@@ -33,6 +33,12 @@ class InteractionsConfig:
     weights: tuple[Path, ...] = ()
     """A file of weights for each model, safetensors or PyTorch, with the keys of the timm model;
     its classifier tells the number of classes."""
+    model_kwargs: tuple[str, ...] = ()
+    """What the timm models are made with, as NAME=VALUE, such as pad_type=same."""
+    mean: tuple[float, ...] = ()
+    """Mean colour of the normalisation, instead of the models' own."""
+    std: tuple[float, ...] = ()
+    """Standard deviation of the normalisation, instead of the models' own."""
     label: str = "prediction"
     """The class that is played for: prediction (of the whole image), truth (from labels.csv or the
     data set), or a class index."""

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm import create_model
+from timm.data import create_transform, resolve_model_data_config
 
-from a2mim.data import DataError, ImageSet, cifar10, digits, image_folders
+from a2mim.data import DataError, ImageSet, cifar10, digits, image_folders, photographs
 
 LIMITS = (1000, 1000)
 
@@ -188,3 +190,21 @@ def test_fingerprints_see_every_pixel():
     some = train.take([3, 1])
     assert some.names == (train.names[3], train.names[1])
     assert torch.equal(some.pixels_ICHW[1], train.pixels_ICHW[1])
+
+
+def test_photographs_as_a_model_wants_them(tmp_path):
+    model = create_model("test_resnet", num_classes=5)
+    rng = np.random.default_rng(0)
+    (tmp_path / "deep").mkdir()
+    for name in ("b.png", "a.jpg", "deep/c.webp"):
+        Image.fromarray(rng.integers(0, 256, (200, 180, 3), np.uint8)).save(tmp_path / name)
+    images, names = photographs(str(tmp_path), model)
+    assert names == ["a.jpg", "b.png", "deep/c.webp"]
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    expected = transform(Image.open(tmp_path / "b.png").convert("RGB"))
+    torch.testing.assert_close(images[1], expected)
+    assert len(photographs(tmp_path, model, count=2)[0]) == 2
+    with pytest.raises(DataError, match="found none at"):
+        photographs(tmp_path / "nowhere", model)
+    with pytest.raises(DataError, match="at least 2 images"):
+        photographs(tmp_path / "deep", model)

@@ -54,10 +54,10 @@ def test_digits_by_name():
 
 
 def test_bad_folders(photos, tmp_path):
-    with pytest.raises(UsageError, match="found none at"):
+    with pytest.raises(DataError, match="found none at"):
         folder_images(tmp_path / "nowhere", 2, 0, truth=False)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"at least 2 images in .*, found 0"):
+    with pytest.raises(DataError, match=r"at least 2 images in .*, found 0"):
         folder_images(tmp_path / "empty", 2, 0, truth=False)
     (photos / "labels.csv").write_text("file,class_index\na/0.png,x\n")
     with pytest.raises(UsageError, match="a row for every image"):

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -5,7 +6,7 @@ from safetensors.torch import save_file
 from timm import create_model
 
 from experiments.runs import UsageError
-from experiments.subjects import load_subject
+from experiments.subjects import load_subject, model_options
 
 
 def saved(tmp_path, name="test_resnet", classes=10):
@@ -41,6 +42,25 @@ def test_two_classifiers_of_a_distilled_model(tmp_path):
     _, path = saved(tmp_path, "deit_tiny_distilled_patch16_224", classes=7)
     subject = load_subject("deit_tiny_distilled_patch16_224", path, "cpu", headless=False)
     assert subject.model.num_classes == 7
+
+
+def test_options_and_normalisation(tmp_path):
+    options = model_options(["in_chans=3", "global_pool=max", "drop_rate=0.5"])
+    assert options == {"in_chans": 3, "global_pool": "max", "drop_rate": 0.5}
+    _, path = saved(tmp_path)
+    grey = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    subject = load_subject("test_resnet", path, "cpu", options=options, normalisation=grey)
+    assert subject.model.global_pool.pool_type == "max"
+    image = subject.transform(Image.new("RGB", (300, 200), (255, 0, 0)))
+    np.testing.assert_allclose(image[:, 0, 0], [2, -2, -2])
+    for bad in ("pad_type", "=same", "a b=1"):
+        with pytest.raises(UsageError, match="as NAME=VALUE, got"):
+            model_options([bad])
+    with pytest.raises(UsageError, match=r"cannot load weights for test_resnet: .*flavour"):
+        load_subject("test_resnet", path, "cpu", options={"flavour": "sweet"})
+    for bad in ({"mean": (0.5,)}, {"std": (0.5, 0.0, 0.5)}):
+        with pytest.raises(UsageError, match="of 3 numbers"):
+            load_subject("test_resnet", path, "cpu", normalisation=bad)
 
 
 def test_bad_weights(tmp_path, monkeypatch):
