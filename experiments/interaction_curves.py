@@ -270,6 +270,8 @@ def _sources(config: InteractionsConfig) -> tuple[str, list[Source]]:
 
 
 def _subjects(config: InteractionsConfig) -> list[Subject]:
+    if not config.models:
+        raise UsageError("expected the name of at least one timm model, got none")
     if config.weights and len(config.weights) != len(config.models):
         raise UsageError(
             f"expected one --weights for each of {len(config.models)} models, "

@@ -147,7 +147,7 @@ def plan(
             if not 2 <= N <= max_images:
                 continue
             se_O = np.max([parts.se(N, P, R) for parts in several], axis=0)
-            this = Plan(N, P, R, N * cost, se_O)
+            this = Plan(N, P, R, int(N * cost), se_O)
             if best is None or _better(this, best, by_cost=budget is None):
                 best = this
     if best is None:

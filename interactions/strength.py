@@ -269,12 +269,20 @@ class Strength:
 
             ax = pyplot.subplots(figsize=(6, 3.8), layout="constrained")[1]
         plots.strength_curve(ax, self, label=label, **style)
+        ax.autoscale(axis="y")  # room for this curve where an earlier one has set the limits
         ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
         return ax
 
+    def __repr__(self) -> str:
+        return f"{self._title}\n{self.to_frame().to_string(index=False, float_format=_short)}"
+
     def _repr_html_(self) -> str:
-        table = self.to_frame().to_html(index=False, float_format=lambda x: f"{x:.3g}", border=0)
-        return f"<p>Interaction strength, {len(self.images)} images, {self.n} players</p>{table}"
+        table = self.to_frame().to_html(index=False, float_format=_short, border=0)
+        return f"<p>{self._title}</p>{table}"
+
+    @property
+    def _title(self) -> str:
+        return f"Interaction strength, {len(self.images)} images, {self.n} players"
 
     def normalised(self, normalise: Normalisation) -> Strength:
         """The same strengths with J normalised another way."""
@@ -454,6 +462,10 @@ def along(a_P: NDArray[np.float64], b_P: NDArray[np.float64]) -> NDArray[np.floa
 def _total(values_P: NDArray[np.float64]) -> NDArray[np.float64]:
     """Numbers ``(P,)`` as they are, vectors ``(P, D)`` summed over coordinates."""
     return values_P if values_P.ndim == 1 else values_P.sum(axis=-1)
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def _tested(names: dict[str, Any], intervals: Sequence[Interval], images: int) -> pd.DataFrame:

@@ -23,7 +23,7 @@ ENCODER_REWARDS = ("projection", "cosine", "features")
 class InteractionsConfig:
     """Settings of ``a2mim interactions``."""
 
-    models: tyro.conf.Positional[tuple[str, ...]]
+    models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL...")]
     """timm names, such as resnet50.a1_in1k. Without --weights, timm's own weights are taken (and
     downloaded, if they are not in its cache)."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None

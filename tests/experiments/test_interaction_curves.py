@@ -350,6 +350,7 @@ def test_half_precision_is_said(config, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"models": (), "weights": ()}, "at least one timm model, got none"),
         ({"models": ("resnot18",)}, "expected the name of a timm model, got 'resnot18'"),
         ({"count": 1}, "--count of at least 2"),
         ({"pairs": 1000}, "pairs per image, got 1000"),

@@ -370,9 +370,14 @@ def test_bands_of_two_models_are_compared_in_pairs():
 def test_it_shows_itself():
     measured = strength(noisy_records(4, 6, 4, 0.5, 0)[0])
     assert "4 images, 10 players" in measured._repr_html_()
+    assert repr(measured).startswith("Interaction strength, 4 images, 10 players\n order")
+    assert len(repr(measured).splitlines()) == 2 + 3
     assert measured._repr_html_().count("<tr") == 4
     ax = measured.plot(label="a")
     assert ax.get_ylim()[0] <= 0
-    assert measured.plot(ax, colour="black") is ax
+    before = ax.get_ylim()[1]
+    louder = replace(measured, per_image_IO=measured.per_image_IO * np.array([1, 1, 9.0]))
+    assert louder.plot(ax, colour="black") is ax
+    assert ax.get_ylim()[1] > before
     assert len(ax.get_lines()) == 4  # two curves and their lines at 1
     plt.close(ax.figure)
