@@ -19,7 +19,14 @@ from experiments.figures import interaction_overlay
 from experiments.measuring import Measured, Share, forwards_of, grid_of, measure, usable
 from experiments.records import tidy_records
 from experiments.results import per_image_rows, strength_rows, write_table
-from experiments.runs import UsageError, commit, finish_run, open_run, pick_device
+from experiments.runs import (
+    UsageError,
+    commit,
+    finish_run,
+    keep_memory,
+    open_run,
+    pick_device,
+)
 from experiments.sources import Source, folder_images, named_images, some
 from experiments.subjects import Subject, load_subject, model_options
 from interactions import plots
@@ -41,6 +48,8 @@ def interaction_curves(config: InteractionsConfig) -> None:
     start = time.perf_counter()
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     config = replace(config, device=pick_device(config.device))
+    if config.device == "cpu":
+        keep_memory()
     design = _design(config)
     dataset, sources = _sources(config)
     subjects = _subjects(config)
