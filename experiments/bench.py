@@ -1,100 +1,129 @@
-"""What the toolkit costs on top of the bare model: both sides in one run, medians of several.
+"""The benchmark: what the toolkit costs and what its estimator saves, against a baseline each.
 
 A row compares two ways to do the same work on the same machine within the same minutes; absolute
 times belong to that machine only. Speed never gates a test.
+
+    interactions/overhead/*   seconds on top of the bare model              bench_timing
+    interactions/memory       MiB beyond an idle process                    bench_memory
+    interactions/forwards/*   forwards for the published error of J         bench_estimator
+    interactions/coverage/*   share of 95 % intervals that hold the truth   bench_estimator
+    interactions/wall/*       seconds for the published error of J          bench_estimator
 """
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
-from timm import create_model
-from torch import nn
-from tqdm import tqdm
 
-import interactions as ix
+from experiments.bench_estimator import coverage, forwards, wall
+from experiments.bench_memory import STATUS, memory
+from experiments.bench_timing import Row, overhead, overhead_names
 from experiments.results import write_atomic
 from experiments.runs import UsageError, commit
 
-CPU_MODELS = ("vit_tiny_patch16_224", "resnet18")
-IMAGE_SIZE = 224
-GPU_MODELS = ("vit_small_patch16_224", "resnet50")
-SHORT = {"vit_tiny_patch16_224": "vit_tiny", "vit_small_patch16_224": "vit_small"}
+COLUMNS = ["row", "ours", "baseline", "ratio", "target", "unit", "n", "commit"]
 
 
-def bench(out: Path, repeats: int) -> None:
-    """Run all rows, print them, and write ``<out>/cpu.csv`` or ``<out>/<gpu name>.csv``.
+def bench(out: Path, repeats: int, rows: Sequence[str] = ()) -> None:
+    """Run rows, print them, and write them to ``<out>/cpu.csv`` or ``<out>/<gpu name>.csv``.
+
+    The file is written after every row. A row that is run replaces its line; lines of rows that are
+    not run stay as they are.
+
+    Args:
+        out: the folder.
+        repeats: runs of each side where time or memory is measured; medians are reported.
+        rows: beginnings of names of rows to run; all rows if empty.
 
     Raises:
-        UsageError: with less than one repeat.
+        UsageError: with less than one repeat, with a beginning that no row has, or if the file is
+            there and is not a table of the benchmark.
     """
     if repeats < 1:
         raise UsageError(f"expected at least 1 repeat, got {repeats}")
     on_gpu = torch.cuda.is_available()
-    models = GPU_MODELS if on_gpu else CPU_MODELS
-    rows = pd.DataFrame([overhead(name, repeats, on_gpu) for name in models])
+    available = available_rows(repeats, on_gpu)
+    chosen = choose(list(available), rows)
     machine = torch.cuda.get_device_name().lower().replace(" ", "-") if on_gpu else "cpu"
+    path = out / f"{machine}.csv"
+    table, code = read(path), commit()
     out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / f"{machine}.csv", rows.to_csv(index=False, float_format="%.4g"))
-    print(rows.to_string(index=False))
+    begin = time.perf_counter()
+    for k, name in enumerate(chosen, start=1):
+        start = time.perf_counter()
+        row = available[name]()
+        table = merged(table, row, code)
+        write_atomic(path, table.to_csv(index=False, float_format="%.4g"))
+        print(f"[{k:2d}/{len(chosen)}] {name}  ({time.perf_counter() - start:.0f} s)")
+        for note in row.notes:
+            print(f"        {note}")
+    print()
+    print(table[table["row"].isin(chosen)].to_string(index=False))
+    print(f"\n{path}   ({time.perf_counter() - begin:.0f} s)")
 
 
-def overhead(name: str, repeats: int, on_gpu: bool) -> dict[str, object]:
-    """Wall time of the estimator / wall time of the bare model on as many images."""
-    device = torch.device("cuda" if on_gpu else "cpu")
-    batch_size, pairs = (256, 50) if on_gpu else (32, 1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model: nn.Module = create_model(name).to(device).eval()
-        image = torch.randn(3, IMAGE_SIZE, IMAGE_SIZE)
-    grid = ix.PatchGrid(14, 14)
-    design = ix.Design(ix.NeighbourPairs(grid, count=pairs))
-    game = ix.PatchGame(model, image, label=0, players=grid, batch_size=batch_size)
-    forwards = ix.measure_one(game, design).forwards  # also warms up
-    batches = [batch_size] * (forwards // batch_size) + [forwards % batch_size] * bool(
-        forwards % batch_size
-    )
-    images = image.to(device).expand(batch_size, -1, -1, -1).contiguous()
+def available_rows(repeats: int, on_gpu: bool) -> dict[str, Callable[[], Row]]:
+    """Rows by name, in the order in which they are run.
 
-    def bare() -> None:
-        with torch.inference_mode():
-            for size in batches:
-                logits = model(images[:size])
-            logits.cpu()
-
-    bar = tqdm(total=2 * repeats, desc=f"{name}, {forwards} forwards", leave=False)
-    ours, baseline = alternate(lambda: ix.measure_one(game, design), bare, repeats, bar.update)
-    bar.close()
-    prefix = "interactions/overhead/gpu/" if on_gpu else "interactions/overhead/"
-    return {
-        "row": prefix + SHORT.get(name, name),
-        "ours": ours,
-        "baseline": baseline,
-        "ratio": ours / baseline,
-        "target": 1.05,
-        "unit": "s",
-        "n": repeats,
-        "commit": commit(),
+    On a machine with a GPU there are only the rows that need it: the others are about the estimator
+    or the CPU.
+    """
+    rows: dict[str, Callable[[], Row]] = {
+        row: partial(overhead, row, model, repeats, on_gpu)
+        for row, model in overhead_names(on_gpu).items()
     }
+    if on_gpu:
+        return rows
+    if STATUS.exists():  # Linux
+        rows["interactions/memory"] = partial(memory, "interactions/memory", repeats)
+    for name in ("cnn16", "vit16"):
+        for what, run in (("forwards", forwards), ("coverage", coverage)):
+            row = f"interactions/{what}/{name}"
+            rows[row] = partial(run, row, name)
+    for name in ("cnn16", "vit_tiny"):
+        row = f"interactions/wall/{name}"
+        rows[row] = partial(wall, row, name, repeats)
+    return rows
 
 
-def alternate(
-    ours: Callable[[], object],
-    baseline: Callable[[], object],
-    repeats: int,
-    after_each: Callable[[], object],
-) -> tuple[float, float]:
-    """Median seconds of two sides that take turns, so that drift of the machine hits both."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for side, into in zip((ours, baseline), seconds, strict=True):
-            start = time.perf_counter()
-            side()
-            into.append(time.perf_counter() - start)
-            after_each()
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+def choose(names: Sequence[str], beginnings: Sequence[str]) -> list[str]:
+    """Names that begin with one of the beginnings, all names if there are none.
+
+    Raises:
+        UsageError: if no name begins so.
+    """
+    for beginning in beginnings:
+        if not any(name.startswith(beginning) for name in names):
+            raise UsageError(
+                f"expected the beginning of a row's name for --rows, got {beginning!r}; "
+                f"there are: {', '.join(names)}"
+            )
+    return [name for name in names if not beginnings or name.startswith(tuple(beginnings))]
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The table that is there, or an empty one.
+
+    Raises:
+        UsageError: if it has other columns.
+    """
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS)
+    # Some commits look like numbers.
+    table = pd.read_csv(path, dtype={"row": str, "unit": str, "commit": str})
+    if list(table) != COLUMNS:
+        raise UsageError(f"expected a table of the benchmark in {path}, got columns {list(table)}")
+    return table
+
+
+def merged(table: pd.DataFrame, row: Row, code: str) -> pd.DataFrame:
+    """The table with this row in the place of an earlier one of its name, ordered by name."""
+    line = [row.row, row.ours, row.baseline, row.ratio, row.target, row.unit, row.n, code]
+    kept = table[table["row"] != row.row]
+    lines = [*kept.itertuples(index=False), line]
+    return pd.DataFrame(lines, columns=COLUMNS).sort_values("row", ignore_index=True)

@@ -25,12 +25,14 @@ class Figures:
 
 @dataclass(frozen=True)
 class Bench:
-    """Time the toolkit against bare models, side by side; writes results/bench/."""
+    """Compare the toolkit with bare models and with the published design; writes results/bench/."""
 
     out: Path = Path("results/bench")
     """Where the table goes."""
     repeats: int = 5
-    """Runs of each side; medians are reported."""
+    """Runs of each side where time or memory is measured; medians are reported."""
+    rows: tuple[str, ...] = ()
+    """Beginnings of names of rows to run, such as interactions/forwards; all rows if left out."""
 
 
 Command = (
@@ -85,7 +87,7 @@ def _run(command: DemoConfig | InteractionsConfig | Figures | Bench) -> None:
     else:
         from experiments.bench import bench
 
-        bench(command.out, command.repeats)
+        bench(command.out, command.repeats, command.rows)
 
 
 def _say(message: str, code: int) -> int:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from experiments.records import read_record, record_key, shard, weights_hash, wr
 from experiments.runs import UsageError
 from experiments.sources import Source
 from experiments.subjects import Subject
+from interactions.encoders import Kind
 from interactions.games import predicted_class
 from interactions.protocols import PublishedPairs
 
@@ -104,7 +106,7 @@ def measure(
         share.used.update(stored)
         mine = list(shard(len(sources), share.rank, share.world))
         name = subject.name + purpose + (f", more contexts ({level})" if level else "")
-        per_image = forwards_of(design, orders if level else None)
+        per_image = forwards_of(design, orders) << level - 1 if level else forwards_of(design)
         with _progress(subject.model, name, len(mine) * per_image, share.rank) as bar:
             for done, k in enumerate(mine, start=1):
                 if read_record(stored[k]) is None:
@@ -139,16 +141,12 @@ def _game(
     batch_size = config.batch_size or None
 
     def build() -> ix.PatchGame | ix.TokenDropGame:
-        if (
-            config.reward == "projection"
-            or config.reward == "cosine"
-            or config.reward == "features"
-        ):
+        if config.reward in ENCODER_REWARDS:
             (game,) = ix.encoder_games(
                 subject.model,
                 image[None],
                 grid,
-                kind=config.reward,
+                kind=cast(Kind, config.reward),
                 names=[name],
                 fill=FILLS[config.fill],
                 batch_size=batch_size,
@@ -184,24 +182,19 @@ def _image_name(config: InteractionsConfig, index: int, source: Source) -> str:
     return str(index) if config.protocol else source.name
 
 
-class _progress:
+@contextmanager
+def _progress(model: nn.Module, name: str, total: int, rank: int) -> Iterator[tqdm]:
     """A bar that counts images through the network as they go, with time left."""
 
-    def __init__(self, model: nn.Module, name: str, total: int, rank: int):
-        self.model = model
-        self.bar = tqdm(
-            desc=name, total=total, unit=" forwards", unit_scale=True, disable=rank != 0
-        )
+    def count(_module: nn.Module, inputs: tuple[Tensor, ...], _outputs: object) -> None:
+        bar.update(len(inputs[0]))
 
-    def __enter__(self) -> tqdm:
-        self.handle = self.model.register_forward_hook(
-            lambda module, inputs, outputs: self.bar.update(len(inputs[0])) and None
-        )
-        return self.bar
-
-    def __exit__(self, *exception: object) -> None:
-        self.handle.remove()
-        self.bar.close()
+    with tqdm(desc=name, total=total, unit=" forwards", unit_scale=True, disable=rank != 0) as bar:
+        handle = model.register_forward_hook(count)
+        try:
+            yield bar
+        finally:
+            handle.remove()
 
 
 def usable(work: Callable[[], T]) -> T:

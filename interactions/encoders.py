@@ -28,6 +28,9 @@ from interactions.forwards import Precision, arithmetic, device_of
 from interactions.games import PatchGame, PatchGames, Reward
 from interactions.patches import Players, hide
 
+Kind = Literal["projection", "cosine", "features"]
+"""Names of the rewards."""
+
 
 def projection(whole_D: Tensor, empty_D: Tensor) -> Reward:
     """The projection reward of an image with these features when whole and when all hidden.
@@ -74,7 +77,7 @@ def encoder_games(
     images_BCHW: Tensor,
     players: Players,
     *,
-    kind: Literal["projection", "cosine", "features"] = "projection",
+    kind: Kind = "projection",
     names: Sequence[str] | None = None,
     fill: fills.Fill = fills.zero,
     batch_size: int | None = None,
