@@ -28,7 +28,7 @@ from experiments.bench_timing import Row
 IMAGE_SIZE = 224
 BATCH_SIZE = 32
 GRID = ix.PatchGrid(14, 14)
-FEW, MANY = 8, 400
+FEW, MANY = 8, 250
 """Pairs. The many fill several of the chunks that the estimator goes through pairs in."""
 
 ALLOWANCE = 50

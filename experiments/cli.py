@@ -35,6 +35,29 @@ class Bench:
     """Beginnings of names of rows to run, such as interactions/forwards; all rows if left out."""
 
 
+@dataclass(frozen=True)
+class Pretrain:
+    """Pre-train a recipe (a2mim configs lists them): from images to a backbone that timm loads."""
+
+    config: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONFIG")]
+    """Name of the recipe."""
+    set: tuple[str, ...] = ()
+    """Settings to change, as KEY=VALUE; options of the backbone as a Python dict."""
+    data: str = ""
+    """digits, cifar10, folder:PATH or tar:PATTERN, if not what the recipe says."""
+    out: Path | None = None
+    """Where the results go; results/pretrain/CONFIG if left out."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda if there is one."""
+    resume: bool = True
+    """Go on where an interrupted run of the same command was, or start anew."""
+
+
+@dataclass(frozen=True)
+class Configs:
+    """List the recipes of a2mim pretrain."""
+
+
 Command = (
     Annotated[
         DemoConfig,
@@ -49,6 +72,8 @@ Command = (
             description="Interaction strength over orders of timm classifiers, on your images.",
         ),
     ]
+    | Annotated[Pretrain, tyro.conf.subcommand("pretrain")]
+    | Annotated[Configs, tyro.conf.subcommand("configs")]
     | Annotated[Figures, tyro.conf.subcommand("figures")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
@@ -64,14 +89,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(command)
     except (DataError, UsageError) as error:
         sys.exit(_say(f"a2mim: {error}", 2))
-    except KeyboardInterrupt:
-        sys.exit(_say("\na2mim: interrupted; run the same command again to go on", 130))
+    except KeyboardInterrupt as stop:
+        why = str(stop) or "interrupted; run the same command again to go on"
+        sys.exit(_say(f"\na2mim: {why}", 130))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
-def _run(command: DemoConfig | InteractionsConfig | Figures | Bench) -> None:
+def _run(
+    command: DemoConfig | InteractionsConfig | Pretrain | Configs | Figures | Bench,
+) -> None:
     if isinstance(command, DemoConfig):
         from experiments.demo import demo
 
@@ -80,6 +108,22 @@ def _run(command: DemoConfig | InteractionsConfig | Figures | Bench) -> None:
         from experiments.interaction_curves import interaction_curves
 
         interaction_curves(command)
+    elif isinstance(command, Pretrain):
+        from experiments import pretrain
+
+        out = command.out or Path("results/pretrain") / command.config
+        pretrain.run(
+            command.config,
+            command.set,
+            command.data,
+            out,
+            device=command.device,
+            resume=command.resume,
+        )
+    elif isinstance(command, Configs):
+        from experiments.pretrain import list_recipes
+
+        list_recipes()
     elif isinstance(command, Figures):
         from experiments.report import redraw
 

@@ -39,11 +39,19 @@ def masked_outputs(
         filled: what hidden pixels become; broadcasts to the image.
 
     Returns:
-        From bool ``(B, N)`` on the model's device to the model's outputs.
+        From bool ``(B, N)`` on the model's device to the model's outputs; outputs that are views of
+        the images hold until the next call.
     """
 
+    masked = images_1CHW[:0]
+
     def from_pixels(visible_BN: Tensor) -> Tensor:
-        return model(hide(images_1CHW, visible_BN, players, filled))
+        # One place in memory for all batches: what is made anew has to be cleared anew.
+        nonlocal masked
+        if len(masked) < len(visible_BN):
+            masked = images_1CHW.new_empty(len(visible_BN), *images_1CHW.shape[1:])
+        place = masked[: len(visible_BN)]
+        return model(hide(images_1CHW, visible_BN, players, filled, out=place))
 
     tokens = token_grid(model, *images_1CHW.shape[2:])
     if tokens is None or not isinstance(players, PatchGrid) or not made_of(players, tokens):

@@ -29,7 +29,7 @@ PUBLISHED_RATIOS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95
 """The 13 ratios m / (n-2) of the published curves."""
 
 
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 2 << 20
 """How much memory the coalitions of one chunk of pairs may take, as one byte per player."""
 
 

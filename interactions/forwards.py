@@ -86,19 +86,24 @@ def in_batches(
     Raises:
         torch.OutOfMemoryError: if not even one coalition fits.
     """
-    values = []
+    # One tensor for all: small ones that outlive the large ones of a batch would take their places
+    # in memory, one a batch, until gigabytes lie in holes.
+    values = torch.empty(0, dtype=torch.float64)
     start = 0
     while start < len(coalitions_KN):
         batch_BN = coalitions_KN[start : start + batch_size]
         try:
-            values.append(values_of(batch_BN))
+            batch = values_of(batch_BN)
         except torch.OutOfMemoryError:
             if batch_size == 1:
                 raise
             batch_size //= 2
             continue
+        if not start:
+            values = batch.new_empty(len(coalitions_KN), *batch.shape[1:])
+        values[start : start + len(batch_BN)] = batch
         start += len(batch_BN)
-    return torch.cat(values).cpu() if values else torch.empty(0, dtype=torch.float64)
+    return values.cpu()
 
 
 def automatic_batch_size(

@@ -125,7 +125,13 @@ def check_visible(visible_BN: Tensor, n: int) -> None:
         )
 
 
-def hide(images_BCHW: Tensor, visible_BN: Tensor, players: Players, fill: Tensor) -> Tensor:
+def hide(
+    images_BCHW: Tensor,
+    visible_BN: Tensor,
+    players: Players,
+    fill: Tensor,
+    out: Tensor | None = None,
+) -> Tensor:
     """Replace the pixels of hidden players.
 
     Args:
@@ -133,12 +139,13 @@ def hide(images_BCHW: Tensor, visible_BN: Tensor, players: Players, fill: Tensor
         visible_BN: bool, True keeps the player's pixels.
         players: the regions.
         fill: what hidden pixels become; broadcasts to the images (see :mod:`interactions.fills`).
+        out: where the result goes, ``(B, C, H, W)``; a new tensor if left out.
 
     Returns:
-        ``(B, C, H, W)``, a new tensor; visible pixels are bit-identical to the input.
+        ``(B, C, H, W)``; visible pixels are bit-identical to the input.
     """
     H, W = images_BCHW.shape[-2:]
-    return torch.where(players.pixels(visible_BN, H, W), images_BCHW, fill)
+    return torch.where(players.pixels(visible_BN, H, W), images_BCHW, fill, out=out)
 
 
 def random_order(n: int, images: Sequence[Key], seed: int, *key: Key) -> Tensor:
