@@ -42,7 +42,6 @@ def masked_outputs(
         From bool ``(B, N)`` on the model's device to the model's outputs; outputs that are views of
         the images hold until the next call.
     """
-
     masked = images_1CHW[:0]
 
     def from_pixels(visible_BN: Tensor) -> Tensor:
