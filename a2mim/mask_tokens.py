@@ -1,10 +1,19 @@
 """The mask token: one learnable vector that tells the network where patches are hidden.
 
-    add:      z <- z + t m                            (A2MIM)
-    replace:  z <- z (1 - m) + t m                    (SimMIM)
+    add:      z <- z + t m                                 (A2MIM, ViT)
+    damped:   z <- z (1 - m) + gamma z m + t m             (A2MIM, CNN "init" configurations)
+    replace:  z <- z (1 - m) + t m                         (SimMIM)
 
-m is 1 at hidden positions of the feature map z, t is shared by all positions. The token works on
-the three layouts of timm's features, so one hook serves every family.
+m is 1 at hidden positions of the feature map z; the token t and the damping gamma have one entry
+per channel and are shared by all positions. gamma starts at 1e-6 in the official code, so that the
+damped form is a replacement at first and may learn to let features through; the paper does not
+mention it. With G the gradient of the loss with respect to the blended features, summed over
+hidden positions:  dL/dt = sum G,  dL/dgamma = sum G z.
+
+A token that replaces features has to enter before position embeddings are added, or hidden
+positions lose theirs: position 0 of :func:`a2mim.sites.site_at`.
+
+The token works on the three layouts of timm's features, so one hook serves every family.
 
 Shapes: B images, E channels, h x w feature cells, N = h w, T prefix tokens.
 """
@@ -13,25 +22,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from a2mim.sites import Layout, Site, prefix_tokens
+from a2mim.sites import Layout, Site, site_prefix
 from interactions.patches import PatchGrid
+
+TokenMode = Literal["add", "damped", "replace"]
+TokenInit = Literal["normal", "zeros", "frozen_zeros", "frozen_randn"]
+GAMMA_START = 1e-6
+"""``mask_init`` of the official CNN configurations."""
 
 
 class TokenBlend(nn.Module):
     """Blend a mask token into features at hidden positions.
+
+    The parameters are ``token`` ``(E,)`` and, in mode ``damped``, ``gamma`` ``(E,)``.
 
     Args:
         channels: E of the features.
         layout: layout of the features.
         grid: feature cells h x w.
         prefix: leading tokens that are not patches and stay untouched (``BNE`` only).
-        mode: ``"add"`` or ``"replace"``.
+        mode: ``"add"``, ``"damped"`` or ``"replace"``.
+        init: how the token starts: ``"normal"`` (truncated, standard deviation 0.02: ResNet, ViT
+            and Swin), ``"zeros"`` (what the official ConvNeXt and MogaNet come to), or without
+            learning as ``"frozen_zeros"`` or ``"frozen_randn"``.
+        detach: whether no gradient passes back into hidden features (gamma and the token keep
+            theirs); off in all official configurations.
+
+    Raises:
+        ValueError: for an unknown mode or init.
     """
+
+    gamma: nn.Parameter | None
 
     def __init__(
         self,
@@ -39,27 +65,44 @@ class TokenBlend(nn.Module):
         layout: Layout,
         grid: PatchGrid,
         prefix: int = 0,
-        mode: Literal["add", "replace"] = "add",
+        mode: TokenMode = "add",
+        init: TokenInit = "normal",
+        detach: bool = False,
     ) -> None:
         super().__init__()
-        if mode not in ("add", "replace"):
-            raise ValueError(f"expected the mode 'add' or 'replace', got {mode!r}")
+        if mode not in get_args(TokenMode):
+            raise ValueError(f"expected the mode 'add', 'damped' or 'replace', got {mode!r}")
+        if init not in get_args(TokenInit):
+            raise ValueError(f"expected the init {', '.join(get_args(TokenInit))}, got {init!r}")
         self.layout = layout
         self.grid = grid
         self.prefix = prefix
         self.mode = mode
-        self.token = nn.Parameter(torch.empty(channels))
-        nn.init.trunc_normal_(self.token, std=0.02)
+        self.detach = detach
+        self.token = nn.Parameter(torch.zeros(channels), requires_grad="frozen" not in init)
+        if init == "normal":
+            nn.init.trunc_normal_(self.token, std=0.02)
+        elif init == "frozen_randn":
+            nn.init.normal_(self.token)
+        gamma = nn.Parameter(torch.full((channels,), GAMMA_START)) if mode == "damped" else None
+        self.register_parameter("gamma", gamma)
 
     def forward(self, features: Tensor, visible_BN: Tensor) -> Tensor:
         """Features with the token at hidden cells; ``visible_BN`` is on this blend's grid."""
         hidden = self._like(~visible_BN, features)
-        token = self.token.to(features.dtype)
-        if self.layout == "BEhw":
-            token = token[:, None, None]
+        token = self._per_channel(self.token, features)
         if self.mode == "replace":
             return torch.where(hidden, token, features)
-        return features + token * hidden
+        passed = torch.where(hidden, features.detach(), features) if self.detach else features
+        if self.gamma is not None:
+            return torch.where(hidden, self._per_channel(self.gamma, features) * passed, passed) + (
+                token * hidden
+            )
+        return passed + token * hidden
+
+    def _per_channel(self, vector: Tensor, features: Tensor) -> Tensor:
+        vector = vector.to(features.dtype)
+        return vector[:, None, None] if self.layout == "BEhw" else vector
 
     def _like(self, hidden_BN: Tensor, features: Tensor) -> Tensor:
         h, w = self.grid.rows, self.grid.cols
@@ -78,15 +121,39 @@ class TokenBlend(nn.Module):
         return torch.cat([patches.new_zeros(len(patches), self.prefix, 1), patches], dim=1)
 
     @contextmanager
-    def at(self, module: nn.Module, visible_BN: Tensor) -> Iterator[None]:
-        """While the context is open, the input of ``module`` passes through this blend."""
+    def at(
+        self, module: nn.Module, visible_BN: Tensor, side: Literal["input", "output"] = "input"
+    ) -> Iterator[list[None]]:
+        """While the context is open, features of ``module`` pass through this blend.
 
-        def blend(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (self(inputs[0], visible_BN), *inputs[1:])
+        Args:
+            module: the module.
+            visible_BN: bool on this blend's grid.
+            side: whether its input or its output is blended.
 
-        hook = module.register_forward_pre_hook(blend)
+        Yields:
+            A list that grows by one entry with every blend: a module that did not run left no
+            trace, and its caller can tell.
+        """
+        blends: list[None] = []
+
+        def blend(features: Tensor) -> Tensor:
+            blends.append(None)
+            return self(features, visible_BN)
+
+        def before(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (blend(inputs[0]), *inputs[1:])
+
+        def after(_module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            return blend(output)
+
+        hook = (
+            module.register_forward_pre_hook(before)
+            if side == "input"
+            else module.register_forward_hook(after)
+        )
         try:
-            yield
+            yield blends
         finally:
             hook.remove()
 
@@ -96,8 +163,10 @@ def token_blend(
     site: Site,
     channels: int,
     grid: PatchGrid,
-    mode: Literal["add", "replace"] = "add",
+    mode: TokenMode = "add",
+    init: TokenInit = "normal",
+    detach: bool = False,
 ) -> TokenBlend:
     """The blend for a site of a backbone."""
-    prefix = prefix_tokens(backbone) if site.layout == "BNE" else 0
-    return TokenBlend(channels, site.layout, grid, prefix, mode)
+    prefix = site_prefix(backbone, site)
+    return TokenBlend(channels, site.layout, grid, prefix, mode, init, detach)

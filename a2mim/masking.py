@@ -1,12 +1,20 @@
-"""Masks for pre-training: random blocks, a constant number per image.
+"""Masks for pre-training: random squares, a constant number per image.
 
-Shapes: B images, N blocks. True in ``visible`` keeps the original pixels.
+    BlockMask:  hidden = ceil(ratio N)             SimMIM and A2MIM: blocks of 32 px
+    PatchMask:  kept   = floor((1 - ratio) N)      MAE: the patches of the model
+
+SimMIM (Xie et al., CVPR 2022) and A2MIM draw the same masks, so they share one class. At equal N
+and ratio both classes hide the same number, N - floor((1 - ratio) N) = ceil(ratio N); what differs
+is the size of the squares.
+
+Shapes: B images, N squares. True in ``visible`` keeps the original pixels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, floor
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,11 +22,34 @@ from torch import Tensor
 from interactions.patches import PatchGrid
 
 
+class Mask(Protocol):
+    """How many squares of an image are hidden, and which."""
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images in pixels."""
+        ...
+
+    @property
+    def grid(self) -> PatchGrid:
+        """The grid of squares."""
+        ...
+
+    @property
+    def hidden(self) -> int:
+        """Hidden squares per image, the same for all images."""
+        ...
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Masks for ``count`` images, bool ``(count, N)`` on the generator's device."""
+        ...
+
+
 @dataclass(frozen=True)
 class BlockMask:
-    """Hide ceil(ratio N) random square blocks of every image.
+    """Hide ceil(ratio N) random square blocks of every image (SimMIM, A2MIM).
 
-    The published setting is 32-pixel blocks at 224 px and ratio 0.6: 30 of 49 blocks.
+    The published setting is 32-pixel blocks at ratio 0.6: 30 of 49 at 224 px, 22 of 36 at 192 px.
 
     Attributes:
         image_size: height and width of the images in pixels.
@@ -31,8 +62,7 @@ class BlockMask:
     ratio: float = 0.6
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio < 1:
-            raise ValueError(f"expected a mask ratio between 0 and 1, got {self.ratio}")
+        _check_ratio(self.ratio)
         if self.block < 1 or self.image_size % self.block:
             raise ValueError(
                 f"expected blocks that divide an image of {self.image_size} px, got {self.block} px"
@@ -51,7 +81,74 @@ class BlockMask:
         return ceil(self.ratio * self.grid.n - 1e-9)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Masks for ``count`` images, bool ``(count, N)`` on the generator's device."""
-        device = generator.device
-        noise_BN = torch.rand(count, self.grid.n, generator=generator, device=device)
-        return noise_BN.argsort(dim=1).argsort(dim=1) >= self.hidden
+        """Masks for ``count`` images, bool ``(count, N)`` on the generator's device.
+
+        The draw depends on the generator and on ``count``. Several processes that are to share
+        one stream draw for the global batch and take their rows of it.
+        """
+        return _draw(count, self.grid.n, self.hidden, generator)
+
+
+@dataclass(frozen=True)
+class PatchMask:
+    """Keep floor((1 - ratio) N) random patches of every image (MAE, He et al., CVPR 2022).
+
+    The published setting keeps 49 of 196 patches at 224 px.
+
+    Attributes:
+        image_size: height and width of the images in pixels.
+        patch: edge of the model's patches in pixels.
+        ratio: hidden share of the patches.
+
+    Raises:
+        ValueError: for a ratio outside (0, 1), for patches that do not divide the image, or if no
+            patch would be kept.
+    """
+
+    image_size: int = 224
+    patch: int = 16
+    ratio: float = 0.75
+
+    def __post_init__(self) -> None:
+        _check_ratio(self.ratio)
+        if self.patch < 1 or self.image_size % self.patch:
+            raise ValueError(
+                f"expected patches that divide an image of {self.image_size} px, "
+                f"got {self.patch} px"
+            )
+        if self.kept == 0:
+            raise ValueError(
+                f"expected at least one visible patch, got none of {self.grid.n} at a ratio of "
+                f"{self.ratio}; lower the ratio or use smaller patches"
+            )
+
+    @property
+    def grid(self) -> PatchGrid:
+        """The grid of patches."""
+        side = self.image_size // self.patch
+        return PatchGrid(side, side)
+
+    @property
+    def kept(self) -> int:
+        """Visible patches per image, the same for all images."""
+        # The addition keeps 10 * (1 - 0.9) = 0.9999999999999998 from becoming 0.
+        return floor((1 - self.ratio) * self.grid.n + 1e-9)
+
+    @property
+    def hidden(self) -> int:
+        """Hidden patches per image, the same for all images."""
+        return self.grid.n - self.kept
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Masks for ``count`` images, bool ``(count, N)``: see :meth:`BlockMask.draw`."""
+        return _draw(count, self.grid.n, self.hidden, generator)
+
+
+def _check_ratio(ratio: float) -> None:
+    if not 0 < ratio < 1:
+        raise ValueError(f"expected a mask ratio between 0 and 1, got {ratio}")
+
+
+def _draw(count: int, n: int, hidden: int, generator: torch.Generator) -> Tensor:
+    noise_BN = torch.rand(count, n, generator=generator, device=generator.device)
+    return noise_BN.argsort(dim=1).argsort(dim=1) >= hidden

@@ -1,92 +1,197 @@
 """A2MIM on a timm backbone (Li et al., ICML 2023); SimMIM is the same model with other choices.
 
-Shapes: B images, C colours, H x W pixels, N mask blocks, E channels, h x w feature cells.
+    x_in = x with hidden pixels filled           A2MIM: the image's mean colour; SimMIM: as they are
+    z    = backbone(x_in), a mask token blended in at hidden cells of the site
+    x^   = decoder(z)
+    loss = L(x^, target(x), visible)
+
+Shapes: B images, C colours, H x W pixels, N mask squares, E channels, h x w feature cells,
+K x p x q: channels and cells of the target map (3 x H x W for pixels).
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from a2mim.decoder import PixelDecoder
-from a2mim.losses import fourier_loss, masked_l1
-from a2mim.mask_tokens import token_blend
-from a2mim.masking import BlockMask
-from a2mim.sites import Site, as_map, output_shape, prefix_tokens, shape_at, site_of
+from a2mim.losses import LossSpec, loss_spec
+from a2mim.mask_tokens import TokenInit, TokenMode, token_blend
+from a2mim.masking import Mask
+from a2mim.sites import Site, as_map, output_layout, output_shape, shape_at, site_at, site_of
+from a2mim.targets import Target, target_of
 from interactions.fills import Fill, image_mean
-from interactions.patches import hide
+from interactions.patches import PatchGrid, hide
 
 
 class MaskedImageModel(nn.Module):
     """Predict hidden pixels from visible ones.
 
+    The default arguments are A2MIM as the paper has it. The official configurations add
+    ``token="damped"`` for CNNs and a loss by name, such as ``"official-r50"``.
+
+    In a ViT, a token that replaces or damps features belongs before the position embedding:
+    ``site=site_at(backbone, 0)``. That site also is the one for gradient checkpointing, which
+    computes blocks a second time when the token has left them.
+
     Args:
-        backbone: a timm ViT, ResNet or ConvNeXt, or any timm model with a ``site``.
-        mask: the mask blocks; also tells the image size.
+        backbone: a timm model; of any family that :func:`a2mim.sites.site_of` finds a site in, or
+            any model with a ``site``.
+        mask: the mask; also tells the image size.
         site: where the mask token enters; by default that of the backbone's family.
-        token: ``"add"`` (A2MIM) or ``"replace"`` (SimMIM).
-        fill: what hidden pixels become in the input.
-        fourier_weight: lambda of the Fourier loss.
+        token: ``"add"`` (A2MIM), ``"damped"`` (A2MIM, official CNNs) or ``"replace"`` (SimMIM).
+        token_init: how the token starts: see :class:`a2mim.mask_tokens.TokenBlend`.
+        detach: whether no gradient passes back into hidden features.
+        fill: what hidden pixels become in the input; None leaves them, as SimMIM does.
+        loss: a loss, or its name in :data:`a2mim.losses.LOSSES`.
+        fourier_weight: lambda of the Fourier loss, if not that of ``loss``.
+        decoder_depth: depth-wise layers before the linear decoder.
+        target: what is predicted, a target or its name: ``"rgb"`` or ``"hog"``. The loss, its
+            Fourier part included, is taken over the target map; ``loss="simmim"`` is L1 alone.
 
     Raises:
-        ValueError: if mask blocks do not consist of whole feature cells, because a cell that is
-            partly hidden has no mask value.
+        ValueError: if mask squares do not consist of whole feature and target cells, because a
+            cell that is partly hidden has no mask value; if features or target do not divide the
+            image; or for anything unknown by name.
     """
 
     def __init__(
         self,
         backbone: nn.Module,
-        mask: BlockMask,
+        mask: Mask,
         *,
         site: Site | None = None,
-        token: Literal["add", "replace"] = "add",
-        fill: Fill = image_mean,
-        fourier_weight: float = 0.5,
+        token: TokenMode = "add",
+        token_init: TokenInit = "normal",
+        detach: bool = False,
+        fill: Fill | None = image_mean,
+        loss: str | LossSpec = "paper",
+        fourier_weight: float | None = None,
+        decoder_depth: int = 0,
+        target: Literal["rgb", "hog"] | Target = "rgb",
     ) -> None:
         super().__init__()
-        site = site or site_of(backbone)
-        channels, cells = shape_at(backbone, site, mask.image_size)
-        if cells.rows % mask.grid.rows:
+        self.loss = loss_spec(loss, fourier_weight)
+        self.target = target_of(target)
+        size = mask.image_size
+        site = site or site_of(backbone, size)
+        channels, cells = shape_at(backbone, site, size)
+        width, self.feature_cells = output_shape(backbone, site, size)
+        _check_cells(mask, cells, f"feature cells at {site.module}", "an earlier site")
+        if size % self.feature_cells.rows or size // self.feature_cells.rows % self.target.cell:
             raise ValueError(
-                f"expected mask blocks of whole feature cells at {site.module}: "
-                f"{mask.block} px blocks meet cells of {mask.image_size / cells.rows:g} px; "
-                "use larger blocks or an earlier site"
+                f"expected last features whose cells divide {size} px into multiples of "
+                f"{self.target.cell} px, got {self.feature_cells.rows} x {self.feature_cells.cols} "
+                "cells; choose another image size, backbone or target"
             )
-        width, self.feature_cells = output_shape(backbone, site, mask.image_size)
+        target_side = size // self.target.cell
+        self.target_cells = PatchGrid(target_side, target_side)
+        _check_cells(mask, self.target_cells, "target cells", "another target")
         self.backbone = backbone
         self.mask = mask
         self.site = site
-        self.fill = fill
-        self.fourier_weight = fourier_weight
-        self.token_blend = token_blend(backbone, site, channels, cells, token)
-        self.decoder = PixelDecoder(width, mask.image_size // self.feature_cells.rows)
+        self.fill: Fill = fill or _unfilled
+        self.token_blend = token_blend(backbone, site, channels, cells, token, token_init, detach)
+        self.decoder = PixelDecoder(
+            width,
+            target_side // self.feature_cells.rows,
+            self.target.channels(colours=3),
+            decoder_depth,
+        )
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Masks for ``count`` images, bool ``(count, N)`` on the generator's device."""
+        return self.mask.draw(count, generator)
 
     def forward(self, images_BCHW: Tensor, visible_BN: Tensor) -> dict[str, Tensor]:
         """One step of masked image modelling.
 
         Args:
-            images_BCHW: normalised images, which are also the target.
-            visible_BN: bool over the mask's blocks.
+            images_BCHW: normalised images, from which the target is made.
+            visible_BN: bool over the mask's squares.
 
         Returns:
-            ``loss``; its parts ``spatial`` and ``fourier``; ``output``, the predicted images.
+            ``loss``; its parts ``spatial`` and, unless lambda is 0, ``fourier``; ``output``, the
+            predicted images (or target maps) ``(B, K, p, q)``.
         """
         masked = hide(images_BCHW, visible_BN, self.mask.grid, self.fill(images_BCHW))
         features = self.encode(masked, visible_BN)
         prediction = self.decoder(features)
-        visible_B1HW = self.mask.grid.pixels(visible_BN, *images_BCHW.shape[2:])
-        spatial = masked_l1(prediction, images_BCHW, visible_B1HW)
-        fourier = fourier_loss(prediction, images_BCHW, visible_B1HW)
-        loss = spatial + self.fourier_weight * fourier
-        return {"loss": loss, "output": prediction, "spatial": spatial, "fourier": fourier}
+        p, q = self.target_cells.rows, self.target_cells.cols
+        visible_B1pq = self.mask.grid.pixels(visible_BN, p, q)
+        losses = self.loss(prediction, self.target(images_BCHW), visible_B1pq)
+        return {**losses, "output": prediction}
 
     def encode(self, masked_BCHW: Tensor, visible_BN: Tensor) -> Tensor:
-        """Features ``(B, E, h, w)`` of masked images, with the token blended in at the site."""
+        """Features ``(B, E, h, w)`` of masked images, with the token blended in at the site.
+
+        Raises:
+            RuntimeError: if the site's module did not run, or more than once.
+        """
         cells_BN = self.mask.grid.refine(visible_BN, self.token_blend.grid)
-        with self.token_blend.at(self.backbone.get_submodule(self.site.module), cells_BN):
+        module = self.backbone.get_submodule(self.site.module)
+        with self.token_blend.at(module, cells_BN, self.site.side) as blends:
             features = self.backbone.forward_features(masked_BCHW)  # type: ignore[operator]
+        if len(blends) != 1:
+            # Gradient checkpointing, for one, goes around modules that hold a sequence.
+            raise RuntimeError(
+                f"expected {self.site.module} to run once in forward_features, got {len(blends)} "
+                "times; choose another site, or switch gradient checkpointing off"
+            )
         if self.site.last_norm:
             features = self.backbone.get_submodule(self.site.last_norm)(features)
-        prefix = prefix_tokens(self.backbone)
-        return as_map(features, self.site.layout, prefix, self.feature_cells)
+        layout, prefix = output_layout(self.backbone, self.site)
+        return as_map(features, layout, prefix, self.feature_cells)
+
+
+def simmim(
+    backbone: nn.Module,
+    mask: Mask,
+    *,
+    site: Site | None = None,
+    target: Literal["rgb", "hog"] | Target = "rgb",
+) -> MaskedImageModel:
+    """SimMIM (Xie et al., CVPR 2022) as in the baselines of the official A2MIM code.
+
+    The token replaces features at position 0 (after the patch embedding of a ViT, after the
+    pooling of a ResNet), nothing is filled, and the loss is L1 on hidden pixels. In a CNN, what
+    lies before the token sees hidden pixels: a stem whose kernels overlap carries a rim of them
+    into visible cells, in the official code as well.
+
+    Args:
+        backbone: a timm model.
+        mask: the mask.
+        site: where the token enters, if not at position 0 of :func:`a2mim.sites.site_at`.
+        target: what is predicted.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: see :class:`MaskedImageModel`.
+    """
+    return MaskedImageModel(
+        backbone,
+        mask,
+        site=site or site_at(backbone, 0, mask.image_size),
+        token="replace",
+        fill=None,
+        loss="simmim",
+        target=target,
+    )
+
+
+def _unfilled(images_BCHW: Tensor) -> Tensor:
+    """Hidden pixels stay as they are; the token has to hide them."""
+    return images_BCHW
+
+
+def _check_cells(mask: Mask, cells: PatchGrid, what: str, otherwise: str) -> None:
+    if cells.rows % mask.grid.rows:
+        raise ValueError(
+            f"expected mask blocks of whole {what}: "
+            f"{mask.image_size // mask.grid.rows} px blocks meet cells of "
+            f"{mask.image_size / cells.rows:g} px; use larger blocks or {otherwise}"
+        )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from a2mim.masking import BlockMask
+from a2mim.masking import BlockMask, PatchMask
 
 
 def generator(seed=0):
@@ -50,3 +50,43 @@ def test_bad_ratios(ratio):
 def test_blocks_must_divide_the_image():
     with pytest.raises(ValueError, match="blocks that divide an image of 224 px, got 48 px"):
         BlockMask(224, 48)
+
+
+def test_simmim_and_mae_count_from_both_ends():
+    """SimMIM hides ceil(0.6 * 49) = 30 of 49 blocks, MAE keeps int(0.25 * 196) = 49 of 196."""
+    assert PatchMask().grid.n == 196
+    assert (PatchMask().kept, PatchMask().hidden) == (49, 147)
+    assert PatchMask(224, 32, 0.6).hidden == BlockMask(224, 32, 0.6).hidden
+
+
+@pytest.mark.parametrize("mask", [BlockMask(64, 16, 0.7), PatchMask(64, 16, 0.7)])
+def test_all_masks_have_one_interface(mask):
+    visible = mask.draw(50, generator())
+    assert visible.shape == (50, mask.grid.n)
+    assert visible.device == generator().device
+    assert ((~visible).sum(dim=1) == mask.hidden).all()
+    assert torch.equal(mask.draw(50, generator()), visible)
+    assert isinstance(hash(mask), int)
+
+
+def test_kept_patches_are_equally_likely():
+    mask = PatchMask(64, 16, 0.75)
+    share = mask.draw(4000, generator()).double().mean(dim=0).numpy()
+    np.testing.assert_allclose(share, 4 / 16, atol=0.035)  # binomial error is 0.0068
+
+
+def test_a_share_that_is_whole_is_kept_whole():
+    """Rounding of 1 - ratio may not lose a patch: 10 (1 - 0.9) is 0.9999999999999998."""
+    for side in (5, 10):
+        n = side * side
+        for kept in range(1, n):
+            assert PatchMask(side, 1, 1 - kept / n).kept == kept
+
+
+def test_bad_patches():
+    with pytest.raises(ValueError, match="patches that divide an image of 224 px, got 15 px"):
+        PatchMask(224, 15)
+    with pytest.raises(ValueError, match="at least one visible patch, got none of 4"):
+        PatchMask(32, 16, 0.8)
+    with pytest.raises(ValueError, match="mask ratio between 0 and 1"):
+        PatchMask(ratio=1.0)

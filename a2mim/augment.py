@@ -1,0 +1,183 @@
+"""What a training image goes through: a random crop, a flip, normalising.
+
+    crop:  area   a ~ U(scale) * H * W,   aspect r = exp(U(log ratio)),
+           width  w = round(sqrt(a r)),   height h = round(sqrt(a / r)),   place uniform;
+           after 10 crops that do not fit, the largest central crop that keeps the ratio's bounds
+
+Source: Szegedy et al. 2015 (arXiv:1409.4842), in the form of torchvision's ``RandomResizedCrop``.
+All that an image can need is drawn at once: one call instead of seven, a quarter of the time that
+a small image takes. Images stay uint8 until they have their final size, as in Pillow.
+
+Shapes: C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""uint8 image ``(C, H, W)`` and a generator -> float32 image ``(C, size, size)``, normalised."""
+
+CROP_ATTEMPTS = 10  # torchvision's
+DRAWS = 1 + 4 * CROP_ATTEMPTS  # the flip, then area, aspect, top and left of every attempt
+
+
+@dataclass(frozen=True)
+class CropAndFlip:
+    """Random crop resized to a square, horizontal flip in half of the cases, normalising.
+
+    Attributes:
+        size: edge of the square in pixels.
+        scale: smallest and largest share of the image's area that a crop covers.
+        ratio: smallest and largest width / height of a crop.
+        mean: per channel, in units of [0, 1].
+        std: per channel, in units of [0, 1].
+        interpolation: ``"bilinear"`` or ``"bicubic"``, antialiased.
+
+    Raises:
+        ValueError: for a value out of range; when called, for an image that is not uint8 or has
+            another number of channels than ``mean``.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.67, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        _check(self.size, self.mean, self.std, self.interpolation)
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"expected 0 < smallest <= largest <= 1 for scale, got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"expected 0 < smallest <= largest for ratio, got {self.ratio}")
+
+    def __call__(self, image_CHW: Tensor, generator: torch.Generator) -> Tensor:
+        """A float32 image ``(C, size, size)`` from a uint8 image."""
+        _check_image(image_CHW, self.mean)
+        draws = torch.rand(DRAWS, generator=generator, dtype=torch.float64).tolist()
+        height, width = image_CHW.shape[1:]
+        top, left, h, w = crop_box(height, width, self.scale, self.ratio, draws[1:])
+        resized = functional.interpolate(
+            image_CHW[None, :, top : top + h, left : left + w],
+            size=(self.size, self.size),
+            mode=self.interpolation,
+            antialias=True,
+        )[0]
+        if draws[0] < 0.5:
+            resized = resized.flip(-1)
+        return _normalised(resized, self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """The centre of the image, for evaluation: short side to ``size / share``, crop, normalising.
+
+    Attributes:
+        size: edge of the square in pixels.
+        share: of the short side, that the crop covers; 0.875 is 224 of 256.
+        mean: per channel, in units of [0, 1].
+        std: per channel, in units of [0, 1].
+        interpolation: ``"bilinear"`` or ``"bicubic"``, antialiased.
+
+    Raises:
+        ValueError: as ``CropAndFlip``.
+    """
+
+    size: int
+    share: float = 0.875
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        _check(self.size, self.mean, self.std, self.interpolation)
+        if not 0 < self.share <= 1:
+            raise ValueError(f"expected a share in (0, 1], got {self.share}")
+
+    def __call__(self, image_CHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A float32 image ``(C, size, size)`` from a uint8 image; nothing is drawn."""
+        _check_image(image_CHW, self.mean)
+        from torchvision.transforms.v2 import InterpolationMode
+        from torchvision.transforms.v2 import functional as transforms
+
+        short_side = [math.floor(self.size / self.share)]
+        mode = InterpolationMode(self.interpolation)
+        resized = transforms.resize(image_CHW, short_side, mode, antialias=True)
+        cropped = transforms.center_crop(resized, [self.size, self.size])
+        return _normalised(cropped, self.mean, self.std)
+
+
+def crop_box(
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    draws: Sequence[float],
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width in pixels of a random crop, by torchvision's law.
+
+    Args:
+        height: of the image in pixels.
+        width: of the image in pixels.
+        scale: smallest and largest share of the area.
+        ratio: smallest and largest width / height.
+        draws: 40 numbers, uniform in [0, 1): area, aspect, top and left of every attempt.
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for k in range(0, 4 * CROP_ATTEMPTS, 4):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[k])
+        aspect = math.exp(low + (high - low) * draws[k + 1])
+        w = round(math.sqrt(area * aspect))
+        h = round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(draws[k + 2] * (height - h + 1)), int(draws[k + 3] * (width - w + 1)), h, w
+    w, h = width, height
+    if width / height < ratio[0]:
+        h = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        w = round(height * ratio[1])
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@lru_cache(maxsize=32)
+def _shift_and_factor(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    mean_C11 = torch.tensor(mean, dtype=torch.float64)[:, None, None]
+    std_C11 = torch.tensor(std, dtype=torch.float64)[:, None, None]
+    return (255 * mean_C11).float(), (1 / (255 * std_C11)).float()
+
+
+def _normalised(image_CHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(x / 255 - mean) / std in two passes over one copy, instead of torchvision's five."""
+    shift_C11, factor_C11 = _shift_and_factor(mean, std)
+    floats = image_CHW.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    return floats.sub_(shift_C11).mul_(factor_C11)
+
+
+def _check(size: int, mean: tuple[float, ...], std: tuple[float, ...], interpolation: str) -> None:
+    if size < 1:
+        raise ValueError(f"expected a size of at least 1 pixel, got {size}")
+    if len(mean) != len(std) or not mean or min(std) <= 0:
+        raise ValueError(f"expected a mean and a positive std per channel, got {mean} and {std}")
+    if interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(f"expected 'bilinear' or 'bicubic', got {interpolation!r}")
+
+
+def _check_image(image_CHW: Tensor, mean: tuple[float, ...]) -> None:
+    # A broadcast would turn one channel into three without a word.
+    if image_CHW.dtype != torch.uint8 or image_CHW.ndim != 3 or len(image_CHW) != len(mean):
+        raise ValueError(
+            f"expected a uint8 image ({len(mean)}, H, W), got {image_CHW.dtype} "
+            f"{tuple(image_CHW.shape)}; give a mean and std per channel, and no floats"
+        )

@@ -1,0 +1,590 @@
+"""Pre-training on one or many devices: the loop, and what makes it stop and go on.
+
+    theta_{s+1} = optimiser(theta_s, lr(s), mean over the batch of step s of d loss / d theta)
+
+accelerate brings the device, DDP, mixed precision and the postponed exchange of gradients; images
+and their order are ours (``sampler``), because only then is a resumed run the same run. What is
+drawn in step s is keyed by (seed, s): the masks of a whole batch at once, so that they are the same
+for any number of processes and micro-batches; dropout also by the process. Nothing depends on, or
+moves, the global random state, and so a checkpoint (``state``) need not hold any.
+
+With several processes, a loss that is a mean over images gives the gradients of one process. Losses
+that mix images of a batch (batch norm, spectra averaged over a batch) see a micro-batch.
+
+Shapes: G images in a batch over all processes, M in a micro-batch, N mask blocks, C channels,
+H x W pixels, R processes.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+)
+from timm.layers import convert_sync_batchnorm
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from a2mim.sampler import (
+    Batches,
+    MicroBatches,
+    Sample,
+    Samples,
+    keyed_generator,
+    keyed_seed,
+    make_loader,
+)
+from a2mim.state import (
+    CheckpointError,
+    latest,
+    load_latest,
+    prepare_folder,
+    restore,
+    save_checkpoint,
+)
+
+Precision = Literal["no", "bf16", "fp16"]
+Scalars = dict[str, Tensor]
+
+
+class Method(Protocol):
+    """A training method: an ``nn.Module`` with these two."""
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Masks for ``count`` images, bool ``(count, N)`` on the generator's device."""
+        ...
+
+    def forward(self, images_BCHW: Tensor, visible_BN: Tensor) -> dict[str, Tensor]:
+        """At least ``loss`` (a scalar) and ``output``; other scalars are parts of the loss."""
+        ...
+
+
+@dataclass(frozen=True)
+class Saving:
+    """When and where checkpoints are written; the last step always is.
+
+    Attributes:
+        folder: of this run only. With several machines all must see it.
+        every_steps: after this many steps.
+        every_minutes: after this many minutes, by the clock of the first process.
+        keep: how many stay.
+        settings: what else decides the result (model, data, augmentation): JSON values. Together
+            with the engine's own it has to be the same when a run goes on.
+    """
+
+    folder: Path
+    every_steps: int | None = None
+    every_minutes: float | None = 30.0
+    keep: int = 2
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise ValueError(f"expected to keep at least 1 checkpoint, got {self.keep}")
+        for value, name in ((self.every_steps, "steps"), (self.every_minutes, "minutes")):
+            if value is not None and value <= 0:
+                raise ValueError(f"expected checkpoints every positive {name}, got {value}")
+
+    def planned(self, done: int, steps: int) -> bool:
+        """Whether the number of steps that are done asks for a checkpoint."""
+        return done == steps or bool(self.every_steps and done % self.every_steps == 0)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One logged step.
+
+    Attributes:
+        step: how many steps are done, this one included.
+        epoch: the epoch of its images.
+        lr: its learning rate, before the scales of parameter groups.
+        losses: ``loss`` and its parts: means over the whole batch.
+        grad_norm: norm of the gradient before it was clipped; None without clipping.
+        images_per_second: over all processes, since the last report.
+    """
+
+    step: int
+    epoch: int
+    lr: float
+    losses: dict[str, float]
+    grad_norm: float | None
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves, besides the method's own weights.
+
+    Attributes:
+        steps: how many steps were done in all.
+        resumed_from: how many of them earlier runs did.
+        ema: a copy of the method with averaged weights, in eval mode; None without averaging.
+        device: where it ran.
+    """
+
+    steps: int
+    resumed_from: int
+    ema: nn.Module | None
+    device: torch.device
+
+
+class Interrupted(Exception):
+    """Training was stopped by a signal, after a whole step and a checkpoint.
+
+    Attributes:
+        signal: its name.
+        step: how many steps are done.
+        checkpoint: where to go on from; None if nothing was to be saved.
+    """
+
+    def __init__(self, signal: str, step: int, steps: int, checkpoint: Path | None) -> None:
+        saved = (
+            f"saved in {checkpoint}; the same call goes on from there"
+            if checkpoint
+            else "nothing was saved: it had no folder for checkpoints"
+        )
+        super().__init__(f"stopped by {signal} after step {step} of {steps}, {saved}")
+        self.signal = signal
+        self.step = step
+        self.checkpoint = checkpoint
+
+
+def pretrain(
+    method: nn.Module,
+    samples: Samples,
+    optimiser: Optimizer,
+    lr: Callable[[int, float], float],
+    *,
+    batch_size: int,
+    steps: int | None = None,
+    epochs: int | None = None,
+    accumulate: int = 1,
+    clip: float | None = None,
+    ema: float | None = None,
+    seed: int = 0,
+    precision: Precision = "no",
+    compile: bool = False,
+    channels_last: bool = False,
+    sync_batchnorm: bool = False,
+    unused_parameters: bool = False,
+    cpu: bool = False,
+    workers: int = 0,
+    log_every: int = 10,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+    saving: Saving | None = None,
+    resume: bool = True,
+) -> Trained:
+    """Train a method on images, on the devices that this process and its peers were given.
+
+    Started by ``torchrun`` or ``accelerate launch``, every process calls this with the same
+    arguments. Only the first one calls ``on_step`` and writes checkpoints.
+
+    SIGTERM and SIGINT (Ctrl-C) end training after the current step - with several processes, after
+    the next one that ``log_every`` divides - with a checkpoint and :class:`Interrupted`. A second
+    Ctrl-C ends it at once. The handlers from before are put back.
+
+    Losses stay on the device. Their finiteness is noted there in every step, and looked at in
+    every step that is logged or saved; the error names the step it happened in, and weights from
+    after it are never saved.
+
+    Args:
+        method: a :class:`Method`; moved to the device, put in training mode, and in eval mode at
+            the end.
+        samples: the images.
+        optimiser: over the method's parameters.
+        lr: from the step (from 0) and the ``lr_scale`` of a group of parameters (1 if it has none)
+            to its learning rate, without a memory. The official schedules scale the peak and end
+            at the same rate.
+        batch_size: G, images per optimiser step over all processes and micro-batches.
+        steps: optimiser steps in all, those before a resume included.
+        epochs: instead of steps.
+        accumulate: micro-batches per step and process.
+        clip: largest norm of the gradient.
+        ema: decay per step of averaged weights.
+        seed: names the order of images, the masks and dropout.
+        precision: of mixed precision; ``"fp16"`` needs an accelerator.
+        compile: whether to use ``torch.compile``.
+        channels_last: whether images and kernels have channels last in memory, faster for CNNs.
+        sync_batchnorm: with several processes, turn batch norms into those that see the images of
+            all of them; the method stays so.
+        unused_parameters: with several processes, look for parameters without a gradient.
+        cpu: stay on the CPU even if there is an accelerator.
+        workers: processes per process that load images; 0 loads in between steps.
+        log_every: steps from report to report.
+        on_step: called with the report of every step that ``log_every`` divides, and the last.
+        saving: when and where to write checkpoints.
+        resume: whether to go on from the last checkpoint in the folder. If not, it has to be empty.
+
+    Raises:
+        ValueError: for arguments that do not go together.
+        CheckpointError: if a checkpoint cannot be written, read, or is another run's.
+        FloatingPointError: if a loss is not finite.
+        Interrupted: if a signal stopped it.
+    """
+    batches = Batches(len(samples), batch_size, seed)
+    steps = _steps(batches, steps, epochs)
+    if log_every < 1:
+        raise ValueError(f"expected a report every 1 or more steps, got {log_every}")
+    parameters = _parameters(method, optimiser)
+    accelerator = _accelerator(precision, accumulate, cpu, unused_parameters)
+    device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
+    share = partial(MicroBatches, batches, rank=rank, ranks=ranks, accumulate=accumulate)
+    share(0, steps)  # whether batches can be cut, before anything is changed
+    if sync_batchnorm and ranks > 1:
+        method = _synchronised(method, device)
+    layout = torch.channels_last if channels_last else torch.preserve_format
+    method.to(device).train()
+    if channels_last:
+        cast(Any, method).to(memory_format=layout)
+    average = None if ema is None else ModelEmaV3(method, decay=ema).requires_grad_(False)
+    wrapped = _Scalars(method)
+    if compile:
+        wrapped.compile()
+    model, prepared = accelerator.prepare(wrapped, optimiser)
+
+    parts = {"model": method} | ({} if average is None else {"ema": average.module})
+    settings = _settings(batches, steps, clip, ema, precision, method, optimiser, lr)
+    start = 0
+    if saving:
+        settings["run"] = dict(saving.settings)
+        start = _resumed(accelerator, saving, settings, parts, optimiser, resume)
+
+    micro_batches = share(start, steps)
+    loader = make_loader(samples, micro_batches, workers=workers, pin_memory=device.type == "cuda")
+    watch = _Watch(None if saving is None else saving.every_minutes)
+    bad_step = torch.full((), torch.inf, device=device)
+    done = start
+    with _stop_signals(alone=ranks == 1) as stop, _iterating(loader) as images:
+        for step in range(start, steps):
+            for group in optimiser.param_groups:
+                group["lr"] = lr(step, group.get("lr_scale", 1.0))
+            rate = lr(step, 1.0)
+            masks = cast(Method, method).draw(batch_size, keyed_generator(seed, "masks", step))
+            with _keyed_dropout(device, seed, "dropout", step, rank), _unused_explained():
+                losses = _backward(accelerator, model, images, micro_batches.share(masks), layout)
+            norm = accelerator.clip_grad_norm_(parameters, clip) if clip is not None else None
+            prepared.step()
+            prepared.zero_grad()
+            if average is not None:
+                average.update(method)
+            now = torch.where(losses["loss"].isfinite(), torch.inf, float(step))
+            bad_step = torch.minimum(bad_step, now)
+
+            done = step + 1
+            logged = done % log_every == 0 or done == steps
+            planned = saving is not None and saving.planned(done, steps)
+            alone = ranks == 1 and (stop.received is not None or watch.due())
+            if not (logged or planned or alone):
+                continue
+            # Here, and only here, the device is waited for and processes agree on what to do.
+            met = _meet(accelerator, bad_step, stop.received is not None, watch.due(), losses)
+            if logged and accelerator.is_main_process:
+                pace = watch.pace((done - start) * batch_size)
+                clipped = None if norm is None else float(norm)
+                epoch = step // batches.per_epoch
+                on_step(StepReport(done, epoch, rate, met.losses, clipped, pace))
+                method.train()  # whatever mode a look at the model has left
+            # One process need not keep to what it knew before its report.
+            stopping = met.stop if ranks > 1 else stop.received is not None
+            due = met.due if ranks > 1 else watch.due()
+            if saving and (planned or stopping or due):
+                if accelerator.is_main_process:
+                    save_checkpoint(
+                        saving.folder,
+                        done,
+                        modules=parts,
+                        optimiser=optimiser,
+                        settings=settings,
+                        scalars={"scaler": accelerator.scaler and accelerator.scaler.state_dict()},
+                        keep=saving.keep,
+                    )
+                watch.saved()
+            if stopping:
+                stop.received = stop.received or "a signal to another process"
+                break
+    accelerator.wait_for_everyone()  # after this the last checkpoint is there for all
+    method.eval()
+    if stop.received:
+        raise Interrupted(stop.received, done, steps, latest(saving.folder) if saving else None)
+    return Trained(steps, start, None if average is None else average.module, device)
+
+
+class _Scalars(nn.Module):
+    """A method without its output: what would be copied, converted and kept is not needed.
+
+    accelerate changes the ``forward`` of what it prepares; so it changes this one.
+    """
+
+    def __init__(self, method: nn.Module) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, images_MCHW: Tensor, visible_MN: Tensor) -> Scalars:
+        losses = self.method(images_MCHW, visible_MN)
+        return {name: value for name, value in losses.items() if value.ndim == 0}
+
+
+def _steps(batches: Batches, steps: int | None, epochs: int | None) -> int:
+    if (steps is None) == (epochs is None):
+        raise ValueError(f"expected either steps or epochs, got {steps} and {epochs}")
+    steps = epochs * batches.per_epoch if epochs is not None else cast(int, steps)
+    if steps < 1:
+        raise ValueError(f"expected at least 1 step, got {steps}")
+    return steps
+
+
+def _parameters(method: nn.Module, optimiser: Optimizer) -> list[nn.Parameter]:
+    known = {id(parameter) for parameter in method.parameters()}
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    if not all(id(parameter) in known for parameter in parameters):
+        raise ValueError("expected an optimiser over parameters of the method, it has others")
+    return parameters
+
+
+def _accelerator(
+    precision: Precision, accumulate: int, cpu: bool, unused_parameters: bool
+) -> Accelerator:
+    # accelerate keeps one state per process, and would refuse a second run of another precision.
+    alone = not torch.distributed.is_initialized()
+    AcceleratorState._reset_state(reset_partial_state=alone)
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        cpu=cpu,
+        # given as a plugin, because an environment variable outdoes the plain number
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulate),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)],
+    )
+    if precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("expected an accelerator for fp16, got the CPU; use bf16 or no")
+    return accelerator
+
+
+def _synchronised(method: nn.Module, device: torch.device) -> nn.Module:
+    if device.type == "cpu":
+        raise ValueError("expected accelerators for sync_batchnorm, got CPUs; leave it off")
+    return convert_sync_batchnorm(method)  # timm's: torch's loses the activation of timm's norms
+
+
+def _backward(
+    accelerator: Accelerator,
+    model: nn.Module,
+    images: Iterator[dict[str, Tensor]],
+    visible_A: Sequence[Tensor],
+    layout: torch.memory_format,
+) -> Scalars:
+    """Gradients of one step; its losses, still on the device, over this process's images."""
+    sums: Scalars = {}
+    for k, visible_MN in enumerate(visible_A):
+        images_MCHW = next(images)["image"].to(
+            accelerator.device, non_blocking=True, memory_format=layout
+        )
+        last = k == len(visible_A) - 1
+        with nullcontext() if last else accelerator.no_sync(model):
+            losses = model(images_MCHW, visible_MN.to(accelerator.device, non_blocking=True))
+            accelerator.backward(losses["loss"])  # divided by the number of micro-batches there
+        for name, value in losses.items():
+            part = value.detach().float() / len(visible_A)
+            sums[name] = sums[name] + part if name in sums else part
+    return sums
+
+
+@dataclass(frozen=True)
+class _Meeting:
+    """What all processes know after they met."""
+
+    losses: dict[str, float]
+    stop: bool
+    due: bool
+
+
+def _meet(
+    accelerator: Accelerator, bad_step: Tensor, stop: bool, due: bool, losses: Scalars
+) -> _Meeting:
+    flags = torch.tensor([stop, due], dtype=torch.float32, device=accelerator.device)
+    row = torch.cat([bad_step[None], flags, torch.stack(list(losses.values()))])
+    table = cast(Tensor, accelerator.gather(row[None])).cpu()
+    bad, stops, dues = table[:, :3].T
+    if bad.min().isfinite():
+        raise FloatingPointError(
+            f"the loss is not finite at step {int(bad.min())}; lower the learning rate, clip the "
+            "gradient, or use bf16 or no mixed precision instead of fp16"
+        )
+    return _Meeting(
+        losses=dict(zip(losses, table[:, 3:].mean(dim=0).tolist(), strict=True)),
+        stop=bool(stops.any()),
+        due=bool(dues[0]),  # one clock decides
+    )
+
+
+def _settings(
+    batches: Batches,
+    steps: int,
+    clip: float | None,
+    ema: float | None,
+    precision: Precision,
+    method: nn.Module,
+    optimiser: Optimizer,
+    lr: Callable[[int, float], float],
+) -> dict[str, object]:
+    """What decides the result, for a checkpoint; not processes, micro-batches or workers."""
+    passing = ("params", "param_names", "lr", "initial_lr", "foreach", "fused", "capturable")
+    groups = [
+        {"parameters": len(group["params"])}
+        | {k: v for k, v in group.items() if k not in passing and not isinstance(v, Tensor)}
+        for group in optimiser.param_groups
+    ]
+    return {
+        "images": batches.images,
+        "batch_size": batches.size,
+        "seed": batches.seed,
+        "steps": steps,
+        # a function cannot be compared, its values can
+        "lr": {str(step): lr(step, 1.0) for step in sorted({0, steps // 2, steps - 1})},
+        "clip": clip,
+        "ema": ema,
+        "precision": precision,
+        "method": type(method).__name__,
+        "optimiser": {"kind": type(optimiser).__name__, "groups": groups},
+    }
+
+
+def _resumed(
+    accelerator: Accelerator,
+    saving: Saving,
+    settings: Mapping[str, object],
+    parts: Mapping[str, nn.Module],
+    optimiser: Optimizer,
+    resume: bool,
+) -> int:
+    """How many steps are done; weights and optimiser are then those of the checkpoint."""
+    if accelerator.is_main_process:
+        prepare_folder(saving.folder)
+    accelerator.wait_for_everyone()
+    last = latest(saving.folder)
+    if last and not resume:
+        raise CheckpointError(
+            f"expected an empty folder for a new run, found {last}; "
+            "resume it, remove it, or use another folder"
+        )
+    found = load_latest(saving.folder, settings)
+    step = found.step if found else 0
+    own = torch.tensor([step], device=accelerator.device)
+    all_steps = cast(Tensor, accelerator.gather(own)).tolist()
+    if len(set(all_steps)) > 1:
+        raise CheckpointError(
+            f"expected all processes to see the same checkpoint, they see steps {all_steps}; "
+            f"put {saving.folder} where all machines can read it"
+        )
+    if found:
+        restore(found, parts, optimiser)
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(found.scalars["scaler"])
+    return step
+
+
+@contextmanager
+def _keyed_dropout(device: torch.device, *key: int | str) -> Iterator[None]:
+    """The global generators, which dropout takes, at a keyed place; afterwards where they were."""
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
+        seed = keyed_seed(*key)
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _unused_explained() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "find_unused_parameters" in str(error):  # DDP's name for it, in a long message
+            error.add_note(
+                "expected a gradient for every parameter, some have none; "
+                "freeze them, leave out the classifier, or use unused_parameters=True"
+            )
+        raise
+
+
+@contextmanager
+def _iterating(loader: DataLoader[Sample]) -> Iterator[Iterator[dict[str, Tensor]]]:
+    """One pass over a loader, whose workers have ended when it is left."""
+    iterator = iter(loader)
+    try:
+        yield iterator
+    finally:
+        # Left to the garbage collector, they would live as long as an exception's traceback.
+        if loader.num_workers:
+            cast(Any, iterator)._shutdown_workers()
+
+
+class _Stop:
+    """Whether a signal has asked to stop, and which."""
+
+    received: str | None = None
+
+
+@contextmanager
+def _stop_signals(alone: bool) -> Iterator[_Stop]:
+    """Note SIGTERM and SIGINT; only the main thread of a process can."""
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stop.received = stop.received or signal.Signals(number).name
+        # Launchers pass on what their terminal has sent already: two there are not two wishes.
+        if alone and number == signal.SIGINT:
+            signal.signal(number, before[number])
+
+    before: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) != signal.SIG_IGN:  # ignored, as in a background job
+                # None is a handler that Python did not set
+                before[number] = signal.signal(number, note) or signal.SIG_DFL
+        yield stop
+    finally:
+        for earlier, handler in before.items():
+            signal.signal(earlier, handler)
+
+
+class _Watch:
+    """Time since the last report and since the last checkpoint."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self._minutes = minutes
+        self._saved = self._reported = time.monotonic()
+        self._images = 0
+
+    def due(self) -> bool:
+        passed = time.monotonic() - self._saved
+        return self._minutes is not None and passed >= 60 * self._minutes
+
+    def saved(self) -> None:
+        self._saved = time.monotonic()
+
+    def pace(self, images: int) -> float:
+        """Images per second since the last call; ``images`` counts all of this run."""
+        now = time.monotonic()
+        pace = (images - self._images) / max(now - self._reported, 1e-9)
+        self._images, self._reported = images, now
+        return pace

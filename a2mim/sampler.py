@@ -1,0 +1,224 @@
+"""Which images a training step sees, in which order, and on which process.
+
+    step s  ->  (epoch e, place p) = divmod(s, I // G),    batch_s = order_e[p G : (p + 1) G]
+
+The order of epoch e is a permutation keyed by (seed, e); what is left at its end is dropped.
+Process r of R takes the r-th of R equal slices of every batch, and micro-batch a the a-th of A
+slices of that. So the images of a step depend neither on R nor on A, and every step can be reached
+without the steps before it: resuming in mid-epoch is starting at that step.
+
+Shapes: I images, G in a batch over all processes, M in a micro-batch, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Sample = tuple[int, Tensor]
+"""The index of an image, and the image."""
+
+
+class Samples(Protocol):
+    """Images for training, by index.
+
+    All randomness inside ``load`` (crop, flip) is keyed by (a seed of its own, epoch, index): then
+    pixels depend neither on the number of workers nor on where a run was resumed.
+    """
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        ...
+
+    def load(self, index: int, epoch: int) -> Tensor:
+        """One image as the network wants it, float32 ``(C, H, W)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of all steps.
+
+    Attributes:
+        images: I, how many images there are.
+        size: G, images per optimiser step over all processes.
+        seed: names the order of the images.
+
+    Raises:
+        ValueError: if there are fewer images than one batch takes.
+    """
+
+    images: int
+    size: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"expected a batch of at least 1 image, got {self.size}")
+        if self.images < self.size:
+            raise ValueError(
+                f"expected at least {self.size} images for a batch, got {self.images}; "
+                "use a smaller batch"
+            )
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps per epoch; an incomplete last batch is no step."""
+        return self.images // self.size
+
+    def order(self, epoch: int) -> Tensor:
+        """The images of an epoch in order, int64 ``(I,)``."""
+        return torch.randperm(self.images, generator=keyed_generator(self.seed, "order", epoch))
+
+    def at(self, step: int) -> Tensor:
+        """The images of a step, int64 ``(G,)``."""
+        epoch, place = divmod(step, self.per_epoch)
+        return self.order(epoch)[place * self.size : (place + 1) * self.size]
+
+
+class MicroBatches(Sampler[list[tuple[int, int]]]):
+    """The (epoch, index) of every image that one process loads, micro-batch by micro-batch.
+
+    Args:
+        batches: the batches of all processes.
+        start: the first step.
+        stop: the step after the last one.
+        rank: which process this is.
+        ranks: R, how many there are.
+        accumulate: A, micro-batches per step and process.
+
+    Raises:
+        ValueError: if a batch cannot be cut into R x A equal parts.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        start: int,
+        stop: int,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        if not 0 <= rank < ranks:
+            raise ValueError(f"expected a rank below {ranks}, got {rank}")
+        if accumulate < 1:
+            raise ValueError(f"expected at least 1 micro-batch per step, got {accumulate}")
+        if batches.size % (ranks * accumulate):
+            raise ValueError(
+                f"expected a batch that {ranks} processes x {accumulate} micro-batches divide, "
+                f"got {batches.size}; use a multiple of {ranks * accumulate}"
+            )
+        self.batches = batches
+        self.start = start
+        self.stop = max(start, stop)
+        self.rank = rank
+        self.ranks = ranks
+        self.accumulate = accumulate
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        size, known = self.batches.size, -1
+        for step in range(self.start, self.stop):
+            epoch, place = divmod(step, self.batches.per_epoch)
+            if epoch != known:  # a permutation of all images is made once per epoch
+                known, order_I = epoch, self.batches.order(epoch)
+            batch_G = order_I[place * size : (place + 1) * size]
+            for part_M in self.share(batch_G):
+                yield [(epoch, index) for index in part_M.tolist()]
+
+    def share(self, rows_G: Tensor) -> tuple[Tensor, ...]:
+        """This process's micro-batches of something that has one row per image of a batch.
+
+        Args:
+            rows_G: ``(G, ...)``: indices, masks.
+
+        Returns:
+            A tensors ``(M, ...)``.
+
+        Raises:
+            ValueError: if there are not G rows.
+        """
+        if len(rows_G) != self.batches.size:
+            raise ValueError(
+                f"expected a row for each of the {self.batches.size} images of a batch, "
+                f"got {len(rows_G)}"
+            )
+        parts = rows_G.chunk(self.ranks * self.accumulate)
+        return parts[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]
+
+
+def make_loader(
+    samples: Samples, micro_batches: MicroBatches, *, workers: int = 0, pin_memory: bool = False
+) -> DataLoader[Sample]:
+    """A plain loader of ``{"image": (M, C, H, W), "index": (M,)}``, one micro-batch after another.
+
+    One pass goes over all steps and all epochs: workers start once, and none waits at the end of an
+    epoch.
+
+    Args:
+        samples: the images.
+        micro_batches: which of them, in which order.
+        workers: processes that load; 0 loads in this one.
+        pin_memory: whether to prepare the copy to a CUDA device.
+    """
+    return DataLoader(
+        _Keyed(samples),
+        batch_sampler=micro_batches,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        collate_fn=_collate,
+        worker_init_fn=_leave_signals_to_the_parent,
+        # The loader draws a base seed for its workers. Without a generator of its own that
+        # would move the global one, and a resumed run would see other dropout.
+        generator=torch.Generator(),
+    )
+
+
+def keyed_generator(*key: int | str) -> torch.Generator:
+    """A generator of its own for every key, on the CPU."""
+    return torch.Generator().manual_seed(keyed_seed(*key))
+
+
+def keyed_seed(*key: int | str) -> int:
+    """A seed below 2^63 from the BLAKE2b hash of a key: near keys have unrelated seeds."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest()) >> 1
+
+
+class _Keyed(Dataset[Sample]):
+    """Samples by (epoch, index)."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        image = self.samples.load(index, epoch)
+        if image.ndim != 3 or image.dtype != torch.float32:
+            raise TypeError(
+                f"expected a float32 image (C, H, W) from load({index}, {epoch}), "
+                f"got {image.dtype} {tuple(image.shape)}"
+            )
+        return index, image
+
+
+def _collate(samples: list[Sample]) -> dict[str, Tensor]:
+    indices, images = zip(*samples, strict=True)
+    return {"image": torch.stack(images), "index": torch.tensor(indices)}
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    # Ctrl-C and batch systems signal whole groups of processes. Training finishes its step and
+    # saves, for which it still needs its workers; it ends them itself.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

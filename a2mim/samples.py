@@ -1,0 +1,417 @@
+"""Training images by index: ``load(index, epoch)`` is one image, ready for the network.
+
+Every draw has its own generator, seeded by a hash of (seed, epoch, index). So an image does not
+depend on the worker that loads it, on the images before it, or on whether the run was resumed.
+
+An image that cannot be read is replaced by another one, chosen by the same key; it is counted and
+its name is logged once. Too many of them end the run with a ``DataError`` that names some.
+
+Shapes: I images, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from a2mim.augment import Augment
+from a2mim.data import IMAGE_SUFFIXES, DataError, ImageSet, cifar10, digits
+from a2mim.sampler import keyed_generator, keyed_seed
+
+logger = logging.getLogger(__name__)
+
+SUBSTITUTES = 20  # images tried in place of one; all unreadable means that the storage is gone
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How many unreadable images are put up with: at most ``max(least, share * images)``.
+
+    Attributes:
+        least: as many always.
+        share: of the images read so far.
+    """
+
+    least: int = 10
+    share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.least < 0 or not 0 <= self.share <= 1:
+            raise ValueError(f"expected least >= 0 and a share in [0, 1], got {self}")
+
+
+TOLERANCE = Tolerance()
+
+
+TOLERANCE = Tolerance()
+
+
+class Damage:
+    """Which images were read and which could not be, in memory that worker processes share.
+
+    One byte per image, and a mark is never taken back: two workers cannot disturb one another,
+    and an image counts once however often it is met. What is pickled by hand is a copy; what a
+    ``DataLoader`` sends to its workers, forked or spawned, stays shared.
+    """
+
+    def __init__(self, count: int, tolerance: Tolerance) -> None:
+        self._marks_I = torch.zeros(count, dtype=torch.uint8).share_memory_()
+        self._tolerance = tolerance
+
+    def good(self, index: int) -> None:
+        """This image was read."""
+        self._marks_I[index] = 1
+
+    def bad(self, index: int, name_of: Callable[[int], str], error: DataError) -> None:
+        """This image could not be read.
+
+        Raises:
+            DataError: if it is one too many.
+        """
+        if self._marks_I[index] == 2:
+            return
+        self._marks_I[index] = 2
+        logger.warning("replaced by another image: %s: %s", name_of(index), error)
+        found = self.indices()
+        read = int(self._marks_I.count_nonzero())
+        allowed = max(self._tolerance.least, int(self._tolerance.share * read))
+        if len(found) > allowed:
+            names = ", ".join(name_of(k) for k in found[:5])
+            raise DataError(
+                f"expected at most {allowed} unreadable images among {read}, got {len(found)}: "
+                f"{names}{', ...' if len(found) > 5 else ''}; repair or remove them, or allow more "
+                f"by a2mim.samples.Tolerance. The last: {error}"
+            ) from error
+
+    def indices(self) -> list[int]:
+        """The images that could not be read, so far."""
+        return (self._marks_I == 2).nonzero()[:, 0].tolist()
+
+
+def read_or_replace(
+    read: Callable[[int], Tensor],
+    name_of: Callable[[int], str],
+    damage: Damage,
+    count: int,
+    key: tuple[int, int, int],
+) -> Tensor:
+    """The image of (seed, epoch, index), or if it cannot be read, another one chosen by this key.
+
+    Args:
+        read: an index -> the image; raises ``DataError`` if it is unreadable.
+        name_of: an index -> the image's name.
+        damage: where unreadable images are counted.
+        count: how many images there are.
+        key: seed, epoch, index.
+
+    Raises:
+        DataError: if too many are unreadable, or all that were tried.
+        IndexError: if there is no such image.
+    """
+    seed, epoch, index = key
+    if not 0 <= index < count:
+        raise IndexError(f"expected an image index below {count}, got {index}")
+    chosen = index
+    for attempt in range(SUBSTITUTES + 1):
+        try:
+            image_CHW = read(chosen)
+        except DataError as error:
+            damage.bad(chosen, name_of, error)
+            last = error
+        else:
+            damage.good(chosen)
+            return image_CHW
+        # Known damage is tried again: the choice depends on the key, not on what was met before.
+        chosen = keyed_seed("substitute", seed, epoch, index, attempt) % count
+    raise DataError(
+        f"expected an image in place of {name_of(index)}, {SUBSTITUTES} others could not be read "
+        f"either; see whether the storage is still there. The last: {last}"
+    ) from last
+
+
+def decode(data: bytes, name: str) -> Tensor:
+    """A uint8 image ``(3, H, W)`` from the bytes of an image file, in RGB.
+
+    By Pillow: torchvision's own decoders are deprecated and as fast. No draft mode: pixels are
+    those of the full decoding. The orientation in EXIF is not applied, as in torchvision and timm.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow remarks on files that it can read
+            with Image.open(io.BytesIO(data)) as image:
+                pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    except Exception as error:  # damaged files make Pillow raise nearly anything
+        what = f"{len(data)} bytes, {type(error).__name__}: {error}"
+        raise DataError(f"expected an image, cannot read {name}: {what}") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+class ArraySamples:
+    """Images in memory: digits, CIFAR-10, or any ``ImageSet``.
+
+    Args:
+        images: the set.
+        augment: from uint8 pixels to the network's input.
+        seed: names the draws.
+    """
+
+    def __init__(self, images: ImageSet, augment: Augment, seed: int) -> None:
+        self.names: Sequence[str] = images.names
+        self.labels_I = images.labels_I
+        self._pixels_ICHW = images.pixels_ICHW
+        self._augment = augment
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._pixels_ICHW)
+
+    def load(self, index: int, epoch: int) -> Tensor:
+        """One image, float32 ``(C, H, W)``.
+
+        Raises:
+            IndexError: if there is no such image.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"expected an image index below {len(self)}, got {index}")
+        generator = keyed_generator("augment", self._seed, epoch, index)
+        return self._augment(self._pixels_ICHW[index], generator)
+
+
+def named_set(name: str, root: Path, size: int = 32) -> ImageSet:
+    """The training images of a set that torchvision or scikit-learn brings, by its name.
+
+    Args:
+        name: ``"digits"`` or ``"cifar10"``.
+        root: folder of CIFAR-10; downloaded if it is not there.
+        size: edge of the images in pixels.
+
+    Raises:
+        DataError: if the name is another, or the set cannot be had.
+    """
+    if name == "digits":
+        return digits(size)[0]
+    if name == "cifar10":
+        return cifar10(root, size, (50_000, 1))[0]
+    raise DataError(
+        f"expected 'digits' or 'cifar10', got {name!r}; give a folder, or a torchvision data set "
+        "to DatasetSamples"
+    )
+
+
+class DatasetSamples:
+    """Images of a map-style data set that is built already, such as torchvision's.
+
+    Args:
+        dataset: its items are images or tuples that begin with one: Pillow images, or uint8
+            tensors ``(C, H, W)``. So it must not have a transform to floats of its own.
+        augment: from uint8 pixels to the network's input.
+        seed: names the draws.
+        tolerance: how many unreadable images are put up with.
+    """
+
+    def __init__(
+        self, dataset: Any, augment: Augment, seed: int, tolerance: Tolerance = TOLERANCE
+    ) -> None:
+        self._dataset = dataset
+        self._augment = augment
+        self._seed = seed
+        self.damage = Damage(len(dataset), tolerance)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def load(self, index: int, epoch: int) -> Tensor:
+        """One image, float32 ``(C, H, W)``.
+
+        Raises:
+            DataError: if too many images are unreadable.
+            IndexError: if there is no such image.
+            ValueError: if the items are not images.
+        """
+        key = (self._seed, epoch, index)
+        image_CHW = read_or_replace(self._read, self._name, self.damage, len(self), key)
+        return self._augment(image_CHW, keyed_generator("augment", *key))
+
+    def _name(self, index: int) -> str:
+        return f"image {index} of {type(self._dataset).__name__}"
+
+    def _read(self, index: int) -> Tensor:
+        from PIL import Image
+
+        try:
+            item = self._dataset[index]
+        except Exception as error:  # as in decode; the limit stops what is wrong everywhere
+            raise DataError(f"{type(error).__name__}: {error}") from error
+        image = item[0] if isinstance(item, (tuple, list)) else item
+        if isinstance(image, Image.Image):
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3:
+            return image
+        raise ValueError(
+            f"expected a Pillow image or a uint8 tensor (C, H, W) from {self._name(index)}, got "
+            f"{type(image).__name__}; build the data set without a transform"
+        )
+
+
+class PackedNames(Sequence[str]):
+    """Strings in two blocks of memory.
+
+    A million Python strings would be copied into every worker process, page by page, because
+    reading one writes its reference count.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self._bytes = b"".join(encoded)
+        self._ends_I = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends_I)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"expected an index below {len(self)}, got {index}")
+        index %= len(self)
+        start = self._ends_I[index - 1] if index else 0
+        return os.fsdecode(self._bytes[start : self._ends_I[index]])
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files below a folder.
+
+    Attributes:
+        root: the folder.
+        names: paths relative to it, with slashes, sorted.
+        labels_I: int64 class indices, or None if the files are not in folders by class.
+        classes: names of the classes' folders.
+    """
+
+    root: Path
+    names: Sequence[str]
+    labels_I: Tensor | None = None
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def find_training_files(root: Path) -> ImageFiles:
+    """The images of ``root/train`` if there is such a folder, else all below ``root``.
+
+    Where every image lies in a folder, the outermost folder is its class. Links are followed;
+    hidden files and folders are not looked at.
+
+    Raises:
+        DataError: if there are no images, or a folder cannot be listed.
+    """
+    if not root.is_dir():
+        raise DataError(f"expected a folder of images, found none at {root}")
+    base = "train/" if (root / "train").is_dir() else ""
+    try:
+        names = sorted(_walk(str(root / base), base, frozenset()))
+    except OSError as error:
+        raise DataError(f"expected a folder of images, cannot read it: {error}") from error
+    if not names:
+        raise DataError(f"expected images in {root / base}, found none")
+    inside = [name[len(base) :].split("/") for name in names]
+    if any(len(parts) == 1 for parts in inside):
+        return ImageFiles(root, PackedNames(names))
+    classes = tuple(sorted({parts[0] for parts in inside}))
+    number = {name: k for k, name in enumerate(classes)}
+    labels_I = torch.tensor([number[parts[0]] for parts in inside])
+    return ImageFiles(root, PackedNames(names), labels_I, classes)
+
+
+def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    status = os.stat(folder)
+    here = (status.st_dev, status.st_ino)
+    if here in above:  # a link to a folder that it lies in
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
+            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                yield prefix + entry.name
+
+
+class FolderSamples:
+    """Image files, read and decoded when they are asked for.
+
+    Args:
+        files: from ``find_training_files``, or paths.
+        augment: from uint8 pixels to the network's input.
+        seed: names the draws.
+        tolerance: how many unreadable images are put up with.
+
+    Raises:
+        DataError: if there are no files.
+    """
+
+    def __init__(
+        self,
+        files: ImageFiles | Sequence[Path],
+        augment: Augment,
+        seed: int,
+        tolerance: Tolerance = TOLERANCE,
+    ) -> None:
+        if not isinstance(files, ImageFiles):
+            files = ImageFiles(Path(), PackedNames(str(file) for file in files))
+        if not len(files):
+            raise DataError("expected image files, got none")
+        self.names = files.names
+        self.labels_I = files.labels_I
+        self._root = str(files.root)
+        self._augment = augment
+        self._seed = seed
+        self.damage = Damage(len(files), tolerance)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, index: int, epoch: int) -> Tensor:
+        """One image, float32 ``(C, H, W)``.
+
+        Raises:
+            DataError: if too many images are unreadable.
+            IndexError: if there is no such image.
+        """
+        key = (self._seed, epoch, index)
+        image_CHW = read_or_replace(self._read, self._name, self.damage, len(self), key)
+        return self._augment(image_CHW, keyed_generator("augment", *key))
+
+    def _name(self, index: int) -> str:
+        return os.path.join(self._root, self.names[index])
+
+    def _read(self, index: int) -> Tensor:
+        name = self._name(index)
+        try:
+            with open(name, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise DataError(f"expected an image file, cannot read it: {error}") from error
+        return decode(data, name)

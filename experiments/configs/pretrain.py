@@ -1,0 +1,595 @@
+"""Pre-training runs, one function each: `a2mim configs` lists them, `a2mim pretrain NAME` runs one.
+
+Sources: the configurations of the official code (repositories Westlake-AI/A2MIM and
+Westlake-AI/openmixup), read for our notes; MAE: He et al., CVPR 2022. Facts of the code are certain
+unless a label says otherwise; the paper gives some of them differently (loss, token position).
+Learning rates are peak rates at the batch size given.
+
+What the official code leaves open or has and we do not: MogaNet is not in timm, so its row is not
+here; published ViT runs were probably done in mixed precision, though their configurations say
+float32; the ViT of the official code has absolute positions and a relative-position bias, which is
+timm's `Beit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+GREY = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Settings of a pre-training run.
+
+    Attributes:
+        backbone: name of a timm model.
+        options: what it is made with, beyond ``num_classes=0`` and the image size.
+        method: ``a2mim`` (SimMIM is one of its settings) or ``mae``.
+        image_size: edge of the images in pixels.
+        block: edge of a mask block in pixels.
+        mask_ratio: hidden share of the blocks.
+        fill: what hidden pixels become.
+        position: where the mask token enters, as the official code counts; None: the family's.
+        token: how the mask token enters.
+        token_init: what it starts as.
+        depthwise: depth-wise convolutions before the decoder.
+        target: what is predicted.
+        loss: name of a preset of losses.
+        fourier_weight: lambda of the Fourier loss; None: the preset's.
+        decoder: width, depth and heads of MAE's decoder.
+        data: ``digits``, ``cifar10``, ``folder:PATH`` or ``tar:PATTERN``; to be given where empty.
+        mean, std: normalisation.
+        crop: smallest and largest share of the area of a crop.
+        epochs: passes over the data.
+        batch_size: images per optimiser step, over all processes.
+        accumulate: micro-batches per step and process.
+        lr: peak learning rate.
+        final_lr: where a cosine ends.
+        warmup: epochs of linear warm-up.
+        schedule: ``cosine``, or ``step``: a tenth from 7/8 of the epochs on.
+        betas: of AdamW.
+        weight_decay: of AdamW.
+        rules: table of parameter groups.
+        clip: largest norm of the gradient; None does not clip.
+        precision: arithmetic.
+        seed: names every random draw.
+        workers: processes that read images.
+        keep: how many checkpoints stay.
+        save_every: epochs between checkpoints.
+    """
+
+    backbone: str
+    options: dict[str, object] = field(default_factory=dict)
+    method: Literal["a2mim", "mae"] = "a2mim"
+    image_size: int = 224
+    block: int = 32
+    mask_ratio: float = 0.6
+    fill: Literal["image_mean", "none"] = "image_mean"
+    position: int | None = None
+    token: Literal["add", "replace", "damped"] = "add"
+    token_init: Literal["normal", "zeros"] = "normal"
+    depthwise: int = 0
+    target: Literal["rgb", "hog"] = "rgb"
+    loss: str = "official-vit"
+    fourier_weight: float | None = None
+    decoder: tuple[int, int, int] = (512, 8, 16)
+    data: str = ""
+    mean: tuple[float, ...] = IMAGENET["mean"]
+    std: tuple[float, ...] = IMAGENET["std"]
+    crop: tuple[float, float] = (0.67, 1.0)
+    epochs: int = 800
+    batch_size: int = 2048
+    accumulate: int = 1
+    lr: float = 4e-4
+    final_lr: float = 0.0
+    warmup: float = 10
+    schedule: Literal["cosine", "step"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.05
+    rules: Literal["vit", "cnn", "cnn-gamma"] = "vit"
+    clip: float | None = None
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = 0
+    workers: int = 8
+    keep: int = 2
+    save_every: int = 10
+
+
+Recipe = Callable[[], PretrainConfig]
+RECIPES: dict[str, Recipe] = {}
+"""Every run by its name."""
+
+
+def recipe(function: Recipe) -> Recipe:
+    """Enter a function into :data:`RECIPES`, under its name with dashes."""
+    RECIPES[function.__name__.replace("_", "-")] = function
+    return function
+
+
+# The ViTs of the official code.
+
+_VIT: dict[str, object] = {
+    "use_abs_pos_emb": True,
+    "use_rel_pos_bias": True,
+    "init_values": 0.1,
+    "qkv_bias": True,
+    "drop_path_rate": 0.1,
+    "global_pool": "token",  # keeps the last norm, as the official code does
+}
+
+
+def _vit(**changes: object) -> PretrainConfig:
+    """What all ViT runs on ImageNet-1k share: table 4.2 of our notes, rows ViT."""
+    base = PretrainConfig(
+        backbone="beit_base_patch16_224",
+        options=_VIT,
+        position=0,
+        loss="official-vit",
+        schedule="step",
+        clip=5.0,
+        rules="vit",
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+@recipe
+def a2mim_vit_s_in1k() -> PretrainConfig:
+    """A2MIM, ViT-S of the official code (768 wide, 8 deep), ImageNet-1k, 800 epochs.
+
+    Source: official configuration `vit_small`, 8 x 256 images.
+    Expected: 82.1 % top-1 after fine-tuning for 200 epochs (README of the official code).
+    """
+    small = _VIT | {"embed_dim": 768, "depth": 8, "num_heads": 8, "mlp_ratio": 3}
+    return _vit(options=small)
+
+
+@recipe
+def a2mim_vit_b_in1k() -> PretrainConfig:
+    """A2MIM, ViT-B, ImageNet-1k, 800 epochs.
+
+    Source: official configuration `vit_base`, 8 x 128 images, 2 accumulated.
+    Expected: 84.2 % top-1 after fine-tuning for 100 epochs (README of the official code).
+    """
+    return _vit(accumulate=2)
+
+
+@recipe
+def a2mim_vit_l_in1k() -> PretrainConfig:
+    """A2MIM, ViT-L, ImageNet-1k, 800 epochs.
+
+    Source: official configuration `vit_large`, 8 x 128 images, 2 accumulated.
+    Expected: 86.1 % top-1 after fine-tuning for 150 epochs (README of the official code).
+    """
+    return _vit(backbone="beit_large_patch16_224", accumulate=2)
+
+
+@recipe
+def simmim_vit_s_in1k() -> PretrainConfig:
+    """SimMIM, ViT-S of the official code, ImageNet-1k, 800 epochs: the baseline of A2MIM's.
+
+    Source: section 4.6 of our notes: masks and optimiser of A2MIM, nothing filled, token replaced,
+    plain L1.
+    Expected: 81.7 % top-1 after fine-tuning (README of the official code).
+    """
+    return replace(a2mim_vit_s_in1k(), fill="none", token="replace", loss="simmim")
+
+
+@recipe
+def simmim_vit_b_in1k() -> PretrainConfig:
+    """SimMIM, ViT-B, ImageNet-1k, 800 epochs: the baseline of A2MIM's.
+
+    Source: section 4.6 of our notes.
+    Expected: 83.8 % top-1 after fine-tuning (README of the official code).
+    """
+    return replace(a2mim_vit_b_in1k(), fill="none", token="replace", loss="simmim")
+
+
+@recipe
+def mae_vit_b_in1k() -> PretrainConfig:
+    """MAE, ViT-B, ImageNet-1k, 800 epochs.
+
+    Source: He et al., CVPR 2022, appendix A.1 (from memory of the paper: base rate 1.5e-4 x
+    4096 / 256, betas 0.9 and 0.95, warm-up 40, mask ratio 0.75, per-patch normalised target).
+    Expected: no number of this paper was at hand.
+    """
+    return PretrainConfig(
+        backbone="vit_base_patch16_224",
+        method="mae",
+        block=16,
+        mask_ratio=0.75,
+        batch_size=4096,
+        lr=2.4e-3,
+        warmup=40,
+        betas=(0.9, 0.95),
+        crop=(0.2, 1.0),
+        precision="bf16",
+    )
+
+
+# CNNs.
+
+
+def _cnn(**changes: object) -> PretrainConfig:
+    """What all CNN runs on ImageNet-1k share: table 4.2 of our notes, rows R-* and ConvNeXt."""
+    base = PretrainConfig(
+        backbone="resnet50",
+        position=3,
+        token="damped",
+        loss="official-r50",
+        epochs=300,
+        lr=1.2e-3,
+        final_lr=1e-5,
+        crop=(0.8, 1.0),
+        rules="cnn",
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+@recipe
+def a2mim_r50_in1k() -> PretrainConfig:
+    """A2MIM, ResNet-50, ImageNet-1k, 300 epochs.
+
+    Source: official configuration `r50_l3_sz224_init_8xb256_cos_ep300`.
+    Expected: 80.4 % top-1 after fine-tuning by RSB A2, 78.9 % by A3 (README of the official code).
+    """
+    return _cnn()
+
+
+@recipe
+def a2mim_r50_in1k_ep100() -> PretrainConfig:
+    """A2MIM, ResNet-50, ImageNet-1k, 100 epochs.
+
+    Source: official configuration `r50_l3_sz224_init_8xb256_cos_ep100`; gamma learns at a tenth.
+    Expected: 78.8 % top-1 after fine-tuning by RSB A3 (README of the official code).
+    """
+    return _cnn(epochs=100, rules="cnn-gamma")
+
+
+@recipe
+def a2mim_r50_in1k_plain() -> PretrainConfig:
+    """A2MIM, ResNet-50, ImageNet-1k, 100 epochs, token added without damping.
+
+    Source: official configuration `r50_l3` without `init`.
+    Expected: no published number is known.
+    """
+    return _cnn(epochs=100, token="add")
+
+
+@recipe
+def a2mim_r50_in1k_stem() -> PretrainConfig:
+    """A2MIM, ResNet-50, ImageNet-1k, 100 epochs, token added after the stem.
+
+    Source: official configuration `r50_l0`.
+    Expected: no published number is known.
+    """
+    return _cnn(epochs=100, token="add", position=0)
+
+
+@recipe
+def simmim_r50_in1k() -> PretrainConfig:
+    """SimMIM, ResNet-50, ImageNet-1k, 300 epochs: the baseline of A2MIM's.
+
+    Source: section 4.6 of our notes: token replaced after the stem, nothing filled, plain L1.
+    Expected: 79.9 % top-1 after fine-tuning by RSB A2 (README of the official code).
+    """
+    return _cnn(
+        fill="none",
+        token="replace",
+        position=0,
+        loss="simmim",
+        lr=8e-4,
+        crop=(0.67, 1.0),
+        precision="fp16",
+    )
+
+
+@recipe
+def a2mim_r101_in1k() -> PretrainConfig:
+    """A2MIM, ResNet-101, ImageNet-1k, 300 epochs: another Fourier loss than ResNet-50's.
+
+    Source: official configuration `r101_l3_sz224_init_8xb256_cos_ep300`.
+    Expected: 81.9 % top-1 after fine-tuning (README of the official code).
+    """
+    return _cnn(backbone="resnet101", loss="official-r101")
+
+
+@recipe
+def a2mim_r152_in1k() -> PretrainConfig:
+    """A2MIM, ResNet-152, ImageNet-1k, 300 epochs.
+
+    Source: the configuration in the A2MIM repository; the one in openmixup has no Fourier loss
+    (`--set loss=official-cnn-nofreq`). Which of the two was published is open.
+    Expected: 82.5 % top-1 after fine-tuning (README of the official code).
+    """
+    return _cnn(backbone="resnet152", loss="official-r101")
+
+
+@recipe
+def a2mim_r200_in1k() -> PretrainConfig:
+    """A2MIM, ResNet-200, ImageNet-1k, 300 epochs, no Fourier loss.
+
+    Source: official configuration `r200_l3_sz224_init_8xb256_cos_ep300`.
+    Expected: 83.0 % top-1 after fine-tuning (README of the official code).
+    """
+    return _cnn(backbone="resnet200", loss="official-cnn-nofreq")
+
+
+def _convnext(**changes: object) -> PretrainConfig:
+    base = _cnn(
+        backbone="convnext_tiny",
+        options={"ls_init_value": 1e-6},
+        loss="official-cnn-nofreq",
+        token_init="zeros",  # the official initialiser does nothing there
+        rules="cnn-gamma",
+        precision="fp16",
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+@recipe
+def a2mim_convnext_t_in1k() -> PretrainConfig:
+    """A2MIM, ConvNeXt-T, ImageNet-1k, 300 epochs, no Fourier loss.
+
+    Source: official configuration `convnext_tiny`.
+    Expected: no published number is known.
+    """
+    return _convnext()
+
+
+@recipe
+def a2mim_convnext_s_in1k() -> PretrainConfig:
+    """A2MIM, ConvNeXt-S, ImageNet-1k, 300 epochs, no Fourier loss.
+
+    Source: official configuration `convnext_small_l3_sz224_init_8xb256_cos_ep300`.
+    Expected: 83.7 % top-1 after fine-tuning (README of the official code).
+    """
+    return _convnext(backbone="convnext_small")
+
+
+@recipe
+def a2mim_convnext_b_in1k() -> PretrainConfig:
+    """A2MIM, ConvNeXt-B, ImageNet-1k, 300 epochs, no Fourier loss.
+
+    Source: official configuration `convnext_base_l3_sz224_init_8xb256_cos_fp16_ep300`.
+    Expected: 84.1 % top-1 after fine-tuning (README of the official code).
+    """
+    return _convnext(backbone="convnext_base")
+
+
+def _swin(**changes: object) -> PretrainConfig:
+    """Table 4.2, rows Swin: the official code has a model base and no run; the rest is ViT's."""
+    base = _vit(
+        backbone="swin_tiny_patch4_window7_224",
+        options={"window_size": 6},
+        image_size=192,
+        fourier_weight=0.5,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+@recipe
+def a2mim_swin_t_in1k() -> PretrainConfig:
+    """A2MIM, Swin-T at 192 px, ImageNet-1k.
+
+    Source: the official model base; there is no runnable official configuration, so schedule and
+    optimiser are those of our ViTs.
+    Expected: no published number is known.
+    """
+    return _swin()
+
+
+@recipe
+def a2mim_swin_b_in1k() -> PretrainConfig:
+    """A2MIM, Swin-B at 192 px, ImageNet-1k.
+
+    Source: as Swin-T's.
+    Expected: no published number is known.
+    """
+    return _swin(backbone="swin_base_patch4_window7_224")
+
+
+# ImageNet-100 and CIFAR-100: table 4.3 of our notes.
+
+
+@recipe
+def a2mim_deit_s_in100_l8() -> PretrainConfig:
+    """A2MIM, DeiT-S at 192 px, ImageNet-100, 800 epochs, token before the eighth block.
+
+    Source: official configuration, 4 x 256 images, 2 accumulated.
+    Expected: 87.24 % top-1 after fine-tuning for 100 epochs (README of the official code; which of
+    the two DeiT-S configurations it belongs to is open).
+    """
+    return _vit(
+        backbone="beit_base_patch16_224",
+        options=_VIT | {"embed_dim": 384, "depth": 12, "num_heads": 6, "mlp_ratio": 4},
+        image_size=192,
+        position=8,
+        accumulate=2,
+        lr=8e-4,
+        final_lr=1e-5,
+        schedule="cosine",
+    )
+
+
+@recipe
+def a2mim_deit_s_in100_mlp() -> PretrainConfig:
+    """A2MIM, DeiT-S at 192 px, ImageNet-100, 800 epochs, a depth-wise convolution in the decoder.
+
+    Source: official configuration `l0_mlp`.
+    Expected: see a2mim-deit-s-in100-l8.
+    """
+    return replace(a2mim_deit_s_in100_l8(), position=0, depthwise=1)
+
+
+@recipe
+def a2mim_r50_in100() -> PretrainConfig:
+    """A2MIM, ResNet-50, ImageNet-100, 800 epochs.
+
+    Source: official configuration; its data file is missing, crops are those of ImageNet-1k.
+    Expected: 89.32 % top-1 after fine-tuning for 100 epochs (README of the official code).
+    """
+    return _cnn(image_size=192, epochs=800, rules="cnn-gamma", precision="fp16")
+
+
+@recipe
+def a2mim_r50_cifar100() -> PretrainConfig:
+    """A2MIM, ResNet-50, CIFAR-100 at 224 px, 1000 epochs.
+
+    Source: official configuration, 4 x 64 images, 2 accumulated; its file name says 4 x 256.
+    Expected: no published number is known.
+    """
+    return _cnn(
+        epochs=1000, batch_size=512, accumulate=2, crop=(0.67, 1.0), precision="fp16", **CIFAR
+    )
+
+
+@recipe
+def a2mim_vit_s_cifar100() -> PretrainConfig:
+    """A2MIM, ViT-S of the official code, CIFAR-100 at 224 px, 1000 epochs, no Fourier loss.
+
+    Source: official configuration, 4 x 256 images, 2 accumulated.
+    Expected: no published number is known.
+    """
+    return replace(
+        a2mim_vit_s_in1k(),
+        fourier_weight=0.0,
+        epochs=1000,
+        accumulate=2,
+        lr=8e-4,
+        final_lr=4e-5,
+        schedule="cosine",
+        precision="fp16",
+        **CIFAR,  # type: ignore[arg-type]
+    )
+
+
+# Small runs of our own, for two cores and for one GPU.
+
+
+def _small(**changes: object) -> PretrainConfig:
+    base = PretrainConfig(
+        backbone="vit_tiny_patch16_224",
+        options={
+            "patch_size": 4,
+            "embed_dim": 128,
+            "depth": 6,
+            "num_heads": 4,
+            "class_token": False,
+            "global_pool": "avg",
+            "fc_norm": False,
+        },
+        image_size=32,
+        block=8,
+        loss="official-vit",
+        data="cifar10",
+        mean=CIFAR["mean"],
+        std=CIFAR["std"],
+        epochs=5,
+        batch_size=128,
+        lr=1e-3,
+        final_lr=1e-5,
+        warmup=0.5,
+        clip=5.0,
+        workers=1,
+        save_every=1,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+_SMALL_RESNET = {
+    "backbone": "resnet18",
+    "options": {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256), "stem_type": "deep"},
+    "token": "damped",
+    "loss": "official-r50",
+    "rules": "cnn",
+    "clip": None,
+}
+
+
+@recipe
+def digits_vit() -> PretrainConfig:
+    """A2MIM, a ViT of 1 M parameters, digits at 32 px, 60 epochs: minutes on two cores."""
+    return _small(data="digits", epochs=60, batch_size=64, workers=0, save_every=20, **GREY)
+
+
+@recipe
+def digits_resnet() -> PretrainConfig:
+    """A2MIM, a ResNet of 1 M parameters, digits at 64 px, 60 epochs: minutes on two cores."""
+    return _small(
+        data="digits",
+        image_size=64,
+        block=16,
+        epochs=60,
+        batch_size=64,
+        workers=0,
+        save_every=20,
+        **GREY,
+        **_SMALL_RESNET,
+    )
+
+
+@recipe
+def cifar10_vit() -> PretrainConfig:
+    """A2MIM, a ViT of 1 M parameters, CIFAR-10, 5 epochs: for two cores."""
+    return _small()
+
+
+@recipe
+def cifar10_resnet() -> PretrainConfig:
+    """A2MIM, a ResNet of 1 M parameters, CIFAR-10 at 64 px, 5 epochs: for two cores."""
+    return _small(image_size=64, block=16, **_SMALL_RESNET)
+
+
+@recipe
+def cifar10_vit_gpu() -> PretrainConfig:
+    """A2MIM, ViT-Tiny with 4-px patches, CIFAR-10, 100 epochs: for one GPU."""
+    tiny = {"patch_size": 4, "class_token": False, "global_pool": "avg", "fc_norm": False}
+    return _small(options=tiny, epochs=100, batch_size=512, workers=8, precision="bf16", warmup=5)
+
+
+@recipe
+def cifar10_resnet_gpu() -> PretrainConfig:
+    """A2MIM, ResNet-18, CIFAR-10 at 64 px, 60 epochs: for one GPU."""
+    return _small(
+        image_size=64,
+        block=16,
+        epochs=60,
+        batch_size=512,
+        workers=8,
+        precision="bf16",
+        warmup=5,
+        **(_SMALL_RESNET | {"options": {}}),
+    )
+
+
+@recipe
+def tiny_imagenet100_vit() -> PretrainConfig:
+    """A2MIM, ViT-Tiny with 8-px patches at 64 px, Tiny-ImageNet-100, 100 epochs: for one GPU."""
+    tiny = {"patch_size": 8, "class_token": False, "global_pool": "avg", "fc_norm": False}
+    return _small(
+        options=tiny,
+        image_size=64,
+        block=16,
+        data="",
+        epochs=100,
+        batch_size=512,
+        workers=8,
+        precision="bf16",
+        warmup=5,
+        mean=IMAGENET["mean"],
+        std=IMAGENET["std"],
+    )
+
+
+@recipe
+def tiny_imagenet100_resnet() -> PretrainConfig:
+    """A2MIM, ResNet-18 at 64 px, Tiny-ImageNet-100, 100 epochs: for one GPU."""
+    return replace(
+        tiny_imagenet100_vit(),
+        **(_SMALL_RESNET | {"options": {}}),  # type: ignore[arg-type]
+    )

@@ -1,0 +1,484 @@
+"""Run as a script, this file is one process of a training run that is killed or shared."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from a2mim import state
+from a2mim.engine import Interrupted, Saving, StepReport, Trained, pretrain
+from a2mim.sampler import Batches, keyed_generator
+from a2mim.state import CheckpointError, latest, load_checkpoint
+
+
+class Noise:
+    """Keyed images with something to learn: a brightness of their own."""
+
+    def __init__(self, count=20):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def load(self, index, epoch):
+        generator = keyed_generator("noise", epoch, index)
+        return 0.1 * torch.randn(3, 8, 8, generator=generator) + (index % 5) / 5
+
+
+class Tiny(nn.Module):
+    """A transformer over four patches that restores hidden ones; no batch norm."""
+
+    def __init__(self, dropout=0.0, bad_call=None):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, stride=4)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout, batch_first=True)
+        self.head = nn.Linear(8, 48)
+        self.calls, self.bad_call = 0, bad_call
+        self.dtypes, self.drawn, self.strides = [], [], []
+
+    def draw(self, count, generator):
+        visible = torch.rand(count, 4, generator=generator) < 0.5
+        self.drawn.append(visible)
+        return visible
+
+    def forward(self, images, visible):
+        seen = self.patches(images).flatten(2).transpose(1, 2) * visible[:, :, None]
+        self.dtypes.append(seen.dtype)
+        self.strides.append(images.stride())
+        output = self.head(self.block(seen))
+        target = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(3)
+        spatial = (output.float() - target.flatten(1, 2)).abs().mean()
+        size = output.square().mean()
+        loss = spatial + 0.01 * size
+        self.calls += 1
+        if self.calls - 1 == self.bad_call:
+            loss = loss * torch.nan
+        return {"loss": loss, "output": output, "spatial": spatial, "size": size}
+
+
+def make(dropout=0.0, sgd=False, seed=0, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        method = Tiny(dropout, **options)
+    head = [p for n, p in method.named_parameters() if n.startswith("head")]
+    rest = [p for n, p in method.named_parameters() if not n.startswith("head")]
+    groups = [{"params": rest}, {"params": head, "lr_scale": 0.5, "weight_decay": 0.1}]
+    kind = torch.optim.SGD if sgd else torch.optim.AdamW
+    return method, kind(groups, lr=1.0)
+
+
+def ramp(step, scale=1.0):
+    return 0.01 * (step + 1) * scale
+
+
+def fit(
+    made=None,
+    *,
+    steps=10,
+    batch_size=6,
+    log_every=1,
+    lr=ramp,
+    on_step=None,
+    samples=None,
+    **options,
+):
+    """Train; the method, the reports, and what pretrain returned."""
+    method, optimiser = made or make()
+    reports: list[StepReport] = []
+    done = pretrain(
+        method,
+        samples or Noise(),
+        optimiser,
+        lr,
+        steps=steps,
+        batch_size=batch_size,
+        log_every=log_every,
+        on_step=lambda report: (reports.append(report), on_step and on_step(report)),
+        cpu=True,
+        **options,
+    )
+    return method, reports, done
+
+
+def weights(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def equal(one, two):
+    return all(torch.equal(one[name], two[name]) for name in one) and one.keys() == two.keys()
+
+
+def deviation(one, two):
+    return max((one[name] - two[name]).abs().max().item() for name in one)
+
+
+def test_it_is_the_plain_loop():
+    method, reports, done = fit(clip=0.5)
+    assert done == Trained(10, 0, None, torch.device("cpu"))
+    assert not method.training
+    other, optimiser = make()
+    losses = []
+    batches = Batches(20, 6, 0)
+    for step in range(10):
+        images = torch.stack([Noise().load(k, step // 3) for k in batches.at(step).tolist()])
+        visible = other.draw(6, keyed_generator(0, "masks", step))
+        optimiser.param_groups[0]["lr"] = ramp(step)
+        optimiser.param_groups[1]["lr"] = ramp(step) * 0.5
+        loss = other(images, visible)["loss"]
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(other.parameters(), 0.5)
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(loss.item())
+        assert reports[step].grad_norm == pytest.approx(norm.item(), rel=1e-6)
+    assert [r.losses["loss"] for r in reports] == losses
+    assert equal(weights(method), weights(other))
+    assert [(r.step, r.epoch, r.lr) for r in reports] == [
+        (s + 1, s // 3, ramp(s)) for s in range(10)
+    ]
+    assert reports[0].losses.keys() == {"loss", "spatial", "size"}
+    assert all(r.images_per_second > 0 for r in reports)
+
+
+def test_it_learns_for_epochs_and_reports_now_and_then():
+    flat = {"lr": lambda step, scale: 0.01 * scale}
+    _, reports, done = fit(steps=None, epochs=30, **flat, log_every=40, batch_size=10)
+    assert done.steps == 60
+    assert [r.step for r in reports] == [40, 60]
+    assert reports[-1].losses["loss"] < 0.2 < fit(steps=1)[1][0].losses["loss"]
+    assert reports[0].grad_norm is None
+
+
+@pytest.mark.parametrize("accumulate", [2, 6])
+def test_micro_batches_do_the_step_of_the_whole_batch(accumulate):
+    one, reports, _ = fit(make(sgd=True), clip=1.0)
+    two, others, _ = fit(make(sgd=True), clip=1.0, accumulate=accumulate)
+    assert deviation(weights(one), weights(two)) < 1e-6
+    for a, b in zip(reports, others, strict=True):
+        assert a.losses == pytest.approx(b.losses, abs=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(one.drawn, two.drawn, strict=True))
+
+
+def test_the_seed_decides_everything_and_nobody_elses_randomness_is_moved():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one, reports, _ = fit(make(dropout=0.3), workers=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    two, _, _ = fit(make(dropout=0.3), on_step=lambda report: torch.rand(3))
+    assert equal(weights(one), weights(two))
+    assert fit(make(dropout=0.3), seed=1)[1][0].losses != reports[0].losses
+
+
+def test_averaged_weights():
+    made = make()
+    expected = weights(made[0])
+
+    def follow(report):
+        for name, value in made[0].state_dict().items():
+            expected[name] = 0.8 * expected[name] + 0.2 * value
+
+    _, _, done = fit(made, ema=0.8, on_step=follow)
+    assert deviation(weights(done.ema), expected) < 1e-6
+    assert deviation(weights(done.ema), weights(made[0])) > 1e-3
+    assert not done.ema.training
+    assert not any(p.requires_grad for p in done.ema.parameters())
+
+
+def test_bf16_computes_low_and_keeps_high():
+    method, reports, _ = fit(precision="bf16", steps=3)
+    assert set(method.dtypes) == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in method.parameters())
+    plain, others, _ = fit(steps=3)  # another precision in the same process
+    assert set(plain.dtypes) == {torch.float32}
+    for a, b in zip(reports, others, strict=True):
+        # bfloat16 rounds to 3 digits
+        assert a.losses["loss"] == pytest.approx(b.losses["loss"], rel=0.05)
+        assert a.losses != b.losses
+    with pytest.raises(ValueError, match="expected an accelerator for fp16, got the CPU; use bf16"):
+        fit(precision="fp16")
+
+
+def test_channels_last_is_the_same_training():
+    method, reports, _ = fit(channels_last=True)
+    kernel = method.patches.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    assert method.strides[0] == (192, 1, 24, 3)
+    for a, b in zip(reports, fit()[1], strict=True):
+        assert a.losses == pytest.approx(b.losses, abs=1e-5)
+
+
+def test_compiling_is_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: asked.append(type(self).__name__))
+    fit(steps=1, compile=True)
+    fit(steps=1)
+    assert asked == ["_Scalars"]
+
+
+def test_a_loss_that_is_not_finite_is_named_and_never_saved(tmp_path):
+    made = make(bad_call=6)
+    saving = Saving(tmp_path, every_steps=5)
+    message = "not finite at step 6; lower the learning rate, clip"
+    with pytest.raises(FloatingPointError, match=message):
+        fit(made, log_every=10, saving=saving)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000000005.safetensors"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_after_the_step_and_the_same_call_goes_on(number, tmp_path):
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+
+    def on_step(report):
+        if report.step == 5:
+            os.kill(os.getpid(), number)
+
+    saving = Saving(tmp_path)
+    with pytest.raises(Interrupted, match=rf"by {number.name} after step 5 of 10, .*goes on") as e:
+        fit(make(dropout=0.1), saving=saving, ema=0.9, on_step=on_step)
+    assert e.value.step == 5
+    assert e.value.checkpoint == latest(tmp_path)
+    assert load_checkpoint(e.value.checkpoint).step == 5
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
+    method, _, done = fit(make(0.1, seed=1), saving=saving, ema=0.9)
+    whole, _, all_at_once = fit(make(0.1), ema=0.9)
+    assert done.resumed_from == 5
+    assert equal(weights(method), weights(whole))
+    assert equal(weights(done.ema), weights(all_at_once.ema))
+    # and once more: there is nothing left to do
+    again, reports, done = fit(make(0.1, seed=2), saving=saving, ema=0.9)
+    assert (done.resumed_from, reports) == (10, [])
+    assert equal(weights(again), weights(whole))
+
+
+def test_a_second_interrupt_is_not_held_back_and_without_a_folder_nothing_is_saved():
+    def insist(report):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second interrupt was lost")
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(on_step=insist)
+
+    def ask(report):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(
+        Interrupted, match="after step 1 of 10, nothing was saved: it had no folder"
+    ):
+        fit(on_step=ask)
+
+
+def test_a_signal_during_the_last_checkpoint_is_not_lost(tmp_path, monkeypatch):
+    def signalled(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return state.save_checkpoint(*args, **kwargs)
+
+    monkeypatch.setattr("a2mim.engine.save_checkpoint", signalled)
+    with pytest.raises(Interrupted, match="after step 3 of 3, saved in"):
+        fit(steps=3, saving=Saving(tmp_path))
+    assert fit(steps=3, saving=Saving(tmp_path))[2].resumed_from == 3
+
+
+def test_what_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts background jobs
+    try:
+        _, reports, _ = fit(steps=2, on_step=lambda r: os.kill(os.getpid(), signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(reports) == 2
+
+
+def test_other_threads_may_train_but_do_not_take_signals():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(fit(steps=2)[1]))
+    thread.start()
+    thread.join()
+    assert [r.step for r in found[0]] == [1, 2]
+
+
+def test_checkpoints_by_steps_and_minutes(tmp_path, monkeypatch):
+    names = []
+
+    def listed(report):
+        names.append(sorted(int(p.stem[5:]) for p in tmp_path.glob("*.safetensors")))
+
+    fit(steps=7, saving=Saving(tmp_path, every_steps=3, keep=2), on_step=listed)
+    # reports come before the checkpoint of their step
+    assert names == [[], [], [], [3], [3], [3], [3, 6]]
+    assert latest(tmp_path).name == "step-000000007.safetensors"
+    names.clear()
+    monkeypatch.setattr("a2mim.engine._Watch.due", lambda self: len(names) == 2)
+    (tmp_path / "m").mkdir()
+    fit(steps=4, saving=Saving(tmp_path / "m", every_minutes=1), on_step=listed)
+    assert [p.name[5:14] for p in sorted((tmp_path / "m").iterdir())] == ["000000002", "000000004"]
+
+
+def test_a_run_goes_on_only_as_itself(tmp_path):
+    saving = Saving(tmp_path, settings={"crop": 0.2})
+    fit(steps=2, saving=saving)
+    with pytest.raises(CheckpointError, match=r"run\.crop: 0\.2 there, 0\.4 here; use the same"):
+        fit(steps=2, saving=Saving(tmp_path, settings={"crop": 0.4}))
+    with pytest.raises(CheckpointError, match=r"batch_size: 6 there, 4 here; use"):
+        fit(steps=2, saving=saving, batch_size=4)
+    with pytest.raises(CheckpointError, match=r"lr\.0: 0\.01 there, 0\.5 here; lr\.1: .*; use"):
+        fit(steps=2, saving=saving, lr=lambda step, scale: 0.5 * scale)
+    with pytest.raises(CheckpointError, match=r"kind: AdamW there, SGD here"):
+        fit(make(sgd=True), steps=2, saving=saving)
+    with pytest.raises(CheckpointError, match=r"an empty folder for a new run, found .*step-00"):
+        fit(steps=2, saving=saving, resume=False)
+    fit(steps=2, saving=saving, accumulate=3, workers=1, channels_last=True)  # the same run
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_it(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    def then_full(report):
+        if report.step == 3:
+            monkeypatch.setattr(state, "save_file", full)
+
+    saving = Saving(tmp_path, every_steps=2)
+    with pytest.raises(CheckpointError, match=r"step 4 .*No space left on device; the last good"):
+        fit(saving=saving, on_step=then_full)
+    monkeypatch.undo()
+    method, _, done = fit(make(seed=1), saving=saving)
+    assert done.resumed_from == 2
+    assert equal(weights(method), weights(fit()[0]))
+
+
+def test_what_does_not_go_together_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="either steps or epochs, got 10 and 2"):
+        fit(epochs=2)
+    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+        fit(steps=0)
+    with pytest.raises(ValueError, match="every 1 or more steps, got 0"):
+        fit(log_every=0)
+    with pytest.raises(ValueError, match="micro-batches divide, got 6; use a multiple of 4"):
+        fit(accumulate=4)
+    with pytest.raises(ValueError, match="optimiser over parameters of the method"):
+        fit((make()[0], make()[1]))
+    with pytest.raises(ValueError, match="checkpoints every positive steps, got 0"):
+        Saving(tmp_path, every_steps=0)
+    with pytest.raises(ValueError, match="keep at least 1 checkpoint, got 0"):
+        Saving(tmp_path, keep=0)
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """What four processes left that were started, two of them killed, and two sharing a run."""
+    folder = tmp_path_factory.mktemp("processes")
+    done = subprocess.run(
+        [sys.executable, __file__, folder],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [-signal.SIGKILL, -signal.SIGKILL, 0, 0], done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(workers, processes):
+    folder = processes / f"{workers}"
+    assert latest(folder).name == "step-000000005.safetensors"  # epochs have 3 steps
+    whole, reports, _ = fit(make(0.1), log_every=2, ema=0.9)
+    saving = Saving(folder, every_steps=5)
+    method, rest, done = fit(
+        make(0.1, seed=1), log_every=2, ema=0.9, saving=saving, workers=2 - workers
+    )
+    assert done.resumed_from == 5
+    assert equal(weights(method), weights(whole))
+    assert [r.losses for r in rest] == [r.losses for r in reports[2:]]
+
+
+def be_killed(folder, workers):
+    def on_step(report):
+        if report.step == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    saving = Saving(folder, every_steps=5)
+    fit(make(0.1), log_every=2, ema=0.9, saving=saving, workers=workers, on_step=on_step)
+
+
+def test_two_processes_are_one(processes):
+    one, reports, _ = fit(make(sgd=True), clip=1.0)
+    found = [torch.load(processes / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    # One loss is a mean of three numbers there and of six here: the last bits differ.
+    losses = torch.tensor([r.losses["loss"] for r in reports], dtype=torch.float64)
+    assert (found[0]["losses"] - losses).abs().max() < 1e-5
+    assert deviation(found[0]["weights"], weights(one)) < 1e-5
+    assert equal(found[0]["weights"], found[1]["weights"])
+    assert len(found[1]["losses"]) == 0  # reports go to the first process
+    # A signal to one of them has stopped both, at the next step that is logged; one goes on.
+    assert [f["interrupted"] for f in found] == [6, 6]
+    assert [f["name"] for f in found] == ["a signal to another process", "SIGTERM"]
+    assert [f["checkpoint"] for f in found] == ["step-000000006.safetensors"] * 2
+    saving = Saving(processes / "saved")
+    method, _, done = fit(make(sgd=True, seed=1), clip=1.0, saving=saving)
+    assert done.resumed_from == 6
+    assert deviation(weights(method), weights(one)) < 1e-5
+
+
+def share(folder, rank, port):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "LOCAL_WORLD_SIZE": "2"}
+    method, reports, _ = fit(make(sgd=True), clip=1.0)
+    found = {"weights": weights(method)}
+    found["losses"] = torch.tensor([r.losses["loss"] for r in reports], dtype=torch.float64)
+
+    class Signalled(Noise):
+        loaded = 0
+
+        def load(self, index, epoch):
+            self.loaded += 1
+            if rank == 1 and self.loaded == 3 * 5:  # in step 4, the fifth
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().load(index, epoch)
+
+    saving = Saving(folder / "saved")
+    with pytest.raises(Interrupted) as caught:
+        fit(make(sgd=True), samples=Signalled(), clip=1.0, log_every=3, saving=saving)
+    found |= {"interrupted": caught.value.step, "name": caught.value.signal}
+    found["checkpoint"] = caught.value.checkpoint.name
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def forked(work, *arguments):
+    """A process like this one: four imports of torch would take most of the time."""
+    process = os.fork()
+    if process:
+        return process
+    try:
+        work(*arguments)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = [forked(be_killed, folder / f"{workers}", workers) for workers in (0, 2)]
+    children += [forked(share, folder, rank, port) for rank in (0, 1)]
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    json.dump([os.waitstatus_to_exitcode(status) for status in statuses], sys.stdout)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

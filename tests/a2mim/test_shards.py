@@ -1,0 +1,511 @@
+import functools
+import http.server
+import io
+import logging
+import os
+import pickle
+import shutil
+import tarfile
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from a2mim import shards as module
+from a2mim.augment import CropAndFlip
+from a2mim.data import DataError
+from a2mim.samples import FolderSamples, Tolerance, find_training_files
+from a2mim.shards import (
+    ShardStream,
+    StreamSettings,
+    TarSamples,
+    deal,
+    expand_shards,
+    shuffle_buffer,
+    write_shards,
+)
+
+AUGMENT = CropAndFlip(8)
+COUNT = 48
+PER_SHARD = 6
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """48 images in two classes, and the same in 8 shards of 6."""
+    root = tmp_path_factory.mktemp("shards")
+    rng = np.random.default_rng(0)
+    for k in range(COUNT):
+        place = root / "images" / "train" / ("cat" if k % 3 else "dog")
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"{k:02d}.{'jpg' if k % 2 else 'png'}")
+    write_shards(root / "images", root / "tars", PER_SHARD, seed=1)
+    return root
+
+
+@pytest.fixture
+def tars(made, tmp_path):
+    """A copy of the shards that a test may damage."""
+    return shutil.copytree(made / "tars", tmp_path / "tars")
+
+
+def stream_of(shards, batch_size=4, images=COUNT, buffer=10, seed=0, **options):
+    return ShardStream(shards, AUGMENT, seed, StreamSettings(batch_size, images, buffer), **options)
+
+
+def batches(stream, epoch=0, rank=0, world=1, workers=0):
+    dataset = stream.epoch(epoch, rank, world)
+    return list(DataLoader(dataset, batch_size=None, num_workers=workers))
+
+
+def indices(some):
+    return [int(k) for batch in some for k in batch["index"]]
+
+
+def rewrite(shard, change):
+    """Members of a shard, changed: ``change(place, bytes)``, images only."""
+    with tarfile.open(shard) as archive:
+        members = [(m, archive.extractfile(m).read()) for m in archive]
+    with tarfile.open(shard, "w") as archive:
+        for place, (member, data) in enumerate(members):
+            if not member.name.endswith(".cls"):
+                data = change(place, data)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+# writing
+
+
+def test_shards_hold_the_files_bytes_in_shuffled_order(made):
+    shards = sorted((made / "tars").iterdir())
+    assert [shard.name for shard in shards] == [f"shard-{k:06d}.tar" for k in range(8)]
+    files = find_training_files(made / "images")
+    found = {}
+    for shard in shards:
+        with tarfile.open(shard) as archive:
+            found |= {m.name: archive.extractfile(m).read() for m in archive}
+    labels = {name: data for name, data in found.items() if name.endswith(".cls")}
+    images = {name: data for name, data in found.items() if name not in labels}
+    assert images == {name: (made / "images" / name).read_bytes() for name in files.names}
+    for name, label in zip(files.names, files.labels_I.tolist(), strict=True):
+        assert labels[name.rsplit(".", 1)[0] + ".cls"] == str(label).encode()
+    assert list(images) != sorted(images)
+
+
+def test_the_same_files_make_the_same_bytes(made, tmp_path):
+    again = write_shards(made / "images", tmp_path / "deep" / "again", PER_SHARD, seed=1)
+    assert all(s.read_bytes() == (made / "tars" / s.name).read_bytes() for s in again)
+    other = write_shards(made / "images", tmp_path / "other", 48, seed=2)
+    assert len(other) == 1
+    counted = []
+    write_shards(find_training_files(made / "images"), tmp_path / "c", on_write=counted.append)
+    assert counted == [COUNT] * COUNT
+
+
+def test_all_shards_appear_or_none(made, tmp_path):
+    out = tmp_path / "out"
+    seen = []
+
+    def interrupt(count):
+        seen.append(out.exists())
+        if len(seen) == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(made / "images", out, PER_SHARD, on_write=interrupt)
+    assert not any(seen)
+    assert list(tmp_path.iterdir()) == []
+    files = find_training_files(made / "images")
+    shutil.copytree(made / "images", tmp_path / "images")
+    (tmp_path / "images" / files.names[30]).unlink()
+    lost = module.ImageFiles(tmp_path / "images", files.names)
+    with pytest.raises(DataError, match=r"cannot: .*No such file"):
+        write_shards(lost, out, PER_SHARD)
+    assert [p.name for p in tmp_path.iterdir()] == ["images"]
+    out.mkdir()  # an empty folder is as good as none
+    assert len(write_shards(made / "images", out, PER_SHARD)) == 8
+    with pytest.raises(DataError, match="new or empty folder"):
+        write_shards(made / "images", out, PER_SHARD)
+    with pytest.raises(ValueError, match="at least 1 image per shard"):
+        write_shards(made / "images", tmp_path / "none", 0)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # it leaves its files open
+def test_webdataset_reads_what_was_written(made):
+    wds = pytest.importorskip("webdataset")
+    pattern = str(made / "tars" / "shard-{000000..000007}.tar")
+    dataset = wds.WebDataset(pattern, shardshuffle=False, empty_check=False)
+    samples = list(dataset)
+    assert len(samples) == COUNT
+    assert all("cls" in sample and {"jpg", "png"} & set(sample) for sample in samples)
+
+
+# addresses
+
+
+def test_patterns_and_folders_name_the_same_shards(made):
+    folder = made / "tars"
+    every = tuple(str(folder / f"shard-{k:06d}.tar") for k in range(8))
+    assert expand_shards(folder) == every
+    assert expand_shards(str(folder)) == every
+    assert expand_shards(f"{folder}/shard-{{000000..000007}}.tar") == every
+    assert expand_shards(f"{folder}/*.tar") == every
+    assert expand_shards([folder / "shard-000000.tar", f"{folder}/shard-*[1-7].tar"]) == every
+    assert expand_shards(f"{every[0]}::{every[1]}") == every[:2]
+
+
+def test_a_path_is_taken_as_it_is(tmp_path):
+    odd = tmp_path / "a{1..2}*.tar"
+    odd.write_bytes(b"")
+    assert expand_shards(odd) == (str(odd),)
+
+
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [
+        ("nowhere.tar", "found none at nowhere.tar"),
+        ("no-*.tar", "found none at no-"),
+        ("s-{0..", "cannot expand"),
+        ("${NOT_SET_HERE}/a.tar", "cannot expand"),
+        ([], "expected shards, found none"),
+        ("s3://bucket/a.tar", "an address that webdataset opens"),
+        ("pipe:cat a.tar", "pass allow_pipe=True"),
+        ("PIPE:cat a.tar", "pass allow_pipe=True"),
+        ("-", "found none at -"),
+    ],
+)
+def test_addresses_that_cannot_be_opened(shards, message):
+    with pytest.raises(DataError, match=message):
+        expand_shards(shards)
+
+
+def test_a_rewritten_address_is_judged_by_what_it_becomes(made, monkeypatch):
+    shard = made / "tars" / "shard-000000.tar"
+    monkeypatch.setenv("GOPEN_REWRITE", f"{made}=pipe:cat {made}")
+    with pytest.raises(DataError, match="pass allow_pipe=True"):
+        expand_shards(shard)
+
+
+def test_no_shard_twice_and_no_empty_folder(made, tmp_path):
+    with pytest.raises(DataError, match=r"shard-000000\.tar twice"):
+        expand_shards([made / "tars", made / "tars" / "shard-000000.tar"])
+    with pytest.raises(DataError, match=r"expected shards \(\.tar"):
+        expand_shards(tmp_path)
+
+
+# by index
+
+
+class InOrder(Dataset):
+    def __init__(self, samples, order):
+        self.samples, self.order = samples, order
+
+    def __len__(self):
+        return len(self.order)
+
+    def __getitem__(self, place):
+        epoch, index = self.order[place]
+        return self.samples.load(index, epoch)
+
+
+def by_index(samples, start=0, workers=0):
+    order = []
+    for epoch in range(2):
+        generator = torch.Generator().manual_seed(epoch)
+        order += [(epoch, k) for k in torch.randperm(COUNT, generator=generator).tolist()]
+    return list(DataLoader(InOrder(samples, order[start:]), batch_size=8, num_workers=workers))
+
+
+def test_images_by_index_are_those_of_the_folder(made):
+    tar = TarSamples(made / "tars", AUGMENT, seed=0)
+    files = find_training_files(made / "images")
+    assert sorted(tar.names) == list(files.names)
+    # the same index has the same draws: in the shards' order both give the same pixels
+    order = [made / "images" / name for name in tar.names]
+    folder = FolderSamples(order, AUGMENT, seed=0)
+    for index in range(COUNT):
+        assert torch.equal(tar.load(index, 1), folder.load(index, 1))
+
+
+def test_images_by_index_do_not_depend_on_workers_or_on_resuming(made, monkeypatch):
+    monkeypatch.setattr(module, "OPEN_SHARDS", 3)  # fewer than there are
+    samples = TarSamples(made / "tars", AUGMENT, seed=0)
+    alone = by_index(samples)
+    descriptors = len(samples._open._descriptors)
+    assert descriptors == 3
+    for start, workers in ((0, 2), (16, 2), (24, 0)):
+        other = pickle.loads(pickle.dumps(samples))
+        for got, expected in zip(by_index(other, start, workers), alone[start // 8 :], strict=True):
+            assert torch.equal(got, expected)
+
+
+def test_files_are_closed(made):
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    if before is None:
+        pytest.skip("needs /proc")
+    samples = TarSamples(made / "tars", AUGMENT, seed=0)
+    for k in range(COUNT):
+        samples.load(k, 0)
+    assert len(os.listdir("/proc/self/fd")) > before
+    del samples
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_shard_has_to_be_complete(tars, tmp_path):
+    shard = tars / "shard-000003.tar"
+    whole = shard.read_bytes()
+    with tarfile.open(shard) as archive:
+        third = archive.getmembers()[3]
+    header = third.offset
+    broken = bytearray(whole)
+    broken[header : header + 100] = b"x" * 100
+    for damaged in (
+        whole[: third.offset_data + 10],  # in an image
+        whole[: header + 100],  # in a header
+        whole[:header],  # between two members: tarfile takes this for the end
+        bytes(broken),
+        b"",
+        b"text",
+    ):
+        shard.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"complete tar file, cannot read .*000003\.tar"):
+            TarSamples(tars, AUGMENT, seed=0)
+    shard.unlink()
+    with tarfile.open(tars / "shard-000009.tar.gz", "w:gz"):
+        pass
+    with pytest.raises(DataError, match="read compressed ones with ShardStream"):
+        TarSamples(tars, AUGMENT, seed=0)
+    with pytest.raises(DataError, match="expected local shards"):
+        TarSamples("file:/a.tar", AUGMENT, seed=0)
+    with pytest.raises(DataError, match=r"expected images \(.webp\)"):
+        TarSamples(tars / "shard-000001.tar", AUGMENT, 0, endings=(".webp",))
+
+
+def damage(place, data):
+    return [data[: len(data) // 2], b"", b"not an image"][place % 3] if place < 6 else data
+
+
+def test_unreadable_members_by_index(tars, caplog):
+    whole = TarSamples(tars, AUGMENT, seed=0)
+    before = [whole.load(k, 0) for k in range(COUNT)]
+    rewrite(tars / "shard-000002.tar", damage)  # places 0, 2, 4: images with their labels between
+    samples = TarSamples(tars, AUGMENT, seed=0)
+    with caplog.at_level(logging.WARNING, "a2mim.samples"):
+        after = [samples.load(k, epoch) for epoch in (0, 1) for k in range(COUNT)]
+    assert samples.damage.indices() == [12, 13, 14]
+    for k in range(COUNT):
+        assert torch.equal(before[k], after[k]) == (k not in (12, 13, 14))
+    assert len(caplog.records) == 3
+    assert "shard-000002.tar/train/" in caplog.text
+    with pytest.raises(DataError, match="at most 2 unreadable"):
+        by_index(TarSamples(tars, AUGMENT, 0, Tolerance(2, 0.0)))
+
+
+# as a stream
+
+
+def test_every_shard_has_one_reader():
+    for count in (1, 5, 8, 13):
+        for world in (1, 2, 3):
+            for workers in (1, 2, 4):
+                dealt = [
+                    k
+                    for rank in range(world)
+                    for worker in range(workers)
+                    for k in deal(count, rank, world, worker, workers)
+                ]
+                assert sorted(dealt) == list(range(count))
+
+
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 0), (2, 2), (4, 2)])
+def test_an_epoch_is_every_image_once(made, world, workers):
+    """8 shards of 6 images on up to 8 readers, in batches that divide them."""
+    stream = stream_of(made / "tars", batch_size=3)
+    parts = [batches(stream, 0, rank, world, workers) for rank in range(world)]
+    assert {len(part) for part in parts} == {16 // world}
+    assert len({k for part in parts for k in indices(part)}) == COUNT
+
+
+def test_pixels_depend_on_seed_epoch_and_name(made):
+    def pixels(**options):
+        epoch, seed = options.pop("epoch", 0), options.pop("seed", 0)
+        some = batches(stream_of(made / "tars", 3, seed=seed, buffer=5), epoch, **options)
+        return {
+            int(k): image
+            for batch in some
+            for k, image in zip(batch["index"], batch["image"], strict=True)
+        }
+
+    alone = pixels()
+    shared = pixels(rank=0, world=2, workers=2) | pixels(rank=1, world=2)
+    assert shared.keys() == alone.keys()
+    assert all(torch.equal(shared[k], alone[k]) for k in alone)
+    for other in (pixels(epoch=1), pixels(seed=1)):
+        assert other.keys() == alone.keys()
+        # few crops exist in 12 x 12 pixels, so that some are met again
+        assert sum(torch.equal(other[k], alone[k]) for k in alone) < COUNT / 4
+    image = next(iter(alone.values()))
+    assert image.shape == (3, 8, 8)
+    assert image.dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_order_is_repeated_and_resumed_by_epoch(made, workers):
+    stream = stream_of(made / "tars", batch_size=5)
+    first = [indices(batches(stream, epoch, workers=workers)) for epoch in (0, 1)]
+    assert len(first[0]) == 45  # 9 batches of 48 images; 3 wait for another epoch
+    again = pickle.loads(pickle.dumps(stream))
+    assert indices(batches(again, 1, workers=workers)) == first[1]
+    assert first[0] != first[1] != sorted(first[1])
+    dataset = stream.epoch(0)
+    assert len(dataset) == stream.batches_per_epoch() == 9
+
+
+def test_ranks_stay_in_step_on_unequal_shards(made, tmp_path):
+    """Two readers with 36 and 12 images: the smaller one comes round again."""
+    folder = tmp_path / "uneven"
+    files = find_training_files(made / "images")
+    for name, part in (("a", files.names[:36]), ("b", files.names[36:])):
+        some = module.ImageFiles(files.root, part)
+        shutil.move(write_shards(some, tmp_path / name, 100)[0], tmp_path / f"{name}.tar")
+    folder.mkdir()
+    for name in "ab":
+        shutil.move(tmp_path / f"{name}.tar", folder)
+    stream = stream_of(folder)
+    parts = [batches(stream, 0, rank, 2) for rank in range(2)]
+    assert [len(part) for part in parts] == [6, 6]
+    seen = sorted(max(Counter(indices(part)).values()) for part in parts)
+    assert seen == [1, 2]
+    small = max(parts, key=lambda part: max(Counter(indices(part)).values()))
+    assert Counter(Counter(indices(small)).values()) == {2: 12}
+
+
+def test_more_workers_than_shards(made):
+    stream = stream_of(made / "tars" / "shard-000000.tar", batch_size=2, images=6)
+    assert sorted(indices(batches(stream, workers=2))) == sorted(indices(batches(stream)))
+    with pytest.raises(ValueError, match="a shard for each of 2 ranks, got 1"):
+        stream.epoch(0, 0, 2)
+    with pytest.raises(ValueError, match="a rank below 1, got 1"):
+        stream.epoch(0, 1, 1)
+    with pytest.raises(ValueError, match="at least 7 images for one batch"):
+        stream_of(made / "tars", batch_size=7, images=6).epoch(0)
+    with pytest.raises(ValueError, match="at least 1, got"):
+        StreamSettings(0, 1)
+
+
+def test_a_shuffle_buffer_loses_nothing():
+    for size in (1, 7, 100, 1000):
+        shuffled = list(shuffle_buffer(range(100), size, seed=1))
+        assert sorted(shuffled) == list(range(100))
+        assert shuffled == list(shuffle_buffer(range(100), size, seed=1))
+        assert (shuffled == list(range(100))) == (size == 1)
+        # an item leaves no earlier than the buffer has come to it
+        assert all(item < place + size for place, item in enumerate(shuffled))
+
+
+def test_unreadable_members_of_a_stream(tars, caplog):
+    rewrite(tars / "shard-000002.tar", damage)
+    stream = stream_of(tars, images=45, batch_size=5)
+    with caplog.at_level(logging.WARNING, "a2mim.shards"):
+        some = batches(stream) + batches(stream, epoch=1)
+    assert all(len(batch["image"]) == 5 for batch in some)
+    assert len(set(indices(some))) == 45
+    assert len(caplog.records) == 3  # once each, not in every epoch
+    assert stream.damage.count() == 3
+    strict = stream_of(tars, images=45, tolerance=Tolerance(2, 0.0))
+    with pytest.raises(DataError, match=r"at most 2 unreadable images of 45.*000002\.tar/train"):
+        batches(strict)
+
+
+def test_damage_is_counted_over_workers(tars):
+    rewrite(tars / "shard-000002.tar", damage)
+    stream = stream_of(tars, images=45, batch_size=5)
+    batches(stream, workers=2)
+    assert stream.damage.count() == 3
+
+
+def test_a_cut_shard_counts_as_its_images(tars, caplog):
+    shard = tars / "shard-000004.tar"
+    with tarfile.open(shard) as archive:
+        cut = archive.getmembers()[4].offset  # two images and their labels
+    shard.write_bytes(shard.read_bytes()[:cut])
+    stream = stream_of(tars, images=COUNT, batch_size=3)
+    with caplog.at_level(logging.WARNING, "a2mim.shards"):
+        found = indices(batches(stream))
+    assert len(found) == COUNT
+    assert len(set(found)) == COUNT - 4  # filled up with others
+    assert stream.damage.count() == PER_SHARD
+    assert len(caplog.records) == 1
+    (tars / "shard-000005.tar").write_bytes(b"text")
+    with pytest.raises(
+        DataError, match=r"a shard counts 6\), got 12; .*00000[45].tar.*00000[45].tar"
+    ):
+        batches(stream_of(tars, images=COUNT))
+
+
+def test_shards_without_images(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("notes.txt"))
+    with pytest.raises(DataError, match="expected images"):
+        batches(stream_of(tmp_path / "a.tar"))
+
+
+def test_compressed_shards(made, tmp_path):
+    import gzip
+
+    for shard in (made / "tars").iterdir():
+        (tmp_path / f"{shard.name}.gz").write_bytes(gzip.compress(shard.read_bytes()))
+    assert len(set(indices(batches(stream_of(tmp_path))))) == COUNT
+
+
+def test_a_pipe_that_was_allowed(made):
+    folder = made / "tars"
+    pattern = f"pipe:cat {folder}/shard-{{000000..000007}}.tar"
+    stream = stream_of(pattern, allow_pipe=True, batch_size=3)
+    assert len(set(indices(batches(stream)))) == COUNT
+    iterator = iter(stream.epoch(0))  # left before its end: the program is stopped, no damage
+    next(iterator)
+    del iterator
+    assert stream.damage.count() == 0
+    failing = stream_of("pipe:exit 3", allow_pipe=True, images=20)
+    with pytest.raises(DataError, match="pipe:exit 3"):
+        batches(failing)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads http by curl")
+def test_shards_over_http(made, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = functools.partial(Quiet, directory=str(made / "tars"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        try:
+            stream = stream_of(f"{address}/shard-{{000000..000007}}.tar", batch_size=3)
+            assert len(set(indices(batches(stream)))) == COUNT
+            missing = stream_of(f"{address}/none.tar", images=20)
+            with pytest.raises(DataError, match=r"cannot read all of http://127.*none\.tar"):
+                batches(missing)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_http_needs_curl(monkeypatch):
+    monkeypatch.setattr(module.shutil, "which", lambda program: None)
+    with pytest.raises(DataError, match="expected the program curl"):
+        expand_shards("https://example.org/a.tar")
