@@ -6,7 +6,7 @@ from torch import nn
 
 from interactions import forwards
 from interactions.forwards import (
-    LARGEST,
+    LARGEST_ON_CPU,
     arithmetic,
     automatic_batch_size,
     check_precision,
@@ -57,7 +57,7 @@ def test_automatic_sizes_on_a_cpu_follow_from_the_image():
 
     assert size(3, 224, 224) == 4
     assert size(3, 32, 32) == 256
-    assert size(1, 2, 2) == LARGEST
+    assert size(1, 2, 2) == LARGEST_ON_CPU
     assert size(3, 4096, 4096) == 1
 
 
