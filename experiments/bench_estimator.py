@@ -133,7 +133,7 @@ def coverage(row: str, name: str) -> Row:
     The images that are tabulated are the population. In each repeat a sample is drawn from them
     with replacement, and an image that comes twice gets pairs and contexts of its own each time.
     """
-    tables = tabulated(name)
+    tables = tabulated(name, CASES[name].tabulated)
     design = our_design(GRID, COVERAGE_PAIRS)
     truth_O = exact_J(tables, GRID)
     inside_RO = covered(
@@ -269,12 +269,16 @@ def trained(name: str) -> Network:
     )
 
 
+def tabulated(name: str, count: int) -> list[ix.ExactGame]:
+    """Tables of the first games of a case: 65,536 forwards each."""
+    return [
+        _table(name, k) for k in tqdm(range(count), desc=f"tables of {name}", leave=False, delay=1)
+    ]
+
+
 @cache
-def tabulated(name: str) -> list[ix.ExactGame]:
-    """Tables of the games of a case: 65,536 forwards each."""
-    network = trained(name)
-    images = tqdm(range(len(network.names)), desc=f"tables of {name}", leave=False)
-    return [ix.value_table(network.game(k)) for k in images]
+def _table(name: str, k: int) -> ix.ExactGame:
+    return ix.value_table(trained(name).game(k))
 
 
 def exact_J(tables: Sequence[ix.ExactGame], grid: ix.PatchGrid) -> NDArray[np.float64]:
@@ -384,7 +388,7 @@ class EqualError:
 def equal_error(name: str) -> EqualError:
     """How many pairs, and forwards, give ours the published error on the fixed images."""
     case = CASES[name]
-    tables = tabulated(name)[: case.compared]
+    tables = tabulated(name, case.compared)
     truth_O = exact_J(tables, GRID)
 
     def seeds(what: str) -> Iterable[int]:

@@ -51,7 +51,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(module, "COVERAGE_IMAGES", 4)
     monkeypatch.setattr(module, "COVERAGE_PAIRS", 2)
     yield case
-    for cached in (module.trained, module.tabulated, module.equal_error):
+    for cached in (module.trained, module._table, module.equal_error):
         cached.cache_clear()
 
 
