@@ -8,6 +8,8 @@ times belong to that machine only. Speed never gates a test.
     interactions/forwards/*   forwards for the published error of J         bench_estimator
     interactions/coverage/*   share of 95 % intervals that hold the truth   bench_estimator
     interactions/wall/*       seconds for the published error of J          bench_estimator
+    pretrain/step/*           images/s of an A2MIM step                     bench_training
+    loader/*                  images/s of our loaders                       bench_training
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import torch
 from experiments.bench_estimator import coverage, forwards, wall
 from experiments.bench_memory import STATUS, memory
 from experiments.bench_timing import Row, overhead, overhead_names
+from experiments.bench_training import STEP_MODELS, loader, step
 from experiments.results import write_atomic
 from experiments.runs import UsageError, commit
 
@@ -88,6 +91,12 @@ def available_rows(repeats: int, on_gpu: bool) -> dict[str, Callable[[], Row]]:
     for name in ("cnn16", "vit_tiny"):
         row = f"interactions/wall/{name}"
         rows[row] = partial(wall, row, name, repeats)
+    for name in STEP_MODELS:
+        row = f"pretrain/step/{name}"
+        rows[row] = partial(step, row, name, repeats)
+    for kind in ("folder", "tar"):
+        row = f"loader/{kind}"
+        rows[row] = partial(loader, row, kind, repeats)
     return rows
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -94,7 +95,7 @@ def run(
         raise UsageError(str(error)) from error
     settings = {"recipe": name, **asdict(config)}
     settings["data"] = _without_folders(config.data)
-    work = open_run(out, settings | {"images": len(samples)}, resume=resume)
+    work = open_run(out, settings | {"images": len(samples)}, resume=resume or _rank() > 0)
     groups = parameter_groups(method, config.lr, config.weight_decay, RULES[config.rules])
     steps = config.epochs * steps_per_epoch
     log = Log(work, steps, config, steps_per_epoch)
@@ -331,7 +332,13 @@ class Log:
         self.reports: list[dict[str, float]] = [json.loads(x) for x in lines if x.endswith("}")]
         self.writer: SummaryWriter | None = None
         self.work = work
-        self.bar = tqdm(total=steps * config.batch_size, unit=" images", unit_scale=True, delay=1)
+        self.bar = tqdm(
+            total=steps * config.batch_size,
+            unit=" images",
+            unit_scale=True,
+            delay=1,
+            disable=_rank() > 0,
+        )
 
     def __call__(self, report: StepReport) -> None:
         """Note a report."""
@@ -421,6 +428,11 @@ def _levels(images: Tensor, config: PretrainConfig) -> np.ndarray:
     )
     levels = ((images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
     return levels.cpu().numpy()
+
+
+def _rank() -> int:
+    """Which of several processes this is."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def _without_folders(data: str) -> str:

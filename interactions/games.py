@@ -145,7 +145,6 @@ class PatchGame:
 
     def __post_init__(self) -> None:
         check_playable(self)
-        self.players.check_image(*self.image_CHW.shape[1:])
 
     @property
     def n(self) -> int:
@@ -178,6 +177,8 @@ class OnImage(Protocol):
     @property
     def image_CHW(self) -> Tensor: ...  # noqa: D102
     @property
+    def players(self) -> Players: ...  # noqa: D102
+    @property
     def label(self) -> int: ...  # noqa: D102
     @property
     def n(self) -> int: ...  # noqa: D102
@@ -205,6 +206,10 @@ def check_playable(game: OnImage) -> None:
             "expected a model in eval mode, got one in training mode, whose batch statistics "
             "and dropout make v(S) depend on the batch; call model.eval() first"
         )
+    try:
+        game.players.check_image(*game.image_CHW.shape[1:])
+    except ValueError as error:
+        raise ValueError(f"image {game.image}: {error}") from error
 
 
 def play(game: OnImage, outputs: Callable[[Tensor], Any], coalitions_KN: Tensor) -> Tensor:

@@ -51,7 +51,6 @@ class TokenDropGame:
 
     def __post_init__(self) -> None:
         check_playable(self)
-        self.players.check_image(*self.image_CHW.shape[1:])
         tokens = token_grid(self.model, *self.image_CHW.shape[1:])
         if tokens is None or "patch_drop" not in self.model._modules:
             raise ValueError(

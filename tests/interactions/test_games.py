@@ -159,8 +159,8 @@ def test_bad_input_names_the_image_and_the_problem():
         PatchGame(Broken(torch.zeros(1, 2, 3)).eval(), image, 0, GRID)(everything)
     with pytest.raises(ValueError, match=r"call model.eval"):
         PatchGame(make_model().train(), image, 0, GRID)
-    with pytest.raises(ValueError, match="a 5 x 5 grid divides"):
-        PatchGame(model, image, 0, PatchGrid(5, 5))
+    with pytest.raises(ValueError, match=r"image cat\.png: expected .* a 5 x 5 grid divides"):
+        PatchGame(model, image, 0, PatchGrid(5, 5), image="cat.png")
     with pytest.raises(ValueError, match=r"expected \(C, H, W\)"):
         PatchGame(model, make_images(1), 0, GRID)
     with pytest.raises(ValueError, match="batch size of at least 1"):

@@ -1,0 +1,133 @@
+"""Rows of the benchmark about training: a step against a bare one, loaders against timm's.
+
+    pretrain/step/*   images a second of an A2MIM step (mask, fill, token, decoder, both losses,
+                      backward, AdamW) / of a bare forward, backward and AdamW of the same backbone
+    loader/folder     images a second of ``FolderSamples`` in one process / of timm's loader
+    loader/tar        the same of ``TarSamples``, against the same timm loader on the same images
+
+Both sides of a loader row decode JPEG, crop at random, flip and normalise. These rows have lower
+bounds as targets: the ratio is a throughput.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from timm import create_model
+from timm.data import create_dataset, create_loader
+from torch import nn
+from tqdm import tqdm
+
+from a2mim.augment import CropAndFlip
+from a2mim.masking import BlockMask
+from a2mim.model import MaskedImageModel
+from a2mim.sampler import Batches, MicroBatches, Samples, keyed_generator, make_loader
+from a2mim.samples import FolderSamples, find_training_files
+from a2mim.shards import TarSamples, write_shards
+from experiments.bench_timing import Row, alternate
+
+STEP_MODELS = {"vit_tiny": ("vit_tiny_patch16_224", {"img_size": 64}), "resnet18": ("resnet18", {})}
+STEP_SIZE, STEP_BATCH, STEPS = 64, 32, 8
+PICTURE, PICTURES, CROP = 160, 256, 64
+"""Edge and number of the JPEG files of the loader rows, and edge of the crops."""
+
+
+def step(row: str, name: str, repeats: int) -> Row:
+    """Images a second of A2MIM steps against bare steps of the same backbone."""
+    model, options = STEP_MODELS[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        bare = create_model(model, num_classes=0, **options)
+        backbone = create_model(model, num_classes=0, **options)
+        images = torch.randn(STEP_BATCH, 3, STEP_SIZE, STEP_SIZE)
+    method = MaskedImageModel(backbone, BlockMask(STEP_SIZE, block=16), loss="official-vit")
+
+    def a2mim_loss() -> torch.Tensor:
+        return method(images, method.draw(STEP_BATCH, keyed_generator(0)))["loss"]
+
+    def bare_loss() -> torch.Tensor:
+        return bare.forward_features(images).square().mean()
+
+    with tqdm(total=2 * repeats, desc=row, leave=False) as bar:
+        ours, baseline = alternate(
+            _steps(method, a2mim_loss), _steps(bare, bare_loss), repeats, bar.update
+        )
+    seen = STEP_BATCH * STEPS
+    return Row(row, seen / ours, seen / baseline, target=0.9, unit="images/s", n=repeats)
+
+
+def _steps(module: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    optimiser = torch.optim.AdamW(module.parameters(), lr=1e-4)
+    module.train()
+
+    def run() -> None:
+        for _ in range(STEPS):
+            optimiser.zero_grad()
+            loss().backward()
+            optimiser.step()
+
+    run()  # warms up
+    return run
+
+
+def loader(row: str, kind: str, repeats: int) -> Row:
+    """Images a second and process, of our loader against timm's on the same JPEG files."""
+    augment = CropAndFlip(CROP)
+    with TemporaryDirectory() as folder, tqdm(total=2 * repeats, desc=row, leave=False) as bar:
+        root = Path(folder) / "images"
+        write_pictures(root)
+        if kind == "tar":
+            shards = write_shards(root, Path(folder) / "shards", per_shard=PICTURES // 2)
+            samples: Samples = TarSamples(shards, augment, seed=0)
+        else:
+            samples = FolderSamples(find_training_files(root), augment, seed=0)
+        batches = MicroBatches(Batches(len(samples), STEP_BATCH), 0, PICTURES // STEP_BATCH)
+        theirs = create_loader(
+            create_dataset("", root=str(root / "train")),
+            input_size=(3, CROP, CROP),
+            batch_size=STEP_BATCH,
+            is_training=True,
+            use_prefetcher=False,
+            no_aug=False,
+            scale=(0.67, 1.0),
+            ratio=(3 / 4, 4 / 3),
+            hflip=0.5,
+            color_jitter=None,
+            interpolation="bilinear",
+            num_workers=0,
+            persistent_workers=False,
+        )
+        counts: list[int] = []
+
+        def through(images: Callable[[], Iterable[torch.Tensor]]) -> Callable[[], None]:
+            return lambda: counts.append(sum(len(batch) for batch in images()))
+
+        ours, baseline = alternate(
+            through(lambda: (batch["image"] for batch in make_loader(samples, batches))),
+            through(lambda: (batch[0] for batch in theirs)),
+            repeats,
+            bar.update,
+        )
+    if set(counts) != {PICTURES}:
+        raise ValueError(f"expected {PICTURES} images from both loaders, got {sorted(set(counts))}")
+    return Row(
+        row, PICTURES / ours, PICTURES / baseline, target=1.0, unit="images/s/core", n=repeats
+    )
+
+
+def write_pictures(root: Path) -> None:
+    """JPEG files cut from the two photographs that come with scikit-learn, in two classes."""
+    for label, pixels in enumerate(load_sample_images().images):
+        folder = root / "train" / str(label)
+        folder.mkdir(parents=True)
+        height, width = pixels.shape[:2]
+        for k in range(PICTURES // 2):
+            top = 7 * k % (height - PICTURE)
+            left = 13 * k % (width - PICTURE)
+            cut = pixels[top : top + PICTURE, left : left + PICTURE]
+            Image.fromarray(cut).save(folder / f"{k:04d}.jpg", quality=90)
