@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from PIL import Image
@@ -31,7 +32,10 @@ from a2mim.samples import FolderSamples, find_training_files
 from a2mim.shards import TarSamples, write_shards
 from experiments.bench_timing import Row, alternate
 
-STEP_MODELS = {"vit_tiny": ("vit_tiny_patch16_224", {"img_size": 64}), "resnet18": ("resnet18", {})}
+STEP_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit_tiny": ("vit_tiny_patch16_224", {"img_size": 64}),
+    "resnet18": ("resnet18", {}),
+}
 STEP_SIZE, STEP_BATCH, STEPS = 64, 32, 8
 PICTURE, PICTURES, CROP = 160, 256, 64
 """Edge and number of the JPEG files of the loader rows, and edge of the crops."""
@@ -42,7 +46,7 @@ def step(row: str, name: str, repeats: int) -> Row:
     model, options = STEP_MODELS[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        bare = create_model(model, num_classes=0, **options)
+        bare: Any = create_model(model, num_classes=0, **options)
         backbone = create_model(model, num_classes=0, **options)
         images = torch.randn(STEP_BATCH, 3, STEP_SIZE, STEP_SIZE)
     method = MaskedImageModel(backbone, BlockMask(STEP_SIZE, block=16), loss="official-vit")
@@ -97,7 +101,7 @@ def loader(row: str, kind: str, repeats: int) -> Row:
             scale=(0.67, 1.0),
             ratio=(3 / 4, 4 / 3),
             hflip=0.5,
-            color_jitter=None,
+            color_jitter=0.0,
             interpolation="bilinear",
             num_workers=0,
             persistent_workers=False,
