@@ -71,7 +71,7 @@ class ImageSet:
 
     def draw(self, count: int, seed: int) -> list[int]:
         """Indices of at most ``count`` images, in order, drawn by ``seed``."""
-        return _subset(len(self), count, seed)
+        return subset(len(self), count, seed)
 
     def normalised(self, mean_C: Tensor, std_C: Tensor) -> Tensor:
         """float32 images with these statistics taken out."""
@@ -137,7 +137,7 @@ def cifar10(
             raise DataError(
                 f"expected CIFAR-10 in {root} or a network to download it, got: {error}"
             ) from error
-        chosen = _subset(len(data), limit, seed)
+        chosen = subset(len(data), limit, seed)
         pixels = torch.from_numpy(data.data[chosen]).permute(0, 3, 1, 2)
         split = "train" if train else "test"
         sets.append(
@@ -223,7 +223,7 @@ def _read(
     )
     if not files:
         raise DataError(f"expected images in {root / split}/<class>/, found none")
-    files = [files[k] for k in _subset(len(files), limit, seed)]
+    files = [files[k] for k in subset(len(files), limit, seed)]
     pixels = []
     for file in files:
         pixels.append(_decode(file, size))
@@ -249,7 +249,7 @@ def find_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
     )
     if len(found) < 2:
         raise DataError(f"expected at least 2 images in {folder}, found {len(found)}")
-    return [found[k] for k in _subset(len(found), count, seed)]
+    return [found[k] for k in subset(len(found), count, seed)]
 
 
 def photographs(
@@ -310,7 +310,7 @@ def _resized(pixels_ICHW: Tensor, size: int) -> Tensor:
     return transforms.resize(pixels_ICHW, [size, size], antialias=True)
 
 
-def _subset(count: int, limit: int, seed: int) -> list[int]:
+def subset(count: int, limit: int, seed: int) -> list[int]:
     """At most ``limit`` of ``count`` indices, in order, drawn by ``seed``."""
     if count <= limit:
         return list(range(count))

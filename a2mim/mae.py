@@ -24,13 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import floor
 
 import torch
 from timm.layers import LayerNorm, PatchEmbed, build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from a2mim.masking import kept_patches, random_ranks
 from interactions.patches import PatchGrid, check_visible
 
 EPSILON = 1e-6
@@ -76,8 +76,7 @@ class MaskedAutoencoder(nn.Module):
                 "use MaskedImageModel, which works for every family"
             )
         self.grid, self.image_shape = _geometry(backbone)
-        # The addition keeps 100 * (1 - 0.9) = 9.999999999999998 from becoming 9.
-        self.kept = floor(self.grid.n * (1 - ratio) + 1e-9)
+        self.kept = kept_patches(self.grid.n, ratio)
         if not 0 < ratio < 1 or not self.kept:
             raise ValueError(
                 f"expected a mask ratio between 0 and 1 that keeps one of {self.grid.n} patches, "
@@ -102,8 +101,7 @@ class MaskedAutoencoder(nn.Module):
         The same number of patches is visible in every image; which ones, is a uniform draw per
         image.
         """
-        noise_BN = torch.rand(count, self.grid.n, generator=generator, device=generator.device)
-        return noise_BN.argsort(dim=1).argsort(dim=1) < self.kept
+        return random_ranks(count, self.grid.n, generator) < self.kept
 
     def forward(self, images_BCHW: Tensor, visible_BN: Tensor) -> dict[str, Tensor]:
         """One step of masked autoencoding.

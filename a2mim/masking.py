@@ -86,7 +86,7 @@ class BlockMask:
         The draw depends on the generator and on ``count``. Several processes that are to share
         one stream draw for the global batch and take their rows of it.
         """
-        return _draw(count, self.grid.n, self.hidden, generator)
+        return random_ranks(count, self.grid.n, generator) >= self.hidden
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,7 @@ class PatchMask:
     @property
     def kept(self) -> int:
         """Visible patches per image, the same for all images."""
-        # The addition keeps 10 * (1 - 0.9) = 0.9999999999999998 from becoming 0.
-        return floor((1 - self.ratio) * self.grid.n + 1e-9)
+        return kept_patches(self.grid.n, self.ratio)
 
     @property
     def hidden(self) -> int:
@@ -141,7 +140,7 @@ class PatchMask:
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Masks for ``count`` images, bool ``(count, N)``: see :meth:`BlockMask.draw`."""
-        return _draw(count, self.grid.n, self.hidden, generator)
+        return random_ranks(count, self.grid.n, generator) >= self.hidden
 
 
 def _check_ratio(ratio: float) -> None:
@@ -149,6 +148,13 @@ def _check_ratio(ratio: float) -> None:
         raise ValueError(f"expected a mask ratio between 0 and 1, got {ratio}")
 
 
-def _draw(count: int, n: int, hidden: int, generator: torch.Generator) -> Tensor:
+def kept_patches(n: int, ratio: float) -> int:
+    """floor((1 - ratio) n): how many of n patches MAE keeps."""
+    # The addition keeps 10 * (1 - 0.9) = 0.9999999999999998 from becoming 0.
+    return floor((1 - ratio) * n + 1e-9)
+
+
+def random_ranks(count: int, n: int, generator: torch.Generator) -> Tensor:
+    """A uniform permutation of 0 .. n-1 per image, ``(count, n)`` on the generator's device."""
     noise_BN = torch.rand(count, n, generator=generator, device=generator.device)
-    return noise_BN.argsort(dim=1).argsort(dim=1) >= hidden
+    return noise_BN.argsort(dim=1).argsort(dim=1)

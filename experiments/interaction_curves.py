@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from experiments.runs import (
     keep_memory,
     open_run,
     pick_device,
+    process_rank,
 )
 from experiments.sources import Source, folder_images, named_images, some
 from experiments.subjects import Subject, load_subject, model_options
@@ -46,7 +46,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = process_rank()
     config = replace(config, device=pick_device(config.device))
     if config.device == "cpu":
         keep_memory()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import difflib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -50,7 +49,15 @@ from a2mim.state import CheckpointError
 from experiments.configs.pretrain import RECIPES, PretrainConfig
 from experiments.figures import reconstructions
 from experiments.results import COLUMNS, write_atomic, write_table
-from experiments.runs import UsageError, commit, finish_run, keep_memory, open_run, pick_device
+from experiments.runs import (
+    UsageError,
+    commit,
+    finish_run,
+    keep_memory,
+    open_run,
+    pick_device,
+    process_rank,
+)
 from interactions import plots
 from interactions.fills import image_mean
 from interactions.patches import PatchGrid, hide
@@ -91,11 +98,13 @@ def run(
         samples = samples_of(config)
         method = method_of(config)
         steps_per_epoch = Batches(len(samples), config.batch_size, config.seed).per_epoch
-    except (DataError, ValueError) as error:
+    except (DataError, TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     settings = {"recipe": name, **asdict(config)}
     settings["data"] = _without_folders(config.data)
-    work = open_run(out, settings | {"images": len(samples)}, resume=resume or _rank() > 0)
+    work = open_run(
+        out, settings | {"images": len(samples)}, resume=resume or process_rank()[0] > 0
+    )
     groups = parameter_groups(method, config.lr, config.weight_decay, RULES[config.rules])
     steps = config.epochs * steps_per_epoch
     log = Log(work, steps, config, steps_per_epoch)
@@ -337,7 +346,7 @@ class Log:
             unit=" images",
             unit_scale=True,
             delay=1,
-            disable=_rank() > 0,
+            disable=process_rank()[0] > 0,
         )
 
     def __call__(self, report: StepReport) -> None:
@@ -428,11 +437,6 @@ def _levels(images: Tensor, config: PretrainConfig) -> np.ndarray:
     )
     levels = ((images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
     return levels.cpu().numpy()
-
-
-def _rank() -> int:
-    """Which of several processes this is."""
-    return int(os.environ.get("RANK", "0"))
 
 
 def _without_folders(data: str) -> str:

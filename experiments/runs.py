@@ -145,6 +145,11 @@ def keep_memory() -> None:
         mallopt(parameter, value)
 
 
+def process_rank() -> tuple[int, int]:
+    """Which process this is, of how many: what ``torchrun`` says, else the only one."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def pick_device(name: str) -> str:
     """The device that ``--device`` asks for: cpu, cuda, or auto for cuda if there is one.
 

@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from PIL import Image
 
-from a2mim.data import ImageSet, cifar10, digits, find_images, read_image
+from a2mim.data import ImageSet, cifar10, digits, find_images, read_image, subset
 from experiments.runs import UsageError
 
 T = TypeVar("T")
@@ -82,8 +81,7 @@ def named_images(data: str, count: int, seed: int) -> list[Source]:
 
 def some(sources: Sequence[T], count: int, seed: int) -> list[T]:
     """At most ``count`` of the images, in their order, drawn by ``seed``."""
-    order = torch.randperm(len(sources), generator=torch.Generator().manual_seed(seed))
-    return [sources[k] for k in sorted(order[:count].tolist())]
+    return [sources[k] for k in subset(len(sources), count, seed)]
 
 
 def _picture(images: ImageSet, k: int) -> Image.Image:

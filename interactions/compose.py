@@ -62,7 +62,9 @@ def masked_outputs(
         return twin(torch.where(visible_BL.reshape(shape), seen, hidden))
 
     known = _checked.setdefault(model, {})
-    key = (tuple(images_1CHW.shape), images_1CHW.dtype, images_1CHW.device, players)
+    device = images_1CHW.device
+    half = torch.is_autocast_enabled(device.type)
+    key = (tuple(images_1CHW.shape), images_1CHW.dtype, device, half, players)
     embedding = model.get_submodule("patch_embed")
     seen, hidden = embedding(torch.cat([images_1CHW, filled.expand_as(images_1CHW)]))
     twin = with_modules(model, patch_embed=_giving_back(embedding))

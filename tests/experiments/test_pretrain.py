@@ -168,6 +168,7 @@ def test_good_settings():
         ("a2mim-r50-in1k", (), "", "expected --data digits, cifar10, folder:PATH"),
         ("digits-vit", (), "folder:/nowhere", "found none at /nowhere"),
         ("digits-vit", ("batch_size=1000",), "", "1000"),
+        ("digits-vit", ("options={'flavour': 1}",), "", "flavour"),
         ("digits-vit", ("backbone=vitt",), "", "expected the name of a timm model"),
         ("digits-vit", ("block=6",), "", "blocks that divide an image of 32 px"),
     ],
