@@ -9,9 +9,13 @@ for any number of processes and micro-batches; dropout also by the process. Noth
 moves, the global random state, and so a checkpoint (``state``) need not hold any.
 
 With several processes, a loss that is a mean over images gives the gradients of one process. Losses
-that mix images of a batch (batch norm, spectra averaged over a batch) see a micro-batch.
+that mix images of a batch (batch norm, spectra averaged over a batch) see a micro-batch. Every
+process holds all weights (DDP), or a part of them (``fsdp``, see ``sharding``).
 
-Shapes: G images in a batch over all processes, M in a micro-batch, N mask blocks, C channels,
+Images come by index, or from a stream of shards, whose order also depends on the numbers of
+processes, micro-batches and workers (``loading``).
+
+Shapes: I images, G in a batch over all processes, M in a micro-batch, N mask blocks, C channels,
 H x W pixels, R processes.
 """
 
@@ -20,8 +24,9 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,17 +44,11 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
-from a2mim.sampler import (
-    Batches,
-    MicroBatches,
-    Sample,
-    Samples,
-    keyed_generator,
-    keyed_seed,
-    make_loader,
-)
+from a2mim.loading import load, stream_order
+from a2mim.sampler import Batches, MicroBatches, Samples, keyed_generator, keyed_seed
+from a2mim.sharding import exchange_parameters, gather, sharded, whole
+from a2mim.shards import ShardStream
 from a2mim.state import (
     CheckpointError,
     latest,
@@ -64,14 +63,27 @@ Scalars = dict[str, Tensor]
 
 
 class Method(Protocol):
-    """A training method: an ``nn.Module`` with these two."""
+    """A training method: an ``nn.Module`` with these two.
+
+    A supervised one, for images with labels, is called as ``method(images_BCHW, rows_BN,
+    labels_B)``.
+    """
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Masks for ``count`` images, bool ``(count, N)`` on the generator's device."""
+        """Random rows for ``count`` images, one each, on the generator's device.
+
+        Masks, bool ``(count, N)``; or whatever else the method draws, such as coefficients to mix
+        images by, of any type and shape behind ``count``.
+        """
         ...
 
-    def forward(self, images_BCHW: Tensor, visible_BN: Tensor) -> dict[str, Tensor]:
-        """At least ``loss`` (a scalar) and ``output``; other scalars are parts of the loss."""
+    def forward(self, images_BCHW: Tensor, rows_BN: Tensor, /) -> dict[str, Tensor]:
+        """At least ``loss`` (a scalar) and ``output``; other scalars are parts of the loss.
+
+        Args:
+            images_BCHW: the images.
+            rows_BN: their rows of what was drawn.
+        """
         ...
 
 
@@ -167,11 +179,12 @@ class Interrupted(Exception):
 
 def pretrain(
     method: nn.Module,
-    samples: Samples,
+    samples: Samples | ShardStream,
     optimiser: Optimizer,
     lr: Callable[[int, float], float],
     *,
     batch_size: int,
+    labels_I: Tensor | None = None,
     steps: int | None = None,
     epochs: int | None = None,
     accumulate: int = 1,
@@ -183,6 +196,7 @@ def pretrain(
     channels_last: bool = False,
     sync_batchnorm: bool = False,
     unused_parameters: bool = False,
+    fsdp: bool = False,
     cpu: bool = False,
     workers: int = 0,
     log_every: int = 10,
@@ -206,12 +220,16 @@ def pretrain(
     Args:
         method: a :class:`Method`; moved to the device, put in training mode, and in eval mode at
             the end.
-        samples: the images.
+        samples: the images, by index or a stream of shards. A run with a stream goes on with the
+            numbers of processes, micro-batches and workers that it began with; after a stop in
+            mid-epoch it first reads again what it has seen of that epoch.
         optimiser: over the method's parameters.
         lr: from the step (from 0) and the ``lr_scale`` of a group of parameters (1 if it has none)
             to its learning rate, without a memory. The official schedules scale the peak and end
             at the same rate.
         batch_size: G, images per optimiser step over all processes and micro-batches.
+        labels_I: int64 classes of the images, for a supervised method; not for streams. An image in
+            the place of an unreadable one has the label of that one.
         steps: optimiser steps in all, those before a resume included.
         epochs: instead of steps.
         accumulate: micro-batches per step and process.
@@ -223,11 +241,17 @@ def pretrain(
         channels_last: whether images and kernels have channels last in memory, faster for CNNs.
         sync_batchnorm: with several processes, turn batch norms into those that see the images of
             all of them; the method stays so.
-        unused_parameters: with several processes, look for parameters without a gradient.
+        unused_parameters: with several processes that hold all weights, look for parameters
+            without a gradient.
+        fsdp: spread weights, gradients and the optimiser's state over several processes. What is
+            trained then is a copy: the method stays on its device, and has the new weights when
+            all is done or was interrupted. Checkpoints are the same as without. The optimiser is
+            one whose state has the shapes of the parameters, as those of SGD and Adam.
         cpu: stay on the CPU even if there is an accelerator.
         workers: processes per process that load images; 0 loads in between steps.
         log_every: steps from report to report.
-        on_step: called with the report of every step that ``log_every`` divides, and the last.
+        on_step: called with the report of every step that ``log_every`` divides, and of the last of
+            every epoch.
         saving: when and where to write checkpoints.
         resume: whether to go on from the last checkpoint in the folder. If not, it has to be empty.
 
@@ -241,70 +265,93 @@ def pretrain(
     steps = _steps(batches, steps, epochs)
     if log_every < 1:
         raise ValueError(f"expected a report every 1 or more steps, got {log_every}")
-    parameters = _parameters(method, optimiser)
+    if labels_I is not None:
+        labels_I = _labels(labels_I, samples)
+    _check_parameters(method, optimiser)
     accelerator = _accelerator(precision, accumulate, cpu, unused_parameters)
     device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
     share = partial(MicroBatches, batches, rank=rank, ranks=ranks, accumulate=accumulate)
-    share(0, steps)  # whether batches can be cut, before anything is changed
+    load(samples, share(0, steps))  # whether batches can be cut, before anything is changed
+    if fsdp:
+        _check_fsdp(ranks, precision, channels_last)
     if sync_batchnorm and ranks > 1:
         method = _synchronised(method, device)
     layout = torch.channels_last if channels_last else torch.preserve_format
-    method.to(device).train()
+    method.train()
+    if not fsdp:
+        method.to(device)
     if channels_last:
         cast(Any, method).to(memory_format=layout)
-    average = None if ema is None else ModelEmaV3(method, decay=ema).requires_grad_(False)
-    wrapped = _Scalars(method)
+    learner, average = method, None
+    if ema is not None:
+        # Operations on many tensors at once refuse a mixture of sharded and whole ones.
+        average = ModelEmaV3(method, decay=ema, foreach=not fsdp).requires_grad_(False)
+    averaged: Any = None if average is None else average.module
+    if fsdp:
+        learner = sharded(method, device)
+        exchange_parameters(optimiser, method, learner)
+        if average is not None:
+            average.module = sharded(averaged, device)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    wrapped = _Scalars(learner)
     if compile:
         wrapped.compile()
-    model, prepared = accelerator.prepare(wrapped, optimiser)
+    # Sharded modules exchange their gradients themselves, in every micro-batch: no DDP around them.
+    model = accelerator.prepare_model(wrapped, evaluation_mode=fsdp)
+    prepared = accelerator.prepare_optimizer(optimiser)
 
-    parts = {"model": method} | ({} if average is None else {"ema": average.module})
+    parts = {"model": learner} | ({} if average is None else {"ema": average.module})
     settings = _settings(batches, steps, clip, ema, precision, method, optimiser, lr)
+    if labels_I is not None:
+        settings["labels"] = zlib.crc32(labels_I.numpy().tobytes())
+    if isinstance(samples, ShardStream):
+        settings["stream"] = stream_order(samples, share(0, steps), workers)
     start = 0
     if saving:
         settings["run"] = dict(saving.settings)
         start = _resumed(accelerator, saving, settings, parts, optimiser, resume)
 
     micro_batches = share(start, steps)
-    loader = make_loader(samples, micro_batches, workers=workers, pin_memory=device.type == "cuda")
+    loaded = load(samples, micro_batches, workers=workers, pin_memory=device.type == "cuda")
     watch = _Watch(None if saving is None else saving.every_minutes)
     bad_step = torch.full((), torch.inf, device=device)
     done = start
-    with _stop_signals(alone=ranks == 1) as stop, _iterating(loader) as images:
+    with _stop_signals(alone=ranks == 1) as stop, closing(loaded) as images:
         for step in range(start, steps):
             for group in optimiser.param_groups:
                 group["lr"] = lr(step, group.get("lr_scale", 1.0))
             rate = lr(step, 1.0)
-            masks = cast(Method, method).draw(batch_size, keyed_generator(seed, "masks", step))
+            rows_GN = cast(Method, learner).draw(batch_size, keyed_generator(seed, "masks", step))
+            rows_A = micro_batches.share(rows_GN)
             with _keyed_dropout(device, seed, "dropout", step, rank), _unused_explained():
-                losses = _backward(accelerator, model, images, micro_batches.share(masks), layout)
+                losses = _backward(accelerator, model, images, rows_A, labels_I, layout)
             norm = accelerator.clip_grad_norm_(parameters, clip) if clip is not None else None
             prepared.step()
             prepared.zero_grad()
             if average is not None:
-                average.update(method)
+                average.update(learner)
             now = torch.where(losses["loss"].isfinite(), torch.inf, float(step))
             bad_step = torch.minimum(bad_step, now)
 
             done = step + 1
-            logged = done % log_every == 0 or done == steps
+            logged = 0 in (done % log_every, done % batches.per_epoch) or done == steps
             planned = saving is not None and saving.planned(done, steps)
             alone = ranks == 1 and (stop.received is not None or watch.due())
             if not (logged or planned or alone):
                 continue
             # Here, and only here, the device is waited for and processes agree on what to do.
             met = _meet(accelerator, bad_step, stop.received is not None, watch.due(), losses)
+            clipped = float(whole(norm)) if logged and norm is not None else None
             if logged and accelerator.is_main_process:
                 pace = watch.pace((done - start) * batch_size)
-                clipped = None if norm is None else float(norm)
                 epoch = step // batches.per_epoch
                 on_step(StepReport(done, epoch, rate, met.losses, clipped, pace))
-                method.train()  # whatever mode a look at the model has left
+                learner.train()  # whatever mode a look at the model has left
             # One process need not keep to what it knew before its report.
             stopping = met.stop if ranks > 1 else stop.received is not None
             due = met.due if ranks > 1 else watch.due()
             if saving and (planned or stopping or due):
-                if accelerator.is_main_process:
+                if accelerator.is_main_process or fsdp:
                     save_checkpoint(
                         saving.folder,
                         done,
@@ -313,16 +360,22 @@ def pretrain(
                         settings=settings,
                         scalars={"scaler": accelerator.scaler and accelerator.scaler.state_dict()},
                         keep=saving.keep,
+                        write=accelerator.is_main_process,
                     )
                 watch.saved()
             if stopping:
                 stop.received = stop.received or "a signal to another process"
                 break
     accelerator.wait_for_everyone()  # after this the last checkpoint is there for all
+    if fsdp:
+        gather(learner, method)
+        exchange_parameters(optimiser, learner, method)
+        if average is not None:
+            gather(average.module, averaged)
     method.eval()
     if stop.received:
         raise Interrupted(stop.received, done, steps, latest(saving.folder) if saving else None)
-    return Trained(steps, start, None if average is None else average.module, device)
+    return Trained(steps, start, averaged, device)
 
 
 class _Scalars(nn.Module):
@@ -335,8 +388,8 @@ class _Scalars(nn.Module):
         super().__init__()
         self.method = method
 
-    def forward(self, images_MCHW: Tensor, visible_MN: Tensor) -> Scalars:
-        losses = self.method(images_MCHW, visible_MN)
+    def forward(self, images_MCHW: Tensor, *rows_M: Tensor) -> Scalars:
+        losses = self.method(images_MCHW, *rows_M)
         return {name: value for name, value in losses.items() if value.ndim == 0}
 
 
@@ -349,12 +402,31 @@ def _steps(batches: Batches, steps: int | None, epochs: int | None) -> int:
     return steps
 
 
-def _parameters(method: nn.Module, optimiser: Optimizer) -> list[nn.Parameter]:
+def _labels(labels_I: Tensor, samples: Samples | ShardStream) -> Tensor:
+    if isinstance(samples, ShardStream):
+        raise ValueError("expected images by index for labels, got a ShardStream; use TarSamples")
+    if labels_I.shape != (len(samples),) or labels_I.dtype != torch.int64:
+        raise ValueError(
+            f"expected int64 labels ({len(samples)},), one per image, "
+            f"got {labels_I.dtype} {tuple(labels_I.shape)}"
+        )
+    return labels_I.cpu()
+
+
+def _check_parameters(method: nn.Module, optimiser: Optimizer) -> None:
     known = {id(parameter) for parameter in method.parameters()}
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     if not all(id(parameter) in known for parameter in parameters):
         raise ValueError("expected an optimiser over parameters of the method, it has others")
-    return parameters
+
+
+def _check_fsdp(ranks: int, precision: Precision, channels_last: bool) -> None:
+    if ranks == 1:
+        raise ValueError("expected several processes for fsdp, got 1; start more, or leave it off")
+    if precision == "fp16":
+        raise ValueError("expected bf16 or no mixed precision with fsdp, got fp16")
+    if channels_last:
+        raise ValueError("expected fsdp or channels_last, got both; torch shards no such kernels")
 
 
 def _accelerator(
@@ -385,21 +457,23 @@ def _backward(
     accelerator: Accelerator,
     model: nn.Module,
     images: Iterator[dict[str, Tensor]],
-    visible_A: Sequence[Tensor],
+    rows_A: Sequence[Tensor],
+    labels_I: Tensor | None,
     layout: torch.memory_format,
 ) -> Scalars:
     """Gradients of one step; its losses, still on the device, over this process's images."""
     sums: Scalars = {}
-    for k, visible_MN in enumerate(visible_A):
-        images_MCHW = next(images)["image"].to(
-            accelerator.device, non_blocking=True, memory_format=layout
-        )
-        last = k == len(visible_A) - 1
+    for k, rows_MN in enumerate(rows_A):
+        batch = next(images)
+        images_MCHW = batch["image"].to(accelerator.device, non_blocking=True, memory_format=layout)
+        rows = [rows_MN] if labels_I is None else [rows_MN, labels_I[batch["index"]]]
+        rows = [row_M.to(accelerator.device, non_blocking=True) for row_M in rows]
+        last = k == len(rows_A) - 1
         with nullcontext() if last else accelerator.no_sync(model):
-            losses = model(images_MCHW, visible_MN.to(accelerator.device, non_blocking=True))
+            losses = model(images_MCHW, *rows)
             accelerator.backward(losses["loss"])  # divided by the number of micro-batches there
         for name, value in losses.items():
-            part = value.detach().float() / len(visible_A)
+            part = value.detach().float() / len(rows_A)
             sums[name] = sums[name] + part if name in sums else part
     return sums
 
@@ -442,7 +516,10 @@ def _settings(
     optimiser: Optimizer,
     lr: Callable[[int, float], float],
 ) -> dict[str, object]:
-    """What decides the result, for a checkpoint; not processes, micro-batches or workers."""
+    """What decides the result, for a checkpoint; not processes, micro-batches or workers.
+
+    These matter to the order of a stream, which is added.
+    """
     passing = ("params", "param_names", "lr", "initial_lr", "foreach", "fused", "capturable")
     groups = [
         {"parameters": len(group["params"])}
@@ -521,18 +598,6 @@ def _unused_explained() -> Iterator[None]:
                 "freeze them, leave out the classifier, or use unused_parameters=True"
             )
         raise
-
-
-@contextmanager
-def _iterating(loader: DataLoader[Sample]) -> Iterator[Iterator[dict[str, Tensor]]]:
-    """One pass over a loader, whose workers have ended when it is left."""
-    iterator = iter(loader)
-    try:
-        yield iterator
-    finally:
-        # Left to the garbage collector, they would live as long as an exception's traceback.
-        if loader.num_workers:
-            cast(Any, iterator)._shutdown_workers()
 
 
 class _Stop:

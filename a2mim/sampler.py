@@ -86,6 +86,8 @@ class Batches:
 class MicroBatches(Sampler[list[tuple[int, int]]]):
     """The (epoch, index) of every image that one process loads, micro-batch by micro-batch.
 
+    Only their number and :meth:`share` matter to a stream, which has an order of its own.
+
     Args:
         batches: the batches of all processes.
         start: the first step.
@@ -126,6 +128,11 @@ class MicroBatches(Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.accumulate
+
+    @property
+    def size(self) -> int:
+        """M, images per micro-batch."""
+        return self.batches.size // (self.ranks * self.accumulate)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         size, known = self.batches.size, -1
@@ -178,7 +185,7 @@ def make_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         collate_fn=_collate,
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=leave_signals_to_the_parent,
         # The loader draws a base seed for its workers. Without a generator of its own that
         # would move the global one, and a resumed run would see other dropout.
         generator=torch.Generator(),
@@ -217,8 +224,11 @@ def _collate(samples: list[Sample]) -> dict[str, Tensor]:
     return {"image": torch.stack(images), "index": torch.tensor(indices)}
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    # Ctrl-C and batch systems signal whole groups of processes. Training finishes its step and
-    # saves, for which it still needs its workers; it ends them itself.
+def leave_signals_to_the_parent(worker: int) -> None:
+    """Start a worker of a loader.
+
+    Ctrl-C and batch systems signal whole groups of processes. Training finishes its step and saves,
+    for which it still needs its workers; it ends them itself.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

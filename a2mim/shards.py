@@ -29,6 +29,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlparse
@@ -281,33 +282,32 @@ class _OpenFiles:
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """How a stream is cut into batches.
+    """What a stream cannot find out, and how well it shuffles.
 
     Attributes:
-        batch_size: images per batch and rank.
         images: in all shards together; fixes the number of batches.
         buffer: images in the shuffle buffer of every worker, held as compressed files.
     """
 
-    batch_size: int
     images: int
     buffer: int = 1000
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, self.images, self.buffer) < 1:
+        if min(self.images, self.buffer) < 1:
             raise ValueError(f"expected numbers of at least 1, got {self}")
 
 
 class ShardStream:
     """Images of shards, one after the other, in shuffled batches for every rank and epoch.
 
-    Every rank gets ``images // (batch_size * world)`` batches per epoch, so that ranks stay in
-    step; what is left over waits for another epoch. Shards can be of unequal size: a worker that
-    reaches the end of its own begins them again in another order, so some of its images come twice
-    in an epoch, and others of a worker with larger shards not at all.
+    Every rank gets the same number of batches, so that ranks stay in step; images that are left
+    over wait for another epoch. Shards can be of unequal size: a worker that reaches the end of its
+    own begins them again in another order, so some of its images come twice in an epoch, and others
+    of a worker with larger shards not at all.
 
-    The state of a stream is its epoch: a run resumes at the beginning of one. The order depends on
-    (seed, epoch, rank, world, number of workers); pixels of an image only on (seed, epoch, name).
+    The order depends on (seed, epoch, rank, world, number of workers, batch size and number);
+    pixels of an image only on (seed, epoch, name). Within an epoch a stream goes on by reading
+    again from its beginning.
 
     An unreadable image is passed over and the next one takes its place; it is counted and logged as
     in ``a2mim.samples``, with the limit taken from ``images``. A shard that cannot be opened, or
@@ -317,7 +317,7 @@ class ShardStream:
         shards: as in ``expand_shards``.
         augment: from uint8 pixels to the network's input.
         seed: names order and draws.
-        settings: batches and buffer.
+        settings: how many images, and the buffer.
         allow_pipe: whether ``pipe:`` addresses may run their commands; see ``expand_shards``.
         tolerance: how many unreadable images are put up with.
         endings: of the members that are images, in lower case.
@@ -344,25 +344,34 @@ class ShardStream:
         self.endings = endings
         self.damage = _StreamDamage(settings.images, len(self.shards), tolerance)
 
-    def batches_per_epoch(self, world: int = 1) -> int:
-        """Batches of every rank in one epoch.
+    def __len__(self) -> int:
+        """How many images there are, as ``settings`` have it."""
+        return self.settings.images
 
-        Raises:
-            ValueError: if there are too few images for one.
-        """
-        batches = self.settings.images // (self.settings.batch_size * world)
-        if batches < 1:
-            raise ValueError(
-                f"expected at least {self.settings.batch_size * world} images for one batch on "
-                f"{world} ranks, got {self.settings.images}; take smaller batches"
-            )
-        return batches
-
-    def epoch(self, epoch: int, rank: int = 0, world: int = 1) -> IterableDataset:
+    def epoch(
+        self,
+        epoch: int,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        batches: int | None = None,
+        skip: int = 0,
+    ) -> IterableDataset:
         """The batches of one rank: ``{"image": (B, C, H, W), "index": (B,)}``.
 
         ``index`` is a number made of the image's name, the same in all epochs. Iterate it as it
         is, or by ``DataLoader(..., batch_size=None, num_workers=...)``.
+
+        Args:
+            epoch: from 0.
+            batch_size: B, images per batch and rank.
+            rank: which process this is.
+            world: how many there are.
+            batches: how many there are in an epoch, the same for all ranks; by default as many as
+                there are images for.
+            skip: how many of them were seen before the stream was interrupted. Their images are
+                read and decoded, because unreadable ones among them move the others.
 
         Raises:
             DataError: while iterating, if too much is unreadable.
@@ -375,7 +384,18 @@ class ShardStream:
                 f"expected a shard for each of {world} ranks, got {len(self.shards)}; write "
                 "smaller shards, or use TarSamples"
             )
-        return _Epoch(self, epoch, rank, world, self.batches_per_epoch(world))
+        most = self.settings.images // (batch_size * world)
+        if most < 1:
+            raise ValueError(
+                f"expected at least {batch_size * world} images for one batch on {world} ranks, "
+                f"got {self.settings.images}; take smaller batches"
+            )
+        batches = most if batches is None else batches
+        if not 1 <= batches <= most:
+            raise ValueError(f"expected 1 to {most} batches in an epoch, got {batches}")
+        if not 0 <= skip < batches:
+            raise ValueError(f"expected to skip fewer than {batches} batches, got {skip}")
+        return _Epoch(self, epoch, batch_size, rank, world, batches, skip)
 
 
 def deal(count: int, rank: int, world: int, worker: int, workers: int) -> range:
@@ -383,45 +403,75 @@ def deal(count: int, rank: int, world: int, worker: int, workers: int) -> range:
     return range(count)[rank::world][worker::workers]
 
 
+def batch_turns(shards: Sequence[int], batches: int) -> list[int]:
+    """Which worker makes each batch of an epoch, in the order in which a loader takes them.
+
+    Batches are in proportion to shards: a worker makes those that end in its part of them. A loader
+    takes one of each worker in turn, and passes over workers that have no more.
+
+    Args:
+        shards: how many each worker has.
+        batches: of all workers.
+    """
+    ends = [batches * before // sum(shards) for before in accumulate(shards, initial=0)]
+    counts = [end - start for start, end in pairwise(ends)]
+    return [
+        worker for own in range(max(counts)) for worker, count in enumerate(counts) if own < count
+    ]
+
+
 class _Epoch(IterableDataset):
     """One epoch of one rank, cut among the workers of the loader that iterates it."""
 
     def __init__(
-        self, stream: ShardStream, epoch: int, rank: int, world: int, batches: int
+        self,
+        stream: ShardStream,
+        epoch: int,
+        batch_size: int,
+        rank: int,
+        world: int,
+        batches: int,
+        skip: int,
     ) -> None:
         self._stream = stream
         self._epoch = epoch
+        self._batch_size = batch_size
         self._rank = rank
         self._world = world
         self._batches = batches
+        self._skip = skip
 
     def __len__(self) -> int:
-        return self._batches
+        return self._batches - self._skip
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        stream, batch_size = self._stream, self._stream.settings.batch_size
+        asked, workers = (info.id, info.num_workers) if info else (0, 1)
+        stream = self._stream
         order = _shuffled(stream.shards, "shards", stream.seed, self._epoch)
-        mine = [order[k] for k in deal(len(order), self._rank, self._world, worker, workers)]
-        if not mine:  # more workers than shards: the others do the work
-            return
-        # Batches in proportion to shards: worker w makes those that end in its part of the order.
-        before = sum(
-            len(deal(len(order), self._rank, self._world, w, workers)) for w in range(worker)
-        )
-        ours = len(range(len(order))[self._rank :: self._world])
-        count = self._batches * (before + len(mine)) // ours - self._batches * before // ours
-        images = self._images(mine, worker)
-        for _ in range(count):
-            pairs = [next(images) for _ in range(batch_size)]
-            yield {
-                "image": torch.stack([image_CHW for _, image_CHW in pairs]),
-                "index": torch.tensor([number for number, _ in pairs]),
-            }
+        dealt = [
+            [order[k] for k in deal(len(order), self._rank, self._world, worker, workers)]
+            for worker in range(workers)
+        ]
+        turns = batch_turns([len(shards) for shards in dealt], self._batches)
+        # The loader asks worker 0 first, so the one whose turn it is works under this number.
+        worker = (asked + turns[self._skip]) % workers
+        seen = turns[: self._skip].count(worker)
+        images = self._images(dealt[worker], worker)
+        for own in range(turns.count(worker)):
+            found = [next(images) for _ in range(self._batch_size)]
+            if own >= seen:
+                yield {
+                    "image": torch.stack([self._augmented(*one) for one in found]),
+                    "index": torch.tensor([number for number, _ in found]),
+                }
+
+    def _augmented(self, number: int, image_CHW: Tensor) -> Tensor:
+        generator = keyed_generator("augment", self._stream.seed, self._epoch, number)
+        return self._stream.augment(image_CHW, generator)
 
     def _images(self, shards: list[str], worker: int) -> Iterator[tuple[int, Tensor]]:
-        """Pass after pass over the worker's shards, without end."""
+        """Pass after pass over the worker's shards, without end: number and pixels, uint8."""
         stream = self._stream
         passes = 0
         while True:
@@ -438,8 +488,7 @@ class _Epoch(IterableDataset):
                     stream.damage.image(number, error)
                     continue
                 good += 1
-                generator = keyed_generator("augment", stream.seed, self._epoch, number)
-                yield number, stream.augment(image_CHW, generator)
+                yield number, image_CHW
             if not good:
                 raise DataError(
                     f"expected images ({', '.join(stream.endings)}) in {len(shards)} shards, "

@@ -5,6 +5,9 @@ One safetensors file per checkpoint, ``step-000000120.safetensors``: tensors und
 A file is written to ``.partial/`` beside the others, flushed to the disk and renamed, so that it is
 complete or not there; older ones are removed only after that.
 
+Tensors that are spread over processes (:mod:`a2mim.sharding`) are gathered to be written, and dealt
+out when they are read: a checkpoint does not tell how many processes wrote it.
+
 (The weights for other programs are those of :mod:`a2mim.checkpoint`.)
 """
 
@@ -25,7 +28,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+from a2mim.sharding import placed, whole
 
 VERSION = 1
 _NAME = re.compile(r"step-(\d+)\.safetensors")
@@ -85,8 +91,11 @@ def save_checkpoint(
     settings: Mapping[str, object],
     scalars: Mapping[str, object] | None = None,
     keep: int = 2,
+    write: bool = True,
 ) -> Path:
     """Write a checkpoint, whole or not at all; then remove all but the last ones.
+
+    If tensors are sharded, all processes call this, and one of them writes.
 
     Args:
         folder: of the checkpoints of one run; made if it is not there.
@@ -97,6 +106,7 @@ def save_checkpoint(
         scalars: more to save, in JSON.
         keep: checkpoints that stay, this one among them. Those of later steps never do: a run that
             is at this step again has found them unusable.
+        write: whether this process writes, or only takes part in gathering what is sharded.
 
     Returns:
         The new file.
@@ -111,7 +121,14 @@ def save_checkpoint(
     tensors, rest = _pack(optimiser)
     for part, module in modules.items():
         tensors |= {f"{part}/{name}": value for name, value in module.state_dict().items()}
-    copies = {name: _copied(tensor) for name, tensor in tensors.items()}
+    copies = {}
+    for name, tensor in tensors.items():
+        gathered = _whole(tensor)
+        if write:
+            copies[name] = _copied(gathered)
+    path = folder / f"step-{step:09d}.safetensors"
+    if not write:
+        return path
     header = {
         "version": VERSION,
         "step": step,
@@ -121,7 +138,6 @@ def save_checkpoint(
     }
     text = json.dumps(header)
     metadata = {"a2mim": text, "crc32": f"{_checksum(text, copies)}"}
-    path = folder / f"step-{step:09d}.safetensors"
     try:
         _sweep(folder)
         _write(copies, metadata, path)
@@ -244,7 +260,8 @@ def restore(checkpoint: Checkpoint, modules: Mapping[str, nn.Module], optimiser:
             f"expected the optimiser of {checkpoint.path}, got another one: {error}"
         ) from error
     for part, module in modules.items():
-        module.load_state_dict(saved[part])
+        own = module.state_dict()
+        module.load_state_dict({name: placed(saved[part][name], own[name]) for name in own})
 
 
 def _files(folder: Path) -> list[Path]:
@@ -276,12 +293,16 @@ def _write(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> 
     partial.parent.rmdir()
 
 
-def _copied(tensor: Tensor) -> Tensor:
-    """On the CPU and contiguous, with memory of its own: tied weights are two tensors here."""
+def _whole(tensor: Tensor) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"expected only tensors in a module's state, got {type(tensor).__name__}")
+    return whole(tensor.detach())
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """On the CPU and contiguous, with memory of its own: tied weights are two tensors here."""
     copy = torch.empty(tensor.shape, dtype=tensor.dtype)
-    return copy.copy_(tensor.detach())
+    return copy.copy_(tensor)
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
@@ -333,6 +354,8 @@ def _unpack(checkpoint: Checkpoint, optimiser: Optimizer) -> dict[str, Any]:
 
 def _laid_out(value: Any, parameter: Tensor) -> Any:
     """A moment in the memory order of its parameter: others take a slow path from then on."""
+    if isinstance(parameter, DTensor):
+        return placed(value, parameter)
     if isinstance(value, Tensor) and value.ndim == 4 and value.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
     return value

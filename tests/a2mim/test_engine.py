@@ -1,7 +1,9 @@
 """Run as a script, this file is one process of a training run that is killed or shared."""
 
+import gzip
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,11 +14,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from a2mim import state
-from a2mim.engine import Interrupted, Saving, StepReport, Trained, pretrain
+from a2mim.augment import CropAndFlip
+from a2mim.engine import (
+    Interrupted,
+    Saving,
+    StepReport,
+    Trained,
+    _check_fsdp,
+    _synchronised,
+    pretrain,
+)
 from a2mim.sampler import Batches, keyed_generator
+from a2mim.shards import ShardStream, StreamSettings, write_shards
 from a2mim.state import CheckpointError, latest, load_checkpoint
 
 
@@ -65,15 +79,52 @@ class Tiny(nn.Module):
         return {"loss": loss, "output": output, "spatial": spatial, "size": size}
 
 
-def make(dropout=0.0, sgd=False, seed=0, **options):
+def make(dropout=0.0, sgd=False, seed=0, method=Tiny, **options):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        method = Tiny(dropout, **options)
+        method = method(dropout, **options)
     head = [p for n, p in method.named_parameters() if n.startswith("head")]
     rest = [p for n, p in method.named_parameters() if not n.startswith("head")]
     groups = [{"params": rest}, {"params": head, "lr_scale": 0.5, "weight_decay": 0.1}]
     kind = torch.optim.SGD if sgd else torch.optim.AdamW
     return method, kind(groups, lr=1.0)
+
+
+class Classifier(nn.Module):
+    """Tells brightnesses apart; labels are the indices' remainders, as Noise has it."""
+
+    def __init__(self, classes=5):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, classes))
+        self.labels = []
+
+    def draw(self, count, generator):
+        return 0.9 + 0.1 * torch.rand(count, dtype=torch.float64, generator=generator)
+
+    def forward(self, images, weights_M, labels_M):
+        self.labels.append(labels_M)
+        output = self.layers(4 * images.mean(dim=(2, 3)) - 2)
+        each_M = nn.functional.cross_entropy(output, labels_M, reduction="none")
+        hits = (output.argmax(dim=1) == labels_M).float().mean()
+        return {"loss": (weights_M * each_M).mean().float(), "output": output, "accuracy": hits}
+
+
+def make_classifier():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        method = Classifier()
+    return method, torch.optim.SGD(method.parameters(), lr=1.0)
+
+
+def heavy(**options):
+    """A method and an optimiser with a state, but not Adam: see test_sharding."""
+    method, optimiser = make(sgd=True, **options)
+    for group in optimiser.param_groups:
+        group["momentum"] = 0.9
+    return method, optimiser
+
+
+LABELS = torch.arange(20) % 5
 
 
 def ramp(step, scale=1.0):
@@ -151,9 +202,9 @@ def test_it_is_the_plain_loop():
 
 def test_it_learns_for_epochs_and_reports_now_and_then():
     flat = {"lr": lambda step, scale: 0.01 * scale}
-    _, reports, done = fit(steps=None, epochs=30, **flat, log_every=40, batch_size=10)
+    _, reports, done = fit(steps=None, epochs=30, **flat, log_every=45, batch_size=10)
     assert done.steps == 60
-    assert [r.step for r in reports] == [40, 60]
+    assert [r.step for r in reports] == sorted([*range(2, 61, 2), 45])  # 2 steps are an epoch
     assert reports[-1].losses["loss"] < 0.2 < fit(steps=1)[1][0].losses["loss"]
     assert reports[0].grad_norm is None
 
@@ -180,18 +231,103 @@ def test_the_seed_decides_everything_and_nobody_elses_randomness_is_moved():
 
 
 def test_averaged_weights():
+    """The closed form: d^n theta_0 + (1 - d) sum over s of d^(n - s) theta_s."""
     made = make()
-    expected = weights(made[0])
-
-    def follow(report):
-        for name, value in made[0].state_dict().items():
-            expected[name] = 0.8 * expected[name] + 0.2 * value
-
-    _, _, done = fit(made, ema=0.8, on_step=follow)
+    after = [weights(made[0])]
+    _, _, done = fit(made, ema=0.8, steps=6, on_step=lambda report: after.append(weights(made[0])))
+    shares = [0.8**6] + [0.2 * 0.8 ** (6 - s) for s in range(1, 7)]
+    assert sum(shares) == pytest.approx(1)
+    expected = {
+        name: sum(share * own[name] for share, own in zip(shares, after, strict=True))
+        for name in after[0]
+    }
     assert deviation(weights(done.ema), expected) < 1e-6
     assert deviation(weights(done.ema), weights(made[0])) > 1e-3
     assert not done.ema.training
     assert not any(p.requires_grad for p in done.ema.parameters())
+
+
+def test_labels_come_with_their_images():
+    method, reports, _ = fit(
+        make_classifier(), labels_I=LABELS, steps=300, batch_size=10, lr=lambda s, k: 0.2 * k
+    )
+    order = Batches(20, 10, 0)
+    for step in (0, 1, 299):
+        assert torch.equal(method.labels[step], order.at(step) % 5)
+    assert reports[0].losses["accuracy"] < 0.6
+    assert min(r.losses["accuracy"] for r in reports[-10:]) == 1
+    two, _, _ = fit(make_classifier(), labels_I=LABELS, steps=3, batch_size=10, accumulate=5)
+    assert torch.equal(torch.cat(two.labels[:5]), order.at(0) % 5)
+    one, reports, _ = fit(make_classifier(), labels_I=LABELS, steps=3, batch_size=10)
+    assert deviation(weights(one), weights(two)) < 1e-6
+
+
+def test_labels_that_do_not_fit_are_refused(tmp_path):
+    for labels, got in ((LABELS[:19], r"int64 \(19,\)"), (LABELS.float(), r"float32 \(20,\)")):
+        with pytest.raises(ValueError, match=rf"int64 labels \(20,\).*got torch\.{got}"):
+            fit(make_classifier(), labels_I=labels)
+    fit(make_classifier(), labels_I=LABELS, steps=1, saving=Saving(tmp_path))
+    with pytest.raises(CheckpointError, match=r"labels: \d+ there, \d+ here"):
+        fit(make_classifier(), labels_I=4 - LABELS, steps=1, saving=Saving(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory):
+    """12 images in 4 shards of 3."""
+    root = tmp_path_factory.mktemp("stream")
+    (root / "images").mkdir()
+    for k in range(12):
+        pixels = Noise().load(k, 0).clamp(0, 1).mul(255).byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(root / "images" / f"{k}.png")
+    return write_shards(root / "images", root / "tars", per_shard=3)
+
+
+def stream_of(shards, **options):
+    return ShardStream(shards, CropAndFlip(8), 0, StreamSettings(12, buffer=4), **options)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_goes_on_in_mid_epoch_to_the_same_bits(workers, tars, tmp_path):
+    """Epochs have 3 steps; 8 are 2 epochs and two thirds."""
+
+    def on_step(report):
+        if report.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    options = {"batch_size": 4, "accumulate": 2, "steps": 8, "workers": workers}
+    whole, reports, _ = fit(make(0.1), samples=stream_of(tars), **options)
+    assert [r.epoch for r in reports] == [0, 0, 0, 1, 1, 1, 2, 2]
+    saving = Saving(tmp_path)
+    with pytest.raises(Interrupted, match="after step 4 of 8"):
+        fit(make(0.1), samples=stream_of(tars), saving=saving, on_step=on_step, **options)
+    for change, message in (
+        ({"workers": 3}, rf"stream\.workers: {max(workers, 1)} there, 3 here; use the same"),
+        ({"accumulate": 1}, r"stream\.accumulate: 2 there, 1 here"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            fit(make(0.1), samples=stream_of(tars), saving=saving, **options | change)
+    method, rest, done = fit(make(0.1, seed=1), samples=stream_of(tars), saving=saving, **options)
+    assert done.resumed_from == 4
+    assert equal(weights(method), weights(whole))
+    assert [r.losses for r in rest] == [r.losses for r in reports[4:]]
+
+
+def test_streams_of_compressed_shards_and_pipes(tars, tmp_path):
+    packed = tmp_path / "one.tar.gz"
+    packed.write_bytes(gzip.compress(tars[0].read_bytes()))
+    addresses = [str(packed), *(f"pipe:cat {shard}" for shard in tars[1:])]
+    stream = stream_of(addresses, allow_pipe=True)
+    flat = {"lr": lambda step, scale: 0.01 * scale}
+    _, reports, _ = fit(samples=stream, steps=None, epochs=20, batch_size=6, **flat)
+    assert len(reports) == 40
+    assert reports[-1].losses["loss"] < 0.6 * reports[0].losses["loss"]
+
+
+def test_streams_that_cannot_be_dealt_are_refused(tars):
+    with pytest.raises(ValueError, match="images by index for labels, got a ShardStream"):
+        fit(make_classifier(), samples=stream_of(tars), labels_I=LABELS, batch_size=4)
+    with pytest.raises(ValueError, match="at least 13 images for a batch, got 12"):
+        fit(samples=stream_of(tars), batch_size=13)
 
 
 def test_bf16_computes_low_and_keeps_high():
@@ -223,6 +359,37 @@ def test_compiling_is_asked_for(monkeypatch):
     fit(steps=1, compile=True)
     fit(steps=1)
     assert asked == ["_Scalars"]
+
+
+@pytest.mark.slow  # half a minute in the compiler
+@pytest.mark.filterwarnings("ignore")  # torch's own, about its compiler
+def test_compiled_it_is_the_same_training():
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    method, reports, _ = fit(make(sgd=True), compile=True, clip=1.0)
+    assert counters["stats"]["unique_graphs"] > 0
+    plain, others, _ = fit(make(sgd=True), clip=1.0)
+    for a, b in zip(reports, others, strict=True):
+        assert a.losses == pytest.approx(b.losses, abs=1e-5)
+    assert deviation(weights(method), weights(plain)) < 1e-5
+
+
+def test_batch_norms_that_see_all_processes_keep_their_activation_and_parameters():
+    """One process has seen all; that they do act takes several accelerators."""
+    from timm.layers import BatchNormAct2d
+
+    method = nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4), nn.BatchNorm2d(4))
+    before = dict(method.named_parameters())
+    found = _synchronised(method, torch.device("cuda"))
+    assert isinstance(found[1], nn.SyncBatchNorm)
+    assert isinstance(found[2], nn.SyncBatchNorm)
+    assert isinstance(found[1].act, nn.ReLU)
+    after = dict(found.named_parameters())
+    assert all(before[name] is after[name] for name in before)
+    with pytest.raises(ValueError, match="accelerators for sync_batchnorm, got CPUs; leave it off"):
+        _synchronised(method, torch.device("cpu"))
+    assert equal(*(weights(fit(steps=1, sync_batchnorm=on)[0]) for on in (True, False)))
 
 
 def test_a_loss_that_is_not_finite_is_named_and_never_saved(tmp_path):
@@ -367,6 +534,12 @@ def test_what_does_not_go_together_is_refused(tmp_path):
         fit(accumulate=4)
     with pytest.raises(ValueError, match="optimiser over parameters of the method"):
         fit((make()[0], make()[1]))
+    with pytest.raises(ValueError, match="several processes for fsdp, got 1; start more"):
+        fit(fsdp=True)
+    with pytest.raises(ValueError, match="bf16 or no mixed precision with fsdp, got fp16"):
+        _check_fsdp(2, "fp16", False)
+    with pytest.raises(ValueError, match="fsdp or channels_last, got both"):
+        _check_fsdp(2, "no", True)
     with pytest.raises(ValueError, match="checkpoints every positive steps, got 0"):
         Saving(tmp_path, every_steps=0)
     with pytest.raises(ValueError, match="keep at least 1 checkpoint, got 0"):
@@ -374,19 +547,25 @@ def test_what_does_not_go_together_is_refused(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory):
+def processes(tmp_path_factory, tars):
     """What four processes left that were started, two of them killed, and two sharing a run."""
     folder = tmp_path_factory.mktemp("processes")
+    shutil.copytree(tars[0].parent, folder / "tars")
+    statuses, log = run_processes(folder)
+    assert statuses == [-signal.SIGKILL, -signal.SIGKILL, 0, 0], log
+    return folder
+
+
+def run_processes(folder, *what):
     done = subprocess.run(
-        [sys.executable, __file__, folder],
+        [sys.executable, __file__, folder, *what],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [-signal.SIGKILL, -signal.SIGKILL, 0, 0], done.stderr
-    return folder
+    return json.loads(done.stdout), done.stderr
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -400,7 +579,7 @@ def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(workers, processes):
     )
     assert done.resumed_from == 5
     assert equal(weights(method), weights(whole))
-    assert [r.losses for r in rest] == [r.losses for r in reports[2:]]
+    assert [r.losses for r in rest] == [r.losses for r in reports if r.step > 5]
 
 
 def be_killed(folder, workers):
@@ -431,9 +610,83 @@ def test_two_processes_are_one(processes):
     assert deviation(weights(method), weights(one)) < 1e-5
 
 
-def share(folder, rank, port):
+def test_two_processes_with_labels_are_one(processes):
+    one, reports, _ = fit(make_classifier(), labels_I=LABELS)
+    found = [torch.load(processes / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    losses = torch.tensor([r.losses["loss"] for r in reports], dtype=torch.float64)
+    assert (found[0]["labelled losses"] - losses).abs().max() < 1e-5
+    assert deviation(found[0]["labelled"], weights(one)) < 1e-5
+
+
+def test_two_processes_share_a_stream_or_refuse_it(processes):
+    found = [torch.load(processes / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert [f["one shard"] for f in found] == [
+        "expected a shard for each of 2 ranks, got 1; write smaller shards, or use TarSamples"
+    ] * 2
+    assert equal(found[0]["streamed"], found[1]["streamed"])
+    assert equal(found[0]["streamed"], found[0]["streamed in two parts"])
+    assert "stream.processes: 2 there, 1 here" in refused(processes / "streamed", found)
+
+
+def refused(folder, found):
+    stream = stream_of(sorted((folder.parent / "tars").iterdir()))
+    with pytest.raises(CheckpointError) as caught:
+        fit(make(0.1), samples=stream, batch_size=4, saving=Saving(folder))
+    return str(caught.value)
+
+
+def test_two_processes_with_half_the_weights_are_one(processes):
+    """Everything that is kept: weights, averages, the optimiser's state, norms, checkpoints."""
+    one, reports, done = fit(heavy(), clip=1.0, ema=0.9)
+    found = [torch.load(processes / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for key in ("fsdp", "fsdp accumulated", "fsdp resumed"):
+        assert deviation(found[0][key], weights(one)) < 1e-5, key
+        assert equal(found[0][key], found[1][key]), key
+    assert equal(found[0]["fsdp"], found[0]["fsdp resumed"])
+    for key in ("loss", "norm"):
+        expected = [r.losses["loss"] if key == "loss" else r.grad_norm for r in reports]
+        difference = found[0][f"fsdp {key}"] - torch.tensor(expected, dtype=torch.float64)
+        assert difference.abs().max() < 1e-5, key
+    assert deviation(found[0]["fsdp ema"], weights(done.ema)) < 1e-5
+    sizes = [f["fsdp numbers"] for f in found]
+    assert sum(sizes) == sum(p.numel() for p in one.parameters())
+    assert max(sizes) < 0.6 * sum(sizes)
+
+
+def test_what_two_processes_saved_in_parts_one_goes_on_with(processes):
+    one, reports, done = fit(heavy(), clip=1.0, ema=0.9)
+    saving = Saving(processes / "for one")
+    method, rest, again = fit(heavy(), clip=1.0, ema=0.9, saving=saving)
+    assert again.resumed_from == 6
+    for a, b in zip(rest, reports[6:], strict=True):
+        assert a.losses == pytest.approx(b.losses, abs=1e-5)
+    assert deviation(weights(method), weights(one)) < 1e-5
+    assert deviation(weights(again.ema), weights(done.ema)) < 1e-5
+
+
+@pytest.mark.slow  # a minute in the compiler
+def test_two_processes_compile_half_the_weights(tmp_path):
+    statuses, log = run_processes(tmp_path, "compiled")
+    assert statuses == [0, 0], log
+    one, _, _ = fit(make(sgd=True), clip=1.0)
+    found = torch.load(tmp_path / "0.pt", weights_only=True)
+    assert deviation(found, weights(one)) < 1e-5
+
+
+def share_compiled(folder, rank, port):
+    join(rank, port)
+    method, _, _ = fit(make(sgd=True), clip=1.0, fsdp=True, compile=True)
+    torch.save(weights(method), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def join(rank, port):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "WORLD_SIZE": "2"}
     os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "LOCAL_WORLD_SIZE": "2"}
+
+
+def share(folder, rank, port):
+    join(rank, port)
     method, reports, _ = fit(make(sgd=True), clip=1.0)
     found = {"weights": weights(method)}
     found["losses"] = torch.tensor([r.losses["loss"] for r in reports], dtype=torch.float64)
@@ -452,8 +705,78 @@ def share(folder, rank, port):
         fit(make(sgd=True), samples=Signalled(), clip=1.0, log_every=3, saving=saving)
     found |= {"interrupted": caught.value.step, "name": caught.value.signal}
     found["checkpoint"] = caught.value.checkpoint.name
+    method, reports, _ = fit(make_classifier(), labels_I=LABELS)
+    found["labelled"] = weights(method)
+    found["labelled losses"] = torch.tensor([r.losses["loss"] for r in reports]).double()
+    found |= share_a_stream(folder, rank) | share_weights(folder, rank, Signalled)
     torch.save(found, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def share_a_stream(folder, rank):
+    shards = sorted((folder / "tars").iterdir())
+    with pytest.raises(ValueError, match="a shard for each of 2 ranks") as caught:
+        fit(samples=stream_of(shards[:1]), batch_size=4)
+    found = {"one shard": str(caught.value)}
+    options = {"samples": stream_of(shards), "batch_size": 4, "log_every": 4}
+    found["streamed"] = weights(fit(make(0.1), **options)[0])
+
+    def signal_itself(report):  # the first process, after step 4: an epoch has 3
+        if report.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    saving = Saving(folder / "streamed")
+    with pytest.raises(Interrupted):
+        fit(make(0.1), **options, saving=saving, on_step=signal_itself)
+    found["streamed in two parts"] = weights(fit(make(0.1), **options, saving=saving)[0])
+    return found
+
+
+def share_weights(folder, rank, signalled):
+    made = heavy()
+    kept = list(made[0].parameters())
+    method, reports, done = fit(made, clip=1.0, ema=0.9, fsdp=True)
+    assert all(a is b for a, b in zip(kept, method.parameters(), strict=True))
+    assert not any(isinstance(t, DTensor) for t in method.state_dict().values())
+    assert not any(isinstance(t, DTensor) for t in done.ema.state_dict().values())
+    assert all(made[1].state[p]["momentum_buffer"].shape == p.shape for p in kept)
+    with torch.no_grad():  # a plain module again, on this process alone
+        method(torch.zeros(1, 3, 8, 8), torch.ones(1, 4, dtype=torch.bool))
+    found = {"fsdp": weights(method), "fsdp ema": weights(done.ema)}
+    found["fsdp loss"] = torch.tensor([r.losses["loss"] for r in reports], dtype=torch.float64)
+    found["fsdp norm"] = torch.tensor([r.grad_norm for r in reports], dtype=torch.float64)
+    own, _, _ = fit(heavy(), clip=1.0, ema=0.9, fsdp=True, accumulate=3)
+    found["fsdp accumulated"] = weights(own)
+
+    class Counted(Tiny):
+        def draw(self, count, generator):
+            found["fsdp numbers"] = sum(p.to_local().numel() for p in self.parameters())
+            return super().draw(count, generator)
+
+    fit(heavy(method=Counted), steps=2, fsdp=True)
+    saving = Saving(folder / "shared")
+    made = heavy()
+    with pytest.raises(Interrupted) as caught:
+        fit(
+            made,
+            samples=signalled(),
+            clip=1.0,
+            ema=0.9,
+            fsdp=True,
+            log_every=3,
+            saving=saving,
+        )
+    saved = load_checkpoint(caught.value.checkpoint).tensors
+    assert equal(
+        {f"model/{k}": v for k, v in weights(made[0]).items()},
+        {k: v for k, v in saved.items() if k.startswith("model/")},
+    )
+    if rank == 0:
+        shutil.copytree(saving.folder, folder / "for one")
+    torch.distributed.barrier()
+    again, _, _ = fit(heavy(), clip=1.0, ema=0.9, fsdp=True, saving=saving)
+    found["fsdp resumed"] = weights(again)
+    return found
 
 
 def forked(work, *arguments):
@@ -469,16 +792,19 @@ def forked(work, *arguments):
     os._exit(0)
 
 
-def main(folder):
+def main(folder, what="everything"):
     torch.set_num_threads(1)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    children = [forked(be_killed, folder / f"{workers}", workers) for workers in (0, 2)]
-    children += [forked(share, folder, rank, port) for rank in (0, 1)]
+    if what == "compiled":
+        children = [forked(share_compiled, folder, rank, port) for rank in (0, 1)]
+    else:
+        children = [forked(be_killed, folder / f"{workers}", workers) for workers in (0, 2)]
+        children += [forked(share, folder, rank, port) for rank in (0, 1)]
     statuses = [os.waitpid(child, 0)[1] for child in children]
     json.dump([os.waitstatus_to_exitcode(status) for status in statuses], sys.stdout)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

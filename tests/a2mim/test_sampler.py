@@ -88,6 +88,8 @@ def test_masks_are_cut_like_images():
         ]
         assert torch.equal(torch.cat(parts), rows_GN)
         assert len(parts) == ranks * accumulate
+        size = MicroBatches(batches, 0, 1, ranks=ranks, accumulate=accumulate).size
+        assert {len(part) for part in parts} == {size}
 
 
 def test_what_cannot_be_cut_is_refused():

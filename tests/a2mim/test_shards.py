@@ -23,6 +23,7 @@ from a2mim.shards import (
     ShardStream,
     StreamSettings,
     TarSamples,
+    batch_turns,
     deal,
     expand_shards,
     shuffle_buffer,
@@ -54,12 +55,12 @@ def tars(made, tmp_path):
     return shutil.copytree(made / "tars", tmp_path / "tars")
 
 
-def stream_of(shards, batch_size=4, images=COUNT, buffer=10, seed=0, **options):
-    return ShardStream(shards, AUGMENT, seed, StreamSettings(batch_size, images, buffer), **options)
+def stream_of(shards, images=COUNT, buffer=10, seed=0, **options):
+    return ShardStream(shards, AUGMENT, seed, StreamSettings(images, buffer), **options)
 
 
-def batches(stream, epoch=0, rank=0, world=1, workers=0):
-    dataset = stream.epoch(epoch, rank, world)
+def batches(stream, size=4, epoch=0, workers=0, **options):
+    dataset = stream.epoch(epoch, size, **options)
     return list(DataLoader(dataset, batch_size=None, num_workers=workers))
 
 
@@ -328,16 +329,17 @@ def test_every_shard_has_one_reader():
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 0), (2, 2), (4, 2)])
 def test_an_epoch_is_every_image_once(made, world, workers):
     """8 shards of 6 images on up to 8 readers, in batches that divide them."""
-    stream = stream_of(made / "tars", batch_size=3)
-    parts = [batches(stream, 0, rank, world, workers) for rank in range(world)]
+    stream = stream_of(made / "tars")
+    parts = [batches(stream, 3, rank=rank, world=world, workers=workers) for rank in range(world)]
     assert {len(part) for part in parts} == {16 // world}
     assert len({k for part in parts for k in indices(part)}) == COUNT
 
 
 def test_pixels_depend_on_seed_epoch_and_name(made):
     def pixels(**options):
-        epoch, seed = options.pop("epoch", 0), options.pop("seed", 0)
-        some = batches(stream_of(made / "tars", 3, seed=seed, buffer=5), epoch, **options)
+        some = batches(
+            stream_of(made / "tars", seed=options.pop("seed", 0), buffer=5), 3, **options
+        )
         return {
             int(k): image
             for batch in some
@@ -359,15 +361,46 @@ def test_pixels_depend_on_seed_epoch_and_name(made):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
 @pytest.mark.parametrize("workers", [0, 2, 3])
-def test_order_is_repeated_and_resumed_by_epoch(made, workers):
-    stream = stream_of(made / "tars", batch_size=5)
-    first = [indices(batches(stream, epoch, workers=workers)) for epoch in (0, 1)]
+def test_order_is_repeated_and_resumed(made, workers):
+    stream = stream_of(made / "tars")
+    first = [indices(batches(stream, 5, epoch, workers)) for epoch in (0, 1)]
     assert len(first[0]) == 45  # 9 batches of 48 images; 3 wait for another epoch
     again = pickle.loads(pickle.dumps(stream))
-    assert indices(batches(again, 1, workers=workers)) == first[1]
+    assert indices(batches(again, 5, 1, workers)) == first[1]
     assert first[0] != first[1] != sorted(first[1])
-    dataset = stream.epoch(0)
-    assert len(dataset) == stream.batches_per_epoch() == 9
+    assert len(stream.epoch(0, 5)) == 9
+    assert len(stream.epoch(0, 5, batches=8, skip=2)) == 6
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
+@pytest.mark.parametrize(("workers", "skips"), [(0, (1, 8)), (2, (1, 2, 5)), (3, (1, 5, 8))])
+def test_the_rest_of_an_epoch_is_its_end(tars, workers, skips, monkeypatch):
+    """8 shards on 3 workers: 3, 3 and 2, so that their batches do not come in equal turns."""
+    rewrite(tars / "shard-000002.tar", damage)  # unreadable images among the seen ones
+    stream = stream_of(tars, images=45)
+    whole = batches(stream, 5, workers=workers)
+    for skip in skips:
+        rest = batches(stream, 5, workers=workers, skip=skip)
+        assert len(rest) == 9 - skip
+        for one, two in zip(whole[skip:], rest, strict=True):
+            assert torch.equal(one["index"], two["index"])
+            assert torch.equal(one["image"], two["image"])
+    made_again = []
+    monkeypatch.setattr(stream, "augment", lambda x, g: made_again.append(1) or AUGMENT(x, g))
+    batches(stream, 5, skip=8)
+    assert len(made_again) == 5  # what was seen is not augmented again
+
+
+def test_turns_of_workers():
+    assert batch_turns([1], 3) == [0, 0, 0]
+    assert batch_turns([2, 2, 1], 5) == [0, 1, 2, 0, 1]
+    assert batch_turns([1, 0, 3], 4) == [0, 2, 2, 2]
+    for shards in ([3, 3, 2], [1, 1], [4, 1, 1]):
+        for count in range(1, 20):
+            turns = batch_turns(shards, count)
+            assert len(turns) == count
+            for worker, own in enumerate(shards):
+                assert abs(turns.count(worker) - count * own / sum(shards)) < 1
 
 
 def test_ranks_stay_in_step_on_unequal_shards(made, tmp_path):
@@ -381,7 +414,7 @@ def test_ranks_stay_in_step_on_unequal_shards(made, tmp_path):
     for name in "ab":
         shutil.move(tmp_path / f"{name}.tar", folder)
     stream = stream_of(folder)
-    parts = [batches(stream, 0, rank, 2) for rank in range(2)]
+    parts = [batches(stream, rank=rank, world=2) for rank in range(2)]
     assert [len(part) for part in parts] == [6, 6]
     seen = sorted(max(Counter(indices(part)).values()) for part in parts)
     assert seen == [1, 2]
@@ -390,16 +423,21 @@ def test_ranks_stay_in_step_on_unequal_shards(made, tmp_path):
 
 
 def test_more_workers_than_shards(made):
-    stream = stream_of(made / "tars" / "shard-000000.tar", batch_size=2, images=6)
-    assert sorted(indices(batches(stream, workers=2))) == sorted(indices(batches(stream)))
+    stream = stream_of(made / "tars" / "shard-000000.tar", images=6)
+    assert sorted(indices(batches(stream, 2, workers=2))) == sorted(indices(batches(stream, 2)))
     with pytest.raises(ValueError, match="a shard for each of 2 ranks, got 1"):
-        stream.epoch(0, 0, 2)
+        stream.epoch(0, 2, rank=0, world=2)
     with pytest.raises(ValueError, match="a rank below 1, got 1"):
-        stream.epoch(0, 1, 1)
+        stream.epoch(0, 2, rank=1)
     with pytest.raises(ValueError, match="at least 7 images for one batch"):
-        stream_of(made / "tars", batch_size=7, images=6).epoch(0)
+        stream.epoch(0, 7)
+    for count in (0, 4):
+        with pytest.raises(ValueError, match=f"1 to 3 batches in an epoch, got {count}"):
+            stream.epoch(0, 2, batches=count)
+    with pytest.raises(ValueError, match="skip fewer than 3 batches, got 3"):
+        stream.epoch(0, 2, skip=3)
     with pytest.raises(ValueError, match="at least 1, got"):
-        StreamSettings(0, 1)
+        StreamSettings(1, 0)
 
 
 def test_a_shuffle_buffer_loses_nothing():
@@ -414,9 +452,9 @@ def test_a_shuffle_buffer_loses_nothing():
 
 def test_unreadable_members_of_a_stream(tars, caplog):
     rewrite(tars / "shard-000002.tar", damage)
-    stream = stream_of(tars, images=45, batch_size=5)
+    stream = stream_of(tars, images=45)
     with caplog.at_level(logging.WARNING, "a2mim.shards"):
-        some = batches(stream) + batches(stream, epoch=1)
+        some = batches(stream, 5) + batches(stream, 5, epoch=1)
     assert all(len(batch["image"]) == 5 for batch in some)
     assert len(set(indices(some))) == 45
     assert len(caplog.records) == 3  # once each, not in every epoch
@@ -428,8 +466,8 @@ def test_unreadable_members_of_a_stream(tars, caplog):
 
 def test_damage_is_counted_over_workers(tars):
     rewrite(tars / "shard-000002.tar", damage)
-    stream = stream_of(tars, images=45, batch_size=5)
-    batches(stream, workers=2)
+    stream = stream_of(tars, images=45)
+    batches(stream, 5, workers=2)
     assert stream.damage.count() == 3
 
 
@@ -438,9 +476,9 @@ def test_a_cut_shard_counts_as_its_images(tars, caplog):
     with tarfile.open(shard) as archive:
         cut = archive.getmembers()[4].offset  # two images and their labels
     shard.write_bytes(shard.read_bytes()[:cut])
-    stream = stream_of(tars, images=COUNT, batch_size=3)
+    stream = stream_of(tars, images=COUNT)
     with caplog.at_level(logging.WARNING, "a2mim.shards"):
-        found = indices(batches(stream))
+        found = indices(batches(stream, 3))
     assert len(found) == COUNT
     assert len(set(found)) == COUNT - 4  # filled up with others
     assert stream.damage.count() == PER_SHARD
@@ -470,9 +508,9 @@ def test_compressed_shards(made, tmp_path):
 def test_a_pipe_that_was_allowed(made):
     folder = made / "tars"
     pattern = f"pipe:cat {folder}/shard-{{000000..000007}}.tar"
-    stream = stream_of(pattern, allow_pipe=True, batch_size=3)
-    assert len(set(indices(batches(stream)))) == COUNT
-    iterator = iter(stream.epoch(0))  # left before its end: the program is stopped, no damage
+    stream = stream_of(pattern, allow_pipe=True)
+    assert len(set(indices(batches(stream, 3)))) == COUNT
+    iterator = iter(stream.epoch(0, 3))  # left before its end: the program is stopped, no damage
     next(iterator)
     del iterator
     assert stream.damage.count() == 0
@@ -495,8 +533,8 @@ def test_shards_over_http(made, monkeypatch):
         thread.start()
         address = f"http://127.0.0.1:{server.server_port}"
         try:
-            stream = stream_of(f"{address}/shard-{{000000..000007}}.tar", batch_size=3)
-            assert len(set(indices(batches(stream)))) == COUNT
+            stream = stream_of(f"{address}/shard-{{000000..000007}}.tar")
+            assert len(set(indices(batches(stream, 3)))) == COUNT
             missing = stream_of(f"{address}/none.tar", images=20)
             with pytest.raises(DataError, match=r"cannot read all of http://127.*none\.tar"):
                 batches(missing)

@@ -226,6 +226,15 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path):
     assert not list((tmp_path / "a" / "b").iterdir())
 
 
+def test_a_process_that_does_not_write_leaves_no_trace(tmp_path):
+    model, optimiser, _ = make()
+    path = save_checkpoint(
+        tmp_path, 2, modules={"m": model}, optimiser=optimiser, settings={}, write=False
+    )
+    assert path == tmp_path / "step-000000002.safetensors"
+    assert not list(tmp_path.iterdir())
+
+
 def test_others_may_read_it_as_far_as_they_may_read_files(tmp_path):
     (tmp_path / "file").touch()
     assert save(tmp_path).stat().st_mode == (tmp_path / "file").stat().st_mode
