@@ -90,6 +90,12 @@ The rule for any ``gamma`` (layer scale) stands in the ConvNeXt configurations o
 such parameter.
 """
 
+OFFICIAL_MOGANET = (*OFFICIAL_CNN_GAMMA, GroupRule(r"scale", weight_decay_scale=0.0))
+"""MogaNet: as ConvNeXt, and its layer scales (``layer_scale_1``, ``sigma.scale``) do not decay.
+
+Seen in one stored version of the official configuration.
+"""
+
 OFFICIAL_VIT = (
     *OFFICIAL_CNN[:1],
     GroupRule(r"norm", weight_decay_scale=0.0),

@@ -2,10 +2,10 @@
 
 One row per family: the module whose input receives the tokens, and the layout of that input. These
 are the positions of the official A2MIM code (ViT and Swin index 0; CNN index 3, which lies before
-the stride of ResNet's last stage and after that of ConvNeXt's); :func:`site_at` has the other
-indices. For every other timm model :func:`site_of` looks at the features of a blank image: tokens
-enter where ResNet takes them, before the last stride, or before the first block of a network
-without strides. What it finds is a :class:`Site` to print, keep and pass on.
+the stride of ResNet's last stage and after that of ConvNeXt's and MogaNet's); :func:`site_at` has
+the other indices. For every other timm model :func:`site_of` looks at the features of a blank
+image: tokens enter where ResNet takes them, before the last stride, or before the first block of a
+network without strides. What it finds is a :class:`Site` to print, keep and pass on.
 
 Shapes: B images, E channels, h x w feature cells, N = h w. Prefix tokens are the class
 token, registers and the like.
@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+import a2mim.moganet  # noqa: F401  # registers its models in timm
 from interactions.patches import PatchGrid
 
 Layout = Literal["BEhw", "BhwE", "BNE"]
@@ -62,6 +63,7 @@ SITES: dict[str, Site] = {
     "SwinTransformerV2": Site("layers.0", "BhwE"),
     "ResNet": Site("layer4", "BEhw"),
     "ConvNeXt": Site("stages.3.blocks", "BEhw", last_norm="head.norm"),
+    "MogaNet": Site("patch_embed4", "BEhw", side="output"),
     # Its blocks hold tokens in the order of attention windows; before them they stand row by row.
     "Hiera": Site("patch_embed", "BNE", last_norm="head.norm", side="output"),
 }
@@ -94,7 +96,7 @@ def site_at(backbone: nn.Module, index: int, image_size: int | None = None) -> S
     ViT, Beit, Eva      0: after the patch embedding, before class token and positions;
                         k: input of block k - 1, for k below the depth
     ResNet              0: after max-pooling; 1, 2, 3: output of layer1, layer2, layer3
-    ConvNeXt            k: after the k-th down-sampling, before the blocks of that stage
+    ConvNeXt, MogaNet   k: after the k-th down-sampling, before the blocks of that stage
                         (3 is the official one)
     Swin                0: after the patch embedding; k: before the blocks of stage k - 1, after
                         patch merging, with 2^(k - 1) times the first channels
@@ -126,6 +128,9 @@ def site_at(backbone: nn.Module, index: int, image_size: int | None = None) -> S
     if family == "ConvNeXt":
         _check_index(family, index, len(_children(backbone, "stages")))
         return Site(f"stages.{index}.blocks", "BEhw", last_norm="head.norm")
+    if family == "MogaNet":
+        _check_index(family, index, 4)
+        return Site(f"patch_embed{index + 1}", "BEhw", side="output")
     if family == "Hiera":
         _check_index(family, index, 1)
         return SITES[family]

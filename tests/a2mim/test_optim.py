@@ -20,6 +20,7 @@ from a2mim.model import MaskedImageModel
 from a2mim.optim import (
     OFFICIAL_CNN,
     OFFICIAL_CNN_GAMMA,
+    OFFICIAL_MOGANET,
     OFFICIAL_VIT,
     GroupRule,
     adamw,
@@ -226,6 +227,16 @@ def test_convnext_with_the_official_side_effects():
     for norm in ("stem.1", "stages.1.downsample.0", "stages.2.blocks.0.norm", "head.norm"):
         assert got[f"backbone.{norm}.weight"] == (1.0, 1.0)  # no "bn" or "ln" in the name
         assert got[f"backbone.{norm}.bias"] == (1.0, 0.0)
+
+
+def test_scales_of_moganet_do_not_decay():
+    options = {"embed_dims": (8, 8, 16, 16), "depths": (1, 1, 1, 1)}
+    module = pretraining(create_model("moganet_small", num_classes=0, **options))
+    got, other = scales(module, OFFICIAL_MOGANET), scales(module, OFFICIAL_CNN_GAMMA)
+    differ = {name for name in got if got[name] != other[name]}
+    # Per stage of one block: two layer scales, and the sigma of each half.
+    assert len(differ) == 4 * 4
+    assert all("scale" in name and got[name] == (1.0, 0.0) for name in differ)
 
 
 def test_vit():

@@ -37,6 +37,12 @@ TABLE = {  # family: a small model of it, and the cells at its site and in its l
     "test_resnet": ({}, 64, 4, 2),
     "test_convnext": ({}, 64, 2, 2),
     "test_convnext2": ({}, 64, 2, 2),
+    "moganet_xtiny": (
+        {"embed_dims": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "mlp_ratios": (1, 1, 1, 1)},
+        128,  # its strided convolutions overlap: 2 x 2 cells would each see all quarters
+        4,
+        4,
+    ),
     "hiera_tiny_224": (
         {"img_size": 64, "embed_dim": 8, "num_heads": 1, "stages": (1, 1, 1, 1)},
         64,
@@ -123,11 +129,12 @@ def test_cells_stand_row_by_row(name):
 
 
 def test_published_positions_at_224_pixels():
-    """ViT: 14 x 14 tokens; ResNet: 14 x 14 before layer4; ConvNeXt: 7 x 7 in its last stage."""
+    """ViT: 14 x 14 tokens; ResNet: 14 x 14 before layer4; the others: 7 x 7 in the last stage."""
     for name, cells in (
         ("vit_tiny_patch16_224", PatchGrid(14, 14)),
         ("resnet18", PatchGrid(14, 14)),
         ("convnext_atto", PatchGrid(7, 7)),
+        ("moganet_xtiny", PatchGrid(7, 7)),
     ):
         backbone = create_model(name, num_classes=0)
         assert shape_at(backbone, site_of(backbone), 224)[1] == cells
@@ -143,6 +150,34 @@ def test_resnet50_has_the_published_channels():
     # at 224 px: 56, 56, 28, 14
     assert [cells.rows for _, cells in positions] == [16, 16, 8, 4]
     assert site_at(backbone, 3) == SITES["ResNet"]
+
+
+def test_moganet_small_has_the_published_channels():
+    """512 at the site and in the last features (table 4.2), on the same cells."""
+    backbone = create_model("moganet_small", num_classes=0)
+    site = site_of(backbone)
+    assert (
+        shape_at(backbone, site, 64) == output_shape(backbone, site, 64) == (512, PatchGrid(2, 2))
+    )
+    assert site_at(backbone, 3) == site
+    positions = [shape_at(backbone, site_at(backbone, k), 64) for k in range(4)]
+    assert [channels for channels, _ in positions] == [64, 128, 320, 512]
+    assert [cells.rows for _, cells in positions] == [16, 8, 4, 2]
+    with pytest.raises(ValueError, match="position from 0 to 3 of MogaNet, got 4"):
+        site_at(backbone, 4)
+
+
+def test_the_token_of_moganet_enters_before_the_blocks_of_its_last_stage():
+    backbone = small("moganet_xtiny").eval()
+    model = MaskedImageModel(backbone, BlockMask(64, 32, 0.5), token="replace").eval()
+    seen = []
+    hook = backbone.blocks4.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    generator = torch.Generator().manual_seed(0)
+    visible = model.draw(2, generator)
+    model(torch.randn(2, 3, 64, 64, generator=generator), visible)
+    hook.remove()
+    at_hidden = seen[0].permute(0, 2, 3, 1)[~visible.reshape(2, 2, 2)]
+    assert torch.equal(at_hidden, model.token_blend.token.expand(4, -1))
 
 
 def test_positions_of_a_vit():
