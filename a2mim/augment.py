@@ -14,10 +14,14 @@ Shapes: C channels, H x W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -30,6 +34,7 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 CROP_ATTEMPTS = 10  # torchvision's
 DRAWS = 1 + 4 * CROP_ATTEMPTS  # the flip, then area, aspect, top and left of every attempt
+MERSENNE_WORDS = 624  # the state of NumPy's global generator, 32 bits each
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,45 @@ class CentreCrop:
         return _normalised(cropped, self.mean, self.std)
 
 
+@dataclass(frozen=True)
+class PilTransform:
+    """A transform of Pillow images, such as timm's ``create_transform``, as an ``Augment``.
+
+    Such transforms draw from the global states of Python, NumPy and torch. Here these are seeded
+    from the image's own generator and put back afterwards: pixels depend on nothing else.
+
+    Attributes:
+        transform: Pillow image -> float32 tensor ``(C, size, size)``. It must not keep a random
+            state of its own.
+
+    Raises:
+        ValueError: when called, for an image that is not uint8 with 1 or 3 channels, or if the
+            transform gives something else than a float32 tensor.
+    """
+
+    transform: Callable[[Any], Any]
+
+    def __call__(self, image_CHW: Tensor, generator: torch.Generator) -> Tensor:
+        """A float32 image ``(C, size, size)`` from a uint8 image."""
+        from PIL import Image
+
+        if image_CHW.dtype != torch.uint8 or image_CHW.ndim != 3 or len(image_CHW) not in (1, 3):
+            raise ValueError(
+                f"expected a uint8 image (1, H, W) or (3, H, W), got {image_CHW.dtype} "
+                f"{tuple(image_CHW.shape)}; give pixels, and no floats"
+            )
+        pixels = image_CHW[0] if len(image_CHW) == 1 else image_CHW.permute(1, 2, 0)
+        with _global_states_seeded(generator):
+            result = self.transform(Image.fromarray(pixels.contiguous().numpy()))
+        if not isinstance(result, Tensor) or result.dtype != torch.float32:
+            raise ValueError(
+                "expected a transform that ends in a float32 tensor, got a "
+                f"{getattr(result, 'dtype', None) or type(result).__name__}; end it with ToTensor "
+                "and, in timm, without the prefetcher"
+            )
+        return result
+
+
 def crop_box(
     height: int,
     width: int,
@@ -149,6 +193,24 @@ def crop_box(
     elif width / height > ratio[1]:
         w = round(height * ratio[1])
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+@contextmanager
+def _global_states_seeded(generator: torch.Generator) -> Iterator[None]:
+    """The global random states at a place drawn from a generator; afterwards where they were."""
+    draws = torch.randint(2**32, (1 + MERSENNE_WORDS,), generator=generator).numpy()
+    seed, words = int(draws[0]), draws[1:].astype(np.uint32)
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - is what is meant
+    try:
+        with torch.random.fork_rng(devices=[]):
+            random.seed(seed)
+            # ten times as fast as seeding NumPy's generator with a number
+            np.random.set_state(("MT19937", words, MERSENNE_WORDS, 0, 0.0))  # noqa: NPY002
+            torch.default_generator.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 @lru_cache(maxsize=32)

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from a2mim.augment import Augment
-from a2mim.data import IMAGE_SUFFIXES, DataError, ImageSet, cifar10, digits
-from a2mim.sampler import keyed_generator, keyed_seed
+from a2mim.data import IMAGE_SUFFIXES, DataError, ImageSet
+from a2mim.sampler import Samples, keyed_generator, keyed_seed
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +48,6 @@ class Tolerance:
     def __post_init__(self) -> None:
         if self.least < 0 or not 0 <= self.share <= 1:
             raise ValueError(f"expected least >= 0 and a share in [0, 1], got {self}")
-
-
-TOLERANCE = Tolerance()
 
 
 TOLERANCE = Tolerance()
@@ -96,6 +93,10 @@ class Damage:
     def indices(self) -> list[int]:
         """The images that could not be read, so far."""
         return (self._marks_I == 2).nonzero()[:, 0].tolist()
+
+    def count(self) -> int:
+        """How many could not be read, so far."""
+        return len(self.indices())
 
 
 def read_or_replace(
@@ -192,27 +193,6 @@ class ArraySamples:
         return self._augment(self._pixels_ICHW[index], generator)
 
 
-def named_set(name: str, root: Path, size: int = 32) -> ImageSet:
-    """The training images of a set that torchvision or scikit-learn brings, by its name.
-
-    Args:
-        name: ``"digits"`` or ``"cifar10"``.
-        root: folder of CIFAR-10; downloaded if it is not there.
-        size: edge of the images in pixels.
-
-    Raises:
-        DataError: if the name is another, or the set cannot be had.
-    """
-    if name == "digits":
-        return digits(size)[0]
-    if name == "cifar10":
-        return cifar10(root, size, (50_000, 1))[0]
-    raise DataError(
-        f"expected 'digits' or 'cifar10', got {name!r}; give a folder, or a torchvision data set "
-        "to DatasetSamples"
-    )
-
-
 class DatasetSamples:
     """Images of a map-style data set that is built already, such as torchvision's.
 
@@ -222,11 +202,18 @@ class DatasetSamples:
         augment: from uint8 pixels to the network's input.
         seed: names the draws.
         tolerance: how many unreadable images are put up with.
+        labels_I: their class indices, if they are known.
     """
 
     def __init__(
-        self, dataset: Any, augment: Augment, seed: int, tolerance: Tolerance = TOLERANCE
+        self,
+        dataset: Any,
+        augment: Augment,
+        seed: int,
+        tolerance: Tolerance = TOLERANCE,
+        labels_I: Tensor | None = None,
     ) -> None:
+        self.labels_I = labels_I
         self._dataset = dataset
         self._augment = augment
         self._seed = seed
@@ -266,6 +253,30 @@ class DatasetSamples:
             f"expected a Pillow image or a uint8 tensor (C, H, W) from {self._name(index)}, got "
             f"{type(image).__name__}; build the data set without a transform"
         )
+
+
+class SomeSamples:
+    """Some of the images of others, with draws of their own place among those.
+
+    Args:
+        samples: all of them.
+        indices: which; an image can be there several times.
+    """
+
+    def __init__(self, samples: Samples, indices: Sequence[int]) -> None:
+        labels_I = getattr(samples, "labels_I", None)
+        self.labels_I: Tensor | None = None if labels_I is None else labels_I[list(indices)]
+        self._samples = samples
+        self._indices = np.array(indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def load(self, index: int, epoch: int) -> Tensor:
+        """One image, as the others load it."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"expected an image index below {len(self)}, got {index}")
+        return self._samples.load(int(self._indices[index]), epoch)
 
 
 class PackedNames(Sequence[str]):
@@ -328,7 +339,30 @@ def find_training_files(root: Path) -> ImageFiles:
     """
     if not root.is_dir():
         raise DataError(f"expected a folder of images, found none at {root}")
-    base = "train/" if (root / "train").is_dir() else ""
+    return _find(root, "train/" if (root / "train").is_dir() else "", None)
+
+
+def find_test_files(root: Path, classes: Sequence[str]) -> ImageFiles:
+    """The images of ``root/val``, or else ``root/test``, with the numbers of the given classes.
+
+    Args:
+        root: the folder.
+        classes: names of the classes of the training images.
+
+    Raises:
+        DataError: if there is neither folder, no image in it, or an image of no such class.
+    """
+    base = next((name for name in ("val", "test") if (root / name).is_dir()), None)
+    if base is None:
+        raise DataError(f"expected a folder val or test of images in {root}, found neither")
+    files = _find(root, f"{base}/", tuple(classes))
+    if files.labels_I is None:
+        raise DataError(f"expected one folder per class in {root / base}, found images beside them")
+    return files
+
+
+def _find(root: Path, base: str, classes: tuple[str, ...] | None) -> ImageFiles:
+    """The images below ``root/base``; their classes are the outermost folders, or those given."""
     try:
         names = sorted(_walk(str(root / base), base, frozenset()))
     except OSError as error:
@@ -338,8 +372,16 @@ def find_training_files(root: Path) -> ImageFiles:
     inside = [name[len(base) :].split("/") for name in names]
     if any(len(parts) == 1 for parts in inside):
         return ImageFiles(root, PackedNames(names))
-    classes = tuple(sorted({parts[0] for parts in inside}))
+    found = tuple(sorted({parts[0] for parts in inside}))
+    if classes is None:
+        classes = found
     number = {name: k for k, name in enumerate(classes)}
+    unknown = [name for name in found if name not in number]
+    if unknown:
+        raise DataError(
+            f"expected images of the classes {', '.join(classes[:3])}, ... in {root / base}, "
+            f"found {unknown[0]}"
+        )
     labels_I = torch.tensor([number[parts[0]] for parts in inside])
     return ImageFiles(root, PackedNames(names), labels_I, classes)
 

@@ -1,4 +1,5 @@
 import math
+import random
 from collections import Counter
 
 import numpy as np
@@ -16,6 +17,7 @@ from a2mim.augment import (
     IMAGENET_STD,
     CentreCrop,
     CropAndFlip,
+    PilTransform,
     crop_box,
 )
 
@@ -185,3 +187,66 @@ def test_pillow_agrees_on_a_crop():
         expected = expected[:, :, ::-1].copy()
     got = augment(image, torch.Generator().manual_seed(3))
     assert (got - torch.from_numpy(expected)).abs().max() <= 1.01
+
+
+def drawn(image):
+    """A transform that draws from all three global states, and shows what it drew."""
+    pixels = torch.from_numpy(np.array(image)).float()
+    draws = [random.random(), np.random.rand(), torch.rand(()).item()]  # noqa: NPY002
+    return torch.tensor([*draws, pixels.mean()], dtype=torch.float32)
+
+
+def test_a_pillow_transform_draws_from_the_generator_only():
+    augment = PilTransform(drawn)
+    image = picture(9, 8)
+    before = [random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()]  # noqa: NPY002
+    first = augment(image, torch.Generator().manual_seed(1))
+    after = [random.getstate(), np.random.get_state()[1], torch.get_rng_state()]  # noqa: NPY002
+    assert before[0] == after[0]
+    assert np.array_equal(before[1], after[1])
+    assert torch.equal(before[2], after[2])
+    for _ in range(3):  # moves the global states
+        random.random(), np.random.rand(), torch.rand(())  # noqa: NPY002
+    again = augment(image, torch.Generator().manual_seed(1))
+    other = augment(image, torch.Generator().manual_seed(2))
+    assert torch.equal(first, again)
+    assert (first[:3] != other[:3]).all()
+    assert len(set(first[:3].tolist())) == 3
+    assert first[3] == image.float().mean()
+
+
+def test_global_states_are_put_back_after_an_error():
+    def fails(image):
+        random.random()
+        raise OSError("cut")
+
+    state = random.getstate()
+    with pytest.raises(OSError, match="cut"):
+        PilTransform(fails)(picture(4, 4), torch.Generator())
+    assert random.getstate() == state
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_timms_transforms(training):
+    """With RandAugment, erasing and a crop: the same image for the same key."""
+    options = {"auto_augment": "rand-m9-mstd0.5", "re_prob": 1.0} if training else {}
+    transform = create_transform((3, 16, 16), is_training=training, **options)
+    image = picture(30, 40)
+    augment = PilTransform(transform)
+    got = augment(image, torch.Generator().manual_seed(5))
+    assert got.shape == (3, 16, 16)
+    assert torch.equal(got, augment(image, torch.Generator().manual_seed(5)))
+    assert torch.equal(got, augment(image, torch.Generator().manual_seed(6))) != training
+    if not training:
+        assert torch.equal(got, transform(Image.fromarray(image.permute(1, 2, 0).numpy())))
+
+
+def test_pillow_transforms_of_something_else():
+    augment = PilTransform(np.array)
+    with pytest.raises(ValueError, match=r"uint8 image \(1, H, W\) or .*, got torch.float"):
+        augment(torch.zeros(3, 4, 4), torch.Generator())
+    with pytest.raises(ValueError, match="float32 tensor, got a uint8; end it with ToTensor"):
+        augment(picture(4, 4), torch.Generator())
+    grey = PilTransform(lambda image: torch.tensor([len(image.getbands()), *image.size]).float())
+    one = torch.zeros(1, 4, 5, dtype=torch.uint8)
+    assert grey(one, torch.Generator()).tolist() == [1, 5, 4]

@@ -19,8 +19,8 @@ from a2mim.samples import (
     PackedNames,
     Tolerance,
     decode,
+    find_test_files,
     find_training_files,
-    named_set,
 )
 
 AUGMENT = CropAndFlip(16)
@@ -300,7 +300,18 @@ def test_items_of_any_data_set():
         DatasetSamples(Items([torch.zeros(3, 9, 9)]), AUGMENT, 0).load(0, 0)
 
 
-def test_sets_by_name(tmp_path):
-    assert len(named_set("digits", tmp_path, 16)) == 898
-    with pytest.raises(DataError, match="expected 'digits' or 'cifar10', got 'mnist'"):
-        named_set("mnist", tmp_path)
+def test_test_files_keep_the_classes_of_training(tmp_path):
+    for name in ("train/cat/0.png", "train/dog/1.png", "train/eel/2.png", "val/dog/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    with pytest.raises(DataError, match="expected a folder val or test of images"):
+        find_test_files(tmp_path / "train", ("cat",))
+    classes = find_training_files(tmp_path).classes
+    files = find_test_files(tmp_path, classes)
+    assert list(files.names) == ["val/dog/3.png"]
+    assert files.labels_I.tolist() == [1]
+    with pytest.raises(DataError, match="of the classes cat, eel, ... in .*val, found dog"):
+        find_test_files(tmp_path, ("cat", "eel"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "val" / "4.png")
+    with pytest.raises(DataError, match="one folder per class"):
+        find_test_files(tmp_path, classes)
