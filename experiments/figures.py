@@ -81,17 +81,20 @@ def occlusion_curves(rows: pd.DataFrame) -> Figure:
 
 
 def reconstructions(pictures: dict[str, dict[str, np.ndarray]]) -> Figure:
-    """Images as they are, as the network saw them and as it completed them, by model."""
+    """Images as they are, and by model: as it saw them, its prediction, the two together."""
     first = next(iter(pictures.values()))
-    count, rows = len(first["original"]), 1 + 2 * len(pictures)
-    figure = Figure(figsize=(1.15 * count + 1.2, 1.15 * rows), layout="constrained")
-    axes = figure.subplots(rows, count, squeeze=False)
     lines = [("original", first["original"])]
     for model, stacks in pictures.items():
-        lines += [
-            (f"{named(model)}: input", stacks["masked"]),
-            (f"{named(model)}: completed", stacks["completed"]),
-        ]
+        for key, title in (
+            ("masked", "input"),
+            ("prediction", "prediction"),
+            ("completed", "completed"),
+        ):
+            if key in stacks:
+                lines.append((f"{named(model)}: {title}", stacks[key]))
+    rows, count = len(lines), len(first["original"])
+    figure = Figure(figsize=(1.15 * count + 1.2, 1.15 * rows), layout="constrained")
+    axes = figure.subplots(rows, count, squeeze=False)
     for row, (title, images) in zip(axes, lines, strict=True):
         for ax, image in zip(row, images, strict=True):
             plots.show_image(ax, torch.from_numpy(image) / 255)

@@ -1,25 +1,41 @@
-"""The images of a measurement: a folder of photographs, or a data set by name.
+"""Where images come from: a data set by name, a folder, tar shards.
 
-Images are read when they are needed and not kept: a run over a thousand photographs takes the
-memory of one.
+``--data NAME``, ``folder:PATH``, ``tar:PATTERN`` (local shards, in any order) or
+``stream:PATTERN`` (shards from their beginning to their end, also from an address or a pipe).
+Photographs to measure are read when they are needed and not kept.
 """
 
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from PIL import Image
 
-from a2mim.data import ImageSet, cifar10, digits, find_images, read_image, subset
+from a2mim.augment import Augment
+from a2mim.data import DataError, ImageSet, digits, find_images, read_image, subset
+from a2mim.named import NAMES, labels_of, named_samples, torchvision_set
+from a2mim.samples import (
+    ArraySamples,
+    DatasetSamples,
+    FolderSamples,
+    ImageFiles,
+    PackedNames,
+    find_test_files,
+    find_training_files,
+)
+from a2mim.shards import ShardStream, StreamSettings, TarSamples
 from experiments.runs import UsageError
 
 T = TypeVar("T")
-DATA_SETS = ("digits", "cifar10")
+Labelled = ArraySamples | DatasetSamples | FolderSamples
+Training = Labelled | TarSamples | ShardStream
 
 
 @dataclass(frozen=True)
@@ -63,20 +79,113 @@ def named_images(data: str, count: int, seed: int) -> list[Source]:
     """At most ``count`` test images of a data set, with their classes.
 
     Raises:
-        UsageError: if there is no data set of that name.
-        DataError: if it cannot be downloaded.
+        DataError: if there is no data set of that name, or it cannot be had.
     """
     if data == "digits":
         images = digits(32)[1]
         images = images.take(images.draw(count, seed))
-    elif data == "cifar10":
-        images = cifar10(Path("data"), 32, (1, count), seed)[1]
-    else:
-        raise UsageError(f"expected --data {' or '.join(DATA_SETS)}, got {data!r}")
+        return [
+            Source(name, partial(_picture, images, k), int(images.labels_I[k]))
+            for k, name in enumerate(images.names)
+        ]
+    dataset = torchvision_set(data, "test")
+    labels_I = labels_of(dataset)
     return [
-        Source(name, partial(_picture, images, k), int(images.labels_I[k]))
-        for k, name in enumerate(images.names)
+        Source(
+            f"test/{k:05d}",
+            partial(_item, dataset, k),
+            None if labels_I is None else int(labels_I[k]),
+        )
+        for k in subset(len(dataset), count, seed)
     ]
+
+
+def training_samples(
+    data: str, augment: Augment, seed: int, *, images: int | None = None
+) -> Training:
+    """The images to pre-train on that ``--data`` names.
+
+    Args:
+        data: as above.
+        augment: from uint8 pixels to the network's input.
+        seed: names the draws.
+        images: in all shards of a stream.
+
+    Raises:
+        UsageError: if it names none.
+        DataError: if they cannot be had.
+    """
+    kind, _, where = data.partition(":")
+    if data and not where:
+        return named_samples(data, "train", augment, seed, unlabelled=True)
+    if kind == "folder":
+        return FolderSamples(find_training_files(Path(where)), augment, seed)
+    if kind == "tar":
+        return TarSamples(where, augment, seed)
+    if kind == "stream":
+        if images is None:
+            raise UsageError(
+                f"expected the number of images in {data}, got none; say --set images=NUMBER"
+            )
+        # Who types a pipe here could as well type it into the shell.
+        return ShardStream(where, augment, seed, StreamSettings(images), allow_pipe=True)
+    raise UsageError(
+        f"expected --data NAME ({', '.join(NAMES[:3])}, ...), folder:PATH, tar:PATTERN or "
+        f"stream:PATTERN, got {data!r}"
+    )
+
+
+def labelled_samples(
+    data: str, augment: Augment, seed: int = 0, *, test_augment: Augment | None = None
+) -> tuple[Labelled, Labelled]:
+    """Training and test images of a data set by name, or of ``folder:PATH``, with their classes.
+
+    Args:
+        data: a name, or a folder with ``train/<class>/`` and ``val/<class>/`` (or ``test``).
+        augment: from uint8 pixels to the network's input.
+        seed: names the draws.
+        test_augment: for the test images, if it is another.
+
+    Raises:
+        UsageError: if ``data`` is neither.
+        DataError: if they cannot be had, or have no classes.
+    """
+    kind, _, where = data.partition(":")
+    test_augment = test_augment or augment
+    train: Labelled
+    test: Labelled
+    if data and not where:
+        train = named_samples(data, "train", augment, seed)
+        test = named_samples(data, "test", test_augment, seed)
+    elif kind == "folder" and where:
+        files = find_training_files(Path(where))
+        train = FolderSamples(files, augment, seed)
+        test = FolderSamples(find_test_files(Path(where), files.classes), test_augment, seed)
+    else:
+        raise UsageError(f"expected --data NAME or folder:PATH, with classes, got {data!r}")
+    if train.labels_I is None or test.labels_I is None:
+        raise DataError(f"expected images in folders by class, or a set with classes, in {data}")
+    return train, test
+
+
+def photographs_with_classes(folder: Path, augment: Augment) -> FolderSamples:
+    """The images of a folder, searched in depth, with the classes of ``labels.csv`` in it.
+
+    Raises:
+        DataError: if there are fewer than 2 images.
+        UsageError: if an image has no class.
+    """
+    files = find_images(folder, sys.maxsize)
+    names = [file.relative_to(folder).as_posix() for file in files]
+    classes = _classes(folder / "labels.csv", names)
+    labels_I = torch.tensor([classes[name] for name in names])
+    return FolderSamples(ImageFiles(folder, PackedNames(names), labels_I), augment, seed=0)
+
+
+def without_folders(data: str) -> str:
+    """``--data`` without the path of this machine."""
+    kind, colon, where = data.partition(":")
+    return f"{kind}:{Path(where).resolve().name}" if colon else data
 
 
 def some(sources: Sequence[T], count: int, seed: int) -> list[T]:
@@ -86,6 +195,11 @@ def some(sources: Sequence[T], count: int, seed: int) -> list[T]:
 
 def _picture(images: ImageSet, k: int) -> Image.Image:
     return Image.fromarray(images.pixels_ICHW[k].permute(1, 2, 0).numpy())
+
+
+def _item(dataset: Any, k: int) -> Image.Image:
+    image: Image.Image = dataset[k][0]
+    return image.convert("RGB")
 
 
 def _classes(table: Path, names: list[str]) -> dict[str, int]:

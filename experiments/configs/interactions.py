@@ -28,8 +28,8 @@ class InteractionsConfig:
     downloaded, if they are not in its cache)."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder of images, searched in depth; labels.csv in it (file,class_index) tells classes."""
-    data: Literal["", "digits", "cifar10"] = ""
-    """A data set instead of a folder: its test images."""
+    data: str = ""
+    """A data set by name instead of a folder (digits, cifar10, ...): its test images."""
     weights: tuple[Path, ...] = ()
     """A file of weights for each model, safetensors or PyTorch, with the keys of the timm model;
     its classifier tells the number of classes."""

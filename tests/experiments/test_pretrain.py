@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from experiments.configs.pretrain import RECIPES, PretrainConfig
-from experiments.pretrain import changed, method_of, pictures, recipe, run, samples_of
+from experiments.configs.pretrain import RECIPES
+from experiments.pretrain import configured, method_of, run, samples_of
 from experiments.results import read_table
 from experiments.runs import UsageError
 
@@ -67,7 +67,7 @@ def test_timm_loads_cnns(name, tmp_path):
         "a2mim-r50-in1k": {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)},
         "a2mim-convnext-t-in1k": {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)},
     }[name]
-    config = changed(recipe(name), [f"options={options}"])
+    config = configured(name, [f"options={options}"])
     backbone = method_of(config).backbone
     save_backbone(backbone, tmp_path / "backbone.safetensors")
     model = timm.create_model(
@@ -112,60 +112,46 @@ def test_folders_and_shards(tmp_path):
     for k in range(4):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{k}.png")
     write_shards(tmp_path / "images", tmp_path / "shards", per_shard=2)
-    config = changed(recipe("tiny-imagenet100-vit"), [f"data=folder:{tmp_path / 'images'}"])
+    config = configured("tiny-imagenet100-vit", [f"data=folder:{tmp_path / 'images'}"])
     assert samples_of(config).load(0, 0).shape == (3, 64, 64)
-    config = changed(config, [f"data=tar:{tmp_path / 'shards'}/*.tar"])
+    config = configured("tiny-imagenet100-vit", [f"data=tar:{tmp_path / 'shards'}/*.tar"])
     assert len(samples_of(config)) == 4
-
-
-def test_pictures_of_all_methods():
-    for name in ("digits-vit", "digits-resnet"):
-        config = recipe(name)
-        stacks = pictures(method_of(config), samples_of(config), config, torch.device("cpu"))
-        assert stacks["completed"].shape == (8, 3, config.image_size, config.image_size)
-        # What was visible is shown as it is, in every picture: 6 of 16 blocks.
-        shown = (stacks["masked"] == stacks["original"]) & (
-            stacks["completed"] == stacks["original"]
-        )
-        assert shown.all(axis=1).mean(axis=(1, 2)).min() >= 6 / 16
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (["epoch=3"], "did you mean epochs?"),
-        (["epochs"], "expected --set KEY=VALUE"),
         (["epochs=ten"], "expected epochs as a whole number, got 'ten'"),
-        (["lr=fast"], "expected lr as a number, got 'fast'"),
         (["token=swap"], "expected token as add or replace or damped, got 'swap'"),
-        (["options=3"], "expected options as options"),
-        (["crop=1"], "expected crop as several values"),
-        (["clip=soft"], "expected clip as float or NoneType, got 'soft'"),
         (["loss=l2"], "expected a loss of paper"),
         (["warmup=60"], "warm-up of less than the 60 epochs"),
         (["batch_size=0"], "batch_size above 0"),
+        (["knn_every=0"], "knn_every above 0"),
+        (["ema=1.5"], "expected ema between 0 and 1"),
+        (["fsdp=True", "knn_every=1"], "expected no k-NN probes with fsdp"),
     ],
 )
 def test_bad_settings(changes, message):
     with pytest.raises(UsageError) as caught:
-        changed(recipe("digits-vit"), changes)
+        configured("digits-vit", changes)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_good_settings():
-    config = changed(
-        recipe("digits-vit"), ["epochs=3", "warmup=0.5", "lr=1", "clip=None", "crop=0.5,1"]
-    )
-    assert (config.epochs, config.lr, config.clip, config.crop) == (3, 1, None, (0.5, 1))
-    assert isinstance(config, PretrainConfig)
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "data", "message"),
     [
         ("digit-vit", (), "", "did you mean digits-vit"),
-        ("a2mim-r50-in1k", (), "", "expected --data digits, cifar10, folder:PATH"),
+        ("a2mim-r50-in1k", (), "", "expected --data NAME (digits, cifar10, cifar100, ...), folder"),
+        ("digits-vit", (), "cifar11", "got 'cifar11'; did you mean cifar10?"),
+        ("digits-vit", (), "stream:a.tar", "expected the number of images in stream:a.tar"),
+        (
+            "digits-vit",
+            ("images=9",),
+            "stream:gone.tar",
+            "expected a shard, found none at gone.tar",
+        ),
         ("digits-vit", (), "folder:/nowhere", "found none at /nowhere"),
         ("digits-vit", ("batch_size=1000",), "", "1000"),
         ("digits-vit", ("options={'flavour': 1}",), "", "flavour"),
@@ -186,3 +172,62 @@ def test_every_recipe_is_listed(capsys):
 
     list_recipes()
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(RECIPES)
+
+
+def test_what_is_seen_of_a_run(tmp_path):
+    """Averaged weights, a probe every other epoch and at the end, pictures, all by settings."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = [*TINY, "epochs=3", "ema=0.9", "knn_every=2", "channels_last=True"]
+    run("digits-vit", settings, "", tmp_path / "run", device="cpu")
+    reports = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    probed = {report["step"]: report["knn_top1"] for report in reports if "knn_top1" in report}
+    assert list(probed) == [6, 9]
+    assert all(0.2 < accuracy <= 1 for accuracy in probed.values())  # 0.1 is chance
+    rows = read_table(tmp_path / "run" / "rows.csv").query("measure == 'pretrain_knn_top1'")
+    assert dict(zip(rows["at"], rows["value"], strict=True)) == pytest.approx(probed)
+    last, averaged = (
+        load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("backbone", "backbone-ema")
+    )
+    assert last.keys() == averaged.keys()
+    assert any(not torch.equal(last[key], averaged[key]) for key in last)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Images("reconstructions")] == [3, 6, 9]
+    assert events.Images("reconstructions")[0].width == 8 * 32
+
+
+def test_unreadable_images_are_counted(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(16):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{k}.png")
+    (folder / "7.png").write_bytes(b"damaged")
+    settings = [*TINY, "epochs=1", "warmup=0", "batch_size=8"]
+    run("digits-vit", settings, f"folder:{folder}", tmp_path / "run", device="cpu")
+    assert "1 unreadable images were replaced" in capsys.readouterr().out
+    rows = read_table(tmp_path / "run" / "rows.csv")
+    assert rows.query("measure == 'pretrain_skipped'")["value"].iloc[-1] == 1
+
+
+def test_a_stream_of_shards(tmp_path):
+    from a2mim.shards import write_shards
+
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(24):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{k}.png")
+    write_shards(folder, tmp_path / "shards", per_shard=6)
+    settings = [*TINY, "batch_size=8", "images=24"]
+    run(
+        "digits-vit",
+        settings,
+        f"stream:pipe:cat {tmp_path}/shards/shard-{{000000..000003}}.tar",
+        tmp_path / "run",
+        device="cpu",
+    )
+    reports = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [report["step"] for report in reports] == [1, 2, 3, 4, 5, 6]
+    assert reports[-1]["skipped"] == 0

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from a2mim.data import DataError
+from experiments import sources as sources_module
 from experiments.runs import UsageError
 from experiments.sources import folder_images, named_images, some
 
@@ -49,8 +50,23 @@ def test_digits_by_name():
     assert all(0 <= s.truth < 10 for s in sources)
     pixels = np.array(sources[0].read())
     assert pixels.shape == (32, 32, 3)
-    with pytest.raises(UsageError, match="digits or cifar10, got 'imagenet'"):
+    with pytest.raises(DataError, match=r"expected a set of digits, cifar10, .*, got 'imagenet'"):
         named_images("imagenet", 3, seed=0)
+
+
+def test_sets_of_torchvision_by_name(monkeypatch):
+    items = [(Image.new("L", (9, 9), k), k % 2) for k in range(10)]
+
+    class Stand(list):
+        targets = property(lambda self: [label for _, label in self])
+
+    monkeypatch.setattr(sources_module, "torchvision_set", lambda name, split: Stand(items))
+    sources = named_images("cifar10", 4, seed=0)
+    assert len(sources) == 4
+    for source in sources:
+        k = int(source.name.removeprefix("test/"))
+        assert source.truth == k % 2
+        assert source.read().getpixel((0, 0)) == (k, k, k)
 
 
 def test_bad_folders(photos, tmp_path):

@@ -15,6 +15,7 @@ SMALLER = {
     "vit": {"embed_dim": 24, "depth": 2, "num_heads": 2},
     "resnet": {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)},
     "convnext": {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)},
+    "moganet": {"embed_dims": (8, 8, 16, 16), "depths": (1, 1, 1, 1)},
     "swin": {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)},
 }
 

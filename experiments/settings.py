@@ -1,0 +1,74 @@
+"""Settings of recipes: chosen by name, changed by ``--set KEY=VALUE``, checked by their types."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from experiments.runs import UsageError
+
+T = TypeVar("T")
+
+
+def chosen(name: str, recipes: Mapping[str, T]) -> T:
+    """The recipe of a name.
+
+    Raises:
+        UsageError: if there is none, with the nearest names.
+    """
+    if name not in recipes:
+        near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise UsageError(f"expected a recipe (a2mim configs lists them), got {name!r}{hint}")
+    return recipes[name]
+
+
+def changed(config: T, changes: Sequence[str]) -> T:
+    """A configuration, a dataclass, with settings changed, each as KEY=VALUE.
+
+    Raises:
+        UsageError: for an unknown key, with the nearest one, or a value of another type.
+    """
+    hints = get_type_hints(type(config))
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals or key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; settings: {', '.join(hints)}"
+            raise UsageError(f"expected --set KEY=VALUE of a setting, got {change!r}{hint}")
+        try:
+            value: object = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text
+        config = replace(cast(Any, config), **{key: _fitting(key, value, hints[key])})
+    return config
+
+
+def _fitting(key: str, value: object, hint: Any) -> Any:
+    """The value, if it is of the type of the setting."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        fits, wanted = value in parts, " or ".join(map(str, parts))
+    elif origin is tuple:
+        fits, wanted = isinstance(value, tuple | list), "several values, as (1, 2)"
+        value = tuple(value) if isinstance(value, tuple | list) else value
+    elif origin is dict:
+        fits, wanted = isinstance(value, dict), "options, as {'depth': 2}"
+    elif parts:  # a type or None
+        fits = value is None or isinstance(value, parts) or (float in parts and _number(value))
+        wanted = " or ".join(getattr(part, "__name__", str(part)) for part in parts)
+    elif hint is float:
+        fits, wanted = _number(value), "a number"
+    else:
+        fits = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+        wanted = {int: "a whole number", str: "text"}.get(hint, hint.__name__)
+    if not fits:
+        raise UsageError(f"expected {key} as {wanted}, got {value!r}")
+    return value
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

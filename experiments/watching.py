@@ -1,0 +1,256 @@
+"""What is seen of pre-training while it runs: a bar, JSON lines, TensorBoard, pictures, a probe.
+
+Nothing here changes the run: pictures and the probe see the network in eval mode, between steps.
+
+Shapes: I images, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from a2mim.engine import StepReport
+from a2mim.features import extract
+from a2mim.mae import MaskedAutoencoder
+from a2mim.model import MaskedImageModel
+from a2mim.probe import knn_probe
+from a2mim.sampler import keyed_generator
+from a2mim.samples import ArraySamples, SomeSamples
+from experiments.configs.pretrain import PretrainConfig
+from experiments.results import COLUMNS, write_atomic
+from experiments.runs import commit, process_rank
+from experiments.sources import Training, without_folders
+from interactions.fills import image_mean
+from interactions.patches import PatchGrid, hide
+
+LOOKS = 20
+"""Pictures in TensorBoard, over a whole run."""
+
+PICTURES = 8
+"""Images in the picture of reconstructions."""
+
+NEIGHBOURS = 20
+"""That vote in the online probe, as in DINO."""
+
+MEASURES = ("loss", "spatial", "fourier", "knn_top1", "skipped")
+"""What goes from the log into the results table."""
+
+
+class Watching(Protocol):
+    """What a report can be given besides the engine's numbers."""
+
+    def measure(self, report: StepReport) -> Mapping[str, float]:
+        """Further numbers, by name."""
+        ...
+
+    def look(self, report: StepReport) -> np.ndarray | None:
+        """A picture, uint8 ``(H, W, 3)``, or None if it is not its turn."""
+        ...
+
+
+class Log:
+    """A bar, JSON lines and TensorBoard.
+
+    Reports of steps that a resumed run does again replace those of the interrupted one.
+
+    Args:
+        work: folder of the run.
+        steps: how many there will be.
+        batch_size: images per step.
+        watch: what else belongs to a report.
+    """
+
+    def __init__(
+        self, work: Path, steps: int, batch_size: int, watch: Watching | None = None
+    ) -> None:
+        self.path = work / "log.jsonl"
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        self.reports: list[dict[str, float]] = [json.loads(x) for x in lines if x.endswith("}")]
+        self._work = work
+        self._batch_size = batch_size
+        self._watch = watch
+        self._writer: SummaryWriter | None = None
+        self._bar = tqdm(
+            total=steps * batch_size,
+            unit=" images",
+            unit_scale=True,
+            delay=1,
+            disable=process_rank()[0] > 0,
+        )
+
+    def __call__(self, report: StepReport) -> None:
+        """Note a report."""
+        if self._writer is None:  # the first report of this process
+            self.reports = [r for r in self.reports if r["step"] < report.step]
+            write_atomic(self.path, "".join(json.dumps(r) + "\n" for r in self.reports))
+            self._bar.initial = self._bar.n = max(report.step - 1, 0) * self._batch_size
+            self._bar.start_t = time.time()
+            self._writer = SummaryWriter(self._work / "tensorboard", purge_step=report.step)
+        entry = {
+            "step": report.step,
+            "epoch": report.epoch,
+            "lr": report.lr,
+            **report.losses,
+            "images_per_second": round(report.images_per_second, 1),
+        }
+        if report.grad_norm is not None:
+            entry["grad_norm"] = report.grad_norm
+        if self._watch is not None:
+            entry |= self._watch.measure(report)
+        self.reports.append(entry)
+        with self.path.open("a") as lines:
+            lines.write(json.dumps(entry) + "\n")
+        for key, value in entry.items():
+            if key not in ("step", "epoch"):
+                self._writer.add_scalar(key, value, report.step)
+        picture = self._watch and self._watch.look(report)
+        if picture is not None:
+            self._writer.add_image("reconstructions", picture, report.step, dataformats="HWC")
+        self._bar.set_postfix({k: f"{v:.4f}" for k, v in report.losses.items()}, refresh=False)
+        self._bar.update(report.step * self._batch_size - self._bar.n)
+
+    def rows(self, name: str, config: PretrainConfig) -> pd.DataFrame:
+        """Losses, and what was measured beside them, as rows of the results table."""
+        rows = [
+            {
+                "run": "pretrain",
+                "measure": f"pretrain_{key}",
+                "model": config.backbone,
+                "weights": name,
+                "dataset": without_folders(config.data),
+                "image": "all",
+                "setting": f"method={config.method} size={config.image_size}",
+                "at": report["step"],
+                "value": report[key],
+                "samples": config.batch_size,
+                "seed": config.seed,
+                "commit": commit(),
+            }
+            for report in self.reports
+            for key in MEASURES
+            if key in report
+        ]
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def close(self) -> None:
+        """End the bar and the TensorBoard file."""
+        self._bar.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+@dataclass(frozen=True)
+class OnlineKnn:
+    """The k-NN probe of a network in training: a sign of life, not a result.
+
+    Attributes:
+        train: images with labels, whose features are the memory.
+        test: images with labels, that are classified.
+        batch_size: of the extraction.
+        device: where the network is.
+    """
+
+    train: SomeSamples
+    test: SomeSamples
+    batch_size: int
+    device: torch.device
+
+    def __call__(self, backbone: nn.Module) -> float:
+        """Top-1 accuracy on the test images by the protocol of ``a2mim.probe.knn``."""
+        train, test = (
+            extract(backbone, samples, batch_size=self.batch_size, device=self.device)
+            for samples in (self.train, self.test)
+        )
+        k = min(NEIGHBOURS, len(self.train))
+        return knn_probe(train, test, k, device=self.device).accuracy
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What pre-training is watched by: skipped images; at ends of epochs a picture and a probe.
+
+    Attributes:
+        method: in training.
+        config: of the run.
+        steps: how many there will be.
+        steps_per_epoch: of them.
+        images_ICHW: what the picture shows.
+        samples: the training images.
+        knn: the probe, if there is one.
+    """
+
+    method: MaskedImageModel | MaskedAutoencoder
+    config: PretrainConfig
+    steps: int
+    steps_per_epoch: int
+    images_ICHW: Tensor
+    samples: Training
+    knn: OnlineKnn | None
+
+    def measure(self, report: StepReport) -> dict[str, float]:
+        """``skipped``, where images can be unreadable; ``knn_top1``, where it is its turn."""
+        found: dict[str, float] = {}
+        if not isinstance(self.samples, ArraySamples):
+            found["skipped"] = self.samples.damage.count()
+        if self.knn is not None and self._ends(report, self.config.knn_every or 1):
+            found["knn_top1"] = self.knn(self.method.backbone)
+        return found
+
+    def look(self, report: StepReport) -> np.ndarray | None:
+        """The contact sheet of :func:`pictures`."""
+        if self.config.fsdp or not self._ends(report, -(-self.config.epochs // LOOKS)):
+            return None
+        return contact_sheet(pictures(self.method, self.images_ICHW, self.config))
+
+    def _ends(self, report: StepReport, epochs: int) -> bool:
+        """Whether a report ends an epoch that ``epochs`` divides, or the run."""
+        return report.step % (epochs * self.steps_per_epoch) == 0 or report.step == self.steps
+
+
+@torch.no_grad()
+def pictures(
+    method: MaskedImageModel | MaskedAutoencoder, images_ICHW: Tensor, config: PretrainConfig
+) -> dict[str, np.ndarray]:
+    """Images as they are, as the network sees them, its prediction, and what is hidden completed.
+
+    Targets that are no pictures have neither prediction nor completion.
+
+    Returns:
+        ``original``, ``masked``, ``prediction`` and ``completed``, uint8 ``(I, C, H, W)``.
+    """
+    device = next(method.parameters()).device
+    images = images_ICHW.to(device)
+    visible = method.draw(len(images), keyed_generator(config.seed, "pictures")).to(device)
+    grid: PatchGrid = method.grid if isinstance(method, MaskedAutoencoder) else method.mask.grid
+    output = method.eval()(images, visible)["output"].float()
+    stacks = {"original": images, "masked": hide(images, visible, grid, image_mean(images))}
+    if output.shape == images.shape:
+        stacks["prediction"] = output
+        stacks["completed"] = hide(images, visible, grid, output)
+    return {key: _levels(stack, config) for key, stack in stacks.items()}
+
+
+def contact_sheet(stacks: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Stacks of images ``(I, C, H, W)`` as rows of one picture, uint8 ``(R H, I W, C)``."""
+    rows = [np.concatenate(list(stack.transpose(0, 2, 3, 1)), axis=1) for stack in stacks.values()]
+    return np.concatenate(rows)
+
+
+def _levels(images: Tensor, config: PretrainConfig) -> np.ndarray:
+    mean, std = (
+        torch.tensor(v, device=images.device)[:, None, None] for v in (config.mean, config.std)
+    )
+    levels = ((images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+    return levels.cpu().numpy()

@@ -1,0 +1,65 @@
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from experiments.runs import UsageError
+from experiments.settings import changed, chosen
+
+
+@dataclass(frozen=True)
+class Settings:
+    count: int = 3
+    rate: float = 0.1
+    limit: float | None = None
+    name: str = "a"
+    on: bool = False
+    kind: Literal["soft", "hard"] = "soft"
+    range: tuple[float, float] = (0.0, 1.0)
+    options: dict[str, object] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("count=5", 5),
+        ("rate=1", 1),
+        ("limit=2.5", 2.5),
+        ("limit=None", None),
+        ("name=b=c", "b=c"),
+        ("on=True", True),
+        ("kind=hard", "hard"),
+        ("range=0.5,1", (0.5, 1)),
+        ("options={'depth': 2}", {"depth": 2}),
+    ],
+)
+def test_values_of_every_type(change, value):
+    assert getattr(changed(Settings(), [change]), change.partition("=")[0]) == value
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("cuont=1", "did you mean count?"),
+        ("xyz=1", "settings: count, rate"),
+        ("count", "expected --set KEY=VALUE"),
+        ("count=True", "expected count as a whole number, got True"),
+        ("rate=fast", "expected rate as a number, got 'fast'"),
+        ("limit=soft", "expected limit as float or NoneType, got 'soft'"),
+        ("name=1", "expected name as text, got 1"),
+        ("on=1", "expected on as bool, got 1"),
+        ("kind=mild", "expected kind as soft or hard, got 'mild'"),
+        ("range=1", "expected range as several values"),
+        ("options=1", "expected options as options"),
+    ],
+)
+def test_values_that_do_not_fit(change, message):
+    with pytest.raises(UsageError) as caught:
+        changed(Settings(), [change])
+    assert message in str(caught.value)
+
+
+def test_recipes_by_name():
+    assert chosen("b", {"a": 1, "b": 2}) == 2
+    with pytest.raises(UsageError, match=r"got 'alphaa'; did you mean alpha\?"):
+        chosen("alphaa", {"alpha": 1})
