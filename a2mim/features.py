@@ -27,7 +27,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -38,6 +38,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from a2mim.data import DataError
+from a2mim.loading import each
 from a2mim.sampler import Samples, make_loader
 from a2mim.sites import output_layout, site_of
 
@@ -522,12 +523,12 @@ def _stream(
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     loader = make_loader(
         samples,
-        cast(Any, _in_order(start, total, batch_size)),
+        _in_order(start, total, batch_size),
         workers=workers,
         pin_memory=device.type == "cuda",
     )
     rows: list[Tensor] = []
-    with _frozen(model), _iterating(loader) as batches:
+    with _frozen(model), closing(each([loader])) as batches:
         for batch in batches:
             first = int(batch["index"][0])
             done = first + len(batch["index"])
@@ -586,17 +587,6 @@ def _frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in training.items():
             module.training = mode
-
-
-@contextmanager
-def _iterating(loader: Any) -> Iterator[Iterator[dict[str, Tensor]]]:
-    """One pass over a loader, whose workers have ended when it is left."""
-    iterator = iter(loader)
-    try:
-        yield iterator
-    finally:
-        if loader.num_workers:
-            iterator._shutdown_workers()
 
 
 def _check_labels(labels_I: Tensor, count: int) -> None:

@@ -47,7 +47,7 @@ def load(
     """
     if not isinstance(samples, ShardStream):
         loader = make_loader(samples, micro_batches, workers=workers, pin_memory=pin_memory)
-        return _each([loader])
+        return each([loader])
     per_epoch, step = micro_batches.batches.per_epoch, micro_batches.start
     epochs = []
     while step < micro_batches.stop:
@@ -63,7 +63,7 @@ def load(
             )
         )
         step += per_epoch - place
-    return _each(
+    return each(
         DataLoader(
             epoch,
             batch_size=None,
@@ -90,8 +90,8 @@ def stream_order(
     }
 
 
-def _each(loaders: Iterable[DataLoader[Any]]) -> Generator[dict[str, Tensor], None, None]:
-    """What loaders load, one after the other; no worker outlives it."""
+def each(loaders: Iterable[DataLoader[Any]]) -> Generator[dict[str, Tensor], None, None]:
+    """What loaders load, one after the other; close it, and no worker outlives it."""
     for loader in loaders:
         batches = iter(loader)
         try:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -166,7 +166,11 @@ class MicroBatches(Sampler[list[tuple[int, int]]]):
 
 
 def make_loader(
-    samples: Samples, micro_batches: MicroBatches, *, workers: int = 0, pin_memory: bool = False
+    samples: Samples,
+    micro_batches: Iterable[list[tuple[int, int]]],
+    *,
+    workers: int = 0,
+    pin_memory: bool = False,
 ) -> DataLoader[Sample]:
     """A plain loader of ``{"image": (M, C, H, W), "index": (M,)}``, one micro-batch after another.
 
@@ -175,7 +179,7 @@ def make_loader(
 
     Args:
         samples: the images.
-        micro_batches: which of them, in which order.
+        micro_batches: (epoch, index) of their images, in order.
         workers: processes that load; 0 loads in this one.
         pin_memory: whether to prepare the copy to a CUDA device.
     """

@@ -22,6 +22,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from a2mim.augment import Augment
@@ -268,6 +269,10 @@ class SomeSamples:
         self.labels_I: Tensor | None = None if labels_I is None else labels_I[list(indices)]
         self._samples = samples
         self._indices = np.array(indices)
+        if hasattr(samples, "names"):
+            self.names = PackedNames(samples.names[index] for index in indices)
+        if hasattr(samples, "damage"):
+            self.damage = _SomeDamage(samples.damage, self._indices)
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -277,6 +282,20 @@ class SomeSamples:
         if not 0 <= index < len(self):
             raise IndexError(f"expected an image index below {len(self)}, got {index}")
         return self._samples.load(int(self._indices[index]), epoch)
+
+
+@dataclass(frozen=True)
+class _SomeDamage:
+    """Which of some images could not be read."""
+
+    all: Damage
+    indices_I: NDArray[np.int64]
+
+    def indices(self) -> list[int]:
+        return np.isin(self.indices_I, self.all.indices()).nonzero()[0].tolist()
+
+    def count(self) -> int:
+        return len(self.indices())
 
 
 class PackedNames(Sequence[str]):

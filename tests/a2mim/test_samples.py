@@ -17,6 +17,7 @@ from a2mim.samples import (
     DatasetSamples,
     FolderSamples,
     PackedNames,
+    SomeSamples,
     Tolerance,
     decode,
     find_test_files,
@@ -310,8 +311,24 @@ def test_test_files_keep_the_classes_of_training(tmp_path):
     files = find_test_files(tmp_path, classes)
     assert list(files.names) == ["val/dog/3.png"]
     assert files.labels_I.tolist() == [1]
-    with pytest.raises(DataError, match="of the classes cat, eel, ... in .*val, found dog"):
+    with pytest.raises(DataError, match=r"of the classes cat, eel, ... in .*val, found dog"):
         find_test_files(tmp_path, ("cat", "eel"))
     Image.new("RGB", (8, 8)).save(tmp_path / "val" / "4.png")
     with pytest.raises(DataError, match="one folder per class"):
         find_test_files(tmp_path, classes)
+
+
+def test_some_of_the_images(tmp_path):
+    for k in range(4):
+        Image.new("RGB", (8, 8), (k, 0, 0)).save(tmp_path / f"{k}.png")
+    (tmp_path / "3.png").write_bytes(b"damaged")
+    whole = FolderSamples(find_training_files(tmp_path), AUGMENT, seed=3)
+    some = SomeSamples(whole, [3, 1])
+    assert list(some.names) == ["3.png", "1.png"]
+    assert torch.equal(some.load(1, 0), whole.load(1, 0))
+    assert some.damage.count() == 0
+    some.load(0, 0)
+    assert some.damage.indices() == [0]  # its own number, not that among all
+    assert SomeSamples(whole, [1, 2]).damage.count() == 0
+    with pytest.raises(IndexError, match="below 2"):
+        some.load(2, 0)
