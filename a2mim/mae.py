@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from timm.layers import LayerNorm, PatchEmbed, build_sincos2d_pos_embed
@@ -39,9 +40,6 @@ EPSILON = 1e-6
 
 class MaskedAutoencoder(nn.Module):
     """MAE around a timm vision transformer, which stays a plain timm model.
-
-    A backbone that pools by averaging keeps its last norm in the classifier (``fc_norm``); it is
-    applied to every token here, so that the decoder always sees normalised tokens.
 
     Args:
         backbone: a timm ``VisionTransformer``, with or without class token and registers. Its
@@ -70,30 +68,10 @@ class MaskedAutoencoder(nn.Module):
         norm_pix: bool = True,
     ) -> None:
         super().__init__()
-        if not isinstance(backbone, VisionTransformer):
-            raise TypeError(
-                f"expected a timm VisionTransformer, got {type(backbone).__name__}; "
-                "use MaskedImageModel, which works for every family"
-            )
-        self.grid, self.image_shape = _geometry(backbone)
-        self.kept = kept_patches(self.grid.n, ratio)
-        if not 0 < ratio < 1 or not self.kept:
-            raise ValueError(
-                f"expected a mask ratio between 0 and 1 that keeps one of {self.grid.n} patches, "
-                f"got {ratio}"
-            )
-        C, H, W = self.image_shape
-        self.backbone = backbone
+        self.backbone = vision_transformer(backbone)
+        self.grid, self.kept = patches_of(self.backbone, ratio)
         self.norm_pix = norm_pix
-        self.decoder = PatchDecoder(
-            backbone.embed_dim,
-            decoder_width,
-            decoder_depth,
-            decoder_heads,
-            self.grid,
-            C * H * W // self.grid.n,
-            backbone.num_prefix_tokens,
-        )
+        self.decoder = pixel_decoder(self.backbone, decoder_width, decoder_depth, decoder_heads)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Masks for ``count`` images, bool ``(count, N)`` on the generator's device.
@@ -120,56 +98,20 @@ class MaskedAutoencoder(nn.Module):
         Raises:
             ValueError: if images and masks do not fit this model, or nothing is hidden.
         """
-        places_BK = visible_places(visible_BN, self.grid.n)
-        if places_BK.shape[1] == self.grid.n:
-            raise ValueError("expected hidden patches to predict, got none; see draw")
-        predicted_BND = self.decoder(self._encode(images_BCHW, places_BK), places_BK)
-        patches_BND = patchify(images_BCHW, self.grid)
-        mean_BN1, deviation_BN1 = pixel_statistics(patches_BND)
-        if not self.norm_pix:
-            mean_BN1, deviation_BN1 = torch.zeros_like(mean_BN1), torch.ones_like(deviation_BN1)
-        target_BND = (patches_BND - mean_BN1) / deviation_BN1
-        output = unpatchify(
-            predicted_BND * deviation_BN1 + mean_BN1, self.grid, *images_BCHW.shape[2:]
-        )
-        return {"loss": hidden_mse(predicted_BND, target_BND, visible_BN), "output": output}
+        places_BK = places_to_predict_from(visible_BN, self.grid.n)
+        z = encode_visible(self.backbone, images_BCHW, places_BK)
+        predicted_BND = self.decoder(z, places_BK)
+        target = pixel_target(images_BCHW, self.grid, self.norm_pix)
+        loss = hidden_mse(predicted_BND, target.patches_BND, visible_BN)
+        return {"loss": loss, "output": target.image(predicted_BND)}
 
     def encode(self, images_BCHW: Tensor, visible_BN: Tensor) -> Tensor:
         """Tokens ``(B, T + K, E)`` of the visible patches, in reading order after the prefix."""
-        return self._encode(images_BCHW, visible_places(visible_BN, self.grid.n))
-
-    def _encode(self, images_BCHW: Tensor, places_BK: Tensor) -> Tensor:
-        if tuple(images_BCHW.shape) != (len(places_BK), *self.image_shape):
-            raise ValueError(
-                f"expected images {(len(places_BK), *self.image_shape)}, one for each row of "
-                f"visible, got {tuple(images_BCHW.shape)}; resize them, or create the backbone "
-                "with another img_size"
-            )
-        with self._only(places_BK):
-            tokens = self.backbone.forward_features(images_BCHW)
-        if isinstance(self.backbone.norm, nn.Identity):
-            tokens = self.backbone.fc_norm(tokens)
-        return tokens
-
-    @contextmanager
-    def _only(self, places_BK: Tensor) -> Iterator[None]:
-        """While the context is open, only these patches reach the blocks of the backbone."""
-        prefix = self.backbone.num_prefix_tokens
-
-        def drop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            tokens = inputs[0]
-            return (torch.cat([tokens[:, :prefix], _take(tokens[:, prefix:], places_BK)], dim=1),)
-
-        # timm calls norm_pre, often an identity, between the positions and the blocks.
-        hook = self.backbone.get_submodule("norm_pre").register_forward_pre_hook(drop)
-        try:
-            yield
-        finally:
-            hook.remove()
+        return encode_visible(self.backbone, images_BCHW, visible_places(visible_BN, self.grid.n))
 
 
 class PatchDecoder(nn.Module):
-    """Predict the pixels of all patches from the tokens of some of them.
+    """Predict numbers, such as pixels, for all patches from the tokens of some of them.
 
     Positions are fixed sines and cosines of the patch's row and column; prefix tokens (the class
     token, registers) pass through without a position.
@@ -230,6 +172,103 @@ class PatchDecoder(nn.Module):
         return self.predict(self.norm(self.blocks(tokens)))[:, self.prefix :]
 
 
+def vision_transformer(backbone: nn.Module) -> VisionTransformer:
+    """The same backbone.
+
+    Raises:
+        TypeError: if it is no timm ``VisionTransformer``.
+    """
+    if not isinstance(backbone, VisionTransformer):
+        raise TypeError(
+            f"expected a timm VisionTransformer, got {type(backbone).__name__}; "
+            "use MaskedImageModel, which works for every family"
+        )
+    return backbone
+
+
+def patches_of(backbone: VisionTransformer, ratio: float) -> tuple[PatchGrid, int]:
+    """The patches of a vision transformer, and how many of them stay visible.
+
+    Raises:
+        TypeError: if it embeds patches otherwise than one by one.
+        ValueError: if patches do not fill the image, the backbone drops patches itself, or the
+            ratio leaves no patch.
+    """
+    grid, _ = _geometry(backbone)
+    kept = kept_patches(grid.n, ratio)
+    if not 0 < ratio < 1 or not kept:
+        raise ValueError(
+            f"expected a mask ratio between 0 and 1 that keeps one of {grid.n} patches, got {ratio}"
+        )
+    return grid, kept
+
+
+def pixel_decoder(backbone: VisionTransformer, width: int, depth: int, heads: int) -> PatchDecoder:
+    """A decoder from the tokens of a vision transformer to the pixels of its patches."""
+    grid, (C, H, W) = _geometry(backbone)
+    return PatchDecoder(
+        backbone.embed_dim,
+        width,
+        depth,
+        heads,
+        grid,
+        C * H * W // grid.n,
+        backbone.num_prefix_tokens,
+    )
+
+
+def encode_visible(backbone: VisionTransformer, images_BCHW: Tensor, places_BK: Tensor) -> Tensor:
+    """Tokens ``(B, T + K, E)`` of the patches at these places, in their order after the prefix.
+
+    A backbone that pools by averaging keeps its last norm in the classifier (``fc_norm``); it is
+    applied to every token here, so that a decoder always sees normalised tokens.
+
+    Raises:
+        ValueError: if the images are not as many as the rows of places, or of another size.
+    """
+    expected = (len(places_BK), *_geometry(backbone)[1])
+    if tuple(images_BCHW.shape) != expected:
+        raise ValueError(
+            f"expected images {expected}, one for each row of visible, "
+            f"got {tuple(images_BCHW.shape)}; resize them, or create the backbone with another "
+            "img_size"
+        )
+    with _only(backbone, places_BK):
+        tokens = backbone.forward_features(images_BCHW)
+    if isinstance(backbone.norm, nn.Identity):
+        tokens = backbone.fc_norm(tokens)
+    return tokens
+
+
+@contextmanager
+def _only(backbone: VisionTransformer, places_BK: Tensor) -> Iterator[None]:
+    """While the context is open, only these patches reach the blocks of the backbone."""
+    prefix = backbone.num_prefix_tokens
+
+    def drop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        tokens = inputs[0]
+        return (torch.cat([tokens[:, :prefix], _take(tokens[:, prefix:], places_BK)], dim=1),)
+
+    # timm calls norm_pre, often an identity, between the positions and the blocks.
+    hook = backbone.get_submodule("norm_pre").register_forward_pre_hook(drop)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def places_to_predict_from(visible_BN: Tensor, n: int) -> Tensor:
+    """:func:`visible_places` of masks that hide something to predict.
+
+    Raises:
+        ValueError: if nothing is hidden, or as there.
+    """
+    places_BK = visible_places(visible_BN, n)
+    if places_BK.shape[1] == n:
+        raise ValueError("expected hidden patches to predict, got none; see draw")
+    return places_BK
+
+
 def visible_places(visible_BN: Tensor, n: int) -> Tensor:
     """Indices ``(B, K)`` of the visible patches, ascending.
 
@@ -243,7 +282,7 @@ def visible_places(visible_BN: Tensor, n: int) -> Tensor:
     if len(counts) != 1 or counts[0] == 0:
         raise ValueError(
             "expected the same number of visible patches in every image, at least 1, "
-            f"got {counts}; draw masks with MaskedAutoencoder.draw"
+            f"got {counts}; draw masks with the method's draw"
         )
     order_BN = visible_BN.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     return order_BN[:, : counts[0]]
@@ -270,6 +309,40 @@ def pixel_statistics(patches_BND: Tensor) -> tuple[Tensor, Tensor]:
     """
     var_BN1, mean_BN1 = torch.var_mean(patches_BND, dim=2, correction=1, keepdim=True)
     return mean_BN1, (var_BN1 + EPSILON).sqrt()
+
+
+@dataclass(frozen=True)
+class PixelTarget:
+    """What is to be predicted, t = (x - mean) / deviation, and the way back to an image.
+
+    Attributes:
+        patches_BND: t.
+        mean_BN1: of the pixels of each patch; 0 if they are not normalised.
+        deviation_BN1: of the same; 1 if they are not normalised.
+        grid: the N patches.
+        size: height and width of the images.
+    """
+
+    patches_BND: Tensor
+    mean_BN1: Tensor
+    deviation_BN1: Tensor
+    grid: PatchGrid
+    size: tuple[int, int]
+
+    def image(self, predicted_BND: Tensor) -> Tensor:
+        """Predicted patches as images ``(B, C, H, W)`` in the space of the input."""
+        pixels_BND = predicted_BND * self.deviation_BN1 + self.mean_BN1
+        return unpatchify(pixels_BND, self.grid, *self.size)
+
+
+def pixel_target(images_BCHW: Tensor, grid: PatchGrid, norm_pix: bool) -> PixelTarget:
+    """The pixels of each patch, relative to its own mean and deviation if ``norm_pix``."""
+    x_BND = patchify(images_BCHW, grid)
+    mean_BN1, deviation_BN1 = pixel_statistics(x_BND)
+    if not norm_pix:
+        mean_BN1, deviation_BN1 = torch.zeros_like(mean_BN1), torch.ones_like(deviation_BN1)
+    H, W = images_BCHW.shape[2:]
+    return PixelTarget((x_BND - mean_BN1) / deviation_BN1, mean_BN1, deviation_BN1, grid, (H, W))
 
 
 def hidden_mse(predicted_BND: Tensor, target_BND: Tensor, visible_BN: Tensor) -> Tensor:

@@ -129,6 +129,70 @@ def test_a_case_by_hand():
     assert both.item() == ((1**2 + 0**2) / 2 + (2**2 + 1**2) / 2) / 2
 
 
+def transparent(block):
+    """Every token plus the mean of all: no norms, even attention to the tokens themselves."""
+    block.norm1 = block.attn.norm = torch.nn.Identity()
+    width = block.attn.qkv.in_features
+    zero, one = torch.zeros(width, width), torch.eye(width)
+    block.attn.qkv.weight.copy_(torch.cat([zero, zero, one]))
+    block.attn.proj.weight.copy_(one)
+    for bias in (block.attn.qkv.bias, block.attn.proj.bias):
+        bias.zero_()
+    for parameter in block.mlp.fc2.parameters():
+        parameter.zero_()
+
+
+@pytest.mark.parametrize("norm_pix", [True, False])
+def test_the_whole_model_by_hand(norm_pix):
+    """Four patches a, b, c, d of 2 x 2 px, a and d visible; networks whose arithmetic is short.
+
+    Encoder: z_a = a + (a + d) / 2, z_d likewise, so z_a + z_d = 2 (a + d). Decoder with the mask
+    token q at b and c: the mean of its tokens is m = (2 (a + d) + 2 q) / 4, y_b = y_c = q + m.
+    """
+    vit = create_model(
+        "test_vit",
+        img_size=4,
+        patch_size=2,
+        in_chans=1,
+        embed_dim=4,
+        depth=1,
+        num_heads=1,
+        class_token=False,
+        global_pool="",
+        num_classes=0,
+    )
+    model = MaskedAutoencoder(
+        vit, 0.5, decoder_width=4, decoder_depth=1, decoder_heads=1, norm_pix=norm_pix
+    ).eval()
+    decoder = model.decoder
+    with torch.no_grad():
+        transparent(vit.blocks[0])
+        transparent(decoder.blocks[0])
+        vit.norm = vit.fc_norm = decoder.norm = torch.nn.Identity()
+        vit.patch_embed.proj.weight.copy_(torch.eye(4).reshape(4, 1, 2, 2))
+        decoder.embed.weight.copy_(torch.eye(4))
+        decoder.predict.weight.copy_(torch.eye(4))
+        vit.patch_embed.proj.bias.zero_()
+        vit.pos_embed.zero_()
+        decoder.positions.zero_()
+        decoder.mask_token.copy_(torch.tensor([2.0, 0.0, -2.0, 4.0]))
+        # a = (1, 2, 3, 4), b = (0, 0, 0, 8), c = (4, 4, 4, 4), d = (-1, 0, 1, 2)
+        rows = [[1, 2, 0, 0], [3, 4, 0, 8], [4, 4, -1, 0], [4, 4, 1, 2]]
+        images = torch.tensor([[rows]]).float()
+        out = model(images, torch.tensor([[True, False, False, True]]))
+    # a + d = (0, 2, 4, 6), m = (0 + 2, 2 + 0, 4 - 2, 6 + 4) / 2 = (1, 1, 1, 5), y = (3, 1, -1, 9)
+    if norm_pix:
+        # b: mean 2, variance (4 + 4 + 4 + 36) / 3 = 16, so t = (-0.5, -0.5, -0.5, 1.5);
+        # c: t = 0; squares of y - t: 12.25 + 2.25 + 0.25 + 56.25 = 71 and 9 + 1 + 1 + 81 = 92
+        assert out["loss"].item() == pytest.approx((71 / 4 + 92 / 4) / 2, rel=1e-6)
+        shown = [4 * 3 + 2, 4 * 1 + 2, 4 * -1 + 2, 4 * 9 + 2]
+    else:
+        # (3, 1, -1, 9) - b: 9 + 1 + 1 + 1 = 12; minus c: 1 + 9 + 25 + 25 = 60
+        assert out["loss"].item() == pytest.approx((12 / 4 + 60 / 4) / 2, rel=1e-6)
+        shown = [3, 1, -1, 9]
+    assert out["output"][0, 0, :2, 2:].flatten().tolist() == pytest.approx(shown, rel=1e-5)
+
+
 @pytest.mark.parametrize("norm_pix", [True, False])
 def test_the_loss_by_loops(norm_pix):
     model = make_model(norm_pix=norm_pix).double().eval()
