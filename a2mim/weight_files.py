@@ -1,0 +1,239 @@
+"""Weights from files that others wrote: tensors by name, and nothing of the file is ever run.
+
+Safetensors, or what ``torch.save`` wrote (.pth, .pt, .th, .bin, .tar, ...), read by
+``torch.load(weights_only=True)``. Published files carry settings beside their weights
+(``argparse.Namespace``, ``yacs`` nodes, numpy numbers, paths): these few names are read as inert
+placeholders, the classes themselves are neither imported nor called. A file that needs more is
+refused.
+
+The content hash of weights is SHA-256 over, for each tensor by sorted name,
+
+    name, NUL, dtype, NUL, shape, NUL, bytes (row-major)
+
+without counters of batch norm, which change no output. It does not depend on the file format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+Variant = Literal["plain", "ema"]
+
+WRAPPERS = (
+    *("state_dict", "model", "model_state_dict", "model_state", "module", "net"),
+    *("teacher", "student"),
+)
+"""Entries that hold the weights of a checkpoint; the first that is there is taken."""
+
+AVERAGED = {"state_dict": "state_dict_ema", "model": "model_ema"}
+"""Entry -> the entry with its exponential moving average (timm, DeiT, ConvNeXt)."""
+
+
+class WeightsError(Exception):
+    """Weights that cannot be read or used; one line that says what to do."""
+
+
+class _Inert:
+    """Stands for an object of a file that is not looked at."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+_PLACEHOLDERS: list[Any] = [
+    (_Inert, "argparse.Namespace"),
+    (_Inert, "numpy.dtype"),
+    (_Inert, "numpy.core.multiarray.scalar"),
+    (_Inert, "numpy._core.multiarray.scalar"),
+    (_Inert, "pathlib.PosixPath"),
+    (_Inert, "pathlib.WindowsPath"),
+    (_Inert, "pathlib._local.PosixPath"),
+    (OrderedDict, "yacs.config.CfgNode"),  # a dict: torch fills only its own kinds of dicts
+]
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """The weights of a file.
+
+    Attributes:
+        path: the file.
+        tensors: by the names of the file.
+        wrapper: the entries that led to them, e.g. ``("state_dict",)``.
+        others: what else the file holds: entry -> what it is.
+        arch: what the file calls its architecture, if it does.
+        metadata: text in the header of a safetensors file.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    wrapper: tuple[str, ...] = ()
+    others: dict[str, str] = field(default_factory=dict)
+    arch: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read_state(path: Path, ema: Variant = "plain") -> StateFile:
+    """The tensors of a weights file, on the CPU; nothing in it is run.
+
+    Args:
+        path: a safetensors file or one of ``torch.save``.
+        ema: ``"ema"`` takes the entry with averaged weights, where a file has one beside its own.
+
+    Raises:
+        WeightsError: if the file is not there, damaged, something else, or holds more than weights.
+    """
+    if ema not in ("plain", "ema"):
+        raise WeightsError(f"expected ema 'plain' or 'ema', got {ema!r}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise WeightsError(
+            f"expected a weights file, cannot open {path}: {error.strerror or error}"
+        ) from error
+    if not start:
+        raise WeightsError(f"expected weights, {path} is empty; download or copy it again")
+    text = start.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise WeightsError(f"expected weights, {path} is a web page; download the file itself")
+    if text.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"expected weights, {path} is a git-lfs pointer; run git lfs pull")
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        return _read_safetensors(path)
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise WeightsError(f"expected weights, {path} is cut short; download or copy it again")
+    return _unwrapped(path, _unpickled(path), ema)
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights by name, as 64 hexadecimal digits; the module's docstring defines it."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        if name.endswith("num_batches_tracked"):
+            continue
+        tensor = tensors[name].detach().cpu().contiguous()
+        shape = "x".join(map(str, tensor.shape))
+        digest.update(f"{name}\0{str(tensor.dtype).removeprefix('torch.')}\0{shape}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def first_names(names: list[str], most: int = 3) -> str:
+    """A few names and how many more there are, for a message of one line."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, at most 300 characters of it."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _read_safetensors(path: Path) -> StateFile:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"expected safetensors weights, {path} is damaged or something else "
+            f"({one_line(error)}); download or copy it again"
+        ) from error
+    if not tensors:
+        raise WeightsError(f"expected weights, {path} holds no tensors")
+    return StateFile(path, tensors, metadata=metadata)
+
+
+def _unpickled(path: Path) -> Any:
+    """The contents of a file of ``torch.save``; big ones stay on the disk until they are used."""
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_PLACEHOLDERS):
+            warnings.simplefilter("ignore")  # remarks on old formats, which can be read
+            return torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
+    except Exception as error:  # damaged files make the unpickler raise nearly anything
+        asked = re.search(r"GLOBAL\s+([\w.]+)", str(error))
+        if asked:
+            raise WeightsError(
+                f"expected weights only, {path} also asks to run {asked[1]} and was not opened; if "
+                "you trust it, load it where it was made and save the state_dict alone"
+            ) from error
+        reason = str(error).split("Please file an issue")[0].rpartition("WeightsUnpickler error:")
+        what = " ".join((reason[2] or type(error).__name__).split())[:200]
+        raise WeightsError(
+            f"expected weights (safetensors or torch.save), cannot read {path}: it is damaged, cut "
+            f"short, something else, or more than weights ({what})"
+        ) from error
+
+
+def _unwrapped(path: Path, contents: Any, ema: Variant) -> StateFile:
+    """From what a checkpoint holds to its tensors by name."""
+    wrapper: list[str] = []
+    others: dict[str, str] = {}
+    arch = None
+    for _ in range(5):  # a damaged or hostile file may hold itself
+        if isinstance(contents, Tensor) or not isinstance(contents, Mapping):
+            raise WeightsError(
+                f"expected weights by name, {path} holds one {type(contents).__name__}"
+            )
+        known = contents.get("arch")
+        arch = known if isinstance(known, str) else arch
+        inner = next((name for name in WRAPPERS if isinstance(contents.get(name), Mapping)), None)
+        if inner is None:
+            break
+        averaged = AVERAGED.get(inner)
+        if ema == "ema" and isinstance(contents.get(averaged), Mapping):
+            inner = averaged
+        others |= {f"{k}": _what(v) for k, v in contents.items() if k != inner}
+        wrapper.append(str(inner))
+        contents = contents[inner]
+    tensors = {str(k): v.detach() for k, v in contents.items() if isinstance(v, Tensor)}
+    others |= {f"{k}": _what(v) for k, v in contents.items() if not isinstance(v, Tensor)}
+    if not tensors:
+        raise WeightsError(
+            f"expected weights by name, {path} holds no tensors but "
+            + (first_names(sorted(others), 5) or "nothing")
+        )
+    odd = sorted(name for name, tensor in tensors.items() if not _is_ordinary(tensor))
+    if odd:
+        raise WeightsError(
+            f"expected dense real tensors with all their values, {path} has others: "
+            + first_names(odd)
+        )
+    return StateFile(path, tensors, tuple(wrapper), others, arch)
+
+
+def _is_ordinary(tensor: Tensor) -> bool:
+    """Dense, real, and not more values than the file holds: views can be far bigger than that."""
+    return (
+        tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and not tensor.is_complex()
+        and tensor.nbytes <= tensor.untyped_storage().nbytes()
+    )
+
+
+def _what(value: object) -> str:
+    """An entry that is not read, in a few words."""
+    if isinstance(value, Mapping):
+        return f"dict of {len(value)}"
+    if isinstance(value, str | int | float | bool):
+        return repr(value)[:80]
+    return type(value).__name__.lstrip("_")
