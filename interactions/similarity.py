@@ -1,0 +1,675 @@
+"""Occlusion invariance: how much of a network's features is left when patches are hidden.
+
+Linear CKA of features x (whole images) and y (occluded ones), with K = x x', L = y y' over a batch
+of n images and both diagonals set to 0 (Song et al., JMLR 2012, for HSIC_1; averaged over batches
+as by Nguyen et al., ICLR 2021):
+
+    HSIC_1(K, L) = [tr KL + (1'K1)(1'L1) / ((n-1)(n-2)) - 2 1'KL1 / (n-2)] / (n (n-3))
+    CKA          = mean HSIC_1(K, L) / sqrt(mean HSIC_1(K, K) mean HSIC_1(L, L)),
+
+means over batches. Each mean is unbiased, so two unrelated sets of features have CKA 0 and not
+0.75 (n = 256, 768 features), as biased CKA has it. Per image there are
+
+    cosine           x.y / |x||y|, raw, and after the mean of the batch was subtracted from each
+    pearson          the cosine after every image's mean over features was subtracted
+    relative l2      |x - y| / |x|
+    recall@k         whether x is among the k whole images of the batch that y is most similar to
+
+An untrained ViT, and even the plain mean of the visible raw patches, have a CKA of 0.98 on
+photographs of which half is hidden. A number means something only beside its baselines, so
+:func:`invariance` puts them into the same row.
+
+Batches are part of the definitions: a fixed number of images in a fixed order. How many images a
+network takes at once is not, and changes nothing. What is kept in memory does not grow with the
+images, but for three numbers per batch, from which CKA has its interval.
+
+Shapes: N images of a batch, n of them for short, D features, R repeats (masks per image), F
+fractions, M measures, C channels, H x W pixels, P players.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from interactions import fills
+from interactions.forwards import Precision, arithmetic, check_precision, device_of
+from interactions.keys import permutation, raw_words
+from interactions.layers import LayerFeatures, Readout, layer_features, mean_of_visible, readouts_of
+from interactions.occlusion import TENTHS, random_drop
+from interactions.patches import PatchGrid, hide
+from interactions.strength import Interval, t_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEWEST = 4
+"""Images that a batch needs: HSIC_1 divides by n - 3."""
+
+PER_IMAGE = ("cosine", "centred cosine", "pearson", "relative l2")
+"""Measures that every image has."""
+
+RECALLS = {"recall@1": 1, "recall@5": 5}
+"""Retrieval measures and their k."""
+
+STATISTICS: dict[str, float] = {"median": 0.5, "p05": 0.05}
+"""Quantiles over images that are given beside means."""
+
+
+class LinearCKA:
+    """Unbiased linear CKA, one batch after another, in float64.
+
+    The batches are part of the definition: give the same images in the same batches to compare.
+    """
+
+    def __init__(self) -> None:
+        self._terms: list[NDArray[np.float64]] = []
+
+    def update(self, x_ND: Tensor, y_ND: Tensor) -> None:
+        """Add a batch of paired features; one of fewer than 4 images is left out, with a warning.
+
+        Args:
+            x_ND: features, one row per image.
+            y_ND: other features of the same images, of any width.
+
+        Raises:
+            ValueError: for features that are not paired, not ``(N, D)``, or not finite.
+        """
+        _check(x_ND, y_ND)
+        if not _too_few(len(x_ND)):
+            self._terms.append(hsic_terms(x_ND, y_ND).cpu().numpy())
+
+    @property
+    def terms_B3(self) -> NDArray[np.float64]:
+        """HSIC_1 of (K, L), (K, K) and (L, L) for every batch."""
+        if not self._terms:
+            raise ValueError("expected at least one batch of at least 4 images, got none")
+        return np.stack(self._terms)
+
+    @property
+    def value(self) -> float:
+        """CKA; NaN if one of both features is the same for all images of each batch."""
+        both, first, second = self.terms_B3.mean(axis=0)
+        return float(both / np.sqrt(first * second)) if first * second > 0 else np.nan
+
+    @property
+    def influence_B(self) -> NDArray[np.float64]:
+        """Each batch's contribution, by the delta method for a ratio of means; sums to 0."""
+        terms_B3 = self.terms_B3
+        means_3 = terms_B3.mean(axis=0)
+        if not means_3[1] * means_3[2] > 0:
+            return np.full(len(terms_B3), np.nan)
+        off_B3 = (terms_B3 - means_3) / [np.sqrt(means_3[1] * means_3[2]), means_3[1], means_3[2]]
+        return off_B3 @ [1, -self.value / 2, -self.value / 2]
+
+    def interval(self, level: float = 0.95) -> Interval:
+        """CKA with a t interval over batches; its ends are NaN for a single batch.
+
+        Batches are resampled units here, images are not: drawn twice, an image is similar to itself
+        and inflates CKA.
+        """
+        return _cka_interval([self], level)
+
+
+def hsic_terms(x_ND: Tensor, y_ND: Tensor) -> Tensor:
+    """HSIC_1 of (K, L), (K, K) and (L, L) for linear kernels of one batch.
+
+    Computed from the kernels in O(n^2 D) or from the features in O(n D^2), whichever is less.
+
+    Args:
+        x_ND: features, at least 4 rows.
+        y_ND: paired features, of any width.
+
+    Returns:
+        float64 ``(3,)``.
+    """
+    x_ND, y_ND = _centred(x_ND), _centred(y_ND)
+    n, width = len(x_ND), x_ND.shape[1] + y_ND.shape[1]
+    sides = [(x_ND, y_ND), (x_ND, x_ND), (y_ND, y_ND)]
+    if n * width <= sum(a_ND.shape[1] * b_ND.shape[1] for a_ND, b_ND in sides):
+        K_NN, L_NN = ((z_ND @ z_ND.mT).fill_diagonal_(0) for z_ND in (x_ND, y_ND))
+        return torch.stack(
+            [
+                _hsic((A_NN * B_NN).sum(), A_NN.sum(dim=1), B_NN.sum(dim=1))
+                for A_NN, B_NN in ((K_NN, L_NN), (K_NN, K_NN), (L_NN, L_NN))
+            ]
+        )
+    terms = []
+    for a_ND, b_ND in sides:
+        # The diagonal is taken out of traces and row sums; rows of a whole kernel sum to 0 already.
+        a_N, b_N = a_ND.square().sum(dim=1), b_ND.square().sum(dim=1)
+        terms.append(_hsic((a_ND.mT @ b_ND).square().sum() - a_N @ b_N, -a_N, -b_N))
+    return torch.stack(terms)
+
+
+def per_image(x_ND: Tensor, y_ND: Tensor) -> Tensor:
+    """The measures :data:`PER_IMAGE` of one batch, in float64.
+
+    Args:
+        x_ND: features of whole images.
+        y_ND: features of the same images, occluded.
+
+    Returns:
+        ``(N, 4)``; NaN where a feature has no length.
+    """
+    centred = _cosine(_centred(x_ND), _centred(y_ND))
+    x_ND, y_ND = x_ND.double(), y_ND.double()
+    return torch.stack(
+        [
+            _cosine(x_ND, y_ND),
+            centred,
+            _cosine(x_ND - x_ND.mean(dim=1, keepdim=True), y_ND - y_ND.mean(dim=1, keepdim=True)),
+            (x_ND - y_ND).norm(dim=1) / x_ND.norm(dim=1),
+        ],
+        dim=1,
+    )
+
+
+def recalls(x_ND: Tensor, y_ND: Tensor) -> Tensor:
+    """Whether an occluded image finds its whole image among those of the batch, by raw cosine.
+
+    Among equally similar images one is drawn, in expectation: a network that says the same of all
+    images finds 1 of N.
+
+    Args:
+        x_ND: features of whole images, the gallery.
+        y_ND: features of the same images, occluded: the queries.
+
+    Returns:
+        float64 ``(N, 2)`` for the ks of :data:`RECALLS`: the chance of being among the first k.
+    """
+    # Features without length are as similar to one as to another.
+    x_ND, y_ND = (F.normalize(z_ND.double(), eps=1e-300) for z_ND in (x_ND, y_ND))
+    similar_NN = y_ND @ x_ND.mT
+    lead_NN = similar_NN - similar_NN.diagonal()[:, None]
+    # Sums in another order differ in the last bits, so equal ones are equal to 1e-12.
+    ahead_N = (lead_NN > 1e-12).sum(dim=1)
+    level_N = (lead_NN.abs() <= 1e-12).sum(dim=1)  # with the right one itself
+    chances = [((k - ahead_N).double() / level_N).clamp(0, 1) for k in RECALLS.values()]
+    return torch.stack(chances, dim=1)
+
+
+class Moments:
+    """Means of numbers per image, streamed in float64, with their t intervals."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean: NDArray[np.float64] | float = 0.0
+        self._squares: NDArray[np.float64] | float = 0.0
+
+    def update(self, values: Tensor) -> None:
+        """Add values ``(N, ...)``, one row per image."""
+        rows = values.detach().double().cpu().numpy()
+        total = self.count + len(rows)
+        off = rows.mean(axis=0) - self._mean
+        # Deviations from a running mean, because sums of squares would cancel (Chan et al. 1983).
+        self._squares = (
+            self._squares
+            + np.square(rows - rows.mean(axis=0)).sum(axis=0)
+            + off**2 * self.count * len(rows) / total
+        )
+        self._mean = self._mean + off * len(rows) / total
+        self.count = total
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean over images, ``(...)``."""
+        if not self.count:
+            raise ValueError("expected at least one image, got none")
+        return np.asarray(self._mean)
+
+    def intervals(self, level: float = 0.95) -> list[Interval]:
+        """Means with their t intervals over images, flattened; ends are NaN for a single image."""
+        from scipy.stats import t
+
+        if self.count < 2:
+            return [Interval(float(m), np.nan, np.nan, np.nan) for m in self.mean.ravel()]
+        se = np.sqrt(np.asarray(self._squares) / (self.count - 1) / self.count).ravel()
+        half = float(t.ppf(0.5 + level / 2, self.count - 1)) * se
+        return [
+            Interval(float(m), float(s), float(m - h), float(m + h))
+            for m, s, h in zip(self.mean.ravel(), se, half, strict=True)
+        ]
+
+
+class Similarity:
+    """All measures of one set of features and its occluded versions, one batch after another.
+
+    Args:
+        repeats: R, masks per image.
+
+    Attributes:
+        ckas: one for each repeat.
+        batch: images in the first batch, which retrieval chooses from; 0 before it.
+    """
+
+    def __init__(self, repeats: int = 1) -> None:
+        self.ckas = [LinearCKA() for _ in range(repeats)]
+        self._images, self._repeats = Moments(), Moments()  # measures per image
+        self._found, self._found_repeats = Moments(), Moments()  # recalls
+        self._quantiles = Moments()
+        self.batch = 0
+
+    def update(self, full_ND: Tensor, occluded_RND: Sequence[Tensor]) -> None:
+        """Add a batch.
+
+        Retrieval leaves out batches of another size than the first, because it is easier among
+        fewer images. A batch of fewer than 4 images is left out altogether, with a warning.
+
+        Args:
+            full_ND: features of whole images.
+            occluded_RND: features of the same images under each of R masks.
+
+        Raises:
+            ValueError: for features that are not paired, not ``(N, D)``, or not finite, or another
+                number of repeats.
+        """
+        if len(occluded_RND) != len(self.ckas):
+            raise ValueError(f"expected {len(self.ckas)} repeats, got {len(occluded_RND)}")
+        for y_ND in occluded_RND:
+            _check(full_ND, y_ND)
+            if y_ND.shape != full_ND.shape:
+                raise ValueError(
+                    f"expected occluded features of shape {tuple(full_ND.shape)}, "
+                    f"got {tuple(y_ND.shape)}"
+                )
+        N = len(full_ND)
+        if _too_few(N):
+            return
+        for cka, y_ND in zip(self.ckas, occluded_RND, strict=True):
+            cka.update(full_ND, y_ND)
+        values_NRM = torch.stack([per_image(full_ND, y_ND) for y_ND in occluded_RND], dim=1)
+        self._images.update(values_NRM.mean(dim=1))
+        self._repeats.update(values_NRM)
+        at = values_NRM.new_tensor(list(STATISTICS.values()))
+        # Quantiles within the batch, averaged over batches by their images.
+        self._quantiles.update(values_NRM.quantile(at, dim=0)[None].expand(N, -1, -1, -1))
+        self.batch = self.batch or N
+        if self.batch == N:
+            found_NRK = torch.stack([recalls(full_ND, y_ND) for y_ND in occluded_RND], dim=1)
+            self._found.update(found_NRK.mean(dim=1))
+            self._found_repeats.update(found_NRK)
+
+    def rows(self, level: float = 0.95) -> list[dict[str, object]]:
+        """The measures so far, means over repeats.
+
+        Returns:
+            One row per measure and statistic: ``metric``, ``statistic``, ``value``, ``low`` and
+            ``high`` (an interval over batches for CKA and over images for other means; NaN for
+            quantiles), ``mask_sd`` (standard deviation of the value over repeats, NaN for a single
+            one), ``images``.
+
+        Raises:
+            ValueError: before the first batch.
+        """
+        repeats_RM = self._repeats.mean
+        found_RK = self._found_repeats.mean
+        ckas_R = np.array([cka.value for cka in self.ckas])
+        rows = [_row("cka", "mean", _cka_interval(self.ckas, level), ckas_R, self._images.count)]
+        for metric, interval, values_R in zip(
+            PER_IMAGE, self._images.intervals(level), repeats_RM.T, strict=True
+        ):
+            rows.append(_row(metric, "mean", interval, values_R, self._images.count))
+        for statistic, values_RM in zip(STATISTICS, self._quantiles.mean, strict=True):
+            for metric, values_R in zip(PER_IMAGE, values_RM.T, strict=True):
+                interval = Interval(float(values_R.mean()), np.nan, np.nan, np.nan)
+                rows.append(_row(metric, statistic, interval, values_R, self._images.count))
+        for metric, interval, values_R in zip(
+            RECALLS, self._found.intervals(level), found_RK.T, strict=True
+        ):
+            rows.append(_row(metric, "mean", interval, values_R, self._found.count))
+        return rows
+
+
+def untrained(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """A network with fresh weights, drawn by key: the baseline of :func:`invariance`.
+
+    Args:
+        make: builds the network, with the options that the trained one was built with, such as
+            ``lambda: timm.create_model("vit_small_patch16_224", num_classes=0)``. Built anew a
+            network has the weights that its training began with; no way of resetting the modules
+            of a trained one is sure to.
+        seed: of the weights, which do not depend on, or change, the global random state of torch.
+
+    Returns:
+        The network in eval mode.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(raw_words(1, "untrained", seed)[0]) >> 1)
+        return make().eval()
+
+
+def invariance(
+    model: nn.Module,
+    images: Iterable[Tensor],
+    grid: PatchGrid,
+    *,
+    untrained: nn.Module | None,
+    hiding: fills.Fill | Literal["token drop"] = fills.zero,
+    ratios: Sequence[float] = TENTHS,
+    repeats: int = 3,
+    layers: Sequence[str] | None = None,
+    readouts: Sequence[Readout] | None = None,
+    names: Iterable[str] | None = None,
+    seed: int = 0,
+    batch: int = 256,
+    forward_batch: int = 32,
+    precision: Precision = "float32",
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """How similar features of occluded images are to those of whole ones, layer by layer.
+
+    Each image has its own random masks, drawn by its name: the same for every model, and nested
+    over ratios. Whole images are read out over all patches, whatever is hidden in their partners.
+
+    The baselines of a row are the same measure of the same images and masks for
+
+    - ``untrained``: the network with fresh weights;
+    - ``pixels``: raw patches in the place of tokens: the mean over visible patches for the readout
+      ``"visible"``, and over all patches that the network is given for any other;
+    - ``permuted``: occluded images paired with whole images of the same batch that are not theirs.
+      CKA and centred cosine are 0 there, up to the noise of the batches and a bias of about
+      -1 / (n - 1); what raw cosine has there it does not owe to the image.
+
+    Args:
+        model: a network in eval mode; layers inside are read from timm models.
+        images: batches of any size ``(B, C, H, W)``, ready for the model, in a fixed order.
+        grid: the players; for token drop made of whole patches of the model.
+        untrained: the same architecture with fresh weights (:func:`untrained`), on the device of
+            the model; None leaves this baseline out, as NaN.
+        hiding: what becomes of hidden pixels, or ``"token drop"``: a vision transformer never sees
+            hidden patches. These are two different experiments; do not put them into one figure.
+        ratios: hidden fractions below 1; round(P ratio) players are hidden.
+        repeats: masks per image and ratio.
+        layers: see :func:`~interactions.layers.layer_features`.
+        readouts: by default :func:`~interactions.layers.readouts_of`; for token drop without
+            ``"visible"``, which is the mean there.
+        names: one per image, the keys of its masks; ``"0"``, ``"1"``, ... if left out.
+        seed: the seed of the experiment.
+        batch: images in a batch of CKA, centred cosine, quantiles and retrieval.
+        forward_batch: images through the network at once; it changes no number.
+        precision: see :data:`~interactions.forwards.Precision`.
+        level: coverage of the intervals.
+
+    Returns:
+        One row per layer, readout, ratio (as realised), metric and statistic: those columns,
+        ``hiding`` (``"fill"`` or ``"token drop"``), ``value``, ``low``, ``high``, ``mask_sd`` and
+        ``images`` as in :meth:`Similarity.rows`, ``batch`` (images of the first one, which
+        retrieval chooses from), and the baselines.
+
+    Raises:
+        ValueError: for networks in training mode or of different architectures, ratios or counts
+            out of range, names that are not as many as images, fewer than 4 images, or features
+            that are not finite.
+    """
+    import pandas as pd
+
+    token_drop = hiding == "token drop"
+    if isinstance(hiding, str) and not token_drop:
+        raise ValueError(f"expected a fill or 'token drop', got {hiding!r}")
+    check_precision(precision)
+    _check_networks(model, untrained)
+    if not ratios or not all(ratio >= 0 and round(grid.n * ratio) < grid.n for ratio in ratios):
+        raise ValueError(f"expected hidden ratios that leave a patch, got {tuple(ratios)}")
+    if repeats < 1 or forward_batch < 1 or batch < FEWEST:
+        raise ValueError(
+            f"expected at least 1 repeat, 1 image forward and {FEWEST} in a batch, "
+            f"got {repeats}, {forward_batch} and {batch}"
+        )
+    if readouts is None:
+        readouts = [r for r in readouts_of(model) if not (token_drop and r == "visible")]
+    fill = None if isinstance(hiding, str) else hiding
+    device = device_of(model)
+    occlusion = _Occlusion(grid, fill, layers, readouts, forward_batch, device, precision)
+    networks: dict[str, nn.Module | None] = {"value": model, "untrained": untrained, "pixels": None}
+    if untrained is None:
+        del networks["untrained"]
+    measured: dict[tuple[str, int, str, str], Similarity] = {}
+    with torch.inference_mode():
+        for b, (batch_names, images_NCHW) in enumerate(_batches(images, names, batch)):
+            visible_RNFP = [
+                random_drop(grid.n, ratios, batch_names, seed, repeat) for repeat in range(repeats)
+            ]
+            others_N = _derangement(len(images_NCHW), seed, b).to(device)
+            for source, network in networks.items():
+                full = occlusion.features(network, images_NCHW, None)
+                for f in range(len(ratios)):
+                    occluded = [
+                        occlusion.features(network, images_NCHW, visible_NFP[:, f])
+                        for visible_NFP in visible_RNFP
+                    ]
+                    for (layer, readout), x_ND in full.items():
+                        pairings = {source: x_ND}
+                        if source == "value":
+                            pairings["permuted"] = x_ND[others_N]
+                        y_RND = [features[layer, readout] for features in occluded]
+                        for pairing, paired_ND in pairings.items():
+                            key = (pairing, f, layer, readout)
+                            try:
+                                measured.setdefault(key, Similarity(repeats)).update(
+                                    paired_ND, y_RND
+                                )
+                            except ValueError as error:
+                                raise ValueError(f"layer {layer}, {readout}: {error}") from error
+    if not measured:
+        raise ValueError(f"expected at least {FEWEST} images, got fewer; give more")
+    return pd.DataFrame(_table(measured, grid, ratios, token_drop, level))
+
+
+@dataclass(frozen=True)
+class _Occlusion:
+    """How images are occluded and read out; a fill of None is token drop."""
+
+    grid: PatchGrid
+    fill: fills.Fill | None
+    layers: Sequence[str] | None
+    readouts: Sequence[Readout]
+    forward_batch: int
+    device: torch.device
+    precision: Precision
+
+    def features(
+        self, network: nn.Module | None, images_NCHW: Tensor, visible_NP: Tensor | None
+    ) -> LayerFeatures:
+        """Features of images, whole if nothing says who is visible; of pixels without a network."""
+        parts = []
+        for start in range(0, len(images_NCHW), self.forward_batch):
+            part = slice(start, start + self.forward_batch)
+            images_BCHW = images_NCHW[part].to(self.device)
+            visible_BP = None if visible_NP is None else visible_NP[part].to(self.device)
+            if visible_BP is not None and self.fill is not None:
+                images_BCHW = hide(images_BCHW, visible_BP, self.grid, self.fill(images_BCHW))
+            if network is None:
+                parts.append(self._pixels(images_BCHW, visible_BP))
+            else:
+                parts.append(self._layers(network, images_BCHW, visible_BP))
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    def _layers(
+        self, network: nn.Module, images_BCHW: Tensor, visible_BP: Tensor | None
+    ) -> LayerFeatures:
+        with arithmetic(self.precision, self.device):
+            return layer_features(
+                network,
+                images_BCHW,
+                layers=self.layers,
+                readouts=self.readouts,
+                players=None if visible_BP is None else self.grid,
+                visible_BN=visible_BP,
+                token_drop=self.fill is None and visible_BP is not None,
+            )
+
+    def _pixels(self, images_BCHW: Tensor, visible_BP: Tensor | None) -> LayerFeatures:
+        patches_BPD = self.grid.cut(images_BCHW).flatten(2)
+        if visible_BP is None:
+            visible_BP = torch.ones_like(patches_BPD[..., 0], dtype=torch.bool)
+        visible_BD = mean_of_visible(patches_BPD, visible_BP)
+        given_BD = visible_BD if self.fill is None else patches_BPD.mean(dim=1)
+        return {("pixels", "mean"): given_BD, ("pixels", "visible"): visible_BD}
+
+
+def _table(
+    measured: dict[tuple[str, int, str, str], Similarity],
+    grid: PatchGrid,
+    ratios: Sequence[float],
+    token_drop: bool,
+    level: float,
+) -> list[dict[str, object]]:
+    """The rows of :func:`invariance`, by layer, readout and ratio."""
+    rows: list[dict[str, object]] = []
+    places = dict.fromkeys(key[2:] for key in measured if key[0] == "value")
+    for layer, readout in places:
+        for f, ratio in enumerate(ratios):
+            pixels = ("pixels", f, "pixels", "visible" if readout == "visible" else "mean")
+            baselines = {
+                "untrained": measured.get(("untrained", f, layer, readout)),
+                "pixels": measured[pixels],
+                "permuted": measured["permuted", f, layer, readout],
+            }
+            beside = {
+                name: None if similarity is None else similarity.rows(level)
+                for name, similarity in baselines.items()
+            }
+            similarity = measured["value", f, layer, readout]
+            place = {
+                "layer": layer,
+                "readout": readout,
+                "hiding": "token drop" if token_drop else "fill",
+                "ratio": round(grid.n * ratio) / grid.n,
+            }
+            for k, row in enumerate(similarity.rows(level)):
+                values = {n: np.nan if r is None else r[k]["value"] for n, r in beside.items()}
+                rows.append({**place, **row, "batch": similarity.batch, **values})
+    return rows
+
+
+def _row(
+    metric: str, statistic: str, interval: Interval, values_R: NDArray[np.float64], images: int
+) -> dict[str, object]:
+    return {
+        "metric": metric,
+        "statistic": statistic,
+        "value": interval.estimate,
+        "low": interval.low,
+        "high": interval.high,
+        "mask_sd": float(values_R.std(ddof=1)) if len(values_R) > 1 else np.nan,
+        "images": images,
+    }
+
+
+def _cka_interval(ckas: Sequence[LinearCKA], level: float) -> Interval:
+    """The mean of CKAs of the same batches, with its interval over batches."""
+    value = float(np.mean([cka.value for cka in ckas]))
+    influence_B = np.mean([cka.influence_B for cka in ckas], axis=0)
+    if len(influence_B) < 2:
+        return Interval(value, np.nan, np.nan, np.nan)
+    return t_interval(value, influence_B, level)
+
+
+def _batches(
+    images: Iterable[Tensor], names: Iterable[str] | None, size: int
+) -> Iterator[tuple[list[str], Tensor]]:
+    """Names and images in batches of one size, however they came; too short a last one is left."""
+    given = iter(map(str, count()) if names is None else names)
+    waiting = torch.empty(0)
+
+    def named(images_NCHW: Tensor) -> tuple[list[str], Tensor]:
+        batch_names = list(islice(given, len(images_NCHW)))
+        if len(batch_names) != len(images_NCHW):
+            raise ValueError("expected a name for each image, got fewer names than images")
+        return batch_names, images_NCHW
+
+    for images_BCHW in images:
+        if images_BCHW.ndim != 4:
+            raise ValueError(f"expected images (B, C, H, W), got {tuple(images_BCHW.shape)}")
+        waiting = torch.cat([waiting, images_BCHW]) if len(waiting) else images_BCHW
+        while len(waiting) >= size:
+            yield named(waiting[:size])
+            waiting = waiting[size:]
+    if len(waiting):
+        last = named(waiting)
+        if not _too_few(len(waiting)):
+            yield last
+    if names is not None and next(given, None) is not None:
+        raise ValueError("expected a name for each image, got more names than images")
+
+
+def _derangement(n: int, seed: int, batch: int) -> Tensor:
+    """Another image for each image of a batch: the next one in a random order, keyed."""
+    order_N = permutation(n, "another image", seed, batch)
+    others_N = np.empty_like(order_N)
+    others_N[order_N] = np.roll(order_N, -1)
+    return torch.from_numpy(others_N)
+
+
+def _too_few(images: int) -> bool:
+    """Whether a batch is too short for HSIC_1, and says so."""
+    if images >= FEWEST:
+        return False
+    warnings.warn(
+        f"left out a last batch of {images} images: unbiased CKA needs at least {FEWEST}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return True
+
+
+def _check(x_ND: Tensor, y_ND: Tensor) -> None:
+    if x_ND.ndim != 2 or y_ND.ndim != 2 or len(x_ND) != len(y_ND) or not x_ND.numel():
+        raise ValueError(
+            f"expected paired features (N, D) of at least one image, got {tuple(x_ND.shape)} "
+            f"and {tuple(y_ND.shape)}"
+        )
+    if not (x_ND.isfinite().all() and y_ND.isfinite().all()):
+        raise ValueError("expected finite features, got NaN or infinity")
+
+
+def _check_networks(model: nn.Module, untrained: nn.Module | None) -> None:
+    if untrained is None:
+        return
+    trained, fresh = (
+        {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        for network in (model, untrained)
+    )
+    for name in sorted(trained.keys() | fresh.keys()):
+        if trained.get(name) != fresh.get(name):
+            raise ValueError(
+                "expected an untrained network of the same architecture: "
+                f"{name} is {trained.get(name, 'missing')} in the model and "
+                f"{fresh.get(name, 'missing')} in the untrained one"
+            )
+
+
+def _hsic(trace: Tensor, k_N: Tensor, l_N: Tensor) -> Tensor:
+    """HSIC_1 from tr KL and the row sums of K and L."""
+    n = len(k_N)
+    corrected = trace + k_N.sum() * l_N.sum() / ((n - 1) * (n - 2)) - 2 * (k_N @ l_N) / (n - 2)
+    return corrected / (n * (n - 3))
+
+
+def _centred(x_ND: Tensor) -> Tensor:
+    """Features less their mean over the batch, in float64; 0 where all are the same.
+
+    They are where they differ by no more than the rounding of a network, whose last bits depend on
+    an image's place in the batch.
+    """
+    wide_ND = x_ND.double()
+    centred_ND = wide_ND - wide_ND.mean(dim=0)
+    rounding = 16 * torch.finfo(x_ND.dtype).eps * wide_ND.norm()
+    return centred_ND * (centred_ND.norm() > rounding)
+
+
+def _cosine(x_ND: Tensor, y_ND: Tensor) -> Tensor:
+    """Cosines of paired rows, exactly 1 for equal ones; NaN where one is 0."""
+    # One root of the product: the square of a root is not the number that the root was of.
+    squares_N = (x_ND * x_ND).sum(dim=1) * (y_ND * y_ND).sum(dim=1)
+    return (x_ND * y_ND).sum(dim=1) / squares_N.sqrt()

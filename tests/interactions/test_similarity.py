@@ -1,0 +1,515 @@
+import weakref
+from itertools import permutations
+from math import isnan
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom, pearsonr, t
+from timm import create_model
+from torch import nn
+from torch.nn import functional as F
+
+from interactions import fills
+from interactions.layers import layer_features
+from interactions.occlusion import random_drop
+from interactions.patches import PatchGrid, hide
+from interactions.similarity import (
+    LinearCKA,
+    Moments,
+    Similarity,
+    hsic_terms,
+    invariance,
+    per_image,
+    recalls,
+    untrained,
+)
+
+GRID = PatchGrid(4, 4)
+
+
+def vectors():
+    """X and Y of the specification, section 3.3; indices from 1."""
+    i, a, b = torch.arange(1, 9).double()[:, None], torch.arange(1, 4), torch.arange(1, 6)
+    return torch.sin(0.7 * i * a) + torch.cos(0.3 * i + a), torch.sin(1.3 * i * b) + torch.cos(
+        0.9 * i + b
+    )
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def cka(*batches):
+    measured = LinearCKA()
+    for x, y in batches:
+        measured.update(x, y)
+    return measured
+
+
+def test_vectors_of_the_specification():
+    x, y = vectors()
+    whole = cka((x, y))
+    expected = [[0.49774632463904955, 3.2880532523026718, 7.3145546661890695]]
+    np.testing.assert_allclose(whole.terms_B3, expected, rtol=1e-13)
+    assert whole.value == pytest.approx(0.1014950111372773, abs=1e-14)
+    halves = cka((x[:4], y[:4]), (x[4:], y[4:]))
+    assert halves.value == pytest.approx(0.556582960442023, abs=1e-14)
+
+
+def test_terms_against_the_u_statistic_by_enumeration():
+    """Unbiased HSIC is the mean over distinct a, b, c, d of k_ab l_ab + k_ab l_cd - 2 k_ab l_ac."""
+    x, y = (z[:6] for z in vectors())
+    k, m = x @ x.T, y @ y.T
+    values = [
+        k[a, b] * m[a, b] + k[a, b] * m[c, d] - 2 * k[a, b] * m[a, c]
+        for a, b, c, d in permutations(range(6), 4)
+    ]
+    assert hsic_terms(x, y)[0] == pytest.approx(float(torch.stack(values).mean()), abs=1e-14)
+
+
+@pytest.mark.parametrize(("n", "widths"), [(6, (50, 70)), (60, (3, 5)), (60, (3, 400))])
+def test_both_forms_of_the_terms_against_the_formula(n, widths):
+    x, y = normal(n, widths[0]) + 3, normal(n, widths[1], seed=1)
+    got = hsic_terms(x, y)
+    for value, (a, b) in zip(got, [(x, y), (x, x), (y, y)], strict=True):
+        k, m = ((z @ z.T).fill_diagonal_(0) for z in (a, b))
+        one = torch.ones(n, dtype=torch.float64)
+        formula = (
+            (k @ m).trace()
+            + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+            - 2 * (one @ k @ m @ one) / (n - 2)
+        ) / (n * (n - 3))
+        torch.testing.assert_close(value, formula, rtol=1e-9, atol=1e-9)
+
+
+def test_cka_does_not_see_rotations_scales_and_shifts():
+    x, y = normal(30, 7), normal(30, 4, seed=1)
+    y[:, :4] += x[:, :4]
+    turn = torch.linalg.qr(normal(7, 7, seed=2))[0]
+    value = cka((x, y)).value
+    for other in (x @ turn, 1e-3 * x, x + 5, x.flip(1)):
+        assert cka((other, y)).value == pytest.approx(value, abs=1e-13)
+    assert cka((y, x)).value == pytest.approx(value, abs=1e-13)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    assert cka((x[order], y[order])).value == pytest.approx(value, abs=1e-13)
+    assert cka((x, x)).value == 1.0
+
+
+@pytest.mark.parametrize(("n", "biased", "sd"), [(64, 0.923, 0.017), (256, 0.750, 0.005)])
+def test_unrelated_features_have_none(n, biased, sd):
+    """The table of the specification; its standard deviations give the tolerance (4.5 of them)."""
+    x, y = normal(n, 768), normal(n, 768, seed=1)
+    assert abs(cka((x, y)).value) < 4.5 * sd
+    x, y = x - x.mean(dim=0), y - y.mean(dim=0)
+    published = (x.T @ y).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())
+    assert float(published) == pytest.approx(biased, abs=0.01)
+
+
+@pytest.mark.parametrize("size", [32, 256])
+def test_related_features_whatever_the_batch(size):
+    """x normal, y = sqrt(0.8) x + sqrt(0.2) e: CKA 0.8 of the population."""
+    x, noise = normal(2048, 64), normal(2048, 64, seed=1)
+    y = 0.8**0.5 * x + 0.2**0.5 * noise
+    assert cka(*zip(x.split(size), y.split(size), strict=True)).value == pytest.approx(
+        0.8, abs=0.01
+    )
+
+
+def test_intervals_cover_the_truth():
+    """Of 200 intervals at 0.9 over 12 batches; the bounds fail once in 1000 runs."""
+    x, noise = normal(200 * 12, 16, 8), normal(200 * 12, 16, 8, seed=1)
+    y = 0.6**0.5 * x + 0.4**0.5 * noise
+    covered = 0
+    for run in range(200):
+        batches = [(x[12 * run + b], y[12 * run + b]) for b in range(12)]
+        interval = cka(*batches).interval(0.9)
+        covered += interval.low < 0.6 < interval.high
+    low, high = binom.ppf([0.0005, 0.9995], 200, 0.9)
+    assert low <= covered <= high
+
+
+def test_interval_is_the_jackknife_of_many_batches():
+    x, noise = normal(200, 16, 8), normal(200, 16, 8, seed=1)
+    batches = list(zip(x, x + noise, strict=True))
+    measured = cka(*batches)
+    leave_one_out = []
+    for b in range(200):
+        means = np.delete(measured.terms_B3, b, axis=0).mean(axis=0)
+        leave_one_out.append(means[0] / np.sqrt(means[1] * means[2]))
+    se = np.sqrt(199 / 200 * np.square(leave_one_out - np.mean(leave_one_out)).sum())
+    assert measured.interval().se == pytest.approx(se, rel=0.01)
+    assert abs(measured.influence_B.sum()) < 1e-10
+    one = cka(batches[0]).interval()
+    assert isnan(one.low)
+    assert one.estimate == cka(batches[0]).value
+
+
+def test_cka_that_does_not_exist():
+    x = normal(8, 5)
+    assert isnan(cka((x, x[:1].expand(8, -1))).value)
+    assert isnan(cka((x, x[:1].expand(8, -1)), (x, x[:1].expand(8, -1))).interval().low)
+    with pytest.raises(ValueError, match="at least one batch of at least 4 images, got none"):
+        _ = LinearCKA().value
+    measured = cka((x, x))
+    with pytest.warns(RuntimeWarning, match="left out a last batch of 3 images"):
+        measured.update(x[:3], x[:3])
+    assert len(measured.terms_B3) == 1
+    with pytest.raises(ValueError, match="finite features, got NaN"):
+        measured.update(x, x * torch.nan)
+    with pytest.raises(ValueError, match=r"paired features .* got \(8, 5\) and \(7, 5\)"):
+        measured.update(x, x[:7])
+    with pytest.raises(ValueError, match="paired features"):
+        measured.update(x[:0], x[:0])
+
+
+def test_measures_per_image_one_by_one():
+    x, y = normal(7, 9) + 1, normal(7, 9, seed=1)
+    got = per_image(x, y)
+    for k in range(7):
+        centred = F.cosine_similarity(x[k] - x.mean(dim=0), y[k] - y.mean(dim=0), dim=0)
+        expected = [
+            F.cosine_similarity(x[k], y[k], dim=0),
+            centred,
+            pearsonr(x[k].numpy(), y[k].numpy()).statistic,
+            (x[k] - y[k]).norm() / x[k].norm(),
+        ]
+        np.testing.assert_allclose(got[k], expected, rtol=1e-12)
+    same = per_image(x.float(), x.float())
+    assert torch.equal(same, torch.tensor([[1.0, 1, 1, 0]], dtype=torch.float64).expand(7, -1))
+    assert per_image(x, 0 * x)[:, [0, 1, 2]].isnan().all()
+
+
+def test_recall_one_by_one():
+    x = normal(40, 6)
+    y = x + 1.5 * normal(40, 6, seed=1)
+    similar = F.cosine_similarity(y[:, None], x[None], dim=2)
+    rank = (similar > similar.diagonal()[:, None]).sum(dim=1)
+    expected = torch.stack([rank < 1, rank < 5], dim=1).double()
+    assert torch.equal(recalls(x, y), expected)
+    assert 0 < expected.mean() < 1
+
+
+def test_collapsed_and_dead_features_find_their_image_by_chance():
+    constant = normal(1, 6).expand(10, -1)
+    for x, y in [(constant, constant), (constant, 0 * constant), (0 * constant, constant)]:
+        torch.testing.assert_close(recalls(x, y).mean(dim=0), torch.tensor([0.1, 0.5]).double())
+    assert (per_image(constant, constant)[:, 0] == 1).all()  # which is why cosines say nothing
+
+
+def test_moments_of_parts_are_those_of_the_whole():
+    values = 1e6 + normal(50, 2, 3)
+    moments = Moments()
+    for part in values.split([7, 1, 42]):
+        moments.update(part)
+    np.testing.assert_allclose(moments.mean, values.mean(dim=0), rtol=1e-15)
+    column = values[:, 1, 2].numpy()
+    interval = moments.intervals(0.9)[5]
+    assert interval.se == pytest.approx(column.std(ddof=1) / 50**0.5, rel=1e-9)
+    assert interval.high - interval.low == pytest.approx(
+        2 * t.ppf(0.95, 49) * interval.se, rel=1e-9
+    )
+    one = Moments()
+    one.update(values[:1])
+    assert isnan(one.intervals()[0].se)
+    with pytest.raises(ValueError, match="at least one image, got none"):
+        _ = Moments().mean
+
+
+def test_similarity_puts_batches_and_repeats_together():
+    x = normal(20, 6)
+    ys = [x + normal(20, 6, seed=1), x + normal(20, 6, seed=2)]
+    similarity = Similarity(2)
+    parts = (slice(0, 8), slice(8, 16), slice(16, 20))
+    for part in parts:
+        similarity.update(x[part], [y[part] for y in ys])
+    rows = {(row["metric"], row["statistic"]): row for row in similarity.rows()}
+    ckas = [cka(*[(x[part], y[part]) for part in parts]) for y in ys]
+    values = [c.value for c in ckas]
+    assert rows["cka", "mean"]["value"] == pytest.approx(np.mean(values))
+    assert rows["cka", "mean"]["mask_sd"] == pytest.approx(np.std(values, ddof=1))
+    influence = (ckas[0].influence_B + ckas[1].influence_B) / 2
+    half = t.ppf(0.975, 2) * influence.std(ddof=1) / 3**0.5
+    assert rows["cka", "mean"]["high"] == pytest.approx(np.mean(values) + half)
+    cosines = torch.stack([F.cosine_similarity(x, y) for y in ys])
+    assert rows["cosine", "mean"]["value"] == pytest.approx(float(cosines.mean()))
+    assert rows["cosine", "mean"]["mask_sd"] == pytest.approx(float(cosines.mean(dim=1).std()))
+    se = float(cosines.mean(dim=0).std() / 20**0.5)
+    low = float(cosines.mean()) - t.ppf(0.975, 19) * se
+    assert rows["cosine", "mean"]["low"] == pytest.approx(low)
+    quantiles = [
+        len(c[0]) * c.quantile(0.05, dim=1).mean() for c in cosines.split([8, 8, 4], dim=1)
+    ]
+    assert rows["cosine", "p05"]["value"] == pytest.approx(float(sum(quantiles)) / 20)
+    assert rows["cosine", "p05"]["value"] < rows["cosine", "median"]["value"]
+    assert isnan(rows["cosine", "p05"]["low"])
+    # The last batch is shorter than the gallery of the others.
+    found = [recalls(x[part], y[part])[:, 0].mean() for y in ys for part in parts[:2]]
+    assert rows["recall@1", "mean"]["value"] == pytest.approx(float(np.mean(found)))
+    assert [rows[key]["images"] for key in (("cka", "mean"), ("recall@1", "mean"))] == [20, 16]
+    with pytest.raises(ValueError, match="expected 2 repeats, got 1"):
+        similarity.update(x, ys[:1])
+    with pytest.raises(ValueError, match=r"of shape \(20, 6\), got \(20, 5\)"):
+        similarity.update(x, [y[:, :5] for y in ys])
+    with pytest.warns(RuntimeWarning, match="left out a last batch of 2 images"):
+        similarity.update(x[:2], [y[:2] for y in ys])
+    assert similarity.rows()[0]["images"] == 20
+
+
+def make_model(seed=0, **options):
+    options = {"num_classes": 5, "img_size": 64, "depth": 2} | options
+    return untrained(lambda: create_model("test_vit", **options), seed)
+
+
+def make_images(count=12, seed=3):
+    """Smooth images, so that patches tell of one another."""
+    return F.interpolate(normal(count, 3, 5, 5, seed=seed), 64, mode="bicubic")
+
+
+def test_untrained_weights_are_keyed():
+    state = torch.random.get_rng_state()
+    a, b, c = make_model(), make_model(), make_model(seed=1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not a.training
+    x = make_images(2).float()
+    with torch.inference_mode():
+        assert torch.equal(a(x), b(x))
+        assert not torch.allclose(a(x), c(x))
+
+
+@pytest.fixture(scope="module")
+def twins():
+    return make_model().double(), make_model(seed=1).double()
+
+
+SETTINGS = {"ratios": (0, 0.5, 0.8), "repeats": 2, "batch": 6, "layers": ["blocks.0", "blocks.1"]}
+NUMBERS = ["value", "low", "high", "untrained", "pixels", "permuted"]
+PLACE = ["layer", "readout", "ratio", "metric", "statistic"]
+
+
+@pytest.fixture(scope="module", params=["fill", "token drop"])
+def table(request, twins):
+    model, fresh = twins
+    hiding = fills.image_mean if request.param == "fill" else "token drop"
+    frame = invariance(
+        model, [make_images()], GRID, untrained=fresh, hiding=hiding, seed=7, **SETTINGS
+    )
+    return request.param, hiding, frame
+
+
+def test_controls(table):
+    kind, _, frame = table
+    assert (frame["hiding"] == kind).all()
+    assert not frame.duplicated(PLACE).any()
+    assert sorted(set(frame["readout"])) == ["class", "mean"] + ["visible"] * (kind == "fill")
+    whole = frame[frame.ratio == 0]
+    for column in ("value", "untrained", "pixels"):
+        exact = whole[whole.metric != "relative l2"][column]
+        assert (exact == 1).all()
+        assert (whole[whole.metric == "relative l2"][column] == 0).all()
+    means = whole[whole.statistic == "mean"]
+    assert (means.low == means.value).all()
+    some = frame[(frame.ratio > 0) & (frame.statistic == "mean")]
+    assert sorted(set(some.ratio)) == [8 / 16, 13 / 16]
+    other = some[some.metric.isin(["cka", "centred cosine"])]
+    assert (other.value > other.permuted + 0.2).all()
+    assert (other.permuted.abs() < 0.5).all()  # batches of 6 images
+    assert (some[some.metric == "recall@1"].permuted < 0.2).all()
+    assert some.mask_sd.gt(0).any()
+    assert (
+        np.isfinite(some[["value", "low", "high", "untrained", "pixels", "permuted"]]).all().all()
+    )
+
+
+@pytest.mark.parametrize("hiding", [fills.zero, "token drop"])
+def test_nothing_hidden_is_exactly_nothing_in_single_precision_too(hiding):
+    """9 patches: their mean is no sum of binary fractions."""
+    frame = invariance(
+        make_model(img_size=48),
+        [make_images()[:8, :, :48, :48].float()],
+        PatchGrid(3, 3),
+        untrained=make_model(1, img_size=48),
+        hiding=hiding,
+        ratios=[0],
+        repeats=1,
+        readouts=["class", "mean", "visible"],
+    )
+    expected = (frame.metric != "relative l2").astype(float)
+    for column in ("value", "untrained", "pixels"):
+        np.testing.assert_array_equal(frame[column], expected)
+
+
+def test_a_row_by_hand(table, twins):
+    kind, _, frame = table
+    images, names = make_images(), [str(k) for k in range(12)]
+    ckas, pixel_ckas, cosines = [], [], []
+    for repeat in range(2):
+        visible = random_drop(16, (0.5,), names, 7, repeat)[:, 0]
+        drop = {"players": GRID, "visible_BN": visible, "token_drop": True}
+        hidden = hide(images, visible, GRID, images.mean(dim=(2, 3), keepdim=True))
+        occluded = (
+            layer_features(twins[0], hidden)
+            if kind == "fill"
+            else layer_features(twins[0], images, **drop)
+        )
+        x, y = layer_features(twins[0], images)["blocks.1", "mean"], occluded["blocks.1", "mean"]
+        ckas.append(cka((x[:6], y[:6]), (x[6:], y[6:])).value)
+        cosines.append(F.cosine_similarity(x, y).mean())
+        patches = GRID.cut(images).flatten(2)
+        if kind == "fill":
+            given = GRID.cut(hidden).flatten(2).mean(dim=1)
+        else:
+            given = torch.stack([p[v].mean(dim=0) for p, v in zip(patches, visible, strict=True)])
+        x = patches.mean(dim=1)
+        pixel_ckas.append(cka((x[:6], given[:6]), (x[6:], given[6:])).value)
+    at = frame[(frame.layer == "blocks.1") & (frame.readout == "mean") & (frame.ratio == 0.5)]
+    row = at[at.metric == "cka"].iloc[0]
+    assert row.value == pytest.approx(np.mean(ckas), abs=1e-10)
+    assert row.pixels == pytest.approx(np.mean(pixel_ckas), abs=1e-10)
+    row = at[(at.metric == "cosine") & (at.statistic == "mean")].iloc[0]
+    assert row.value == pytest.approx(np.mean(cosines), abs=1e-10)
+    assert (row.images, row.batch) == (12, 6)
+
+
+def test_the_pixels_of_visible_patches(twins):
+    frame = invariance(
+        twins[0],
+        [make_images()],
+        GRID,
+        untrained=None,
+        ratios=[0.5],
+        repeats=1,
+        layers=["blocks.0"],
+    )
+    assert frame.untrained.isna().all()
+    assert frame.mask_sd.isna().all()
+    images = make_images()
+    visible = random_drop(16, (0.5,), [str(k) for k in range(12)], 0, 0)[:, 0]
+    patches = GRID.cut(images).flatten(2)
+    given = torch.stack([p[v].mean(dim=0) for p, v in zip(patches, visible, strict=True)])
+    row = frame[(frame.readout == "visible") & (frame.metric == "cka")].iloc[0]
+    assert row.pixels == pytest.approx(cka((patches.mean(dim=1), given)).value, abs=1e-10)
+
+
+def test_untrained_and_permuted_are_measurements_of_their_own(table, twins):
+    _, hiding, frame = table
+    fresh = invariance(
+        twins[1], [make_images()], GRID, untrained=twins[0], hiding=hiding, seed=7, **SETTINGS
+    )
+    np.testing.assert_array_equal(fresh.untrained, frame.value)
+    np.testing.assert_array_equal(fresh.value, frame.untrained)
+    np.testing.assert_array_equal(fresh.pixels, frame.pixels)
+    # With the same images everywhere another image's features are the image's own.
+    same = make_images(1).expand(6, -1, -1, -1)
+    frame = invariance(twins[0], [same], GRID, untrained=None, names=["a"] * 6, **SETTINGS)
+    cosine = frame[(frame.metric == "cosine") & (frame.statistic == "mean")]
+    np.testing.assert_allclose(cosine.permuted, cosine.value, rtol=1e-12)
+    assert frame[frame.metric == "cka"].value.isna().all()
+
+
+@pytest.mark.parametrize(("forward", "sizes"), [(4, [5, 7]), (100, [1] * 12)])
+def test_batches_that_came_and_went_do_not_matter(table, twins, forward, sizes):
+    _, hiding, frame = table
+    again = invariance(
+        twins[0],
+        make_images().split(sizes),
+        GRID,
+        untrained=twins[1],
+        hiding=hiding,
+        names=(str(k) for k in range(12)),
+        seed=7,
+        forward_batch=forward,
+        **SETTINGS,
+    )
+    assert again[PLACE].equals(frame[PLACE])
+    np.testing.assert_allclose(again[NUMBERS], frame[NUMBERS], atol=1e-9)
+
+
+def test_images_are_let_go():
+    """Memory does not grow: of 20 batches, 2 are alive at most when the next one is asked for."""
+    alive, most = weakref.WeakSet(), []
+
+    def images():
+        for k in range(20):
+            batch = make_images(4, seed=k).float()
+            alive.add(batch.untyped_storage())
+            yield batch
+            del batch
+            most.append(len(alive))
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 8)).eval()
+    frame = invariance(
+        model, images(), GRID, untrained=None, ratios=[0.5], repeats=1, batch=8, forward_batch=8
+    )
+    assert set(frame.layer) == {"output"}
+    assert frame.images.iloc[0] == 80
+    assert max(most) <= 2
+
+
+def test_a_network_of_maps(twins):
+    model, fresh = (
+        untrained(lambda: create_model("test_resnet", num_classes=5), seed) for seed in (0, 1)
+    )
+    frame = invariance(
+        model, [make_images(8).float()], GRID, untrained=fresh, ratios=[0, 0.5], repeats=1
+    )
+    assert set(zip(frame.layer, frame.readout, strict=True)) == {
+        *((layer, "mean") for layer in ("act1", "layer1", "layer2", "layer3", "layer4")),
+        ("output", "output"),
+    }
+    assert (frame[(frame.ratio == 0) & (frame.metric == "cka")].value == 1).all()
+
+
+def test_half_precision_is_that_of_the_network_only():
+    model, images = make_model(), make_images(8).float()
+    settings = {"untrained": None, "ratios": [0.5], "repeats": 1}
+    single, half = (
+        invariance(model, [images], GRID, precision=precision, **settings)
+        for precision in ("float32", "float16")
+    )
+    np.testing.assert_array_equal(single.pixels, half.pixels)
+    assert not np.array_equal(single.value, half.value)
+    continuous = single.metric.isin(["cka", "cosine", "pearson"])
+    np.testing.assert_allclose(single.value[continuous], half.value[continuous], atol=0.01)
+
+
+def test_a_last_batch_that_is_too_short_is_left_out(twins):
+    images = make_images(15)
+    with pytest.warns(RuntimeWarning, match="left out a last batch of 3 images"):
+        frame = invariance(twins[0], [images], GRID, untrained=None, **SETTINGS)
+    whole = invariance(twins[0], [images[:12]], GRID, untrained=None, **SETTINGS)
+    np.testing.assert_array_equal(frame.value, whole.value)
+    assert set(frame.images) == {12}
+
+
+def test_bad_input(twins):
+    model, fresh = twins
+    images = make_images()
+
+    def run(model=model, given=(images,), **options):
+        return invariance(model, given, GRID, **{"untrained": fresh} | SETTINGS | options)
+
+    with pytest.raises(ValueError, match="eval mode"):
+        run(make_model().train(), untrained=None)
+    with pytest.raises(ValueError, match=r"same architecture: .* in the untrained one"):
+        run(untrained=make_model(depth=3))
+    with pytest.raises(ValueError, match="hidden ratios that leave a patch, got"):
+        run(ratios=(0.5, 1))
+    with pytest.raises(ValueError, match="hidden ratios that leave a patch, got"):
+        run(ratios=())
+    with pytest.raises(ValueError, match="4 in a batch, got 2, 32 and 3"):
+        run(batch=3)
+    with pytest.raises(ValueError, match="a fill or 'token drop', got 'drop'"):
+        run(hiding="drop")
+    with pytest.raises(ValueError, match="fewer names than images"):
+        run(names=["a", "b"])
+    with pytest.raises(ValueError, match="more names than images"):
+        run(names=[str(k) for k in range(13)])
+    with pytest.raises(ValueError, match="at least 4 images, got fewer"):
+        run(given=())
+    with pytest.raises(ValueError, match=r"images \(B, C, H, W\), got \(3, 64, 64\)"):
+        run(given=[images[0]])
+    with pytest.raises(ValueError, match=r"layer blocks\.0, class: expected finite features"):
+        run(given=[images * torch.nan])
+    with pytest.raises(ValueError, match="precision"):
+        run(precision="bfloat16")
