@@ -28,7 +28,7 @@ from experiments.runs import (
     process_rank,
 )
 from experiments.sources import Source, folder_images, named_images, some
-from experiments.subjects import Subject, load_subject, model_options
+from experiments.weights import Subject, check_different, subject_of
 from interactions import plots
 from interactions.forwards import check_precision
 from interactions.protocols import protocol
@@ -58,7 +58,11 @@ def interaction_curves(config: InteractionsConfig) -> None:
         for key, value in asdict(config).items()
         if key not in ("out", "images", "data", "resume")
     }
-    settings |= {"dataset": dataset, "weights": [subject.weights for subject in subjects]}
+    settings |= {
+        "dataset": dataset,
+        "models": [f"{subject.name} {subject.weights}" for subject in subjects],
+        "sha256": [subject.report.sha256 for subject in subjects],
+    }
     everything = settings | {"files": [source.name for source in sources]}
     work = open_run(config.out, everything, resume=config.resume or rank > 0)
     share = Share(work / "records", rank, world)
@@ -280,29 +284,12 @@ def _sources(config: InteractionsConfig) -> tuple[str, list[Source]]:
 
 def _subjects(config: InteractionsConfig) -> list[Subject]:
     if not config.models:
-        raise UsageError("expected the name of at least one timm model, got none")
-    if config.weights and len(config.weights) != len(config.models):
-        raise UsageError(
-            f"expected one --weights for each of {len(config.models)} models, "
-            f"got {len(config.weights)}"
-        )
+        raise UsageError("expected at least one network, got none; a2mim models says what is one")
     headless = config.reward in ENCODER_REWARDS
     subjects = [
-        load_subject(
-            name,
-            file,
-            config.device,
-            headless=headless,
-            options=model_options(config.model_kwargs),
-            normalisation={"mean": config.mean, "std": config.std},
-        )
-        for name, file in zip(
-            config.models, config.weights or [None] * len(config.models), strict=True
-        )
+        subject_of(name, config.weights, config.device, headless=headless) for name in config.models
     ]
-    named = [(subject.name, subject.weights) for subject in subjects]
-    if len(set(named)) != len(named):
-        raise UsageError("expected every network once: give other models or names of weights")
+    check_different([subject.report for subject in subjects])
     return subjects
 
 

@@ -21,10 +21,10 @@ from tqdm import tqdm
 import interactions as ix
 from a2mim.data import DataError
 from experiments.configs.interactions import ENCODER_REWARDS, InteractionsConfig
-from experiments.records import read_record, record_key, shard, weights_hash, write_record
+from experiments.records import read_record, record_key, shard, write_record
 from experiments.runs import UsageError
 from experiments.sources import Source
-from experiments.subjects import Subject
+from experiments.weights import Subject
 from interactions.encoders import Kind
 from interactions.games import predicted_class
 from interactions.protocols import PublishedPairs
@@ -81,8 +81,8 @@ def measure(
     play = partial(_game, subject, config)
     settings = {
         "design": repr(design),
-        "model": [subject.name, *config.model_kwargs],
-        "weights": weights_hash(subject.model),
+        "model": [subject.name, str(subject.report.options)],
+        "weights": subject.report.sha256,
         "reward": config.reward,
         "game": config.game,
         "fill": config.fill,

@@ -16,19 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.results import write_atomic
 from interactions.estimator import Interactions
-
-
-def weights_hash(model: nn.Module) -> str:
-    """A hash of all parameters and buffers, with their names, types and shapes."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()
 
 
 def record_key(settings: Mapping[str, object], image_CHW: Tensor, label: int) -> str:

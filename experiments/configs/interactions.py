@@ -9,11 +9,13 @@ Expected: the published curves are U-shaped on CNNs; no value is promised for a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from experiments.configs.weights import WeightsConfig
 
 ENCODER_REWARDS = ("projection", "cosine", "features")
 """Rewards of a network without its classifier."""
@@ -23,22 +25,15 @@ ENCODER_REWARDS = ("projection", "cosine", "features")
 class InteractionsConfig:
     """Settings of ``a2mim interactions``."""
 
-    models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL...")]
-    """timm names, such as resnet50.a1_in1k. Without --weights, timm's own weights are taken (and
-    downloaded, if they are not in its cache)."""
+    models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
+    """Files, timm names (timm's own weights, downloaded if they are not in its cache),
+    hf-hub:USER/NAME, or untrained:NAME; NETWORK=FILE where a file does not tell its network."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder of images, searched in depth; labels.csv in it (file,class_index) tells classes."""
     data: str = ""
     """A data set by name instead of a folder (digits, cifar10, ...): its test images."""
-    weights: tuple[Path, ...] = ()
-    """A file of weights for each model, safetensors or PyTorch, with the keys of the timm model;
-    its classifier tells the number of classes."""
-    model_kwargs: tuple[str, ...] = ()
-    """What the timm models are made with, as NAME=VALUE, such as pad_type=same."""
-    mean: tuple[float, ...] = ()
-    """Mean colour of the normalisation, instead of the models' own."""
-    std: tuple[float, ...] = ()
-    """Standard deviation of the normalisation, instead of the models' own."""
+    weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
+    """How weights become a network."""
     label: str = "prediction"
     """The class that is played for: prediction (of the whole image), truth (from labels.csv or the
     data set), or a class index."""

@@ -55,9 +55,8 @@ def weights(tmp_path):
 @pytest.fixture
 def config(images, weights, tmp_path):
     return InteractionsConfig(
-        models=("test_resnet",),
+        models=(f"test_resnet={weights}",),
         images=images,
-        weights=(weights,),
         grid=4,
         pairs=2,
         orders=(0.0, 0.5, 1.0),
@@ -204,11 +203,11 @@ def test_two_processes_give_the_table_of_one(config, tmp_path):
 def test_several_models_share_pairs_and_contexts(config, weights, tmp_path):
     twin = weights.with_name("twin.safetensors")
     twin.write_bytes(weights.read_bytes())
-    both = changed(config, models=("test_resnet",) * 2, weights=(weights, twin))
+    both = changed(config, models=(f"test_resnet={weights}", f"test_resnet={twin}"))
     # the same network twice: every paired difference is exactly 0
     interaction_curves(both)
     with pytest.raises(UsageError, match="expected every network once"):
-        interaction_curves(changed(both, weights=(weights, weights)))
+        interaction_curves(changed(both, models=config.models * 2))
     rows = read_table(both.out / "rows.csv")
     values = rows[rows["measure"] == "interaction_strength"]["value"].to_numpy()
     half = len(values) // 2
@@ -218,8 +217,8 @@ def test_several_models_share_pairs_and_contexts(config, weights, tmp_path):
 def command(config, *more):
     """The command line of a run."""
     return [
-        *(sys.executable, "-m", "experiments.interaction_curves", "test_resnet"),
-        *("--images", str(config.images), "--weights", str(config.weights[0])),
+        *(sys.executable, "-m", "experiments.interaction_curves", *config.models),
+        *("--images", str(config.images)),
         *("--out", str(config.out), "--grid", "4", "--label", "truth", "--device", "cpu"),
         *more,
     ]
@@ -300,7 +299,7 @@ def test_a_data_set_by_name(config, tmp_path):
     torch.manual_seed(1)
     ten = tmp_path / "ten.safetensors"
     save_file(create_model("test_resnet", num_classes=10).state_dict(), ten)
-    named = changed(config, images=None, data="digits", weights=(ten,), count=2)
+    named = changed(config, images=None, data="digits", models=(f"test_resnet={ten}",), count=2)
     interaction_curves(named)
     rows = read_table(named.out / "rows.csv")
     assert set(rows["dataset"]) == {"digits"}
@@ -311,7 +310,8 @@ def test_weights_without_a_classifier(config, tmp_path):
     torch.manual_seed(1)
     encoder = tmp_path / "encoder.safetensors"
     save_file(create_model("test_resnet", num_classes=0).state_dict(), encoder)
-    headless = changed(config, weights=(encoder,), reward="projection", label="prediction")
+    without = changed(config, models=(f"test_resnet={encoder}",))
+    headless = changed(without, reward="projection", label="prediction")
     interaction_curves(headless)
     rows = read_table(headless.out / "rows.csv")
     assert "reward=projection label=none" in rows["setting"][0]
@@ -319,7 +319,7 @@ def test_weights_without_a_classifier(config, tmp_path):
     interaction_curves(vectors)
     assert read_table(vectors.out / "rows.csv")["value"].gt(0).sum() > 10
     with pytest.raises(UsageError, match="measure features with --reward projection"):
-        interaction_curves(changed(config, weights=(encoder,)))
+        interaction_curves(without)
 
 
 def test_token_drop_is_another_game(config, tmp_path):
@@ -328,8 +328,7 @@ def test_token_drop_is_another_game(config, tmp_path):
     save_file(create_model("vit_tiny_patch16_224", num_classes=10).state_dict(), vit)
     dropped = changed(
         config,
-        models=("vit_tiny_patch16_224",),
-        weights=(vit,),
+        models=(f"vit_tiny_patch16_224={vit}",),
         label="3",
         game="token_drop",
         grid=7,
@@ -350,8 +349,11 @@ def test_half_precision_is_said(config, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"models": (), "weights": ()}, "at least one timm model, got none"),
-        ({"models": ("resnot18",)}, "expected the name of a timm model, got 'resnot18'"),
+        ({"models": ()}, "at least one network, got none"),
+        (
+            {"models": ("resnot18",)},
+            "the name of a timm model, hf-hub:user/repo or a file",
+        ),
         ({"count": 1}, "--count of at least 2"),
         ({"pairs": 1000}, "pairs per image, got 1000"),
         ({"orders": (0.0, 2.0)}, "ratios between 0 and 1"),
@@ -370,7 +372,7 @@ def test_half_precision_is_said(config, capsys):
         ({"label": "cat"}, "prediction, truth or a class index, got 'cat'"),
         ({"label": "5000"}, "label 5000 is not one of the model's 1000 classes"),
         ({"grid": 7}, "a 7 x 7 grid divides"),
-        ({"weights": ()}, "cannot load weights for test_resnet"),
+        ({"models": ("test_resnet",)}, "cannot make test_resnet of timm: OSError: no network"),
     ],
 )
 def test_bad_input(config, changes, message, monkeypatch):
@@ -392,11 +394,12 @@ def test_bad_files(config, images, weights):
     with pytest.raises(UsageError, match="a row for every image"):
         interaction_curves(config)
     weights.write_bytes(b"no weights")
-    with pytest.raises(UsageError, match="cannot load weights for test_resnet"):
+    with pytest.raises(UsageError, match=r"weights\.safetensors"):
         interaction_curves(changed(config, label="1"))
     torch.save({"state_dict": create_model("test_vit").state_dict()}, weights.with_suffix(".pth"))
-    with pytest.raises(UsageError, match="Missing key"):
-        interaction_curves(changed(config, label="1", weights=(weights.with_suffix(".pth"),)))
+    other = changed(config, label="1", models=(f"test_resnet={weights.with_suffix('.pth')}",))
+    with pytest.raises(UsageError, match="to fit test_resnet in every tensor"):
+        interaction_curves(other)
 
 
 class Malicious:
@@ -406,6 +409,6 @@ class Malicious:
 
 def test_pickles_are_not_opened(config, tmp_path, capsys):
     torch.save(Malicious(), tmp_path / "evil.pth")
-    with pytest.raises(UsageError, match="holds more than weights and is not opened"):
-        interaction_curves(changed(config, weights=(tmp_path / "evil.pth",)))
+    with pytest.raises(UsageError, match=r"evil\.pth"):
+        interaction_curves(changed(config, models=(f"test_resnet={tmp_path / 'evil.pth'}",)))
     assert "executed" not in capsys.readouterr().out

@@ -8,10 +8,11 @@ from timm import create_model
 from torch import nn
 
 import interactions as ix
+from a2mim.convert import LoadReport
 from experiments.configs.interactions import InteractionsConfig
 from experiments.measuring import Share, forwards_of, grid_of, measure, safe_name
 from experiments.sources import Source
-from experiments.subjects import Subject
+from experiments.weights import Subject
 
 
 def test_forwards_are_those_of_the_estimator_before_repeats():
@@ -54,7 +55,8 @@ def subject():
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         return pixels.float() / 255
 
-    return Subject("net", "none", Seen().eval(), transform)
+    report = LoadReport("net", "timm", "net", sha256="0")
+    return Subject("net", "none", Seen().eval(), transform, report)
 
 
 @pytest.fixture

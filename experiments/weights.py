@@ -1,0 +1,211 @@
+"""From what is named on the command line to networks, and ``a2mim models``: what can be named."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.data import create_transform
+from torch import Tensor, nn
+
+from a2mim.convert import HUB, UNTRAINED, Loaded, LoadReport, describe, load_model
+from a2mim.layouts import DIALECTS, LAYOUTS, PLAIN
+from a2mim.weight_files import WeightsError
+from experiments.configs.weights import ModelsConfig, WeightsConfig
+from experiments.runs import UsageError
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One network under measurement.
+
+    Attributes:
+        name: of the timm model.
+        weights: what its weights are called.
+        model: in eval mode.
+        transform: from a picture to what the model wants to see.
+        report: what became of the weights.
+    """
+
+    name: str
+    weights: str
+    model: nn.Module
+    transform: Callable[[object], Tensor]
+    report: LoadReport
+
+
+def load(name: str, config: WeightsConfig) -> Loaded:
+    """The network of a name, a file, or ``ARCHITECTURE=FILE``, strictly loaded.
+
+    Raises:
+        UsageError: if there are no such weights, or they do not fit in every tensor.
+    """
+    architecture, where = _parts(name)
+    for key, value in (("mean", config.mean), ("std", config.std)):
+        if value and (len(value) != 3 or (key == "std" and min(value) <= 0)):
+            raise UsageError(f"expected --{key} of 3 numbers (above 0 for std), got {value}")
+    wanted = {"mean": config.mean, "std": config.std, "crop_pct": config.crop_pct}
+    try:
+        return load_model(
+            where,
+            architecture=architecture,
+            options=model_options(config.model_kwargs),
+            image_size=config.image_size,
+            ema="ema" if config.ema else "plain",
+            layout=config.layout or None,
+            data={key: value for key, value in wanted.items() if value},
+        )
+    except WeightsError as error:
+        raise UsageError(_for_the_command_line(error)) from error
+
+
+def subject_of(name: str, config: WeightsConfig, device: str, *, headless: bool = False) -> Subject:
+    """A network to measure on images.
+
+    Args:
+        name: as for :func:`load`.
+        config: how weights become a network.
+        device: where it goes.
+        headless: take the classifier off, if there is one: the network gives features.
+
+    Raises:
+        UsageError: as :func:`load`, or if there is no classifier and one is wanted.
+    """
+    loaded = load(name, config)
+    model: Any = loaded.model
+    if headless:
+        model.reset_classifier(0)
+    elif not loaded.report.classes:
+        raise UsageError(
+            f"expected weights with a classifier for {loaded.report.architecture}, got none; "
+            "without one, measure features with --reward projection"
+        )
+    return Subject(
+        loaded.report.architecture,
+        called(loaded.report),
+        model.to(device),
+        create_transform(**loaded.data_config),
+        loaded.report,
+    )
+
+
+def called(report: LoadReport) -> str:
+    """What weights are called in tables: their file, timm's tag, or the name on the hub."""
+    if report.layout == "untrained":
+        return "untrained"
+    if report.source.startswith(HUB):
+        return report.source.removeprefix(HUB)
+    if report.layout == "timm" and timm.is_model(report.source):
+        return report.source.partition(".")[2] or "timm default"
+    return Path(report.source).name
+
+
+def check_different(reports: Sequence[LoadReport]) -> None:
+    """Whether tables can tell networks apart.
+
+    Raises:
+        UsageError: if two have one name.
+    """
+    names = [(report.architecture, called(report)) for report in reports]
+    if len(set(names)) != len(names):
+        raise UsageError("expected every network once: give other models or names of weights")
+
+
+def model_options(pairs: Sequence[str]) -> dict[str, object]:
+    """Options as NAME=VALUE, with values as Python writes them, or words.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    options: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (equals and name.isidentifier()):
+            raise UsageError(f"expected --model-kwargs as NAME=VALUE, got {pair!r}")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            options[name] = value
+    return options
+
+
+def models(config: ModelsConfig) -> None:
+    """Print what files are recognised as, the timm names of ``--find``, or what can be named.
+
+    Raises:
+        UsageError: if one of them is not recognised, after the others were printed.
+    """
+    unknown = []
+    for name in config.files:
+        try:
+            print(recognised(name, config.weights))
+        except UsageError as error:
+            unknown.append(str(error))
+    if config.find:
+        found = timm.list_pretrained(f"*{config.find}*")
+        if not found:
+            raise UsageError(f"expected a part of a timm name for --find, none has {config.find!r}")
+        print("\n".join(found))
+    if not config.files and not config.find:
+        print(overview())
+    if unknown:
+        raise UsageError("\na2mim: ".join(unknown))
+
+
+def recognised(name: str, config: WeightsConfig) -> LoadReport:
+    """The report of a file, without filling a network; of a name, by loading it.
+
+    Raises:
+        UsageError: as :func:`load`.
+    """
+    architecture, where = _parts(name)
+    if not Path(where).is_file():
+        return load(name, config).report
+    try:
+        return describe(
+            where,
+            architecture=architecture,
+            options=model_options(config.model_kwargs),
+            ema="ema" if config.ema else "plain",
+            layout=config.layout or None,
+        )
+    except WeightsError as error:
+        raise UsageError(_for_the_command_line(error)) from error
+
+
+def overview() -> str:
+    """What can stand where a checkpoint is asked for."""
+    return "\n".join(
+        [
+            "A checkpoint is one of:",
+            "  NAME            a timm network with timm's weights, such as resnet50.a1_in1k",
+            "                  (a2mim models --find mae lists names)",
+            f"  {HUB}USER/X   a timm network on the Hugging Face hub",
+            f"  {UNTRAINED}NAME  a timm network with random weights, as a baseline",
+            "  FILE            safetensors or PyTorch weights, recognised by their keys;",
+            "                  a2mim models FILE says as what",
+            "  NAME=FILE       the same, where the file does not tell its network",
+            f"Layouts of files: {', '.join(layout.name for layout in LAYOUTS)}.",
+            f"Module names of: {', '.join(dialect.name for dialect in (PLAIN, *DIALECTS))}.",
+        ]
+    )
+
+
+def _parts(name: str) -> tuple[str | None, str]:
+    """Architecture and place of ``ARCHITECTURE=FILE``, or None and the whole name."""
+    architecture, equals, file = name.partition("=")
+    if equals and not Path(name).exists():
+        return architecture, file
+    return None, name
+
+
+def _for_the_command_line(error: WeightsError) -> str:
+    """The library's message, and how its arguments are given here."""
+    said = str(error)
+    if any(argument in said for argument in ("architecture=", "options=", "layout=")):
+        said += " (here: NETWORK=FILE, --model-kwargs NAME=VALUE, --layout NAME)"
+    return said

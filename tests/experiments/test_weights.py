@@ -1,0 +1,113 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from timm import create_model
+
+from experiments.configs.weights import ModelsConfig, WeightsConfig
+from experiments.runs import UsageError
+from experiments.weights import called, check_different, load, model_options, models, subject_of
+
+
+def saved(tmp_path, name="test_resnet", classes=10):
+    torch.manual_seed(1)
+    model = create_model(name, num_classes=classes).eval()
+    path = tmp_path / f"{name}.safetensors"
+    save_file(model.state_dict(), path)
+    return model, path
+
+
+@pytest.mark.parametrize("classes", [10, 1000, 0])
+def test_a_file_tells_its_number_of_classes(tmp_path, classes):
+    model, path = saved(tmp_path, classes=classes)
+    name = f"test_resnet={path}"
+    subject = subject_of(name, WeightsConfig(), "cpu", headless=classes == 0)
+    image = subject.transform(Image.new("RGB", (300, 200), (200, 10, 90)))[None]
+    assert image.shape == (1, 3, *model.default_cfg["input_size"][1:])
+    with torch.inference_mode():
+        torch.testing.assert_close(subject.model(image), model(image))
+    assert (subject.name, subject.weights) == ("test_resnet", "test_resnet.safetensors")
+    assert subject.report.classes == classes
+    assert not subject.model.training
+
+
+def test_the_classifier_can_be_taken_off_but_not_invented(tmp_path):
+    model, path = saved(tmp_path)
+    subject = subject_of(f"test_resnet={path}", WeightsConfig(), "cpu", headless=True)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model.forward_head(model.forward_features(images), pre_logits=True)
+        torch.testing.assert_close(subject.model(images), expected)
+    _, path = saved(tmp_path, classes=0)
+    with pytest.raises(UsageError, match="measure features with --reward projection"):
+        subject_of(f"test_resnet={path}", WeightsConfig(), "cpu")
+
+
+def test_options_and_normalisation(tmp_path):
+    assert model_options(["in_chans=3", "global_pool=max"]) == {"in_chans": 3, "global_pool": "max"}
+    _, path = saved(tmp_path)
+    grey = WeightsConfig(("global_pool=max",), mean=(0.5,) * 3, std=(0.25,) * 3, crop_pct=1.0)
+    subject = subject_of(f"test_resnet={path}", grey, "cpu")
+    assert subject.model.global_pool.pool_type == "max"
+    image = subject.transform(Image.new("RGB", (300, 200), (255, 0, 0)))
+    np.testing.assert_allclose(image[:, 0, 0], [2, -2, -2])
+    for bad in ("pad_type", "=same", "a b=1"):
+        with pytest.raises(UsageError, match="as NAME=VALUE, got"):
+            model_options([bad])
+    with pytest.raises(UsageError, match="flavour"):
+        load(f"test_resnet={path}", WeightsConfig(("flavour=sweet",)))
+    for bad in (WeightsConfig(mean=(0.5,)), WeightsConfig(std=(0.5, 0.0, 0.5))):
+        with pytest.raises(UsageError, match="of 3 numbers"):
+            load(f"test_resnet={path}", bad)
+
+
+def test_names_in_tables(tmp_path):
+    _, path = saved(tmp_path)
+    reports = [
+        load(name, WeightsConfig()).report
+        for name in (f"test_resnet={path}", "untrained:test_resnet")
+    ]
+    assert [called(report) for report in reports] == ["test_resnet.safetensors", "untrained"]
+    check_different(reports)
+    with pytest.raises(UsageError, match="every network once"):
+        check_different([*reports, reports[0]])
+
+
+def test_our_own_checkpoints_tell_their_network(tmp_path):
+    model, path = saved(tmp_path, classes=0)
+    about = {
+        "architecture": "test_resnet",
+        "model_args": {"img_size": 64},
+        "pretrained_cfg": {"input_size": [3, 64, 64], "mean": [0.1] * 3, "std": [0.2] * 3},
+    }
+    path.with_suffix(".json").write_text(json.dumps(about))
+    loaded = load(str(path), WeightsConfig())
+    assert loaded.data_config["mean"] == (0.1,) * 3
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.model(images), model(images))
+
+
+def test_what_the_models_command_says(tmp_path, capsys):
+    models(ModelsConfig())
+    assert "openmixup" in capsys.readouterr().out
+    models(ModelsConfig(find="vit_base_patch16_224.mae"))
+    assert capsys.readouterr().out == "vit_base_patch16_224.mae\n"
+    _, path = saved(tmp_path)
+    models(ModelsConfig((f"test_resnet={path}", "untrained:test_resnet")))
+    out = capsys.readouterr().out
+    assert "-> test_resnet(num_classes=10)" in out
+    assert "random weights of seed 0" in out
+    (tmp_path / "page.pth").write_text("<html>not found</html>")
+    with pytest.raises(UsageError, match=r"page\.pth"):
+        models(ModelsConfig((str(tmp_path / "page.pth"), f"test_resnet={path}")))
+    assert "-> test_resnet" in capsys.readouterr().out  # the others are told all the same
+    with pytest.raises(UsageError, match="none has 'no such network'"):
+        models(ModelsConfig(find="no such network"))
+    odd = tmp_path / "odd.safetensors"
+    save_file({"a": torch.zeros(2)}, odd)
+    with pytest.raises(UsageError, match="here: NETWORK=FILE"):
+        models(ModelsConfig((str(odd),)))
