@@ -1,8 +1,9 @@
-"""What occlusion does to predictions.
+"""Accuracy under random patch drop, as a curve over the hidden fraction.
 
 Every image gets its own masks, drawn by key, and the masks of growing fractions are nested, so that
 curves compare images with themselves and models on identical masks. (IPViT shares one mask in a
 batch and draws anew for every fraction, which makes runs differ by more than their images do.)
+Other masks are in :mod:`interactions.occluders`, other measures in :mod:`interactions.effects`.
 
 Shapes: I images, F fractions, R repeats, N players, C channels, H x W pixels.
 """
@@ -13,17 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interactions import fills
-from interactions.forwards import device_of
-from interactions.patches import PatchGrid, hide, random_order
+from interactions.effects import effects
+from interactions.occluders import OCCLUDERS, TENTHS, Scene
+from interactions.patches import PatchGrid
 from interactions.strength import Interval, t_interval
-
-TENTHS = tuple(k / 10 for k in range(10))
-"""Hidden fractions 0, 0.1, ... 0.9."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +75,7 @@ def random_drop(
     Returns:
         bool ``(I, F, n)``; for one image the hidden sets of growing fractions are nested.
     """
-    if not fractions or not all(0 <= fraction <= 1 for fraction in fractions):
-        raise ValueError(f"expected hidden fractions between 0 and 1, got {tuple(fractions)}")
-    hidden_F1 = torch.tensor([round(n * fraction) for fraction in fractions])[:, None]
-    return random_order(n, images, seed, "random drop", repeat)[:, None] >= hidden_F1
+    return OCCLUDERS["random"](Scene(PatchGrid(1, n), tuple(images), seed, repeat), fractions)
 
 
 def occlusion_curve(
@@ -114,35 +109,22 @@ def occlusion_curve(
         ValueError: if the model is in training mode, if labels or distinct names are not as many
             as images, or if outputs are not finite.
     """
-    if model.training:
-        raise ValueError("expected a model in eval mode, got one in training mode")
-    if list(fractions) != sorted(fractions):
-        raise ValueError(f"expected ascending fractions, got {tuple(fractions)}")
-    if repeats < 1 or batch_size < 1:
-        raise ValueError(f"expected at least 1 repeat and batch, got {repeats} and {batch_size}")
-    names = tuple(map(str, range(len(images_ICHW)))) if names is None else tuple(names)
-    for what, count in (("labels", len(labels_I)), ("distinct names", len(set(names)))):
-        if count != len(images_ICHW) or len(names) != len(images_ICHW):
-            raise ValueError(f"expected {len(images_ICHW)} {what}, got {count}")
-    F, R = len(fractions), repeats
-    visible_IFRN = torch.stack(
-        [random_drop(grid.n, fractions, names, seed, repeat) for repeat in range(R)], dim=2
+    rows = effects(
+        model,
+        images_ICHW,
+        labels_I,
+        grid,
+        OCCLUDERS["random"],
+        fractions=fractions,
+        repeats=repeats,
+        fill=fill,
+        names=names,
+        seed=seed,
+        batch_size=batch_size,
     )
-    device = device_of(model)
-    correct = []
-    with torch.inference_mode():
-        # One flat stream (image, fraction, repeat), so that batches are full whatever F and R are.
-        image_K = torch.arange(len(names)).repeat_interleave(F * R)
-        for which, visible_BN in zip(
-            image_K.split(batch_size), visible_IFRN.flatten(0, 2).split(batch_size), strict=True
-        ):
-            images_BCHW = images_ICHW[which].to(device)
-            logits = model(hide(images_BCHW, visible_BN.to(device), grid, fill(images_BCHW)))
-            if not logits.isfinite().all():
-                raise ValueError("the model gave outputs that are not finite")
-            correct.append(logits.argmax(dim=1).cpu() == labels_I[which])
+    shape = len(images_ICHW), len(fractions), repeats
     return OcclusionCurve(
-        images=names,
-        fractions_F=np.array([round(grid.n * fraction) / grid.n for fraction in fractions]),
-        correct_IF=torch.cat(correct).reshape(-1, F, R).double().mean(dim=2).numpy(),
+        images=tuple(rows["image"][:: shape[1] * repeats]),
+        fractions_F=rows["hidden"].to_numpy().reshape(shape)[0, :, 0],  # the same for all images
+        correct_IF=rows["correct"].to_numpy(dtype=float).reshape(shape).mean(axis=2),
     )
