@@ -185,6 +185,7 @@ def pretrain(
     *,
     batch_size: int,
     labels_I: Tensor | None = None,
+    repeats: int = 1,
     steps: int | None = None,
     epochs: int | None = None,
     accumulate: int = 1,
@@ -230,6 +231,8 @@ def pretrain(
         batch_size: G, images per optimiser step over all processes and micro-batches.
         labels_I: int64 classes of the images, for a supervised method; not for streams. An image in
             the place of an unreadable one has the label of that one.
+        repeats: how often an image comes in a batch, drawn anew each time (see ``Batches``); not
+            for streams.
         steps: optimiser steps in all, those before a resume included.
         epochs: instead of steps.
         accumulate: micro-batches per step and process.
@@ -261,7 +264,9 @@ def pretrain(
         FloatingPointError: if a loss is not finite.
         Interrupted: if a signal stopped it.
     """
-    batches = Batches(len(samples), batch_size, seed)
+    if repeats > 1 and isinstance(samples, ShardStream):
+        raise ValueError("expected images by index for repeats, got a stream; use TarSamples")
+    batches = Batches(len(samples), batch_size, seed, repeats)
     steps = _steps(batches, steps, epochs)
     if log_every < 1:
         raise ValueError(f"expected a report every 1 or more steps, got {log_every}")
@@ -304,6 +309,8 @@ def pretrain(
     settings = _settings(batches, steps, clip, ema, precision, method, optimiser, lr)
     if labels_I is not None:
         settings["labels"] = zlib.crc32(labels_I.numpy().tobytes())
+    if repeats > 1:
+        settings["repeats"] = repeats
     if isinstance(samples, ShardStream):
         settings["stream"] = stream_order(samples, share(0, steps), workers)
     start = 0

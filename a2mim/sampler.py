@@ -50,16 +50,22 @@ class Batches:
         images: I, how many images there are.
         size: G, images per optimiser step over all processes.
         seed: names the order of the images.
+        repeats: how often an image follows itself, drawn anew each time; an epoch has as many
+            images as without, so it sees 1 / repeats of them (repeated augmentation: Hoffer et al.,
+            CVPR 2020, in the form of DeiT's sampler).
 
     Raises:
-        ValueError: if there are fewer images than one batch takes.
+        ValueError: if there are fewer images than one batch takes, or they come less than once.
     """
 
     images: int
     size: int
     seed: int = 0
+    repeats: int = 1
 
     def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise ValueError(f"expected every image at least once, got {self.repeats} repeats")
         if self.size < 1:
             raise ValueError(f"expected a batch of at least 1 image, got {self.size}")
         if self.images < self.size:
@@ -75,7 +81,17 @@ class Batches:
 
     def order(self, epoch: int) -> Tensor:
         """The images of an epoch in order, int64 ``(I,)``."""
-        return torch.randperm(self.images, generator=keyed_generator(self.seed, "order", epoch))
+        order_I = torch.randperm(self.images, generator=keyed_generator(self.seed, "order", epoch))
+        return order_I.repeat_interleave(self.repeats)[: self.images]
+
+    def draws(self, step: int) -> Tensor:
+        """What stands for the epoch in the draws of a step's images, int64 ``(G,)``.
+
+        The k-th time that an image comes in epoch e it has the number e R + k, R the repeats.
+        """
+        epoch, place = divmod(step, self.per_epoch)
+        places_G = torch.arange(place * self.size, (place + 1) * self.size)
+        return epoch * self.repeats + places_G % self.repeats
 
     def at(self, step: int) -> Tensor:
         """The images of a step, int64 ``(G,)``."""
@@ -141,8 +157,9 @@ class MicroBatches(Sampler[list[tuple[int, int]]]):
             if epoch != known:  # a permutation of all images is made once per epoch
                 known, order_I = epoch, self.batches.order(epoch)
             batch_G = order_I[place * size : (place + 1) * size]
-            for part_M in self.share(batch_G):
-                yield [(epoch, index) for index in part_M.tolist()]
+            draws_A = self.share(self.batches.draws(step))
+            for draws_M, part_M in zip(draws_A, self.share(batch_G), strict=True):
+                yield list(zip(draws_M.tolist(), part_M.tolist(), strict=True))
 
     def share(self, rows_G: Tensor) -> tuple[Tensor, ...]:
         """This process's micro-batches of something that has one row per image of a batch.

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from experiments.configs.demo import DemoConfig
 from experiments.configs.interactions import InteractionsConfig
+from experiments.configs.probe import ProbeConfig
+from experiments.configs.weights import ModelsConfig
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Pretrain:
     set: tuple[str, ...] = ()
     """Settings to change, as KEY=VALUE; options of the backbone as a Python dict."""
     data: str = ""
-    """digits, cifar10, folder:PATH or tar:PATTERN, if not what the recipe says."""
+    """A set by name (digits, cifar10, ...), folder:PATH, tar:PATTERN (local shards) or
+    stream:PATTERN (shards from anywhere, with --set images=NUMBER), if not what the recipe says."""
     out: Path | None = None
     """Where the results go; results/pretrain/CONFIG if left out."""
     device: str = "auto"
@@ -55,7 +58,7 @@ class Pretrain:
 
 @dataclass(frozen=True)
 class Configs:
-    """List the recipes of a2mim pretrain."""
+    """List the recipes of a2mim pretrain and a2mim probe."""
 
 
 Command = (
@@ -74,6 +77,18 @@ Command = (
     ]
     | Annotated[Pretrain, tyro.conf.subcommand("pretrain")]
     | Annotated[Configs, tyro.conf.subcommand("configs")]
+    | Annotated[
+        ModelsConfig,
+        tyro.conf.subcommand(
+            "models", description="What can be named as a checkpoint; what a file is recognised as."
+        ),
+    ]
+    | Annotated[
+        ProbeConfig,
+        tyro.conf.subcommand(
+            "probe", description="Judge checkpoints: linear probe, k-NN, fine-tuning, top-1."
+        ),
+    ]
     | Annotated[Figures, tyro.conf.subcommand("figures")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
@@ -97,9 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _run(
-    command: DemoConfig | InteractionsConfig | Pretrain | Configs | Figures | Bench,
-) -> None:
+def _run(command: Any) -> None:
     if isinstance(command, DemoConfig):
         from experiments.demo import demo
 
@@ -124,6 +137,14 @@ def _run(
         from experiments.pretrain import list_recipes
 
         list_recipes()
+    elif isinstance(command, ModelsConfig):
+        from experiments.weights import models
+
+        models(command)
+    elif isinstance(command, ProbeConfig):
+        from experiments.probe import probe
+
+        probe(command)
     elif isinstance(command, Figures):
         from experiments.report import redraw
 

@@ -161,3 +161,26 @@ def test_keys_are_spread_and_pinned():
     assert all(0 <= number < 2**63 for number in numbers)
     same, other = keyed_generator(1, 2), keyed_generator(2, 1)
     assert torch.rand(1, generator=same) != torch.rand(1, generator=other)
+
+
+def test_repeated_images_follow_themselves_with_other_draws():
+    """Repeated augmentation: 3 times a third of the images, in an epoch of the same length."""
+    batches = Batches(20, 6, seed=1, repeats=3)
+    assert batches.per_epoch == Batches(20, 6, seed=1).per_epoch
+    for step in range(5):
+        epoch, place = divmod(step, 3)
+        first_7 = Batches(20, 6, seed=1).order(epoch)[:7]
+        seen = [int(first_7[k // 3]) for k in range(6 * place, 6 * place + 6)]
+        assert batches.at(step).tolist() == seen
+        assert batches.draws(step).tolist() == [3 * epoch, 3 * epoch + 1, 3 * epoch + 2] * 2
+    keys = [key for part in MicroBatches(batches, 0, 6, accumulate=2) for key in part]
+    assert len(set(keys)) == len(keys) == 36  # never the same pixels twice
+    assert keys == [
+        key
+        for step in range(6)
+        for rank in range(2)
+        for part in MicroBatches(batches, step, step + 1, rank=rank, ranks=2)
+        for key in part
+    ]
+    with pytest.raises(ValueError, match="got 0 repeats"):
+        Batches(20, 6, repeats=0)
