@@ -66,7 +66,8 @@ class Method(Protocol):
     """A training method: an ``nn.Module`` with these two.
 
     A supervised one, for images with labels, is called as ``method(images_BCHW, rows_BN,
-    labels_B)``.
+    labels_B)``. One with a method ``after_step()`` has it called after every step of the optimiser,
+    but not after one that fp16 skips: for what follows the weights, as a slow copy does.
     """
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
@@ -304,6 +305,7 @@ def pretrain(
     # Sharded modules exchange their gradients themselves, in every micro-batch: no DDP around them.
     model = accelerator.prepare_model(wrapped, evaluation_mode=fsdp)
     prepared = accelerator.prepare_optimizer(optimiser)
+    after_step: Callable[[], None] | None = getattr(learner, "after_step", None)
 
     parts = {"model": learner} | ({} if average is None else {"ema": average.module})
     settings = _settings(batches, steps, clip, ema, precision, method, optimiser, lr)
@@ -335,6 +337,8 @@ def pretrain(
             norm = accelerator.clip_grad_norm_(parameters, clip) if clip is not None else None
             prepared.step()
             prepared.zero_grad()
+            if after_step is not None and not prepared.step_was_skipped:
+                after_step()
             if average is not None:
                 average.update(learner)
             now = torch.where(losses["loss"].isfinite(), torch.inf, float(step))

@@ -284,6 +284,63 @@ class SomeSamples:
         return self._samples.load(int(self._indices[index]), epoch)
 
 
+class RepeatedSamples:
+    """Images of others pass after pass, cut into epochs of any length.
+
+        image k of epoch e  =  image (e L + k) mod n of the others, as in their epoch (e L + k) // n
+
+    for n images and epochs of L. So every pass has draws of its own, and all images come equally
+    often; unless n divides L, an index is another image in another epoch. There are no labels.
+
+    Args:
+        samples: the n images.
+        length: L, images per epoch.
+
+    Raises:
+        ValueError: if ``length`` is not positive.
+    """
+
+    def __init__(self, samples: Samples, length: int) -> None:
+        if length < 1:
+            raise ValueError(f"expected an epoch of at least 1 image, got {length}")
+        self._samples = samples
+        self._length = length
+        if hasattr(samples, "damage"):
+            self.damage: Damage | _SomeDamage = samples.damage  # by the numbers of the others
+
+    def __len__(self) -> int:
+        return self._length
+
+    def load(self, index: int, epoch: int) -> Tensor:
+        """One image, as the others load it."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"expected an image index below {len(self)}, got {index}")
+        own_epoch, own = divmod(epoch * self._length + index, len(self._samples))
+        return self._samples.load(own, own_epoch)
+
+
+def few_images(samples: Samples, count: int, length: int, seed: int) -> RepeatedSamples:
+    """A few images, again and again, for pre-training with as many steps as with all of them.
+
+    Kong & Zhang (CVPR 2023; see ``siamese``) take 1, 10, 100 and 1000, from memory. With one seed,
+    fewer images are among more. A contrastive method then takes another crop of the same image for
+    a negative. In place of an unreadable image come others, as ever: from among all.
+
+    Args:
+        samples: all images.
+        count: how many are chosen.
+        length: images per epoch.
+        seed: names the choice.
+
+    Raises:
+        ValueError: if there are not so many images, or an epoch has none.
+    """
+    if not 1 <= count <= len(samples):
+        raise ValueError(f"expected to choose 1 to all {len(samples)} images, got {count}")
+    order = torch.randperm(len(samples), generator=keyed_generator("few images", seed))
+    return RepeatedSamples(SomeSamples(samples, order[:count].tolist()), length)
+
+
 @dataclass(frozen=True)
 class _SomeDamage:
     """Which of some images could not be read."""

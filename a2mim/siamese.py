@@ -1,4 +1,4 @@
-"""Masked image modelling as a siamese problem: relaxed MAE, contrastive MAE, few images.
+"""Masked image modelling as a siamese problem: relaxed MAE and contrastive MAE.
 
 Kong & Zhang, "Understanding masked image modeling via learning occlusion invariant feature" (CVPR
 2023) read MAE as two views of one image that are pulled together:
@@ -40,9 +40,9 @@ The slow copy follows the weights theta of f (and of the head) after every step 
 
     xi <- m xi + (1 - m) theta                 xi = theta at first; MoCo (He et al., CVPR 2020)
 
-:func:`follow` ties it to the optimiser, whose steps are neither micro-batches nor forward passes;
-all processes have the same theta, and so the same xi. It is part of a method's state: a run that is
-resumed goes on with the same xi.
+in ``after_step``, which :func:`a2mim.engine.pretrain` calls; a loop of one's own calls it too. All
+processes have the same theta, and so the same xi; where weights are spread over them (fsdp), each
+has a part of both. It is part of a method's state: a run that is resumed goes on with the same xi.
 
 (7) compares within the micro-batch of one process: another number of processes or of micro-batches
 is another loss. (2) to (6) are means over images.
@@ -65,8 +65,6 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from a2mim.mae import (
     PatchDecoder,
@@ -80,8 +78,6 @@ from a2mim.mae import (
     vision_transformer,
 )
 from a2mim.masking import random_ranks
-from a2mim.sampler import Samples, keyed_generator
-from a2mim.samples import SomeSamples
 from interactions.patches import PatchGrid
 
 View2 = Literal["complement", "full"]
@@ -103,9 +99,8 @@ class RelaxedMAE(nn.Module):
         view2: what the second view shows.
         stop_gradient: the branch through which S sends no gradient. With ``"view2"``, S does not
             train d', and trains f through view 1 alone; the penalty still trains both. With
-            ``"view1"`` nothing trains d.
-        momentum: m, if view 2 is encoded by a slow copy: see :func:`follow`. Then the penalty
-            trains d' alone.
+            ``"view1"`` nothing trains d, which is frozen.
+        momentum: m, if view 2 is encoded by a slow copy. Then the penalty trains d' alone.
         decoder_width: of each decoder.
         decoder_depth: of each decoder.
         decoder_heads: of each decoder.
@@ -149,6 +144,8 @@ class RelaxedMAE(nn.Module):
         sizes = decoder_width, decoder_depth, decoder_heads
         self.decoder = pixel_decoder(self.backbone, *sizes)
         self.decoder2 = pixel_decoder(self.backbone, *sizes)
+        if stop_gradient == "view1":
+            self.decoder.requires_grad_(False)
         self.target = _slow_copy(momentum, backbone=self.backbone)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
@@ -169,7 +166,6 @@ class RelaxedMAE(nn.Module):
 
         Raises:
             ValueError: if images and masks do not fit this model, or nothing is hidden.
-            RuntimeError: if a slow copy does not follow.
         """
         places1_BK = places_to_predict_from(visible_BN, self.grid.n)
         places2_BL = second_view(visible_BN, self.view2)
@@ -177,7 +173,7 @@ class RelaxedMAE(nn.Module):
         if self.target is None:
             z2 = encode_visible(self.backbone, images_BCHW, places2_BL)
         else:
-            with self.target.following(self.training):
+            with torch.no_grad():
                 z2 = encode_visible(self.target.backbone, images_BCHW, places2_BL)
         target = pixel_target(images_BCHW, self.grid, self.norm_pix)
         t = target.patches_BND
@@ -192,6 +188,11 @@ class RelaxedMAE(nn.Module):
         if self.penalty_weight:
             losses["bound"] = (1 + 1 / self.penalty_weight) * loss.detach()
         return {**losses, "output": target.image(y1)}
+
+    def after_step(self) -> None:
+        """Let the slow copy, if there is one, follow a step of the optimiser."""
+        if self.target is not None:
+            self.target.update(self)
 
 
 @dataclass(frozen=True)
@@ -275,8 +276,8 @@ class ContrastiveMAE(nn.Module):
         temperature: tau.
         view2: what the second view shows.
         stop_gradient: the branch that gets no gradient.
-        momentum: m, if a slow copy of backbone and head makes view 2: see :func:`follow`. It gets
-            no gradient in any case.
+        momentum: m, if a slow copy of backbone and head makes view 2. It gets no gradient in any
+            case.
 
     Raises:
         TypeError: see :class:`a2mim.mae.MaskedAutoencoder`.
@@ -330,7 +331,6 @@ class ContrastiveMAE(nn.Module):
         Raises:
             ValueError: if images and masks do not fit this model, nothing is hidden, or there are
                 no negatives.
-            RuntimeError: if a slow copy does not follow.
         """
         places1_BK = places_to_predict_from(visible_BN, self.grid.n)
         places2_BL = second_view(visible_BN, self.view2)
@@ -338,12 +338,17 @@ class ContrastiveMAE(nn.Module):
         if self.target is None:
             k = self.head(encode_visible(self.backbone, images_BCHW, places2_BL), places2_BL)
         else:
-            with self.target.following(self.training):
+            with torch.no_grad():
                 z2 = encode_visible(self.target.backbone, images_BCHW, places2_BL)
                 k = self.target.head(z2, places2_BL)
         queries, keys = _stopped(q, k, self.stop_gradient)
         loss = info_nce(self.level.sets(queries), self.level.sets(keys), self.temperature)
         return {"loss": loss, "output": q}
+
+    def after_step(self) -> None:
+        """Let the slow copy, if there is one, follow a step of the optimiser."""
+        if self.target is not None:
+            self.target.update(self)
 
 
 class MeanHead(nn.Module):
@@ -389,8 +394,6 @@ class SlowCopy(nn.Module):
         for name, module in modules.items():
             self.add_module(name, deepcopy(module))
         self.requires_grad_(False)
-        self._follows: int | None = None
-        self._hook: RemovableHandle | None = None
 
     def __getattr__(self, name: str) -> Any:
         """A copy by its name; Any, because torch's own annotation allows for tensors."""
@@ -403,49 +406,6 @@ class SlowCopy(nn.Module):
             own = method.get_submodule(name).parameters()
             for slow, fast in zip(copy.parameters(), own, strict=True):
                 slow.lerp_(fast, 1 - self.momentum)
-
-    def follow(self, method: nn.Module, optimiser: Optimizer) -> None:
-        """See :func:`follow`."""
-        if self._hook is not None:
-            self._hook.remove()
-
-        def after_step(*_: object) -> None:
-            self.update(method)
-
-        self._hook = optimiser.register_step_post_hook(after_step)
-        self._follows = id(self)
-
-    def following(self, training: bool) -> torch.no_grad:
-        """A context without gradients, for a copy that is up to date.
-
-        Raises:
-            RuntimeError: if it is used in training, and nothing updates it.
-        """
-        # The number belongs to this object: a copy of it, as fsdp makes one, has to be refused.
-        if training and self._follows != id(self):
-            raise RuntimeError(
-                "expected a slow copy that follows the optimiser, this one does not; call "
-                "follow(method, optimiser) before training, and train without fsdp"
-            )
-        return torch.no_grad()
-
-
-def follow(method: RelaxedMAE | ContrastiveMAE, optimiser: Optimizer) -> None:
-    """From now on, update the slow copy of a method after every step of this optimiser alone.
-
-    To be called before :func:`a2mim.engine.pretrain`, in every process, also when a run goes on.
-    Without it the method refuses to be trained.
-
-    Args:
-        method: one with momentum.
-        optimiser: over its parameters.
-
-    Raises:
-        ValueError: if the method has no slow copy.
-    """
-    if method.target is None:
-        raise ValueError("expected a method with momentum, got one without; leave follow out")
-    method.target.follow(method, optimiser)
 
 
 def second_view(visible_BN: Tensor, view2: View2) -> Tensor:
@@ -473,62 +433,6 @@ def info_nce(queries_AQP: Tensor, keys_AQP: Tensor, temperature: float) -> Tenso
         logits_AQQ = q @ k.transpose(1, 2) / temperature
         right = torch.arange(Q, device=q.device).repeat(A)
         return functional.cross_entropy(logits_AQQ.flatten(0, 1), right)
-
-
-class RepeatedSamples:
-    """Every image of others several times per epoch, each time with draws of its own.
-
-    Repetition r of ``times`` in epoch e is what the others load in epoch e ``times`` + r.
-
-    Args:
-        samples: the images.
-        times: how often each is there.
-
-    Raises:
-        ValueError: if ``times`` is not positive.
-    """
-
-    def __init__(self, samples: Samples, times: int) -> None:
-        if times < 1:
-            raise ValueError(f"expected images at least 1 time, got {times}")
-        labels_I = getattr(samples, "labels_I", None)
-        self.labels_I: Tensor | None = None if labels_I is None else labels_I.repeat(times)
-        self._samples = samples
-        self._times = times
-
-    def __len__(self) -> int:
-        return len(self._samples) * self._times
-
-    def load(self, index: int, epoch: int) -> Tensor:
-        """One image, as the others load it."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"expected an image index below {len(self)}, got {index}")
-        repetition, own = divmod(index, len(self._samples))
-        return self._samples.load(own, epoch * self._times + repetition)
-
-
-def few_images(samples: Samples, count: int, length: int, seed: int) -> RepeatedSamples:
-    """A few images, repeated, for pre-training with as many steps as with all of them.
-
-    The paper's sizes are 1, 10, 100 and 1000, from memory. With one seed, fewer images are among
-    more. In C-MAE another crop of the same image then counts as a negative.
-
-    Args:
-        samples: all images.
-        count: how many are chosen.
-        length: images per epoch, at least; an epoch is a whole number of repetitions.
-        seed: names the choice.
-
-    Raises:
-        ValueError: if there are not so many images, or ``length`` is below ``count``.
-    """
-    if not 1 <= count <= min(len(samples), length):
-        raise ValueError(
-            f"expected to choose 1 to {min(len(samples), length)} images, the fewer of those there "
-            f"are and those of an epoch, got {count}"
-        )
-    order = torch.randperm(len(samples), generator=keyed_generator("few images", seed))
-    return RepeatedSamples(SomeSamples(samples, order[:count].tolist()), -(-length // count))
 
 
 def _slow_copy(momentum: float | None, **modules: nn.Module) -> SlowCopy | None:

@@ -10,6 +10,9 @@ times belong to that machine only. Speed never gates a test.
     interactions/wall/*       seconds for the published error of J          bench_estimator
     pretrain/step/*           images/s of an A2MIM step                     bench_training
     loader/*                  images/s of our loaders                       bench_training
+    features/overhead/*       seconds on top of the bare model              bench_features
+    occlusion/overhead/*      seconds on top of the bare model              bench_features
+    occlusion/memory          MiB for four times the images                 bench_features
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from experiments import bench_features
 from experiments.bench_estimator import coverage, forwards, wall
 from experiments.bench_memory import STATUS, memory
 from experiments.bench_timing import Row, overhead, overhead_names
@@ -97,6 +101,14 @@ def available_rows(repeats: int, on_gpu: bool) -> dict[str, Callable[[], Row]]:
     for kind in ("folder", "tar"):
         row = f"loader/{kind}"
         rows[row] = partial(loader, row, kind, repeats)
+    for name in STEP_MODELS:
+        for what in bench_features.WHATS:
+            row = f"features/overhead/{what}/{name}"
+            rows[row] = partial(bench_features.features, row, what, name, repeats)
+        row = f"occlusion/overhead/{name}"
+        rows[row] = partial(bench_features.occlusion, row, name, repeats)
+    if STATUS.exists():
+        rows["occlusion/memory"] = partial(bench_features.memory, "occlusion/memory", repeats)
     return rows
 
 

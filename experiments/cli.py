@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,9 @@ import tyro
 
 from experiments.configs.demo import DemoConfig
 from experiments.configs.interactions import InteractionsConfig
+from experiments.configs.invariance import InvarianceConfig
 from experiments.configs.probe import ProbeConfig
+from experiments.configs.spectrum import SpectrumConfig
 from experiments.configs.weights import ModelsConfig
 
 
@@ -75,6 +77,18 @@ Command = (
             description="Interaction strength over orders of timm classifiers, on your images.",
         ),
     ]
+    | Annotated[
+        InvarianceConfig,
+        tyro.conf.subcommand(
+            "invariance", description="What is left of features of occluded images, by layer."
+        ),
+    ]
+    | Annotated[
+        SpectrumConfig,
+        tyro.conf.subcommand(
+            "spectrum", description="Frequencies and variance of feature maps, by layer."
+        ),
+    ]
     | Annotated[Pretrain, tyro.conf.subcommand("pretrain")]
     | Annotated[Configs, tyro.conf.subcommand("configs")]
     | Annotated[
@@ -121,6 +135,14 @@ def _run(command: Any) -> None:
         from experiments.interaction_curves import interaction_curves
 
         interaction_curves(command)
+    elif isinstance(command, InvarianceConfig):
+        from experiments.invariance import invariance
+
+        invariance(command)
+    elif isinstance(command, SpectrumConfig):
+        from experiments.spectrum import spectrum
+
+        spectrum(command)
     elif isinstance(command, Pretrain):
         from experiments import pretrain
 
@@ -134,9 +156,17 @@ def _run(command: Any) -> None:
             resume=command.resume,
         )
     elif isinstance(command, Configs):
-        from experiments.pretrain import list_recipes
+        from a2mim.probe import RECIPES as SGD
+        from experiments.configs.finetune import RECIPES as FINETUNE
+        from experiments.configs.pretrain import RECIPES as PRETRAIN
+        from experiments.settings import list_recipes
 
-        list_recipes()
+        commands: dict[str, Mapping[str, object]] = {
+            "a2mim pretrain": PRETRAIN,
+            "a2mim probe --method finetune --recipe": FINETUNE,
+            "a2mim probe --method sgd --recipe": SGD,
+        }
+        print(list_recipes(commands))
     elif isinstance(command, ModelsConfig):
         from experiments.weights import models
 

@@ -37,8 +37,9 @@ from a2mim.optim import (
     step_lr,
 )
 from a2mim.sampler import Batches, keyed_seed
-from a2mim.samples import SomeSamples
+from a2mim.samples import RepeatedSamples, SomeSamples, few_images
 from a2mim.shards import ShardStream
+from a2mim.siamese import ContrastiveMAE, ImageLevel, RelaxedMAE, TokenLevel
 from a2mim.sites import site_at
 from a2mim.state import CheckpointError
 from experiments.configs.pretrain import RECIPES, PretrainConfig
@@ -53,8 +54,8 @@ from experiments.runs import (
     process_rank,
 )
 from experiments.settings import changed, chosen
-from experiments.sources import Training, labelled_samples, training_samples, without_folders
-from experiments.watching import PICTURES, Log, OnlineKnn, Watch, pictures
+from experiments.sources import labelled_samples, training_samples, without_folders
+from experiments.watching import PICTURES, Images, Log, Masked, OnlineKnn, Watch, pictures
 from interactions import plots
 from interactions.fills import image_mean
 
@@ -66,6 +67,13 @@ RULES = {
 }
 KNN_TRAIN, KNN_TEST = 10_000, 2_000
 """Images of the online k-NN probe, at most."""
+
+BELONGS: dict[str, tuple[str, ...]] = {
+    "penalty_weight": ("rmae",),
+    **dict.fromkeys(("view2", "stop_gradient", "momentum"), ("rmae", "cmae")),
+    **dict.fromkeys(("temperature", "level", "head", "negatives"), ("cmae",)),
+}
+"""The methods that a setting of two views means something to."""
 
 
 def run(
@@ -187,7 +195,7 @@ def _check(config: PretrainConfig) -> None:
             f"expected a warm-up of less than the {config.epochs} epochs, got {config.warmup}"
         )
     above_0 = ("epochs", "batch_size", "accumulate", "lr", "save_every", "keep")
-    for key in (*above_0, "clip", "images", "knn_every"):
+    for key in (*above_0, "clip", "images", "few", "epoch_images", "knn_every"):
         value = getattr(config, key)
         if value is not None and not value > 0:
             raise UsageError(f"expected {key} above 0, got {value}")
@@ -195,24 +203,65 @@ def _check(config: PretrainConfig) -> None:
         raise UsageError(f"expected ema between 0 and 1, as 0.9999, got {config.ema}")
     if config.fsdp and config.knn_every:
         raise UsageError("expected no k-NN probes with fsdp, whose parameters lie in parts")
+    if config.few is None and config.few_seed:
+        raise UsageError(f"expected few with few_seed={config.few_seed}, got all images; set few")
+    for key, methods in BELONGS.items():
+        usual = getattr(PretrainConfig, key)
+        if config.method not in methods and getattr(config, key) != usual:
+            raise UsageError(
+                f"expected {key} for {' or '.join(methods)} alone, got it for {config.method}; "
+                f"leave it at {usual}"
+            )
+    if config.method == "cmae":
+        _check_contrast(config)
 
 
-def samples_of(config: PretrainConfig) -> Training:
+def _check_contrast(config: PretrainConfig) -> None:
+    if config.level == "image" and config.negatives != "images":
+        raise UsageError(
+            f"expected level=token for negatives={config.negatives}, got level=image, which has "
+            "one vector per image"
+        )
+    if config.level == "token" and len(config.head) != 1:
+        raise UsageError(
+            f"expected head as one number of channels with level=token, as (256,), "
+            f"got {config.head}"
+        )
+    at_once = config.batch_size // (config.accumulate * process_rank()[1])
+    if at_once < 2 and config.negatives == "images":
+        raise UsageError(
+            f"expected at least 2 images at once, each other's negatives, got {at_once}; use a "
+            "larger batch_size, or less accumulate or processes"
+        )
+
+
+def samples_of(config: PretrainConfig) -> Images:
     """The training images of a configuration.
 
     Raises:
-        UsageError: if it names none.
+        UsageError: if it names none, or a few images of a stream.
         DataError: if they cannot be had.
+        ValueError: if there are not as many.
     """
     augment = CropAndFlip(config.image_size, config.crop, mean=config.mean, std=config.std)
-    return training_samples(config.data, augment, config.seed, images=config.images)
+    samples = training_samples(config.data, augment, config.seed, images=config.images)
+    if config.few is None and config.epoch_images is None:
+        return samples
+    if isinstance(samples, ShardStream):
+        raise UsageError(
+            "expected images by index for few or epoch_images, got a stream; use tar:PATTERN"
+        )
+    length = config.epoch_images or len(samples)
+    if config.few is None:
+        return RepeatedSamples(samples, length)
+    return few_images(samples, config.few, length, config.few_seed)
 
 
-def first_images(samples: Training) -> Tensor:
+def first_images(samples: Images) -> Tensor:
     """A few of the training images ``(I, C, H, W)``, to look at."""
     if isinstance(samples, ShardStream):
         return next(iter(samples.epoch(0, PICTURES)))["image"]
-    return torch.stack([samples.load(k, 0) for k in range(min(PICTURES, len(samples)))])
+    return torch.stack([samples.load(k, 0) for k in subset(len(samples), PICTURES, 0)])
 
 
 def online_knn(config: PretrainConfig, device: str) -> OnlineKnn | None:
@@ -235,7 +284,7 @@ def online_knn(config: PretrainConfig, device: str) -> OnlineKnn | None:
 
 
 def save(
-    method: MaskedImageModel | MaskedAutoencoder,
+    method: Masked,
     trained: Trained,
     config: PretrainConfig,
     work: Path,
@@ -247,24 +296,18 @@ def save(
     write_atomic(work / "backbone.json", json.dumps(description(config), indent=2) + "\n")
 
 
-def method_of(config: PretrainConfig) -> MaskedImageModel | MaskedAutoencoder:
+def method_of(config: PretrainConfig) -> Masked:
     """The method of a configuration, with weights drawn by its seed.
 
     Raises:
+        TypeError: for a backbone that the method cannot be built around.
         ValueError: for choices that do not go together.
     """
     with torch.random.fork_rng():
         torch.manual_seed(keyed_seed(config.seed, "weights"))
         backbone = backbone_of(config)
-        if config.method == "mae":
-            width, depth, heads = config.decoder
-            return MaskedAutoencoder(
-                backbone,
-                config.mask_ratio,
-                decoder_width=width,
-                decoder_depth=depth,
-                decoder_heads=heads,
-            )
+        if config.method != "a2mim":
+            return _token_method(config, backbone)
         size, position = config.image_size, config.position
         return MaskedImageModel(
             backbone,
@@ -278,6 +321,50 @@ def method_of(config: PretrainConfig) -> MaskedImageModel | MaskedAutoencoder:
             decoder_depth=config.depthwise,
             target=config.target,
         )
+
+
+def _token_method(
+    config: PretrainConfig, backbone: nn.Module
+) -> MaskedAutoencoder | RelaxedMAE | ContrastiveMAE:
+    """A method whose encoder sees visible patches alone."""
+    width, depth, heads = config.decoder
+    decoder: dict[str, Any] = {
+        "decoder_width": width,
+        "decoder_depth": depth,
+        "decoder_heads": heads,
+    }
+    views: dict[str, Any] = {
+        "view2": config.view2,
+        "stop_gradient": None if config.stop_gradient == "none" else config.stop_gradient,
+        "momentum": config.momentum,
+    }
+    method: MaskedAutoencoder | RelaxedMAE | ContrastiveMAE
+    if config.method == "mae":
+        method = MaskedAutoencoder(backbone, config.mask_ratio, **decoder)
+    elif config.method == "rmae":
+        method = RelaxedMAE(
+            backbone,
+            config.mask_ratio,
+            penalty_weight=config.penalty_weight,
+            **views,
+            **decoder,
+        )
+    else:
+        level = (
+            ImageLevel(config.head)
+            if config.level == "image"
+            else TokenLevel(width, depth, heads, config.head[0], config.negatives)
+        )
+        method = ContrastiveMAE(
+            backbone, config.mask_ratio, level=level, temperature=config.temperature, **views
+        )
+    patch = config.image_size // method.grid.rows
+    if config.block != patch:
+        raise ValueError(
+            f"expected block={patch} for {config.method}, which hides patches of {patch} px, "
+            f"got {config.block}"
+        )
+    return method
 
 
 def backbone_of(config: PretrainConfig) -> nn.Module:
@@ -317,10 +404,3 @@ def schedule(
             step, drop=drop, warmup=warmup, peak=config.lr * scale, warmup_ratio=2e-6
         )
     return lambda step, scale: cosine_lr(step, steps, warmup, config.lr * scale, config.final_lr)
-
-
-def list_recipes() -> None:
-    """Print every recipe with its first line."""
-    width = max(map(len, RECIPES))
-    for name, function in RECIPES.items():
-        print(f"{name:{width}}  {(function.__doc__ or '').splitlines()[0]}")

@@ -72,3 +72,16 @@ def _fitting(key: str, value: object, hint: Any) -> Any:
 
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def list_recipes(recipes: Mapping[str, Mapping[str, object]]) -> str:
+    """Recipes by command, a line each: the first of their description, or what they hold."""
+    width = max(len(name) for group in recipes.values() for name in group)
+    lines = []
+    for command, group in recipes.items():
+        lines.append(f"{command}:")
+        for name, recipe in group.items():
+            is_function = callable(recipe)
+            about = (recipe.__doc__ or "").splitlines()[0] if is_function else str(recipe)
+            lines.append(f"  {name:{width}}  {about}")
+    return "\n".join(lines)

@@ -27,7 +27,8 @@ from a2mim.mae import MaskedAutoencoder
 from a2mim.model import MaskedImageModel
 from a2mim.probe import knn_probe
 from a2mim.sampler import keyed_generator
-from a2mim.samples import ArraySamples, SomeSamples
+from a2mim.samples import RepeatedSamples, SomeSamples
+from a2mim.siamese import ContrastiveMAE, RelaxedMAE
 from experiments.configs.pretrain import PretrainConfig
 from experiments.results import COLUMNS, write_atomic
 from experiments.runs import commit, process_rank
@@ -44,8 +45,17 @@ PICTURES = 8
 NEIGHBOURS = 20
 """That vote in the online probe, as in DINO."""
 
-MEASURES = ("loss", "spatial", "fourier", "knn_top1", "skipped")
+MEASURES = (
+    *("loss", "spatial", "fourier", "similarity", "penalty", "mae", "bound"),
+    *("knn_top1", "skipped"),
+)
 """What goes from the log into the results table."""
+
+Masked = MaskedImageModel | MaskedAutoencoder | RelaxedMAE | ContrastiveMAE
+"""A method of pre-training."""
+
+Images = Training | RepeatedSamples
+"""The images of pre-training."""
 
 
 class Watching(Protocol):
@@ -123,6 +133,7 @@ class Log:
 
     def rows(self, name: str, config: PretrainConfig) -> pd.DataFrame:
         """Losses, and what was measured beside them, as rows of the results table."""
+        few = "" if config.few is None else f" few={config.few}"
         rows = [
             {
                 "run": "pretrain",
@@ -131,7 +142,7 @@ class Log:
                 "weights": name,
                 "dataset": without_folders(config.data),
                 "image": "all",
-                "setting": f"method={config.method} size={config.image_size}",
+                "setting": f"method={config.method} size={config.image_size}{few}",
                 "at": report["step"],
                 "value": report[key],
                 "samples": config.batch_size,
@@ -191,18 +202,18 @@ class Watch:
         knn: the probe, if there is one.
     """
 
-    method: MaskedImageModel | MaskedAutoencoder
+    method: Masked
     config: PretrainConfig
     steps: int
     steps_per_epoch: int
     images_ICHW: Tensor
-    samples: Training
+    samples: Images
     knn: OnlineKnn | None
 
     def measure(self, report: StepReport) -> dict[str, float]:
         """``skipped``, where images can be unreadable; ``knn_top1``, where it is its turn."""
         found: dict[str, float] = {}
-        if not isinstance(self.samples, ArraySamples):
+        if hasattr(self.samples, "damage"):
             found["skipped"] = self.samples.damage.count()
         if self.knn is not None and self._ends(report, self.config.knn_every or 1):
             found["knn_top1"] = self.knn(self.method.backbone)
@@ -220,12 +231,11 @@ class Watch:
 
 
 @torch.no_grad()
-def pictures(
-    method: MaskedImageModel | MaskedAutoencoder, images_ICHW: Tensor, config: PretrainConfig
-) -> dict[str, np.ndarray]:
+def pictures(method: Masked, images_ICHW: Tensor, config: PretrainConfig) -> dict[str, np.ndarray]:
     """Images as they are, as the network sees them, its prediction, and what is hidden completed.
 
-    Targets that are no pictures have neither prediction nor completion.
+    Of two views, the first is shown. Targets that are no pictures, and contrast, which predicts
+    none, have neither prediction nor completion.
 
     Returns:
         ``original``, ``masked``, ``prediction`` and ``completed``, uint8 ``(I, C, H, W)``.
@@ -233,7 +243,7 @@ def pictures(
     device = next(method.parameters()).device
     images = images_ICHW.to(device)
     visible = method.draw(len(images), keyed_generator(config.seed, "pictures")).to(device)
-    grid: PatchGrid = method.grid if isinstance(method, MaskedAutoencoder) else method.mask.grid
+    grid: PatchGrid = method.mask.grid if isinstance(method, MaskedImageModel) else method.grid
     output = method.eval()(images, visible)["output"].float()
     stacks = {"original": images, "masked": hide(images, visible, grid, image_mean(images))}
     if output.shape == images.shape:

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from interactions.compose import made_of, token_grid, with_modules
 from interactions.patches import PatchGrid, Players
-from interactions.token_drop import _Keep
+from interactions.token_drop import KeepVisible
 
 Readout = Literal["class", "mean", "visible"]
 """The class token; the mean of all patch tokens or cells that the network has; the mean of those
@@ -282,20 +282,21 @@ def _layer_tokens(
     """The tokens of layers, in the order of the network, and what its head reads."""
     names = layer_names(model)
     inside = [k for k, name in enumerate(names) if name in layers and name not in (NORM, OUTPUT)]
+    asked = inside or [0]  # timm wants one at least
     timm_model: Any = model
     if not _has_tokens(model):
-        final, maps = timm_model.forward_intermediates(images_BCHW, inside)
+        final, maps = timm_model.forward_intermediates(images_BCHW, asked)
         found = [_Tokens(x.flatten(2).mT, x[:, :0].flatten(2), tuple(x.shape[2:])) for x in maps]
-        return dict(zip([names[k] for k in inside], found, strict=True)), final
+        return dict(zip([names[k] for k in inside], found, strict=False)), final
     prefix, grid = timm_model.num_prefix_tokens, _token_cells(model, images_BCHW)
     final, taken = timm_model.forward_intermediates(
-        images_BCHW, inside, return_prefix_tokens=prefix > 0, output_fmt="NLC"
+        images_BCHW, asked, return_prefix_tokens=prefix > 0, output_fmt="NLC"
     )
     if not prefix:
         taken = [(patches_BLD, patches_BLD[:, :0]) for patches_BLD in taken]
     tokens = {
         names[k]: _Tokens(patches_BLD, prefix_BPD, grid)
-        for k, (patches_BLD, prefix_BPD) in zip(inside, taken, strict=True)
+        for k, (patches_BLD, prefix_BPD) in zip(inside, taken, strict=False)
     }
     if NORM in layers:
         tokens[NORM] = _Tokens(final[:, prefix:], final[:, :prefix], grid)
@@ -323,7 +324,7 @@ def _dropping(
             "expected as many visible players, at least 1, in each image of a batch, "
             f"got {int(counts_B.min())} to {int(counts_B.max())}"
         )
-    keep = _Keep(int(getattr(model, "num_prefix_tokens", 0)))
+    keep = KeepVisible(int(getattr(model, "num_prefix_tokens", 0)))
     keep.visible_BL = players.refine(visible_BN, tokens)
     return with_modules(model, patch_drop=keep)
 

@@ -13,7 +13,9 @@ import traceback
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from PIL import Image
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -31,6 +33,7 @@ from a2mim.engine import (
 )
 from a2mim.sampler import Batches, keyed_generator
 from a2mim.shards import ShardStream, StreamSettings, write_shards
+from a2mim.siamese import RelaxedMAE
 from a2mim.state import CheckpointError, latest, load_checkpoint
 
 
@@ -122,6 +125,17 @@ def heavy(**options):
     for group in optimiser.param_groups:
         group["momentum"] = 0.9
     return method, optimiser
+
+
+def make_relaxed(seed=0):
+    """A method with a slow copy, which follows in after_step."""
+    options = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "num_heads": 2, "depth": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        backbone = timm.create_model("test_vit", num_classes=0, **options)
+        sizes = {"decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2}
+        method = RelaxedMAE(backbone, 0.5, momentum=0.8, norm_pix=False, **sizes)
+    return method, torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=1.0)
 
 
 LABELS = torch.arange(20) % 5
@@ -245,6 +259,33 @@ def test_averaged_weights():
     assert deviation(weights(done.ema), weights(made[0])) > 1e-3
     assert not done.ema.training
     assert not any(p.requires_grad for p in done.ema.parameters())
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_after_every_step_a_method_is_told(accumulate):
+    class Told(Tiny):
+        def after_step(self):
+            after.append(weights(self))
+
+    after, reported = [], []
+    made = make(method=Told)
+    method, _ = made
+    fit(made, accumulate=accumulate, steps=4, on_step=lambda _: reported.append(weights(method)))
+    assert len(after) == len(reported) == 4
+    assert all(equal(one, two) for one, two in zip(after, reported, strict=True))
+
+
+def test_after_a_step_that_is_skipped_it_is_not(monkeypatch):
+    """As fp16 skips one whose gradient is not finite; it needs a GPU."""
+    skipped = iter((True, False, False))
+    monkeypatch.setattr(
+        AcceleratedOptimizer, "step_was_skipped", property(lambda self: next(skipped))
+    )
+    calls = []
+    made = make()
+    made[0].after_step = lambda: calls.append(made[0].calls)
+    fit(made, steps=3)
+    assert calls == [2, 3]
 
 
 def test_labels_come_with_their_images():
@@ -664,6 +705,17 @@ def test_what_two_processes_saved_in_parts_one_goes_on_with(processes):
     assert deviation(weights(again.ema), weights(done.ema)) < 1e-5
 
 
+def test_a_slow_copy_in_halves_is_one(processes):
+    method = fit(make_relaxed())[0]
+    found = [torch.load(processes / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for key in ("slow", "fsdp slow", "fsdp slow accumulated"):
+        assert deviation(found[0][key], weights(method)) < 1e-5, key
+        assert equal(found[0][key], found[1][key]), key
+    start = make_relaxed()[0].target.state_dict()
+    assert deviation(method.target.state_dict(), start) > 1e-3
+    assert deviation(method.target.backbone.state_dict(), method.backbone.state_dict()) > 1e-3
+
+
 @pytest.mark.slow  # a minute in the compiler
 def test_two_processes_compile_half_the_weights(tmp_path):
     statuses, log = run_processes(tmp_path, "compiled")
@@ -776,6 +828,9 @@ def share_weights(folder, rank, signalled):
     torch.distributed.barrier()
     again, _, _ = fit(heavy(), clip=1.0, ema=0.9, fsdp=True, saving=saving)
     found["fsdp resumed"] = weights(again)
+    found["slow"] = weights(fit(make_relaxed())[0])
+    found["fsdp slow"] = weights(fit(make_relaxed(), fsdp=True)[0])
+    found["fsdp slow accumulated"] = weights(fit(make_relaxed(), fsdp=True, accumulate=3)[0])
     return found
 
 

@@ -1,6 +1,8 @@
 import logging
 import os
 import pickle
+from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,9 +19,11 @@ from a2mim.samples import (
     DatasetSamples,
     FolderSamples,
     PackedNames,
+    RepeatedSamples,
     SomeSamples,
     Tolerance,
     decode,
+    few_images,
     find_test_files,
     find_training_files,
 )
@@ -332,3 +336,67 @@ def test_some_of_the_images(tmp_path):
     assert SomeSamples(whole, [1, 2]).damage.count() == 0
     with pytest.raises(IndexError, match="below 2"):
         some.load(2, 0)
+
+
+class Told:
+    """Images that tell their own index and epoch."""
+
+    def __len__(self):
+        return COUNT
+
+    def load(self, index, epoch):
+        return torch.tensor([index, epoch])
+
+
+def loaded(samples, epochs):
+    """(index, epoch) of the images underneath, in the order of the numbers."""
+    return [tuple(samples.load(k, e).tolist()) for e in range(epochs) for k in range(len(samples))]
+
+
+@pytest.mark.parametrize("length", [1, 5, COUNT, 3 * COUNT, 3 * COUNT + 5])
+def test_epochs_of_any_length_are_pieces_of_whole_passes(length):
+    repeated = RepeatedSamples(Told(), length)
+    assert len(repeated) == length
+    seen = loaded(repeated, 60)
+    passes = [(index, epoch) for epoch in range(60 * length) for index in range(COUNT)]
+    assert seen == passes[: 60 * length]
+    counts = Counter(index for index, _ in seen)
+    assert max(counts.values()) - min(counts[k] for k in range(COUNT)) <= 1
+    for index in (-1, length):
+        with pytest.raises(IndexError, match=f"index below {length}, got {index}"):
+            repeated.load(index, 0)
+
+
+def test_a_few_images_fill_an_epoch():
+    found = {}
+    for count in (1, 3, COUNT):
+        seen = loaded(few_images(Told(), count, 50, seed=0), 2)
+        assert len(set(seen)) == len(seen) == 100  # no draw twice
+        found[count] = {index for index, _ in seen}
+        assert len(found[count]) == count
+    assert all(found[a] < found[b] for a, b in pairwise((1, 3, COUNT)))
+    choices = {few_images(Told(), 1, 1, seed).load(0, 0)[0].item() for seed in range(8)}
+    assert len(choices) > 3
+    for count in (0, COUNT + 1):
+        with pytest.raises(ValueError, match=f"choose 1 to all {COUNT} images, got {count}"):
+            few_images(Told(), count, 100, seed=0)
+    with pytest.raises(ValueError, match="an epoch of at least 1 image, got 0"):
+        few_images(Told(), 1, 0, seed=0)
+
+
+def test_a_few_images_do_not_depend_on_workers_or_on_resuming(folder):
+    alone = batches(few_images(make("folder", folder), 5, COUNT, seed=0))
+    resumed = batches(few_images(make("folder", folder), 5, COUNT, seed=0), start=18, workers=2)
+    for (images, _), (expected, _) in zip(resumed, alone[3:], strict=True):
+        assert torch.equal(images, expected)
+
+
+def test_unreadable_images_among_a_few_count_once(folder):
+    files = find_training_files(folder)
+    chosen = few_images(Told(), 3, 1, seed=0).load(0, 0)[0].item()
+    (folder / files.names[chosen]).write_bytes(b"damaged")
+    few = few_images(make("folder", folder), 3, 30, seed=0)
+    assert few.damage.count() == 0
+    for k in range(30):
+        few.load(k, 0)
+    assert few.damage.count() == 1

@@ -3,7 +3,6 @@
 import os
 import signal
 from copy import deepcopy
-from itertools import pairwise
 from math import exp, log, log1p
 
 import pytest
@@ -12,16 +11,13 @@ from timm import create_model
 
 from a2mim.engine import Interrupted, Saving, pretrain
 from a2mim.mae import MaskedAutoencoder, encode_visible, visible_places
-from a2mim.sampler import Batches, keyed_generator
+from a2mim.sampler import keyed_generator
 from a2mim.siamese import (
     ContrastiveMAE,
     ImageLevel,
     RelaxedMAE,
-    RepeatedSamples,
     SlowCopy,
     TokenLevel,
-    few_images,
-    follow,
     info_nce,
     second_view,
 )
@@ -257,6 +253,9 @@ def test_a_stopped_branch_gets_no_gradient_from_the_similarity(branch):
     out["similarity"].backward(retain_graph=True)
     assert touched(decoders[other])
     assert not touched(decoders[branch])
+    # DDP waits for the gradients of all that is not frozen.
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert {name.split(".")[0] for name in frozen} == ({"decoder"} if branch == "view1" else set())
     assert touched(model.backbone)
     # of the backbone's gradient, the part of the other branch: the other one made constant
     expected = make_relaxed()
@@ -450,8 +449,6 @@ def test_momentum_in_closed_form():
     optimiser = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad], lr=0.5, momentum=0.9
     )
-    follow(model, optimiser)
-    follow(model, optimiser)  # twice is once
     trained = torch.nn.ModuleDict({"backbone": model.backbone, "head": model.head})
     theta = [weights(trained)]
     for step in range(5):
@@ -460,6 +457,7 @@ def test_momentum_in_closed_form():
             model(*batch(model, seed=10 * step + part))["loss"].backward()
         optimiser.step()
         optimiser.zero_grad()
+        model.after_step()
         theta.append(weights(trained))
     for name, slow in model.target.state_dict().items():
         past = sum(0.7 ** (5 - s) * theta[s][name] for s in range(1, 6))
@@ -471,32 +469,18 @@ def test_momentum_in_closed_form():
 
 def test_a_copy_without_momentum_has_the_last_weights():
     model = make_relaxed(momentum=0.0)
-    optimiser = torch.optim.SGD(model.backbone.parameters(), lr=0.5)
-    follow(model, optimiser)
-    model(*batch(model))["loss"].backward()
-    optimiser.step()
+    noisy(model.backbone)
+    assert not equal(weights(model.target.backbone), weights(model.backbone))
+    model.after_step()
     assert equal(weights(model.target.backbone), weights(model.backbone))
 
 
-def test_a_copy_that_nothing_updates_is_not_trained_with():
-    model = make_relaxed(momentum=0.9)
-    images, visible = batch(model)
-    message = r"slow copy that follows the optimiser.* call follow\(method, optimiser\) before"
-    with pytest.raises(RuntimeError, match=message):
-        model(images, visible)
-    model.eval()(images, visible)
-    first, second = (torch.optim.SGD(model.parameters(), lr=0.5) for _ in range(2))
-    follow(model, first)
-    model.train()(images, visible)
-    with pytest.raises(RuntimeError, match="train without fsdp"):  # which trains a copy
-        deepcopy(model)(images, visible)
-    follow(model, second)  # the first has ended
-    before = weights(model.target)
-    noisy(model.backbone)
-    first.step()
-    assert equal(weights(model.target), before)
-    second.step()
-    assert not equal(weights(model.target), before)
+@pytest.mark.parametrize("make", [make_relaxed, make_contrastive])
+def test_without_a_copy_nothing_follows(make):
+    model = make()
+    before = weights(model)
+    model.after_step()
+    assert equal(weights(model), before)
 
 
 # With the engine
@@ -505,12 +489,8 @@ def test_a_copy_that_nothing_updates_is_not_trained_with():
 class Squares:
     """Keyed images."""
 
-    def __init__(self, count=20):
-        self.count = count
-        self.labels_I = torch.arange(count)
-
     def __len__(self):
-        return self.count
+        return 20
 
     def load(self, index, epoch):
         return torch.randn(3, SIZE, SIZE, generator=keyed_generator("squares", epoch, index))
@@ -523,15 +503,13 @@ METHODS = {
 }
 
 
-def fit(method, *, sgd=False, steps=6, samples=None, **options):
+def fit(method, *, sgd=False, steps=6, **options):
     parameters = [p for p in method.parameters() if p.requires_grad]
     kind = torch.optim.SGD if sgd else torch.optim.AdamW
     optimiser = kind(parameters, lr=1.0)
-    if method.target is not None:
-        follow(method, optimiser)
     done = pretrain(
         method,
-        samples or Squares(),
+        Squares(),
         optimiser,
         lambda step, scale: 0.01 * scale,
         batch_size=6,
@@ -600,53 +578,6 @@ def test_bfloat16(make):
     assert out["loss"].item() == pytest.approx(model(images, visible)["loss"].item(), rel=0.05)
 
 
-# Few images
-
-
-def test_repetitions_have_draws_of_their_own():
-    repeated = RepeatedSamples(Squares(3), 4)
-    assert len(repeated) == 12
-    assert repeated.labels_I.tolist() == [0, 1, 2] * 4
-    seen = [repeated.load(k, epoch) for epoch in range(2) for k in range(12)]
-    for k in range(24):
-        # the eight passes over three images, one after another
-        assert torch.equal(seen[k], Squares(3).load(k % 3, k // 3))
-    assert len({tuple(image.flatten()[:4].tolist()) for image in seen}) == 24
-    with pytest.raises(IndexError, match="below 12, got 12"):
-        repeated.load(12, 0)
-    with pytest.raises(ValueError, match="at least 1 time, got 0"):
-        RepeatedSamples(Squares(3), 0)
-
-
-def test_a_few_images_fill_an_epoch():
-    found = {}
-    for count in (1, 3, 20):
-        few = few_images(Squares(), count, 20, seed=0)
-        assert 20 <= len(few) < 20 + count
-        assert len(few) % count == 0
-        labels = few.labels_I.tolist()
-        assert labels == labels[:count] * (len(few) // count)
-        found[count] = set(labels)
-        assert len(found[count]) == count
-    assert all(found[a] < found[b] for a, b in pairwise((1, 3, 20)))
-    choices = {few_images(Squares(), 1, 20, seed=s).labels_I[0].item() for s in range(8)}
-    assert len(choices) > 3
-    for count in (0, 21):
-        with pytest.raises(ValueError, match=f"choose 1 to 20 images, .* got {count}"):
-            few_images(Squares(), count, 100, seed=0)
-    with pytest.raises(ValueError, match="choose 1 to 2 images"):
-        few_images(Squares(), 3, 2, seed=0)
-
-
-def test_one_image_is_enough_for_a_batch():
-    with pytest.raises(ValueError, match="at least 6 images for a batch, got 1"):
-        Batches(1, 6)
-    losses = []
-    few = few_images(Squares(), 1, 20, seed=0)
-    fit(make_relaxed(), samples=few, on_step=lambda r: losses.append(r.losses["loss"]))
-    assert len(set(losses)) == 6
-
-
 # What does not fit
 
 
@@ -674,8 +605,6 @@ def test_what_does_not_fit_is_refused():
             make_contrastive(**options)
     with pytest.raises(ValueError, match="negatives images or positions or all, got 'none'"):
         TokenLevel(negatives="none")
-    with pytest.raises(ValueError, match="a method with momentum, got one without"):
-        follow(make_relaxed(), None)
     with pytest.raises(ValueError, match="below 1, got 2"):
         SlowCopy(2, head=torch.nn.Linear(1, 1))
 

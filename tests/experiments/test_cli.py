@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from experiments.cli import main
 
 
 def a2mim(*arguments, cwd):
@@ -16,15 +19,29 @@ def a2mim(*arguments, cwd):
     )
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """The command in this process, which is faster: arguments -> what a process would leave."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=ended.value.code, stdout=out, stderr=err)
+
+    return run
+
+
 def test_help_names_the_commands(tmp_path):
     done = a2mim("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for command in ("demo", "interactions", "figures", "bench"):
+    for command in ("demo", "interactions", "pretrain", "configs", "models", "probe", "bench"):
         assert command in done.stdout
 
 
-def test_demo_help_names_the_options(tmp_path):
-    done = a2mim("demo", "--help", cwd=tmp_path)
+def test_demo_help_names_the_options(here):
+    done = here("demo", "--help")
     assert done.returncode == 0
     for option in ("--data", "--seed", "--out", "--device"):
         assert option in done.stdout
@@ -38,10 +55,13 @@ def test_demo_help_names_the_options(tmp_path):
         (["figures", "missing"], "expected a finished run"),
         (["demo", "--lr", "inf"], "expected a finite --lr above 0"),
         (["interactions", "resnet18", "--images", "missing"], "found none at missing"),
+        (["pretrain", "digits-vti"], "did you mean digits-vit"),
+        (["models", "missing.pth"], "missing.pth"),
+        (["probe", "missing.pth", "--data", "digits"], "missing.pth"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message):
-    done = a2mim(*arguments, cwd=tmp_path)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, here, arguments, message):
+    done = here(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -63,8 +83,20 @@ def test_a_corrupt_image_is_named(tmp_path):
 @pytest.mark.parametrize(
     "arguments", [["dmeo"], ["demo", "--sede", "1"], ["demo", "--seed", "x"], []]
 )
-def test_unknown_words_are_exit_code_2(tmp_path, arguments):
-    done = a2mim(*arguments, cwd=tmp_path)
+def test_unknown_words_are_exit_code_2(tmp_path, here, arguments):
+    done = here(*arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_recipes_are_listed(capsys):
+    main(["configs"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        "a2mim pretrain:",
+        "a2mim probe --method finetune --recipe:",
+        "a2mim probe --method sgd --recipe:",
+    ]
+    for name in ("a2mim-r50-in1k", "rsb-a3", "in1k-vit"):
+        assert any(line.split()[0] == name for line in lines)

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from experiments.configs.pretrain import RECIPES
+from a2mim.sampler import Batches
+from a2mim.siamese import ImageLevel, TokenLevel
+from experiments import pretrain as module
 from experiments.pretrain import configured, method_of, run, samples_of
 from experiments.results import read_table
 from experiments.runs import UsageError
@@ -130,6 +132,21 @@ def test_folders_and_shards(tmp_path):
         (["knn_every=0"], "knn_every above 0"),
         (["ema=1.5"], "expected ema between 0 and 1"),
         (["fsdp=True", "knn_every=1"], "expected no k-NN probes with fsdp"),
+        (["few=0"], "few above 0"),
+        (["few_seed=3"], "expected few with few_seed=3, got all images"),
+        (["epoch_images=0"], "epoch_images above 0"),
+        (["method=simclr"], "expected method as a2mim or mae or rmae or cmae, got 'simclr'"),
+        (
+            ["momentum=0.99"],
+            "momentum for rmae or cmae alone, got it for a2mim; leave it at None",
+        ),
+        (["method=mae", "view2=full"], "view2 for rmae or cmae alone, got it for mae"),
+        (["method=cmae", "penalty_weight=0.5"], "penalty_weight for rmae alone, got it for cmae"),
+        (["method=rmae", "temperature=0.2"], "temperature for cmae alone, got it for rmae"),
+        (["method=rmae", "stop_gradient=both"], "stop_gradient as none or view1 or view2"),
+        (["method=cmae", "negatives=all"], "expected level=token for negatives=all"),
+        (["method=cmae", "level=token"], "head as one number of channels with level=token"),
+        (["method=cmae", "batch_size=4", "accumulate=4"], "at least 2 images at once"),
     ],
 )
 def test_bad_settings(changes, message):
@@ -157,6 +174,18 @@ def test_bad_settings(changes, message):
         ("digits-vit", ("options={'flavour': 1}",), "", "flavour"),
         ("digits-vit", ("backbone=vitt",), "", "expected the name of a timm model"),
         ("digits-vit", ("block=6",), "", "blocks that divide an image of 32 px"),
+        ("digits-vit", ("method=rmae",), "", "expected block=4 for rmae, which hides patches of 4"),
+        ("digits-resnet", ("method=cmae",), "", "a timm VisionTransformer, got ResNet"),
+        ("digits-vit", ("few=5000",), "", "choose 1 to all 898 images, got 5000"),
+        ("cifar10-rmae", ("penalty_weight=-1",), "digits", "penalty weight of at least 0, got -1"),
+        ("cifar10-rmae", ("momentum=1",), "digits", "momentum of at least 0 and below 1, got 1"),
+        ("cifar10-cmae", ("temperature=0",), "digits", "a positive temperature, got 0"),
+        (
+            "cifar10-rmae",
+            ("stop_gradient=view1", "momentum=0.9"),
+            "digits",
+            "leave out one of stop_gradient and momentum",
+        ),
     ],
 )
 def test_bad_runs(name, changes, data, message, tmp_path):
@@ -165,13 +194,6 @@ def test_bad_runs(name, changes, data, message, tmp_path):
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_every_recipe_is_listed(capsys):
-    from experiments.pretrain import list_recipes
-
-    list_recipes()
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(RECIPES)
 
 
 def test_what_is_seen_of_a_run(tmp_path):
@@ -231,3 +253,126 @@ def test_a_stream_of_shards(tmp_path):
     reports = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [report["step"] for report in reports] == [1, 2, 3, 4, 5, 6]
     assert reports[-1]["skipped"] == 0
+    with pytest.raises(UsageError, match="images by index for few or epoch_images, got a stream"):
+        run(
+            "digits-vit",
+            ["few=1", "images=24"],
+            f"stream:{tmp_path}/shards/shard-000000.tar",
+            tmp_path / "few",
+            device="cpu",
+        )
+
+
+SIAMESE = (
+    *("epochs=2", "warmup=0.5", "batch_size=299", "save_every=1", "workers=0", "block=8"),
+    *("decoder=(16, 1, 2)", TINY[-1]),
+)
+VIEWS = {
+    "cifar10-mae": [],
+    "cifar10-rmae": ["penalty_weight=0.5", "view2=full"],
+    "cifar10-cmae": ["momentum=0.9", "head=(16, 8)"],
+}
+
+
+def reports_of(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_mae_and_its_relatives(name, tmp_path):
+    """Two epochs, then timm loads what they left; the log and the table have the losses' parts."""
+    out = tmp_path / "run"
+    run(name, [*SIAMESE, *VIEWS[name]], "digits", out, device="cpu")
+    reports = reports_of(out)
+    assert len(reports) == 6
+    parts = {"similarity", "penalty", "mae", "bound"} if name == "cifar10-rmae" else set()
+    rows = read_table(out / "rows.csv")
+    assert set(rows["measure"]) == {f"pretrain_{part}" for part in {"loss", *parts}}
+    for report in reports:
+        assert parts <= report.keys()
+        if parts:
+            assert report["mae"] <= report["bound"] == pytest.approx(3 * report["loss"], rel=1e-5)
+    about = json.loads((out / "backbone.json").read_text())
+    timm.create_model(
+        about["architecture"],
+        num_classes=0,
+        checkpoint_path=str(out / "backbone.safetensors"),
+        **about["model_args"],
+    )
+    assert (out / "reconstructions.png").exists()
+
+
+def test_settings_of_two_views_arrive():
+    shared = [*SIAMESE, "view2=full", "stop_gradient=view2"]
+    relaxed = method_of(configured("cifar10-rmae", [*shared, "penalty_weight=0.25"]))
+    assert (relaxed.view2, relaxed.stop_gradient) == ("full", "view2")
+    assert relaxed.penalty_weight == 0.25
+    assert relaxed.target is None
+    image = method_of(configured("cifar10-cmae", [*shared, "temperature=0.2", "head=(8,)"]))
+    assert (image.view2, image.stop_gradient, image.temperature) == ("full", "view2", 0.2)
+    assert image.level == ImageLevel((8,))
+    changes = [*SIAMESE, "level=token", "head=(8,)", "negatives=all", "momentum=0.9"]
+    token = method_of(configured("cifar10-cmae", changes))
+    assert token.level == TokenLevel(16, 1, 2, 8, "all")
+    assert token.stop_gradient is None
+    assert token.target.momentum == 0.9
+
+
+def test_an_interrupted_run_goes_on_with_its_slow_copy(tmp_path, monkeypatch):
+    settings = [*SIAMESE, *VIEWS["cifar10-cmae"], "few=10"]
+    run("cifar10-cmae", settings, "digits", tmp_path / "whole", device="cpu")
+    engine = module.pretrain
+    killed = tmp_path / "killed"
+
+    class Killed(Exception):
+        """What happens to a run after its fourth step, the first of an epoch."""
+
+    def killing(*arguments, on_step, **options):
+        def told(report):
+            on_step(report)
+            if report.step == 4:
+                raise Killed
+
+        return engine(*arguments, on_step=told, **options)
+
+    monkeypatch.setattr(module, "pretrain", killing)
+    with pytest.raises(Killed):
+        run("cifar10-cmae", settings, "digits", killed, device="cpu")
+    resumed = []
+
+    def going_on(*arguments, **options):
+        resumed.append(engine(*arguments, **options))
+        return resumed[0]
+
+    monkeypatch.setattr(module, "pretrain", going_on)
+    run("cifar10-cmae", settings, "digits", killed, device="cpu")
+    assert resumed[0].resumed_from == 3
+    for name in ("backbone.safetensors", "rows.csv", "reconstructions.png"):
+        assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("few", ["1", "10", "100", "None"])
+def test_few_images_make_as_many_steps(few):
+    """An epoch of 898 digits is 14 steps of 64, and one of 500 is 7, however few there are."""
+    for changes, steps in (([], 14), (["epoch_images=500"], 7)):
+        config = configured("digits-vit", [f"few={few}", *changes])
+        assert Batches(len(samples_of(config)), config.batch_size).per_epoch == steps
+
+
+def test_which_images_are_few_is_named_by_a_seed():
+    """Of full crops without flips, ten images leave ten."""
+
+    def seen(*changes):
+        config = configured("digits-vit", ["crop=(1.0, 1.0)", *changes])
+        samples = samples_of(config)
+        images = [samples.load(k, 0) for k in range(60)]
+        return {
+            tuple(max(x, x.flip(2), key=lambda y: y.flatten().tolist()).flatten().tolist())
+            for x in images
+        }
+
+    ten = seen("few=10")
+    assert len(ten) == 10
+    assert ten == seen("few=10", "seed=3")  # the run's seed draws crops and weights
+    assert not ten & seen("few=10", "few_seed=1")
+    assert seen("few=1") < ten

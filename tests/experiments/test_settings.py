@@ -4,7 +4,7 @@ from typing import Literal
 import pytest
 
 from experiments.runs import UsageError
-from experiments.settings import changed, chosen
+from experiments.settings import changed, chosen, list_recipes
 
 
 @dataclass(frozen=True)
@@ -63,3 +63,20 @@ def test_recipes_by_name():
     assert chosen("b", {"a": 1, "b": 2}) == 2
     with pytest.raises(UsageError, match=r"got 'alphaa'; did you mean alpha\?"):
         chosen("alphaa", {"alpha": 1})
+
+
+def test_every_recipe_is_listed_with_its_first_line():
+    def quick():
+        """In minutes.
+
+        And more.
+        """
+
+    text = list_recipes({"a": {"quick": quick, "long-name": 3}, "b": {"x": quick}})
+    assert text.splitlines() == [
+        "a:",
+        "  quick      In minutes.",
+        "  long-name  3",
+        "b:",
+        "  x          In minutes.",
+    ]

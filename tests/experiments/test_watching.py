@@ -14,8 +14,8 @@ def report(step):
 
 
 def test_pictures_of_all_methods():
-    for name in ("digits-vit", "digits-resnet"):
-        config = configured(name, [])
+    for name in ("digits-vit", "digits-resnet", "cifar10-mae", "cifar10-rmae"):
+        config = configured(name, ["data=digits"])
         stacks = pictures(method_of(config), first_images(samples_of(config)), config)
         assert list(stacks) == ["original", "masked", "prediction", "completed"]
         size = config.image_size
@@ -24,11 +24,22 @@ def test_pictures_of_all_methods():
         assert sheet.shape == (4 * size, 8 * size, 3)
         corner = sheet[2 * size : 3 * size, size : 2 * size]  # the second image's prediction
         assert np.array_equal(corner.transpose(2, 0, 1), stacks["prediction"][1])
-        # What was visible is shown as it is, in every picture: 6 of 16 blocks.
+        # What was visible is shown as it is, in every picture: 6 of 16 blocks, or 16 of 64.
         shown = (stacks["masked"] == stacks["original"]) & (
             stacks["completed"] == stacks["original"]
         )
-        assert shown.all(axis=1).mean(axis=(1, 2)).min() >= 6 / 16
+        visible = 1 - config.mask_ratio
+        assert shown.all(axis=1).mean(axis=(1, 2)).min() >= int(visible * 16) / 16
+
+
+def test_contrast_predicts_no_picture():
+    config = configured("cifar10-cmae", ["data=digits"])
+    images = first_images(samples_of(config))
+    stacks = pictures(method_of(config), images, config)
+    assert list(stacks) == ["original", "masked"]
+    other = configured("cifar10-mae", ["data=digits"])
+    for key, stack in stacks.items():  # the same view as of MAE
+        assert np.array_equal(stack, pictures(method_of(other), images, other)[key])
 
 
 def test_a_log_forgets_what_is_done_again(tmp_path):
@@ -45,6 +56,9 @@ def test_a_log_forgets_what_is_done_again(tmp_path):
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
     rows = again.rows("digits-vit", configured("digits-vit", []))
+    assert set(rows["setting"]) == {"method=a2mim size=32"}
+    few = again.rows("digits-vit", configured("digits-vit", ["few=10"]))
+    assert set(few["setting"]) == {"method=a2mim size=32 few=10"}
     assert rows["at"].tolist() == [1, 2, 3, 4, 5]
     assert np.allclose(rows["value"], 1 / rows["at"])
 

@@ -160,6 +160,16 @@ def test_token_drop_against_a_transformer_written_out():
         assert torch.equal(feature, layer_features(model, images)[key])
 
 
+@pytest.mark.parametrize("name", ["vit", "resnet"])
+def test_a_single_layer_is_the_same_as_among_all(name):
+    model, images = make_model(name), torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        everything = layer_features(model, images)
+        for layer in layer_names(model):
+            for key, feature_BD in layer_features(model, images, layers=[layer]).items():
+                torch.testing.assert_close(feature_BD, everything[key])
+
+
 def test_a_network_that_is_not_from_timm_has_its_output():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)).eval()
     images = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))

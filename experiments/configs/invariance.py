@@ -1,0 +1,65 @@
+"""Settings of ``a2mim invariance``.
+
+Source: our own; the question is that of Kong & Zhang, CVPR 2023 (occlusion-invariant features), the
+measures and baselines are in :mod:`interactions.similarity`.
+Command: ``a2mim invariance CKPT... --images DIR``, or ``--data NAME``.
+Machine and time: images x (1 + ratios x repeats) x 2 forwards for each checkpoint; the command
+prints its plan before it starts.
+Expected: no value is promised; CKA is exactly 1 at ratio 0 and about 0 for permuted images. On
+photographs an untrained ViT is above 0.9 nearly everywhere, which is why it stands beside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from experiments.configs.weights import WeightsConfig
+
+
+@dataclass(frozen=True)
+class InvarianceConfig:
+    """Settings of ``a2mim invariance``."""
+
+    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
+    """Files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for a random
+    network; NETWORK=FILE where a file does not tell its network. No classifier is needed."""
+    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """A folder of images, searched in depth."""
+    data: str = ""
+    """A data set by name instead of a folder (digits, cifar10, ...): its test images."""
+    count: int = 1024
+    """At most this many images, drawn by seed."""
+    grid: int = 14
+    """Patches per side, each hidden as a whole."""
+    ratios: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    """Hidden shares of the patches."""
+    repeats: int = 3
+    """Random masks per image and ratio."""
+    hiding: Literal["zero", "image_mean", "blur", "token_drop"] = "zero"
+    """What a hidden patch becomes, after normalisation; or its token is left out of a vision
+    transformer, which is another experiment with other numbers."""
+    layers: tuple[str, ...] = ()
+    """Layers, such as blocks.11, norm, layer4 or output; all if left out."""
+    readouts: tuple[Literal["class", "mean", "visible"], ...] = ()
+    """How a layer becomes one vector: its class token, the mean of its patches, or of those that
+    are wholly visible; all that the network has if left out."""
+    seed: int = 0
+    """Names the random draws; the same seed hides the same patches from all checkpoints."""
+    batch: int = 256
+    """Images that CKA, centring and retrieval see together: part of what the numbers mean."""
+    forward_batch: int = 32
+    """Images through the network at once; no more than rounding depends on it."""
+    precision: Literal["float32", "tf32", "float16"] = "float32"
+    """Arithmetic of the network."""
+    weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
+    """How weights become a network."""
+    out: Path = Path("results/invariance")
+    """Where the results go."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda if there is one."""
+    resume: bool = True
+    """Go on where an interrupted run of the same command was, or start anew."""

@@ -1,0 +1,334 @@
+"""Figures of what is measured on features: occlusion invariance and spectra, from tables only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
+
+from experiments.figures import named
+from interactions import plots
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BASELINES = ("untrained", "pixels", "permuted")
+ENDS = ("", "_low", "_high", "_mask_sd", *(f"_{name}" for name in BASELINES))
+"""How rows of one number end: itself, its interval, its spread over masks, its baselines."""
+
+SHOWN = {"cka": "CKA", "cosine": "cosine", "recall@1": "recall@1"}
+"""The measures in figures and printed tables, and how they are called there."""
+
+STYLES: dict[str, tuple[Any, float]] = {
+    "value": ("-", 1.8),
+    "untrained": ((0, (5, 2)), 1.2),
+    "pixels": ((0, (5, 2, 1, 2)), 1.2),
+    "permuted": ((0, (1, 1.6)), 1.5),
+}
+"""Dashes and width of the network's own line and of those of its baselines."""
+
+CAPTIONS = {
+    "value": "the network",
+    "untrained": "same network, untrained",
+    "pixels": "raw pixels",
+    "permuted": "another image, permuted",
+}
+
+RATIOS_SHOWN = 4
+"""Ratios in the figure of layers; the table has them all."""
+
+DEPTHS = mpl.colormaps["viridis"].with_extremes(over="white")
+GREY, *_HOUSE = plots.COLOURS
+COLOURS = (*_HOUSE, "#7c3aed", "#a16207", "#be185d", "#4d7c0f")
+"""Of networks: the house's, then violet, ochre, pink and green; grey is for captions."""
+
+
+def invariance_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per network, layer, readout, measure and ratio, in the order of the results table.
+
+    Args:
+        rows: of the results table of ``a2mim invariance``.
+
+    Returns:
+        ``model``, ``weights``, ``hiding``, ``layer``, ``readout``, ``metric`` (with its statistic),
+        ``ratio``, ``value``, ``low``, ``high``, ``mask_sd`` and the baselines; NaN where there is
+        none.
+    """
+    ends = "|".join(end for end in ENDS if end)
+    parts = rows["measure"].str.extract(rf"^invariance_(.+?)({ends})?$")
+    table = rows.assign(
+        **_told(rows, "layer", "readout", "hiding"),
+        metric=parts[0],
+        end=parts[1].fillna("_value").str.removeprefix("_"),
+        ratio=rows["at"],
+    )
+    keys = ["model", "weights", "hiding", "layer", "readout", "metric", "ratio"]
+    columns = ["value", *(end.removeprefix("_") for end in ENDS if end)]
+    wide = table.set_index([*keys, "end"])["value"].unstack("end", sort=False)
+    return wide.reindex(columns=columns).rename_axis(columns=None).reset_index()
+
+
+def last_layer(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`invariance_table` of one network's last layer and readout."""
+    layer, readout = table.iloc[-1][["layer", "readout"]]
+    return table[(table["layer"] == layer) & (table["readout"] == readout)]
+
+
+def hidden(table: pd.DataFrame) -> str:
+    """What became of patches in the rows of :func:`invariance_table`: filled, or dropped."""
+    hiding = table["hiding"].iloc[0]
+    return "dropped as tokens" if hiding == "token_drop" else f"filled ({hiding})"
+
+
+def invariance_over_ratios(table: pd.DataFrame) -> Figure:
+    """Last layers of all networks over the hidden ratio, each beside its own baselines."""
+    figure = Figure(figsize=(10.5, 4.0), layout="constrained")
+    axes = figure.subplots(1, len(SHOWN))
+    networks = list(table.groupby(["model", "weights"], sort=False))
+    for k, ((model, weights), rows) in enumerate(networks):
+        last = last_layer(rows)
+        colour = COLOURS[k % len(COLOURS)]
+        for ax, metric in zip(axes, SHOWN, strict=True):
+            of = last[last["metric"] == metric]
+            for name, (dashes, width) in STYLES.items():
+                ax.plot(of["ratio"], of[name], color=colour, ls=dashes, lw=width)
+            ax.fill_between(
+                of["ratio"], of["low"], of["high"], color=colour, alpha=0.18, linewidth=0
+            )
+        label = f"{_called(model, weights)}, {last.iloc[0]['layer']}"
+        axes[0].plot([], [], color=colour, label=label)
+    for ax, title in zip(axes, SHOWN.values(), strict=True):
+        ax.set(title=title, xlabel=f"share of patches, {hidden(table)}", xlim=(-0.02, 1.0))
+        ax.set_ylim(top=1.03, bottom=min(-0.03, ax.get_ylim()[0]))
+    handles = [*axes[0].get_legend_handles_labels()[0], *_style_handles()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def invariance_over_layers(table: pd.DataFrame) -> Figure:
+    """One network layer by layer: a row of panels per readout, a colour per hidden ratio.
+
+    Raw pixels stand in front of the first layer; the output, which has a readout of its own, stands
+    behind the last one, in every row of panels.
+    """
+    readouts = [r for r in table["readout"].unique() if r != "output"] or ["output"]
+    layers = list(table["layer"].unique())
+    ratios = _some_ratios(sorted(table["ratio"].unique()))
+    colours = DEPTHS(np.linspace(0.88, 0.0, len(ratios)))
+    figure = Figure(figsize=(10.5, 0.9 + 2.5 * len(readouts)), layout="constrained")
+    axes = figure.subplots(len(readouts), len(SHOWN), sharex=True, sharey="col", squeeze=False)
+    for (r, readout), (c, metric) in product(enumerate(readouts), enumerate(SHOWN)):
+        ax = axes[r, c]
+        of = table[(table["metric"] == metric) & table["readout"].isin((readout, "output"))]
+        for ratio, colour in zip(ratios, colours, strict=True):
+            at = of[of["ratio"] == ratio].assign(x=lambda rows: rows["layer"].map(layers.index) + 1)
+            ax.plot(0, at["pixels"].iloc[0], marker="D", ms=5, color=colour)
+            # A line joins what is read out the same way, and the output is not.
+            for _, part in at.groupby("readout", sort=False):
+                _over_layers(ax, part, colour)
+        ax.axvline(0.5, color="#9ca3af", linewidth=0.8)
+        ax.grid(visible=False, axis="x")
+        if r == 0:
+            ax.set_title(SHOWN[metric])
+        if c == 0:
+            ax.set_ylabel(f"readout: {readout}")
+    for ax in axes[0]:  # the limits of a column are shared
+        ax.set_ylim(bottom=min(-0.03, ax.get_ylim()[0]), top=1.03)
+    ticks = ["pixels", *(layer.removeprefix("blocks.") for layer in layers)]
+    for ax in axes[-1]:
+        ax.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=8)
+        ax.set_xlabel("layer" + (" (numbers: blocks)" if "blocks.0" in layers else ""))
+    model, weights = table.iloc[0][["model", "weights"]]
+    title = f"{_called(model, weights)}: patches {hidden(table)}"
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    handles = [
+        *(
+            Line2D([], [], color=colour, label=f"{ratio:.2g} of the patches")
+            for ratio, colour in zip(ratios, colours, strict=True)
+        ),
+        *(handle for handle in _style_handles() if handle.get_label() != CAPTIONS["pixels"]),
+        Line2D([], [], color=GREY, ls="", marker="D", ms=5, label=CAPTIONS["pixels"]),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+def spectrum_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per network, map and frequency, in the order of the results table.
+
+    Args:
+        rows: of the results table of ``a2mim spectrum``.
+
+    Returns:
+        ``model``, ``weights``, ``layer``, ``index``, ``maps`` (of the whole stream), ``cells``,
+        ``depth`` (index / last index), ``measure`` (``"delta_log_amplitude"`` or ``"variance"``),
+        ``at`` (the frequency in units of pi per cell, or again the depth), ``value``, ``low`` and
+        ``high``.
+    """
+    parts = rows["measure"].str.extract(r"^spectrum_(.+?)(_low|_high)?$")
+    table = rows.assign(
+        **_told(rows, "layer", "index", "maps", "cells"),
+        measure=parts[0],
+        end=parts[1].fillna("_value").str.removeprefix("_"),
+    ).astype({"index": int, "maps": int, "cells": int})
+    keys = ["model", "weights", "layer", "index", "maps", "cells", "measure", "at"]
+    wide = table.set_index([*keys, "end"])["value"].unstack("end", sort=False)
+    wide = wide.reindex(columns=["value", "low", "high"]).rename_axis(columns=None).reset_index()
+    return wide.assign(depth=wide["index"] / (wide["maps"] - 1))
+
+
+def ends_of_stream(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per network and map: the amplitude at its highest frequency, and its variance.
+
+    Returns:
+        ``model``, ``weights``, ``layer``, ``index``, ``depth``, ``cells``, ``frequency`` (the
+        highest, in units of pi per cell), for the amplitude there ``high_frequency`` with ``_low``
+        and ``_high``, ``variance`` likewise.
+    """
+    keys = ["model", "weights", "layer", "index", "depth", "cells"]
+    amplitudes = table[table["measure"] == "delta_log_amplitude"]
+    highest = amplitudes.groupby(keys, sort=False, as_index=False).last()
+    variance = table[table["measure"] == "variance"]
+
+    def called(found: pd.DataFrame, name: str) -> pd.DataFrame:
+        names = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
+        return found.rename(columns=names)[[*keys, *names.values()]]
+
+    return (
+        called(highest, "high_frequency")
+        .merge(called(variance, "variance"), on=keys)
+        .assign(frequency=highest["at"].to_numpy())
+    )
+
+
+def spectra(table: pd.DataFrame) -> Figure:
+    """Delta log amplitude over frequency: a panel per network, a line per map, colour is depth."""
+    amplitudes = table[table["measure"] == "delta_log_amplitude"]
+    networks = list(amplitudes.groupby(["model", "weights"], sort=False))
+    columns = min(len(networks), 3)
+    lines = -(-len(networks) // columns)
+    figure = Figure(figsize=(3.9 * columns + 1.2, 3.5 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
+    for ax, ((model, weights), rows) in zip(axes, networks, strict=False):
+        for _, of in rows.groupby("index"):
+            ax.plot(of["at"], of["value"], color=DEPTHS(0.92 * of["depth"].iloc[0]), lw=1.3)
+        ax.set(title=_called(model, weights), xlim=(0, 1))
+        ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25π", "0.5π", "0.75π", "π"])
+        ax.set_xlabel("frequency, per cell of the map")
+    for ax in axes[::columns]:
+        ax.set_ylabel("Δ log amplitude")
+    for ax in axes[len(networks) :]:
+        ax.set_axis_off()
+    colours = mpl.colors.ListedColormap(DEPTHS(np.linspace(0, 0.92, 256)))
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), colours), ax=list(axes), pad=0.02)
+    bar.set_label("depth: 0 stem, 1 last block")
+    bar.outline.set_visible(False)
+    return figure
+
+
+def stream_over_depth(table: pd.DataFrame) -> Figure:
+    """High frequencies and variance over depth, a curve per network.
+
+    Filled marks are maps after a block or an MLP, hollow ones those after attention, diamonds the
+    first maps after a down-sampling.
+    """
+    ends = ends_of_stream(table)
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2)
+    titles = {
+        "high_frequency": "Δ log amplitude at the highest frequency",
+        "variance": "variance over the cells of a map",
+    }
+    for k, ((model, weights), rows) in enumerate(ends.groupby(["model", "weights"], sort=False)):
+        smaller = rows["cells"].diff().lt(0).to_numpy()
+        attention = rows["layer"].str.endswith("/attention").to_numpy()
+        for ax, name in zip(axes, titles, strict=True):
+            _marked(ax, rows, name, COLOURS[k % len(COLOURS)], attention, smaller)
+        axes[0].plot([], [], color=COLOURS[k % len(COLOURS)], label=_called(model, weights))
+    for ax, title in zip(axes, titles.values(), strict=True):
+        ax.set(title=title, xlabel="depth: 0 stem, 1 last block")
+    axes[1].set_yscale("log")
+    marks = [
+        Line2D([], [], color=GREY, ls="", marker="o", label="after a block or an MLP"),
+        Line2D([], [], color=GREY, ls="", marker="o", mfc="white", label="after attention"),
+        Line2D([], [], color=GREY, ls="", marker="D", ms=7, label="first after a down-sampling"),
+    ]
+    handles = [*axes[0].get_legend_handles_labels()[0], *marks]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def save(figures: Mapping[str, Callable[[], Figure]], folder: Path) -> None:
+    """Draw figures in the house style, each as PNG and SVG; the same table gives the same bytes."""
+    with mpl.rc_context(plots.STYLE):
+        for name, draw in figures.items():
+            figure = draw()
+            figure.savefig(folder / f"{name}.png")
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+
+
+def _marked(
+    ax: Axes, rows: pd.DataFrame, name: str, colour: str, hollow: np.ndarray, large: np.ndarray
+) -> None:
+    """A curve over depth with its band and marks."""
+    x, y = rows["depth"].to_numpy(), rows[name].to_numpy()
+    low, high = rows[f"{name}_low"], rows[f"{name}_high"]
+    ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    ax.plot(x, y, color=colour, lw=1.4)
+    plain = ~hollow & ~large
+    ax.plot(x[plain], y[plain], color=colour, ls="", marker="o")
+    ax.plot(x[hollow & ~large], y[hollow & ~large], color=colour, ls="", marker="o", mfc="white")
+    face = "white" if hollow[large].all() else colour
+    ax.plot(x[large], y[large], color=colour, ls="", marker="D", ms=7, mfc=face)
+
+
+def _over_layers(ax: Axes, rows: pd.DataFrame, colour: ArrayLike) -> None:
+    """A network and its baselines over layers; a single layer is a point, its baselines dashes."""
+    single = len(rows) == 1
+    x = rows["x"].to_numpy()
+    ax.plot(x, rows["value"], color=colour, lw=STYLES["value"][1], marker="o", ms=3)
+    if single:
+        ax.vlines(x, rows["low"], rows["high"], color=colour, alpha=0.35, linewidth=2)
+    else:
+        ax.fill_between(x, rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
+    for name in ("untrained", "permuted"):
+        dashes, width = STYLES[name]
+        wide = [x[0] - 0.4, x[0] + 0.4] if single else x
+        ax.plot(wide, rows[name].repeat(1 + single), color=colour, ls=dashes, lw=width)
+
+
+def _called(model: object, weights: object) -> str:
+    """A network in titles and captions."""
+    return f"{named(str(model))} ({named(str(weights))})"
+
+
+def _style_handles() -> list[Line2D]:
+    return [
+        Line2D([], [], color=GREY, ls=dashes, lw=width, label=CAPTIONS[name])
+        for name, (dashes, width) in STYLES.items()
+    ]
+
+
+def _some_ratios(ratios: Sequence[float]) -> list[float]:
+    """A few ratios, at even distances, without 0 where all is 1."""
+    some = [ratio for ratio in ratios if ratio > 0] or list(ratios)
+    if len(some) <= RATIOS_SHOWN:
+        return some
+    return [some[round(k)] for k in np.linspace(0, len(some) - 1, RATIOS_SHOWN)]
+
+
+def _told(rows: pd.DataFrame, *keys: str) -> dict[str, pd.Series]:
+    """What settings, written ``key=value key=value``, say of some keys."""
+    unique = pd.Series(rows["setting"].unique())
+    said = {s: dict(pair.split("=", 1) for pair in s.split(" ")) for s in unique}
+    return {key: rows["setting"].map(lambda s, key=key: said[s][key]) for key in keys}

@@ -1,0 +1,400 @@
+"""``a2mim invariance``: what is left of features when patches are hidden, beside its baselines.
+
+The results table has a row for every number: ``invariance_<measure>`` at a hidden ratio, with
+``_low``, ``_high`` (an interval over batches for CKA, over images for others), ``_mask_sd`` (over
+repeats), and its baselines ``_untrained``, ``_pixels`` and ``_permuted``. The setting tells layer,
+readout and hiding: filled pixels and dropped tokens are different experiments.
+
+What is here for ``a2mim spectrum`` too: checkpoints that are tried before the first is measured,
+images that are read while they are needed, and a part of the table for each checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from a2mim.convert import UNTRAINED, LoadReport, load_model
+from experiments.configs.invariance import InvarianceConfig
+from experiments.configs.spectrum import SpectrumConfig
+from experiments.figures_features import (
+    BASELINES,
+    ENDS,
+    SHOWN,
+    hidden,
+    invariance_over_layers,
+    invariance_over_ratios,
+    invariance_table,
+    last_layer,
+    save,
+)
+from experiments.measuring import FILLS, safe_name
+from experiments.results import COLUMNS, read_table, write_table
+from experiments.runs import UsageError, commit, finish_run, keep_memory, open_run, pick_device
+from experiments.sources import Source, folder_images, named_images
+from experiments.weights import Subject, called, check_different, subject_of
+from interactions import similarity
+from interactions.layers import layer_features
+from interactions.occlusion import random_drop
+from interactions.patches import PatchGrid
+from interactions.similarity import FEWEST
+
+FRESH = 1
+"""Seed of the untrained network beside another: not that of ``untrained:`` checkpoints."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Checkpoints and images that can be measured.
+
+    Attributes:
+        dataset: what the images are called.
+        sources: the images.
+        reports: what became of the weights of each checkpoint.
+        device: where networks go.
+    """
+
+    dataset: str
+    sources: Sequence[Source]
+    reports: Sequence[LoadReport]
+    device: str
+
+
+def invariance(config: InvarianceConfig) -> None:
+    """Measure checkpoints, write rows and figures, print a table; an interrupted run goes on.
+
+    Raises:
+        UsageError: if a checkpoint, the images or a setting cannot be used.
+        DataError: if an image cannot be read.
+    """
+    start = time.perf_counter()
+    _check(config)
+    prepared = prepare(config, partial(_try, config))
+    images = len(prepared.sources)
+    if 0 < (rest := images % config.batch) < FEWEST:
+        raise UsageError(
+            f"expected batches of at least {FEWEST} images, the last of {images} has {rest}; say "
+            f"--count {images - rest}, or another --batch"
+        )
+    print(_plan(config, images))
+    work, settings, rows = measure_all(config, prepared, partial(_measure, config, prepared))
+    table = invariance_table(rows)
+    figures = {"invariance": partial(invariance_over_ratios, table)}
+    for (model, weights), of in table.groupby(["model", "weights"], sort=False):
+        figures[f"layers-{safe_name(f'{model} {weights}')}"] = partial(invariance_over_layers, of)
+    save(figures, work)
+    finish(config.out, work, settings, time.perf_counter() - start)
+    print(summary(rows))
+    print(f"\ntable: {config.out / 'rows.csv'}   figures: {', '.join(figures)} beside it")
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """The last layer of every network, a line per ratio, beside the baselines; and the controls."""
+    lines = []
+    for (model, weights), table in invariance_table(rows).groupby(["model", "weights"], sort=False):
+        last = last_layer(table)
+        layer, readout = last.iloc[0][["layer", "readout"]]
+        where = f"layer {layer}, readout {readout}, patches {hidden(table)}"
+        lines.append(f"\n{model} ({weights}), {where}:")
+        shown = pd.concat([last[last["metric"] == metric] for metric in SHOWN])
+        columns = ["metric", "ratio", "value", "low", "high", *BASELINES]
+        lines.append(shown[columns].to_string(index=False, float_format="%.3f", na_rep="-"))
+        cka = table[table["metric"] == "cka"]
+        whole = cka.loc[cka["ratio"] == 0, "value"]
+        controls = [f"permuted CKA in all layers {_range(cka['permuted'])} (expected: about 0)"]
+        if len(whole):
+            controls.insert(0, f"CKA with nothing hidden {_range(whole)} (expected: 1)")
+        lines.append("controls: " + "; ".join(controls))
+    return "\n".join(lines)
+
+
+def prepare(
+    config: InvarianceConfig | SpectrumConfig, attempt: Callable[[nn.Module, Tensor], object]
+) -> Prepared:
+    """Find the images, and try every checkpoint before the first is measured.
+
+    Args:
+        config: of the command.
+        attempt: takes a network and one image ``(1, C, H, W)``, and raises a ValueError if it
+            cannot be measured as it should.
+
+    Raises:
+        UsageError: if a checkpoint, the images or a setting cannot be used.
+        DataError: if there are no images, or the first cannot be read.
+    """
+    if not config.checkpoints:
+        raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
+    for key in ("count", "forward_batch"):
+        if getattr(config, key) < 1:
+            option = f"--{key.replace('_', '-')}"
+            raise UsageError(f"expected {option} above 0, got {getattr(config, key)}")
+    if (config.images is None) == (not config.data):
+        raise UsageError("expected either --images DIR or --data NAME")
+    device = pick_device(config.device)
+    if device == "cpu":
+        keep_memory()
+    if config.images is None:
+        dataset, sources = config.data, named_images(config.data, config.count, config.seed)
+    else:
+        dataset = config.images.resolve().name
+        sources = folder_images(config.images, config.count, config.seed, truth=False)
+    reports = []
+    for name in config.checkpoints:
+        subject = subject_of(name, config.weights, device, headless=True)
+        with _of(name):
+            attempt(subject.model, _read(subject, sources[:1]).to(device))
+        reports.append(subject.report)
+    check_different(reports)
+    for report in reports:
+        print(report)
+    return Prepared(dataset, sources, reports, device)
+
+
+def measure_all(
+    config: InvarianceConfig | SpectrumConfig,
+    prepared: Prepared,
+    measure: Callable[[Subject], pd.DataFrame],
+) -> tuple[Path, dict[str, Any], pd.DataFrame]:
+    """Rows of all checkpoints; what an interrupted run has measured is read.
+
+    Args:
+        config: of the command.
+        prepared: checkpoints and images.
+        measure: from a network to its rows.
+
+    Returns:
+        The work folder with ``rows.csv`` in it, the settings of the run, and the rows.
+
+    Raises:
+        UsageError: if a checkpoint cannot be measured.
+        DataError: if an image cannot be read.
+    """
+    settings = asdict(config)
+    for key in ("device", "out", "resume", "forward_batch", "images", "data"):
+        settings.pop(key)
+    settings["dataset"] = prepared.dataset
+    settings["checkpoints"] = [
+        f"{report.architecture} {called(report)} {report.sha256}" for report in prepared.reports
+    ]
+    command = {"run": type(config).__name__, "files": [source.name for source in prepared.sources]}
+    work = open_run(config.out, settings | command, resume=config.resume)
+    parts = [work / f"part-{number:03d}.csv" for number in range(len(config.checkpoints))]
+    for name, part in zip(config.checkpoints, parts, strict=True):
+        if not part.exists():
+            with _of(name):
+                subject = subject_of(name, config.weights, prepared.device, headless=True)
+                write_table(measure(subject), part)
+    rows = pd.concat([read_table(part) for part in parts], ignore_index=True)
+    write_table(rows, work / "rows.csv")
+    return work, settings, rows
+
+
+def finish(out: Path, work: Path, settings: dict[str, Any], seconds: float) -> None:
+    """Put a run in its place, without the parts that an interrupted one goes on from."""
+    for part in work.glob("part-*.csv"):
+        part.unlink()
+    finish_run(work, out, settings, seconds)
+
+
+def batches(subject: Subject, sources: Sequence[Source], size: int) -> Iterator[Tensor]:
+    """Images as the network wants them, ``(B, C, H, W)``, read when they are asked for.
+
+    Raises:
+        DataError: if an image cannot be read.
+    """
+    for start in range(0, len(sources), size):
+        yield _read(subject, sources[start : start + size])
+
+
+def tidy(measured: pd.DataFrame, **constant: Any) -> pd.DataFrame:
+    """Rows of the results table from the wide table of one network.
+
+    Args:
+        measured: with ``name``, ``setting``, ``at``, ``images`` and the numbers; a number called
+            ``value`` is a row ``name``, others are rows ``name_<number>``, none where NaN if they
+            tell of its spread.
+        constant: the other columns.
+    """
+    numbers = [end.removeprefix("_") or "value" for end in ENDS]
+    tables = []
+    for number in numbers:
+        if number not in measured:
+            continue
+        table = measured[["setting", "at"]].assign(
+            measure=measured["name"] + ("" if number == "value" else f"_{number}"),
+            value=measured[number],
+            samples=measured["images"],
+            **constant,
+        )
+        spread = number in ("low", "high", "mask_sd")
+        tables.append(table.dropna(subset="value") if spread else table)
+    rows = pd.concat(tables).sort_index(kind="stable").reset_index(drop=True)
+    return rows[list(COLUMNS)]
+
+
+def constants(run: str, subject: Subject, prepared: Prepared, seed: int) -> dict[str, Any]:
+    """Columns of the results table that are the same for all numbers of a network."""
+    return {
+        "run": run,
+        "model": subject.name,
+        "weights": subject.weights,
+        "dataset": prepared.dataset,
+        "image": "all",
+        "seed": seed,
+        "commit": commit(),
+    }
+
+
+def _measure(config: InvarianceConfig, prepared: Prepared, subject: Subject) -> pd.DataFrame:
+    """The rows of one network."""
+    fresh = _untrained(subject, prepared.device)
+    images, masks = len(prepared.sources), len(config.ratios) * config.repeats
+    title = f"{subject.name} ({subject.weights})"
+    with _progress(title, 2 * images * (1 + masks), [subject.model, fresh]):
+        measured = similarity.invariance(
+            subject.model,
+            batches(subject, prepared.sources, config.forward_batch),
+            _grid(config),
+            untrained=fresh,
+            hiding="token drop" if config.hiding == "token_drop" else FILLS[config.hiding],
+            ratios=config.ratios,
+            repeats=config.repeats,
+            layers=config.layers or None,
+            readouts=config.readouts or None,
+            names=[source.name for source in prepared.sources],
+            seed=config.seed,
+            batch=config.batch,
+            forward_batch=config.forward_batch,
+            precision=config.precision,
+        )
+    named = measured["metric"].str.replace(" ", "_")
+    is_mean = measured["statistic"] == "mean"
+    setting = (
+        f"hiding={config.hiding} grid={config.grid}x{config.grid} repeats={config.repeats} "
+        f"precision={config.precision}"
+    )
+    return tidy(
+        measured.assign(
+            name="invariance_" + named.where(is_mean, named + "_" + measured["statistic"]),
+            at=measured["ratio"],
+            setting=(
+                "layer="
+                + measured["layer"]
+                + " readout="
+                + measured["readout"]
+                + f" {setting} batch="
+                + measured["batch"].astype(str)
+            ),
+        ),
+        **constants("invariance", subject, prepared, config.seed),
+    )
+
+
+def _untrained(subject: Subject, device: str) -> nn.Module:
+    """The same architecture, made with the same options, with fresh weights."""
+    report = subject.report
+    name = f"{UNTRAINED}{report.architecture}"
+    model: Any = load_model(name, options=report.options, seed=FRESH).model
+    model.reset_classifier(0)
+    return model.to(device)
+
+
+def _try(config: InvarianceConfig, model: nn.Module, image_1CHW: Tensor) -> None:
+    """Read out one image as the run will at its largest ratio."""
+    grid = _grid(config)
+    grid.check_image(*image_1CHW.shape[2:])
+    visible_1FP = random_drop(grid.n, [max(config.ratios)], ["0"], config.seed, 0)
+    layer_features(
+        model,
+        image_1CHW,
+        layers=config.layers or None,
+        readouts=config.readouts or None,
+        players=grid,
+        visible_BN=visible_1FP[:, 0].to(image_1CHW.device),
+        token_drop=config.hiding == "token_drop",
+    )
+
+
+def _check(config: InvarianceConfig) -> None:
+    """What needs neither images nor networks."""
+    for key, least in (("grid", 1), ("repeats", 1), ("batch", FEWEST), ("count", FEWEST)):
+        if getattr(config, key) < least:
+            raise UsageError(f"expected --{key} of at least {least}, got {getattr(config, key)}")
+    n = _grid(config).n
+    counts = [round(n * ratio) for ratio in config.ratios]
+    if not counts or min(config.ratios) < 0 or max(counts) >= n or len(set(counts)) < len(counts):
+        raise UsageError(
+            f"expected --ratios from 0 to below 1 that hide different numbers of the {n} patches "
+            f"and leave one, got {config.ratios}"
+        )
+
+
+def _plan(config: InvarianceConfig, images: int) -> str:
+    """What will be done, before it is done."""
+    ratios, repeats = len(config.ratios), config.repeats
+    forwards = f"{2 * images * (1 + ratios * repeats):,}".replace(",", " ")
+    whole, rest = divmod(images, config.batch)
+    plan = (
+        f"plan: {images} images x (1 + {ratios} ratios x {repeats} masks), for the network and for "
+        f"an untrained one: {forwards} forwards for each checkpoint"
+    )
+    if whole + bool(rest) < 2:
+        plan += (
+            "\nCKA will have no interval, because its interval is one over batches and there is "
+            f"one; give more images, or a smaller --batch (now {config.batch})"
+        )
+    return plan
+
+
+def _grid(config: InvarianceConfig) -> PatchGrid:
+    return PatchGrid(config.grid, config.grid)
+
+
+def _read(subject: Subject, sources: Sequence[Source]) -> Tensor:
+    return torch.stack([subject.transform(source.read()) for source in sources])
+
+
+def _range(values: pd.Series) -> str:
+    """The smallest and the largest of some numbers."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    return f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
+
+
+@contextmanager
+def _of(name: str) -> Iterator[None]:
+    """What the library refuses with a reason is the user's input: says of which checkpoint."""
+    try:
+        yield
+    except (FloatingPointError, ValueError) as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
+@contextmanager
+def _progress(title: str, total: int, models: Sequence[nn.Module]) -> Iterator[None]:
+    """A bar that counts images through networks as they go, with the time left."""
+
+    def count(_module: nn.Module, inputs: tuple[Tensor, ...], _output: object) -> None:
+        bar.update(len(inputs[0]))
+
+    handles = []
+    with tqdm(desc=title, total=total, unit=" forwards", unit_scale=True) as bar:
+        try:
+            for model in models:
+                # Intermediate features are taken without the forward of the network itself.
+                first = next(m for m in model.modules() if not list(m.children()))
+                handles.append(first.register_forward_hook(count))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()

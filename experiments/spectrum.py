@@ -1,0 +1,96 @@
+"""``a2mim spectrum``: which frequencies the maps of a network hold, and how much they vary.
+
+The results table has ``spectrum_delta_log_amplitude`` at a frequency (in units of pi per cell of
+the map: 2 k / H) and ``spectrum_variance`` at a depth (index of the map / last index), each with
+``_low`` and ``_high``, an interval over images. The setting tells the map: its name, its index
+among all maps of the residual stream, and its cells per side.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pandas as pd
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from experiments.configs.spectrum import SpectrumConfig
+from experiments.figures_features import (
+    ends_of_stream,
+    save,
+    spectra,
+    spectrum_table,
+    stream_over_depth,
+)
+from experiments.invariance import Prepared, batches, constants, finish, measure_all, prepare, tidy
+from experiments.weights import Subject
+from interactions import spectrum as library
+from interactions.layers import stream_names
+
+
+def spectrum(config: SpectrumConfig) -> None:
+    """Measure checkpoints, write rows and figures, print a table; an interrupted run goes on.
+
+    Raises:
+        UsageError: if a checkpoint, the images or a setting cannot be used.
+        DataError: if an image cannot be read.
+    """
+    start = time.perf_counter()
+    prepared = prepare(config, partial(_try, config))
+    work, settings, rows = measure_all(config, prepared, partial(_measure, config, prepared))
+    table = spectrum_table(rows)
+    save({"spectra": partial(spectra, table), "depth": partial(stream_over_depth, table)}, work)
+    finish(config.out, work, settings, time.perf_counter() - start)
+    print(summary(rows))
+    print(f"\ntable: {config.out / 'rows.csv'}   figures: spectra, depth beside it")
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """For every map the amplitude at its highest frequency, and its variance, with intervals."""
+    lines = []
+    ends = ends_of_stream(spectrum_table(rows))
+    for (model, weights), of in ends.groupby(["model", "weights"], sort=False):
+        columns = [c for c in of if c not in ("model", "weights", "index")]
+        lines += [
+            f"\n{model} ({weights}), Δ log amplitude at the highest frequency (π per cell), "
+            "and variance:",
+            of[columns].to_string(index=False, float_format="%.4g", na_rep="-"),
+        ]
+    return "\n".join(lines)
+
+
+def _measure(config: SpectrumConfig, prepared: Prepared, subject: Subject) -> pd.DataFrame:
+    """The rows of one network."""
+    with tqdm(
+        desc=f"{subject.name} ({subject.weights})", total=len(prepared.sources), unit=" images"
+    ) as bar:
+
+        def images() -> Iterator[Tensor]:
+            for images_BCHW in batches(subject, prepared.sources, config.forward_batch):
+                yield images_BCHW
+                bar.update(len(images_BCHW))
+
+        measured = library.spectrum(subject.model, images(), layers=config.layers or None)
+    maps = len(stream_names(subject.model))
+    numbers = measured[["index", "cells"]].astype(str)
+    return tidy(
+        measured.assign(
+            name="spectrum_" + measured["measure"].str.replace(" ", "_"),
+            at=measured["frequency"].fillna(measured["depth"]),
+            setting=(
+                "layer="
+                + measured["layer"]
+                + " index="
+                + numbers["index"]
+                + f" maps={maps} cells="
+                + numbers["cells"]
+            ),
+        ),
+        **constants("spectrum", subject, prepared, config.seed),
+    )
+
+
+def _try(config: SpectrumConfig, model: nn.Module, image_1CHW: Tensor) -> None:
+    library.spectrum(model, [image_1CHW], layers=config.layers or None)

@@ -1,0 +1,177 @@
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.figures_features import (
+    BASELINES,
+    ENDS,
+    ends_of_stream,
+    hidden,
+    invariance_over_layers,
+    invariance_over_ratios,
+    invariance_table,
+    last_layer,
+    save,
+    spectra,
+    spectrum_table,
+    stream_over_depth,
+)
+from experiments.results import COLUMNS
+from interactions import plots
+
+LAYERS = ("blocks.0 mean", "blocks.1 mean", "output output")
+RATIOS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8)
+
+
+def row(model, measure, setting, at, value):
+    return ("r", measure, model, "w", "d", "all", setting, at, value, 9, 0, "c")
+
+
+@pytest.fixture
+def invariances():
+    """Two networks, each number another one."""
+    rows = [
+        row(
+            model,
+            f"invariance_{metric}{end}",
+            "layer={} readout={} hiding=zero".format(*layer.split()),
+            ratio,
+            0.01 * len(ENDS) * k + 0.01 * e,
+        )
+        for k, (model, layer, ratio, metric) in enumerate(
+            (model, layer, ratio, metric)
+            for model in ("one", "two")
+            for layer in LAYERS
+            for ratio in RATIOS
+            for metric in ("cka", "cosine", "cosine_p05", "recall@1")
+        )
+        for e, end in enumerate(ENDS)
+        if not (metric == "cosine_p05" and end in ("_low", "_high"))
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+@pytest.fixture
+def spectrum_rows():
+    """A transformer of 3 maps, and a network whose third map is smaller."""
+    rows = []
+    networks = {
+        "vit": ({"stem": 6, "blocks.0/attention": 6, "blocks.0/mlp": 6}),
+        "net": ({"stem": 8, "layer1.0": 8, "layer2.0": 4}),
+    }
+    for model, maps in networks.items():
+        for index, (layer, cells) in enumerate(maps.items()):
+            setting = f"layer={layer} index={index} maps=3 cells={cells}"
+            numbers = [
+                ("delta_log_amplitude", 2 * k / cells, -k - index) for k in range(cells // 2)
+            ]
+            for measure, at, value in [*numbers, ("variance", index / 2, 2.0 + index)]:
+                for end, off in (("", 0), ("_low", -0.1), ("_high", 0.1)):
+                    name = f"spectrum_{measure}{end}"
+                    rows.append(row(model, name, setting, at, value + off))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def test_the_table_of_invariance_is_the_rows_side_by_side(invariances):
+    table = invariance_table(invariances)
+    assert len(table) == 2 * len(LAYERS) * len(RATIOS) * 4
+    assert table["layer"].unique().tolist() == ["blocks.0", "blocks.1", "output"]
+    assert table["metric"].tolist()[:5] == ["cka", "cosine", "cosine_p05", "recall@1", "cka"]
+    np.testing.assert_allclose(table["value"], 0.01 * len(ENDS) * np.arange(len(table)))
+    for e, end in enumerate(ENDS):
+        column = end.removeprefix("_") or "value"
+        there = table[table["metric"] != "cosine_p05"]
+        np.testing.assert_allclose(there[column] - there["value"], 0.01 * e, atol=1e-9)
+    assert table.query("metric == 'cosine_p05'")["low"].isna().all()
+    assert hidden(table) == "filled (zero)"
+    assert hidden(table.assign(hiding="token_drop")) == "dropped as tokens"
+    last = last_layer(table[table["model"] == "two"])
+    assert set(last["layer"]) == {"output"}
+
+
+def test_curves_over_ratios_show_the_table(invariances):
+    table = invariance_table(invariances)
+    with mpl.rc_context(plots.STYLE):
+        figure = invariance_over_ratios(table)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["CKA", "cosine", "recall@1"]
+    second = table.query("model == 'two' and layer == 'output' and metric == 'cosine'")
+    lines = figure.axes[1].get_lines()[4:8]
+    for line, name in zip(lines, ("value", *BASELINES), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), second[name])
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[:2] == ["one (w), output", "two (w), output"]
+    assert texts[2:] == [
+        "the network",
+        "same network, untrained",
+        "raw pixels",
+        "another image, permuted",
+    ]
+
+
+def test_curves_over_layers_show_the_table(invariances):
+    table = invariance_table(invariances)
+    one = table[table["model"] == "one"]
+    with mpl.rc_context(plots.STYLE):
+        figure = invariance_over_layers(one)
+    assert len(figure.axes) == 3  # one readout beside the output
+    ax = figure.axes[0]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["pixels", "0", "1", "output"]
+    ratios = [t.get_text() for t in figure.legends[0].get_texts()[:4]]
+    assert ratios == [f"{ratio} of the patches" for ratio in (0.2, 0.4, 0.6, 0.8)]
+    at = one.query("metric == 'cka' and ratio == 0.2")
+    pixels, network, untrained, permuted, output, output_untrained = ax.get_lines()[:6]
+    assert figure.get_suptitle() == "one (w): patches filled (zero)"
+    assert pixels.get_ydata() == [at["pixels"].iloc[0]]
+    np.testing.assert_allclose(network.get_ydata(), at["value"][:2])
+    np.testing.assert_allclose(untrained.get_ydata(), at["untrained"][:2])
+    np.testing.assert_allclose(permuted.get_ydata(), at["permuted"][:2])
+    assert output.get_xydata().tolist() == [[3, at["value"].iloc[2]]]
+    assert set(output_untrained.get_ydata()) == {at["untrained"].iloc[2]}
+
+
+def test_the_table_of_spectra_and_its_ends(spectrum_rows):
+    table = spectrum_table(spectrum_rows)
+    assert len(table) == 3 * (3 + 1) + 2 * (4 + 1) + 2 + 1
+    assert table.query("layer == 'layer2.0'")["depth"].tolist() == [1, 1, 1]
+    ends = ends_of_stream(table)
+    assert ends["layer"].tolist() == [
+        *("stem", "blocks.0/attention", "blocks.0/mlp"),
+        *("stem", "layer1.0", "layer2.0"),
+    ]
+    assert ends["high_frequency"].tolist() == [-2, -3, -4, -3, -4, -3]
+    np.testing.assert_allclose(ends["frequency"], [2 / 3] * 3 + [0.75, 0.75, 0.5])
+    assert ends["variance"].tolist() == [2, 3, 4] * 2
+    np.testing.assert_allclose(ends["variance_high"] - ends["variance_low"], 0.2)
+
+
+def test_spectra_show_the_table(spectrum_rows):
+    with mpl.rc_context(plots.STYLE):
+        figure = spectra(spectrum_table(spectrum_rows))
+    first, second = figure.axes[:2]
+    assert first.get_title(loc="left") == "ViT (w)"
+    assert len(first.get_lines()) == 3
+    np.testing.assert_allclose(second.get_lines()[2].get_xydata(), [[0, -2], [0.5, -3]])
+
+
+def test_attention_and_down_samplings_are_marked(spectrum_rows):
+    with mpl.rc_context(plots.STYLE):
+        figure = stream_over_depth(spectrum_table(spectrum_rows))
+    amplitude, variance = figure.axes
+    curve, plain, hollow, diamonds = amplitude.get_lines()[:4]
+    assert curve.get_ydata().tolist() == [-2, -3, -4]
+    assert plain.get_xdata().tolist() == [0, 1]
+    assert hollow.get_xdata().tolist() == [0.5]
+    assert diamonds.get_xdata().tolist() == []
+    lines = variance.get_lines()[4:8]
+    assert lines[3].get_xydata().tolist() == [[1, 4]]  # the first map after the down-sampling
+    assert lines[2].get_xdata().tolist() == []
+
+
+def test_files_are_the_same_bytes_when_drawn_again(invariances, tmp_path):
+    table = invariance_table(invariances)
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        save({"x": lambda: invariance_over_ratios(table)}, tmp_path / folder)
+    for name in ("x.png", "x.svg"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

@@ -1,0 +1,229 @@
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from a2mim.convert import load_model
+from a2mim.data import DataError
+from experiments import invariance as module
+from experiments.configs.invariance import InvarianceConfig
+from experiments.configs.weights import WeightsConfig
+from experiments.figures_features import BASELINES, invariance_table
+from experiments.invariance import batches, invariance, summary
+from experiments.results import read_table
+from experiments.runs import UsageError
+from experiments.sources import folder_images
+from experiments.weights import subject_of
+from interactions import similarity
+from interactions.fills import image_mean
+from interactions.patches import PatchGrid
+
+VIT = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+RATIOS = (0.0, 0.25, 0.75)
+
+
+def saved(folder, seed, classes=0):
+    """Weights of a tiny ViT, and beside them what ``a2mim pretrain`` writes."""
+    torch.manual_seed(seed)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=classes, **VIT)
+    path = folder / f"net{seed}.safetensors"
+    save_file(model.state_dict(), path)
+    about = {
+        "architecture": "vit_tiny_patch16_224",
+        "model_args": {"img_size": 32, **VIT},
+        "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 1.0},
+    }
+    path.with_suffix(".json").write_text(json.dumps(about))
+    return str(path)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A headless encoder and a classifier, on 10 photographs in batches of 5."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(10):
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
+        coarse.resize((48, 40)).save(folder / f"{k}.png")
+    return InvarianceConfig(
+        (saved(tmp_path, 1), saved(tmp_path, 2, classes=7)),
+        images=folder,
+        grid=4,
+        ratios=RATIOS,
+        repeats=2,
+        batch=5,
+        device="cpu",
+        out=tmp_path / "out",
+    )
+
+
+def changed(config, **changes):
+    return InvarianceConfig(**{**vars(config), **changes})
+
+
+def table(config):
+    return invariance_table(read_table(config.out / "rows.csv"))
+
+
+def test_every_number_and_its_baselines(config, capsys):
+    """Against the library, called as a reader would call it."""
+    invariance(changed(config, hiding="image_mean", checkpoints=config.checkpoints[:1]))
+    rows = read_table(config.out / "rows.csv")
+    loaded = load_model(config.checkpoints[0])
+    fresh = load_model("untrained:vit_tiny_patch16_224", options=loaded.report.options, seed=1)
+    subject = subject_of(config.checkpoints[0], config.weights, "cpu", headless=True)
+    sources = folder_images(config.images, 10, 0, truth=False)
+    expected = similarity.invariance(
+        loaded.model,
+        [torch.stack([subject.transform(source.read()) for source in sources])],
+        PatchGrid(4, 4),
+        untrained=fresh.model,
+        hiding=image_mean,
+        ratios=RATIOS,
+        repeats=2,
+        names=[source.name for source in sources],
+        batch=5,
+    )
+    found = table(config)
+    assert len(found) == len(expected) == (3 * 3 + 1) * 3 * (1 + 4 * 3 + 2)
+    for column in ("layer", "readout", "ratio"):
+        assert found[column].tolist() == expected[column].tolist()
+    for column in ("value", "low", "high", "mask_sd", *BASELINES):
+        np.testing.assert_allclose(found[column], expected[column], rtol=1e-5, atol=1e-6)
+    assert found["metric"].iloc[[1, 5]].tolist() == ["cosine", "cosine_median"]
+    row = rows.query("measure == 'invariance_centred_cosine_p05_untrained'").iloc[0]
+    assert row["setting"] == (
+        "layer=blocks.0 readout=class hiding=image_mean grid=4x4 repeats=2 precision=float32 "
+        "batch=5"
+    )
+    assert (row["at"], row["samples"], row["dataset"]) == (0, 10, "photos")
+    assert "10 images x (1 + 3 ratios x 2 masks)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("hiding", ["zero", "token_drop"])
+def test_controls_and_what_is_printed(config, hiding, monkeypatch):
+    monkeypatch.setattr(module, "save", lambda figures, folder: None)
+    invariance(changed(config, hiding=hiding, repeats=1, checkpoints=config.checkpoints[:1]))
+    found = table(config)
+    whole = found.query("ratio == 0 and metric in ('cka', 'cosine', 'recall@1')")
+    assert (whole[["value", "untrained", "pixels"]] == 1).all(axis=None)
+    assert (found.query("metric == 'cka'")["permuted"].abs() < 0.6).all()  # batches of 5
+    assert ("visible" in set(found["readout"])) == (hiding == "zero")
+    said = summary(read_table(config.out / "rows.csv"))
+    assert "layer output, readout output" in said
+    assert "CKA with nothing hidden 1.000 (expected: 1); permuted CKA in all layers" in said
+    last = found.query("layer == 'output' and metric == 'cka' and ratio == 0.75").iloc[0]
+    line = [f"{last[name]:.3f}" for name in ("value", "low", "high", *BASELINES)]
+    assert " ".join(["cka", "0.750", *line]) in " ".join(said.split())
+
+
+def test_the_figures_are_there(config):
+    invariance(changed(config, layers=("blocks.1", "output"), readouts=("mean",), repeats=1))
+    for name in (
+        "invariance",
+        *(f"layers-vit_tiny_patch16_224-net{k}.safetensors" for k in (1, 2)),
+    ):
+        assert (config.out / f"{name}.png").stat().st_size > 1000
+        assert (config.out / f"{name}.svg").read_text().startswith("<?xml")
+    assert not list(config.out.glob("part-*"))
+
+
+def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
+    monkeypatch.setattr(module, "save", lambda figures, folder: None)
+    config = changed(config, ratios=(0.5,), layers=("blocks.1", "output"))
+    whole = changed(config, out=config.out.with_name("whole"))
+    invariance(whole)
+    other = changed(config, forward_batch=3)
+    measure, measured = module._measure, []
+
+    def once(config, prepared, subject):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(subject.weights)
+        return measure(config, prepared, subject)
+
+    monkeypatch.setattr(module, "_measure", once)
+    with pytest.raises(KeyboardInterrupt):
+        invariance(other)
+    assert not other.out.exists()
+    measured.clear()
+    invariance(other)  # only the second checkpoint is left
+    assert measured == ["net2.safetensors"]
+    assert (other.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
+
+
+def test_an_untrained_checkpoint_has_another_untrained_one_beside(config, monkeypatch):
+    monkeypatch.setattr(module, "save", lambda figures, folder: None)
+    name = "untrained:vit_tiny_patch16_224"
+    weights = WeightsConfig(tuple(f"{k}={v}" for k, v in VIT.items()), image_size=32)
+    some = {"layers": ("blocks.0", "output"), "ratios": (0.75,), "repeats": 1}
+    invariance(changed(config, checkpoints=(name,), weights=weights, **some))
+    rows = table(config).query("metric == 'cosine'")
+    assert (rows["value"] != rows["untrained"]).all()
+
+
+def test_a_network_of_maps(config):
+    invariance(changed(config, checkpoints=("untrained:test_resnet",), layers=("layer4",), grid=5))
+    found = table(config)
+    assert set(found["layer"]) == {"layer4"}
+    assert set(found["readout"]) == {"mean"}
+
+
+def test_images_are_read_when_they_are_needed(config):
+    subject = subject_of(config.checkpoints[0], config.weights, "cpu", headless=True)
+    read = []
+
+    class Watched:
+        def __init__(self, source):
+            self.source = source
+
+        def read(self):
+            read.append(self.source.name)
+            return self.source.read()
+
+    sources = [Watched(source) for source in folder_images(config.images, 10, 0, truth=False)]
+    stream = batches(subject, sources, 4)
+    sizes = [len(next(stream))]
+    assert len(read) == 4
+    sizes += map(len, stream)
+    assert sizes == [4, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoints": ()}, "expected a checkpoint, got none"),
+        ({"checkpoints": ("nowhere.safetensors",)}, "nowhere.safetensors"),
+        ({"data": "digits"}, "either --images DIR or --data NAME"),
+        ({"images": None}, "either --images DIR or --data NAME"),
+        ({"images": None, "data": "digitss"}, "did you mean digits?"),
+        ({"grid": 5}, "net1.safetensors: expected an image that a 5 x 5 grid divides"),
+        ({"grid": 0}, "--grid of at least 1, got 0"),
+        ({"repeats": 0}, "--repeats of at least 1, got 0"),
+        ({"batch": 3}, "--batch of at least 4, got 3"),
+        ({"count": 3}, "--count of at least 4, got 3"),
+        ({"forward_batch": 0}, "--forward-batch above 0, got 0"),
+        ({"batch": 4}, "the last of 10 has 2; say --count 8, or another --batch"),
+        ({"ratios": ()}, "--ratios from 0 to below 1"),
+        ({"ratios": (0.5, 0.99)}, "--ratios from 0 to below 1"),
+        ({"ratios": (0.5, 0.51)}, "hide different numbers of the 16 patches"),
+        ({"layers": ("blocks.9",)}, "net1.safetensors: expected layers of blocks.0, blocks.1"),
+        ({"checkpoints": ("untrained:test_resnet",), "readouts": ("class",)}, "a class token"),
+        (
+            {"checkpoints": ("untrained:test_resnet",), "hiding": "token_drop"},
+            "hide pixels instead",
+        ),
+    ],
+)
+def test_bad_input(config, changes, message):
+    with pytest.raises((DataError, UsageError)) as caught:
+        invariance(changed(config, **changes))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not config.out.exists()
+    assert not list(config.out.parent.glob("*.partial"))

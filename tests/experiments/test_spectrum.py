@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from a2mim.data import DataError
+from experiments import spectrum as module
+from experiments.configs.spectrum import SpectrumConfig
+from experiments.figures_features import ends_of_stream, spectrum_table
+from experiments.results import read_table
+from experiments.runs import UsageError
+from experiments.sources import folder_images
+from experiments.spectrum import spectrum, summary
+from experiments.weights import subject_of
+from interactions import spectrum as library
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A file of weights without a classifier and a network without training, on 7 photographs."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(7):
+        Image.fromarray(rng.integers(0, 256, (110, 120, 3), np.uint8)).save(folder / f"{k}.png")
+    model = timm.create_model("test_vit", num_classes=0)
+    save_file(model.state_dict(), tmp_path / "net.safetensors")
+    return SpectrumConfig(
+        (f"test_vit={tmp_path / 'net.safetensors'}", "untrained:test_resnet"),
+        images=folder,
+        device="cpu",
+        out=tmp_path / "out",
+    )
+
+
+def changed(config, **changes):
+    return SpectrumConfig(**{**vars(config), **changes})
+
+
+def test_the_table_is_what_the_library_says(config, capsys):
+    spectrum(config)
+    rows = read_table(config.out / "rows.csv")
+    found = spectrum_table(rows)
+    for name, (_, of) in zip(config.checkpoints, found.groupby("weights", sort=False), strict=True):
+        subject = subject_of(name, config.weights, "cpu", headless=True)
+        sources = folder_images(config.images, 7, 0, truth=False)
+        images = torch.stack([subject.transform(source.read()) for source in sources])
+        expected = library.spectrum(subject.model, [images])
+        for column in ("layer", "index", "cells"):
+            assert of[column].tolist() == expected[column].tolist()
+        for column in ("value", "low", "high", "depth"):
+            np.testing.assert_allclose(of[column], expected[column], rtol=1e-5, atol=1e-6)
+        at = expected["frequency"].fillna(expected["depth"])
+        np.testing.assert_allclose(of["at"], at, rtol=1e-7)
+    row = rows.query("measure == 'spectrum_variance_high'").iloc[1]
+    assert row["setting"] == "layer=blocks.0/attention index=1 maps=13 cells=10"
+    assert row["samples"] == 7
+    ends = ends_of_stream(found)
+    said = capsys.readouterr().out
+    assert f"{ends['variance'].iloc[0]:.4g}" in said
+    assert summary(rows) in said
+    for name in ("spectra", "depth"):
+        assert (config.out / f"{name}.png").stat().st_size > 1000
+        assert (config.out / f"{name}.svg").read_text().startswith("<?xml")
+    assert not list(config.out.glob("part-*"))
+
+
+def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
+    whole = changed(config, out=config.out.with_name("whole"))
+    spectrum(whole)
+    other = changed(config, forward_batch=3)
+    measure, measured = module._measure, []
+
+    def once(config, prepared, subject):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(subject.name)
+        return measure(config, prepared, subject)
+
+    monkeypatch.setattr(module, "_measure", once)
+    with pytest.raises(KeyboardInterrupt):
+        spectrum(other)
+    assert not other.out.exists()
+    measured.clear()
+    spectrum(other)
+    assert measured == ["test_resnet"]
+    assert (other.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
+
+
+def test_some_maps_of_a_data_set_by_name(config):
+    spectrum(
+        changed(
+            config,
+            images=None,
+            data="digits",
+            count=5,
+            layers=("blocks.0/mlp",),
+            checkpoints=config.checkpoints[:1],
+        )
+    )
+    found = spectrum_table(read_table(config.out / "rows.csv"))
+    assert set(found["layer"]) == {"blocks.0/mlp"}
+    assert set(found["index"]) == {2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoints": ()}, "expected a checkpoint, got none"),
+        ({"images": None}, "either --images DIR or --data NAME"),
+        ({"count": 0}, "--count above 0, got 0"),
+        ({"forward_batch": 0}, "--forward-batch above 0, got 0"),
+        ({"layers": ("blocks.0",)}, "net.safetensors: expected layers of stem, blocks.0/attention"),
+        (
+            {"checkpoints": ("untrained:mobilenetv2_035",)},
+            "untrained:mobilenetv2_035: expected a timm network of VisionTransformer",
+        ),
+    ],
+)
+def test_bad_input(config, changes, message):
+    with pytest.raises((DataError, UsageError)) as caught:
+        spectrum(changed(config, **changes))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not config.out.exists()
+    assert not list(config.out.parent.glob("*.partial"))
