@@ -202,6 +202,31 @@ def _check_normalise(normalise: str) -> None:
         raise ValueError(f"expected 'standardise', 'l2' or 'none', got {normalise!r}")
 
 
+@dataclass(frozen=True)
+class LinearFit:
+    """A linear classifier, fitted: logits = ((x - mean) / std) weight^T + bias.
+
+    With ``"l2"`` features x are to be brought to length 1 first.
+
+    Attributes:
+        weight_KD: float64, like the rest.
+        bias_K: one for each class.
+        mean_D: of the training features; 0 unless they are standardised.
+        std_D: sqrt(var + 1e-6) of the training features; 1 unless they are standardised.
+        chosen: the weight decay that was used.
+        grid: as in :class:`ProbeResult`.
+        settings: features and all the rest that decided the weights, in JSON.
+    """
+
+    weight_KD: Tensor
+    bias_K: Tensor
+    mean_D: Tensor
+    std_D: Tensor
+    chosen: float
+    grid: tuple[tuple[float, float], ...]
+    settings: Mapping[str, Any]
+
+
 def linear_probe(
     train: Features,
     test: Features,
@@ -212,6 +237,45 @@ def linear_probe(
     seed: int = 0,
     device: Device = "cpu",
 ) -> ProbeResult:
+    """What a classifier of :func:`fit_linear` says of test images.
+
+    Args:
+        train: features and labels.
+        test: features and labels, of the same network and readout.
+        weight_decays: as for :func:`fit_linear`, like all that follows.
+        normalise: what is done to features first.
+        held_out: share of every class that is held out to choose.
+        seed: draws the held-out part.
+        device: where to run.
+
+    Raises:
+        ValueError: as :func:`fit_linear`, or if the features are not of one kind.
+    """
+    _, labels_J, _ = _labels(train, test)
+    fit = fit_linear(
+        train,
+        weight_decays=weight_decays,
+        normalise=normalise,
+        held_out=held_out,
+        seed=seed,
+        device=device,
+    )
+    prepare = _normaliser(train.features_ID.to(device), normalise)
+    weights = (fit.weight_KD.T, fit.bias_K)
+    predictions_J = _predicted(prepare(test.features_ID.to(device)), weights).cpu()
+    settings = {**fit.settings, **_features_settings(train, test)}
+    return ProbeResult(predictions_J, labels_J, fit.chosen, fit.grid, settings)
+
+
+def fit_linear(
+    train: Features,
+    *,
+    weight_decays: Sequence[float] = WEIGHT_DECAYS,
+    normalise: Normalise = "standardise",
+    held_out: float = 0.2,
+    seed: int = 0,
+    device: Device = "cpu",
+) -> LinearFit:
     """Multinomial logistic regression by L-BFGS, in float64.
 
     The weight decay lambda is 1 / (C I) in the words of scikit-learn; biases have none. Of equally
@@ -220,7 +284,6 @@ def linear_probe(
 
     Args:
         train: features and labels.
-        test: features and labels, of the same network and readout.
         weight_decays: lambda, to choose from.
         normalise: what is done to features first, with statistics of those that are fitted.
         held_out: share of every class that is held out to choose.
@@ -231,9 +294,9 @@ def linear_probe(
         RuntimeWarning: if 1,000 iterations do not lead to the minimum.
 
     Raises:
-        ValueError: for arguments out of range, or features that are not of one kind.
+        ValueError: for arguments out of range, or features without labels.
     """
-    labels_I, labels_J, classes = _labels(train, test)
+    labels_I, _, classes = _labels(train, train)
     decays = tuple(sorted({float(decay) for decay in weight_decays}, reverse=True))
     if not decays or decays[-1] < 0:
         raise ValueError(f"expected weight decays of at least 0, got {tuple(weight_decays)}")
@@ -269,10 +332,13 @@ def linear_probe(
         "weight_decays": list(decays),
         "gradient": gradient,
         **_choice_settings(held_out, seed, len(decays)),
-        **_features_settings(train, test),
+        **_features_settings(train),
     }
-    predictions_J = _predicted(prepare(test.features_ID.to(device)), weights).cpu()
-    return ProbeResult(predictions_J, labels_J, chosen, tuple(grid), settings)
+    mean_D, scale_D = _statistics(train_ID)
+    if normalise != "standardise":
+        mean_D, scale_D = torch.zeros_like(mean_D), torch.ones_like(scale_D)
+    weights_DK, bias_K = weights
+    return LinearFit(weights_DK.T, bias_K, mean_D, 1 / scale_D, chosen, tuple(grid), settings)
 
 
 @dataclass(frozen=True)
@@ -516,9 +582,11 @@ def _labels(train: Features, test: Features) -> tuple[Tensor, Tensor, int]:
     return labels_I, labels_J, classes
 
 
-def _features_settings(train: Features, test: Features) -> dict[str, Any]:
+def _features_settings(train: Features, test: Features | None = None) -> dict[str, Any]:
     settings = {key: value for key, value in train.setting.items() if key != "images"}
-    images = {"train": train.setting.get("images"), "test": test.setting.get("images")}
+    images = {"train": train.setting.get("images")}
+    if test is not None:
+        images["test"] = test.setting.get("images")
     return {"features": settings, "images": images}
 
 
@@ -530,9 +598,7 @@ def _normaliser(
     features_ID: Tensor, normalise: Normalise, dtype: torch.dtype = torch.float64
 ) -> Callable[[Tensor], Tensor]:
     """A function for training and test features alike; statistics are those of the given ones."""
-    mean_D = features_ID.mean(0, dtype=torch.float64)
-    squares = [((part.double() - mean_D) ** 2).sum(0) for part in _parts(features_ID)]
-    scale_D = (torch.stack(squares).sum(0) / len(features_ID) + EPS).rsqrt()
+    mean_D, scale_D = _statistics(features_ID)
 
     def prepare(features_ID: Tensor) -> Tensor:
         prepared = features_ID.new_empty(features_ID.shape, dtype=dtype)
@@ -546,6 +612,13 @@ def _normaliser(
         return prepared
 
     return prepare
+
+
+def _statistics(features_ID: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and 1 / sqrt(var + 1e-6) of the features, float64 ``(D,)`` each."""
+    mean_D = features_ID.mean(0, dtype=torch.float64)
+    squares = [((part.double() - mean_D) ** 2).sum(0) for part in _parts(features_ID)]
+    return mean_D, (torch.stack(squares).sum(0) / len(features_ID) + EPS).rsqrt()
 
 
 def _parts(table: Tensor, width: int | None = None) -> Iterator[Tensor]:

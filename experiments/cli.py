@@ -14,6 +14,7 @@ import tyro
 from experiments.configs.demo import DemoConfig
 from experiments.configs.interactions import InteractionsConfig
 from experiments.configs.invariance import InvarianceConfig
+from experiments.configs.occlusion import OcclusionConfig
 from experiments.configs.probe import ProbeConfig
 from experiments.configs.spectrum import SpectrumConfig
 from experiments.configs.weights import ModelsConfig
@@ -84,6 +85,12 @@ Command = (
         ),
     ]
     | Annotated[
+        OcclusionConfig,
+        tyro.conf.subcommand(
+            "occlusion", description="What hiding parts of images does to predictions."
+        ),
+    ]
+    | Annotated[
         SpectrumConfig,
         tyro.conf.subcommand(
             "spectrum", description="Frequencies and variance of feature maps, by layer."
@@ -139,6 +146,10 @@ def _run(command: Any) -> None:
         from experiments.invariance import invariance
 
         invariance(command)
+    elif isinstance(command, OcclusionConfig):
+        from experiments.occlusion import occlusion
+
+        occlusion(command)
     elif isinstance(command, SpectrumConfig):
         from experiments.spectrum import spectrum
 

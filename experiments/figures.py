@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments.results import occlusion_from, read_table, strength_from
 from interactions import plots
+from interactions.strength import Interval
 
 NAMES = {"vit": "ViT", "resnet": "ResNet", "scratch": "from scratch", "a2mim": "A2MIM-pretrained"}
 """How models and weights are called in figures and sentences."""
@@ -127,6 +128,43 @@ def draw_all(run: Path) -> list[str]:
             figure.savefig(run / f"{name}.png")
             figure.savefig(run / f"{name}.svg", metadata={"Date": None})
     return list(figures)
+
+
+def occlusion_effects(rows: pd.DataFrame) -> Figure:
+    """Top-1 accuracy and agreement over what is hidden, with bands; all networks in each panel.
+
+    Args:
+        rows: of ``a2mim occlusion``; each occluder is a line of panels.
+    """
+    occluders = rows["setting"].str.extract(r"occluder=(\S+)", expand=False)
+    names = list(dict.fromkeys(occluders))
+    measures = {"top1": "top-1 accuracy", "agreement": "agreement"}
+    figure = Figure(figsize=(8.2, 3.1 * len(names) + 0.6), layout="constrained")
+    axes = figure.subplots(len(names), 2, sharex=True, sharey=True, squeeze=False)
+    pairs = [(model, arm) for model, arms in networks(rows).items() for arm in arms]
+    for line, occluder in zip(axes, names, strict=True):
+        for ax, (measure, title) in zip(line, measures.items(), strict=True):
+            for k, (model, weights) in enumerate(pairs):
+                table = of(rows[occluders == occluder], model, weights)
+                ends = [
+                    table[table["measure"] == f"occlusion_{measure}{end}"].set_index("at")["value"]
+                    for end in ("", "_low", "_high")
+                ]
+                plots.curve(
+                    ax,
+                    ends[0].index.to_numpy(),
+                    [Interval(x, np.nan, low, high) for x, low, high in zip(*ends, strict=True)],
+                    label=f"{named(model)} ({named(weights)})",
+                    colour=plots.COLOURS[(k + 1) % len(plots.COLOURS)],
+                    marker="os^Dv"[k // len(plots.COLOURS) % 5],
+                )
+            ax.set_title(f"{occluder}: {title}" if len(names) > 1 else title)
+            ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    for ax in axes[-1]:
+        ax.set_xlabel("hidden share of the image")
+    # Below: names of files are wider than panels.
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center")
+    return figure
 
 
 def _panels(rows: pd.DataFrame) -> tuple[Figure, list]:

@@ -45,7 +45,7 @@ from interactions.forwards import (
 from interactions.occluders import TENTHS, Occluder, Scene
 from interactions.patches import PatchGrid, Players
 from interactions.superpixels import PlayerMap
-from interactions.token_drop import _Keep
+from interactions.token_drop import KeepVisible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,7 +143,7 @@ def effects(
     *,
     fractions: Sequence[float] = TENTHS,
     repeats: int = 1,
-    fill: fills.Fill | None = fills.zero,
+    fill: fills.Fill | fills.NamedFill | None = fills.zero,
     names: Sequence[str] | None = None,
     saliency_IN: Tensor | None = None,
     seed: int = 0,
@@ -210,9 +210,7 @@ def effects(
             outputs = (
                 _without_tokens(cast(nn.Module, model), images_BCHW, players, visible_KN)
                 if fill is None
-                else _with_fill(
-                    model, images_BCHW, images[chunk], players, visible_KN, fill(images_BCHW)
-                )
+                else _with_fill(model, images_BCHW, images[chunk], players, visible_KN, fill)
             )
             parts.append(_measured(outputs, visible_KN, clean, size, fill is None))
     masks_IFR = _hashes(visible_IFRN, players, images)
@@ -416,9 +414,12 @@ def _with_fill(
     names: Sequence[str],
     players: Players | Mapping[str, PlayerMap],
     visible_KN: Tensor,
-    filled: Tensor,
+    fill: fills.Fill | fills.NamedFill,
 ) -> Outputs:
     """The network on images whose hidden pixels are replaced."""
+    if isinstance(fill, fills.NamedFill):
+        fill = fill.for_images(names)
+    filled = fill(images_BCHW)
     device = images_BCHW.device
     H, W = images_BCHW.shape[2:]
     per_image = len(visible_KN) // len(images_BCHW)
@@ -436,8 +437,8 @@ def _with_fill(
     def outputs(which_B: Tensor) -> tuple[Tensor, Tensor]:
         visible_B1HW = pixels(which_B)
         image_B = (which_B // per_image).to(device)
-        fill = filled if len(filled) == 1 else filled[image_B]
-        logits_BC = model(torch.where(visible_B1HW, images_BCHW[image_B], fill))
+        hidden = filled if len(filled) == 1 else filled[image_B]
+        logits_BC = model(torch.where(visible_B1HW, images_BCHW[image_B], hidden))
         return logits_BC, (~visible_B1HW).sum(dim=(1, 2, 3)).double() / (H * W)
 
     return outputs
@@ -453,7 +454,7 @@ def _without_tokens(
     tokens = token_grid(model, *images_BCHW.shape[2:])
     assert tokens is not None
     assert isinstance(players, PatchGrid)
-    keep = _Keep(getattr(model, "num_prefix_tokens", 0))
+    keep = KeepVisible(getattr(model, "num_prefix_tokens", 0))
     network = with_modules(model, patch_drop=keep)
     per_image = len(visible_KN) // len(images_BCHW)
 

@@ -87,7 +87,7 @@ class TokenDropGame:
         device = device_of(self.model)
         tokens = token_grid(self.model, *self.image_CHW.shape[1:])
         assert tokens is not None
-        keep = _Keep(getattr(self.model, "num_prefix_tokens", 0))
+        keep = KeepVisible(getattr(self.model, "num_prefix_tokens", 0))
         network = with_modules(self.model, patch_drop=keep)
 
         def outputs(visible_BN: Tensor) -> Tensor:
@@ -108,8 +108,15 @@ class TokenDropGame:
         return torch.empty(0, dtype=torch.float64) if values_K is None else values_K
 
 
-class _Keep(nn.Module):
-    """In the place of a transformer's patch dropout: keeps the visible tokens, after positions."""
+class KeepVisible(nn.Module):
+    """In the place of a transformer's patch dropout: keeps the visible tokens, after positions.
+
+    Args:
+        prefix: how many tokens in front are no patches and always kept.
+
+    Attributes:
+        visible_BL: the patches to keep, as many for each image; to be set before every forward.
+    """
 
     visible_BL: Tensor
 
@@ -118,6 +125,7 @@ class _Keep(nn.Module):
         self.prefix = prefix
 
     def forward(self, tokens_BLD: Tensor) -> Tensor:
+        """The tokens in front and those of visible patches."""
         B, _, D = tokens_BLD.shape
         patches_BLD = tokens_BLD[:, self.prefix :]
         kept = patches_BLD[self.visible_BL].reshape(B, -1, D)

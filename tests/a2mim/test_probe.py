@@ -17,6 +17,7 @@ from a2mim.probe import (
     RECIPES,
     ProbeResult,
     SgdRecipe,
+    fit_linear,
     held_out_split,
     knn,
     knn_probe,
@@ -160,6 +161,22 @@ def test_the_linear_probe_end_to_end_against_scikit_learn():
     assert result.settings["held_out"] is None
     other = linear_probe(train, test, weight_decays=[1e-2], seed=5)
     assert torch.equal(other.predictions_J, result.predictions_J)
+
+
+@pytest.mark.parametrize("normalise", ["standardise", "none"])
+def test_the_weights_of_a_fit_are_those_of_the_probe(normalise):
+    """By the formula, on features far from standardised."""
+    train, test = gaussians(200, 1.5, classes=4), gaussians(300, 1.5, classes=4, seed=1)
+    test = replace(test, features_ID=test.features_ID * 3 - 1)
+    fit = fit_linear(train, weight_decays=(1e-2, 1e-1), normalise=normalise)
+    x = (test.features_ID.double() - fit.mean_D) / fit.std_D
+    predictions = (x @ fit.weight_KD.T + fit.bias_K).argmax(1)
+    expected = linear_probe(train, test, weight_decays=(1e-2, 1e-1), normalise=normalise)
+    assert torch.equal(predictions, expected.predictions_J)
+    assert (fit.chosen, fit.grid) == (expected.chosen, expected.grid)
+    assert fit.settings["weight_decay"] == fit.chosen
+    with pytest.raises(ValueError, match="expected features with labels"):
+        fit_linear(replace(train, labels_I=None))
 
 
 def test_the_weight_decay_is_chosen_on_the_held_out_part():

@@ -98,6 +98,11 @@ def test_the_rows_there_are(monkeypatch):
     names = list(available_rows(repeats=1, on_gpu=False))
     assert len(set(names)) == len(names)
     assert {"interactions/overhead/resnet18", "interactions/forwards/vit16"} <= set(names)
+    assert {
+        "features/overhead/extract/vit_tiny",
+        "features/overhead/evaluate/resnet18",
+        "occlusion/overhead/vit_tiny",
+    } <= set(names)
     on_gpu = list(available_rows(repeats=1, on_gpu=True))
     assert on_gpu
     assert all(name.startswith("interactions/overhead/gpu/") for name in on_gpu)

@@ -3,9 +3,17 @@ import shutil
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 
-from experiments.figures import draw_all, interaction_curves, named, networks, of
+from experiments.figures import (
+    draw_all,
+    interaction_curves,
+    named,
+    networks,
+    occlusion_effects,
+    of,
+)
 from experiments.results import read_table, strength_from
 from interactions import plots
 
@@ -43,3 +51,38 @@ def test_both_formats_are_there(run_folder, name):
     assert (run_folder / f"{name}.png").stat().st_size > 1000
     assert (run_folder / f"{name}.svg").read_text().startswith("<?xml")
     assert json.loads((run_folder / "config.json").read_text())["config"]["seed"] == 0
+
+
+def test_occlusion_effects_show_the_table():
+    """A line of panels per occluder, a curve with its band per network; nothing of differences."""
+    lines = []
+    for occluder in ("random", "block"):
+        for k, weights in enumerate("ab"):
+            setting = f"occluder={occluder} grid=4x4"
+            for measure in ("top1", "agreement", "kl"):
+                for end, shift in (("", 0.0), ("_low", -0.1), ("_high", 0.1)):
+                    name = f"occlusion_{measure}{end}"
+                    for at in (0.0, 0.5):
+                        value = 0.9 - at / 2 - k / 10 + shift
+                        lines.append((name, "net", weights, setting, at, value))
+        lines.append(("occlusion_top1_difference", "net", "a", f"{setting} minus=net b", 0.5, 0.1))
+    columns = ["measure", "model", "weights", "setting", "at", "value"]
+    figure = occlusion_effects(pd.DataFrame(lines, columns=columns))
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == [
+        *(
+            "random: top-1 accuracy",
+            "random: agreement",
+            "block: top-1 accuracy",
+            "block: agreement",
+        )
+    ]
+    for ax in figure.axes:
+        first, second = ax.get_lines()
+        np.testing.assert_allclose(first.get_xdata(), [0, 0.5])
+        np.testing.assert_allclose(first.get_ydata(), [0.9, 0.65])
+        np.testing.assert_allclose(second.get_ydata(), [0.8, 0.55])
+        band = ax.collections[0].get_paths()[0].vertices[:, 1]
+        assert (band.min(), band.max()) == pytest.approx((0.55, 1.0))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["net (a)", "net (b)"]

@@ -141,7 +141,10 @@ def test_equal_logits_count_as_argmax_counts_them():
     assert rows["top5"].tolist() == [True] * 5 + [False] * 3
 
 
-@pytest.mark.parametrize("fill", [fills.zero, fills.image_mean, fills.blur(2), None])
+NOISE = fills.uniform_noise((0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.mark.parametrize("fill", [fills.zero, fills.image_mean, fills.blur(2), NOISE, None])
 @pytest.mark.parametrize(("batch_size", "at_once"), [(1, 1), (7, 45), (None, 4096)])
 def test_batches_chunks_and_order_change_nothing(
     vit, images, fill, batch_size, at_once, monkeypatch

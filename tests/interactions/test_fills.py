@@ -1,6 +1,8 @@
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
+from scipy.stats import kstest
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from interactions import fills
 from interactions.patches import PatchGrid, hide
@@ -31,6 +33,13 @@ def test_blur_agrees_with_scipy():
     torch.testing.assert_close(fills.blur(sigma)(IMAGES.double()), torch.from_numpy(expected))
 
 
+def test_the_blur_of_jain_et_al_is_torchvisions():
+    images = torch.rand(2, 3, 40, 32, generator=torch.Generator().manual_seed(1)).double()
+    expected = gaussian_blur(images, kernel_size=[21, 21], sigma=[10.0, 10.0])
+    torch.testing.assert_close(fills.blur(10, radius=10)(images), expected)
+    assert not torch.allclose(fills.blur(10)(images), expected, atol=1e-2)
+
+
 def test_a_wide_blur_of_a_small_image_keeps_a_constant():
     constant = torch.full((1, 3, 8, 8), 2.5)
     torch.testing.assert_close(fills.blur(10)(constant), constant)
@@ -44,6 +53,34 @@ def test_noise_is_the_same_for_an_image_alone_and_in_a_batch():
     assert abs(fill(wide).std().item() - 0.5) < 0.02  # 12,288 draws: 4 standard errors are 0.013
 
 
+MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+
+
+@pytest.mark.parametrize("make", [fills.random_colour, fills.uniform_noise])
+def test_what_is_drawn_by_name_is_the_same_in_any_batch(make):
+    fill = make(MEAN, STD, seed=3)
+    both = fill.for_images(["a", "b"])(IMAGES)
+    assert torch.equal(both[1:], fill.for_images(["b"])(IMAGES[:1]))
+    assert not torch.equal(both[0], both[1])
+    assert not torch.equal(both, make(MEAN, STD, seed=4).for_images(["a", "b"])(IMAGES))
+    with pytest.raises(ValueError, match=r"expected 2 names, .* got 1,"):
+        fill.for_images(["a"])(IMAGES)
+
+
+def test_random_colours_and_noise_are_uniform_pixels():
+    """In every channel, once normalising is undone; colours over images, noise over pixels."""
+    mean, std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
+    names = [str(k) for k in range(400)]
+    colours = fills.random_colour(MEAN, STD).for_images(names)(torch.zeros(400, 3, 2, 2))
+    noise = fills.uniform_noise(MEAN, STD).for_images(["0"])(torch.zeros(1, 3, 20, 20))
+    assert colours.shape == (400, 3, 1, 1)
+    assert noise.shape == (1, 3, 20, 20)
+    for pixels in (colours * std + mean, noise * std + mean):
+        for channel in pixels.transpose(0, 1).flatten(1):
+            # 1.95 / sqrt(400): a chance of 1e-3 that the distance of Kolmogorov is larger
+            assert kstest(channel.numpy(), "uniform").statistic < 0.0975
+
+
 @pytest.mark.parametrize(
     "fill",
     [
@@ -52,6 +89,8 @@ def test_noise_is_the_same_for_an_image_alone_and_in_a_batch():
         fills.black((0.5,) * 3, (0.5,) * 3),
         fills.blur(),
         fills.noise(0),
+        fills.random_colour(MEAN, STD).for_images(["a", "b"]),
+        fills.uniform_noise(MEAN, STD).for_images(["a", "b"]),
     ],
 )
 def test_every_fill_can_hide(fill):
@@ -68,3 +107,5 @@ def test_bad_arguments():
         fills.constant((0, 1))(IMAGES)
     with pytest.raises(ValueError, match="sigma > 0"):
         fills.blur(0)
+    with pytest.raises(ValueError, match="radius >= 1"):
+        fills.blur(1, radius=0)

@@ -1,0 +1,745 @@
+"""``a2mim occlusion``: what networks still say of images whose parts are hidden.
+
+The run folder holds the results table, a figure, how each network came about (``occlusion.json``)
+and under ``images`` one row per masked image, a compressed CSV for each network and occluder, of
+which everything else is computed (:mod:`interactions.summaries`). ``at`` is the share that was
+really hidden, the mean over images; ends of intervals over images are rows of their own, ``_low``
+and ``_high``. A difference is of the network in the row minus the one named in its setting.
+
+Images are read, masked and measured in chunks of fixed size, whatever the batch size; a chunk that
+is done is a file, read back by this run as by one that goes on.
+
+Shapes: I images, B images of a chunk, C channels, H x W pixels, N players, D features.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import torch
+from timm.data import create_transform
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from a2mim.augment import PilTransform
+from a2mim.convert import Loaded, LoadReport
+from a2mim.data import DataError, subset
+from a2mim.features import extract
+from a2mim.probe import fit_linear
+from a2mim.samples import SomeSamples
+from experiments.configs.occlusion import OcclusionConfig
+from experiments.configs.weights import WeightsConfig
+from experiments.figures import occlusion_effects
+from experiments.measuring import safe_name, usable
+from experiments.results import COLUMNS, write_atomic, write_table
+from experiments.runs import UsageError, commit, finish_run, keep_memory, open_run, pick_device
+from experiments.sources import (
+    Labelled,
+    labelled_samples,
+    photographs_with_classes,
+    without_folders,
+)
+from experiments.weights import called, check_different, load
+from interactions import fills, plots, summaries
+from interactions.compose import token_grid, with_modules
+from interactions.effects import WithProbe, effects
+from interactions.forwards import check_precision
+from interactions.occluders import (
+    OCCLUDERS,
+    PRESETS,
+    Occluder,
+    Ordered,
+    SaliencyMass,
+    ShiftedGrid,
+    check_fractions,
+)
+from interactions.patches import PatchGrid
+from interactions.saliency import class_attention, from_attribution
+from interactions.summaries import Curve
+
+AnyFill = fills.Fill | fills.NamedFill | None
+Colours = Sequence[float]
+
+FILLS: dict[str, Callable[[Colours, Colours, int], AnyFill]] = {
+    "zero": lambda mean, std, seed: fills.zero,
+    "black": lambda mean, std, seed: fills.black(mean, std),
+    "image_mean": lambda mean, std, seed: fills.image_mean,
+    "blur": lambda mean, std, seed: fills.blur(),
+    "blur21": lambda mean, std, seed: fills.blur(10, radius=10),
+    "noise": lambda mean, std, seed: fills.noise(seed),
+    "random_colour": fills.random_colour,
+    "uniform_noise": fills.uniform_noise,
+}
+"""Fills by name, from the mean and deviation of a network's normalisation and a seed."""
+
+CHUNK = 64
+"""Images of a chunk, but for masks that more images share."""
+
+COMPARED: tuple[Curve, ...] = ("correct", "agreement")
+"""Of what scores are made, and in what networks are compared."""
+
+SALIENT = ("salient", "non_salient", "salient_mass", "non_salient_mass")
+"""Occluders that ask for saliency."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done to every image.
+
+    Attributes:
+        occluders: by the names that they have in the table.
+        players: the patches.
+        fractions: hidden fractions.
+        fill: from mean and deviation of a normalisation to what hidden pixels become, or to None
+            for tokens that are left out.
+        fill_name: what it is called in the table.
+        salient: whether saliency is needed.
+        chunk: images of a chunk.
+    """
+
+    occluders: dict[str, Occluder]
+    players: PatchGrid | ShiftedGrid
+    fractions: tuple[float, ...]
+    fill: Callable[[Colours, Colours], AnyFill]
+    fill_name: str
+    salient: bool
+    chunk: int
+
+    @property
+    def grid(self) -> PatchGrid:
+        """The patches where they are not shifted."""
+        return self.players.grid if isinstance(self.players, ShiftedGrid) else self.players
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a run, as one network sees them.
+
+    Attributes:
+        samples: all images of their source.
+        indices: those of the run among them.
+        names: of the images of the run, the keys of their masks.
+        labels_I: their classes.
+    """
+
+    samples: Labelled
+    indices: list[int]
+    names: list[str]
+    labels_I: Tensor
+
+    def read(self, chunk: slice) -> Tensor:
+        """Images ``(B, C, H, W)``, ready for the network.
+
+        Raises:
+            DataError: if one cannot be read.
+        """
+        images = [self.samples.load(index, 0) for index in self.indices[chunk]]
+        damage = getattr(self.samples, "damage", None)
+        if damage is not None and (unreadable := damage.indices()):
+            names = ", ".join(_name(self.samples, k) for k in unreadable[:5])
+            raise DataError(
+                f"expected images that can be read, {len(unreadable)} cannot: {names}; repair them "
+                "or leave them out"
+            )
+        return torch.stack(images)
+
+
+def occlusion(config: OcclusionConfig) -> None:
+    """Measure, write table and figure, and print a summary; an interrupted run goes on.
+
+    Raises:
+        UsageError: if a checkpoint, the images or a setting cannot be used.
+        DataError: if an image cannot be read.
+    """
+    start = time.perf_counter()
+    plan = _plan(config)
+    config = replace(config, device=pick_device(config.device))
+    if config.device == "cpu":
+        keep_memory()
+    # All are tried before the first is measured: what is wrong is not found out after hours.
+    tried = [usable(partial(_tried, config, plan, name)) for name in config.checkpoints]
+    reports = [report for report, _ in tried]
+    check_different(reports)
+    for report in reports:
+        print(report)
+    saliency = None
+    if plan.salient:
+        saliency = usable(partial(_Saliency.of, config, plan, [data for _, data in tried]))
+    images = _images(config, tried[0][1])
+    settings = {
+        key: value
+        for key, value in asdict(config).items()
+        if key not in ("device", "out", "resume", "saliency", "saliency_head")
+    }
+    settings |= {
+        "checkpoints": [f"{called(report)} {report.sha256}" for report in reports],
+        "images": config.images and config.images.resolve().name,
+        "data": without_folders(config.data),
+        "probe_data": without_folders(config.probe_data),
+    }
+    if saliency:
+        settings["saliency"] = f"{saliency.loaded.report.source} head {config.saliency_head}"
+        settings["saliency_sha256"] = saliency.loaded.report.sha256
+    everything = settings | {"names": images.names, "labels": images.labels_I.tolist()}
+    work = open_run(config.out, everything, resume=config.resume)
+    (work / "parts").mkdir(exist_ok=True)
+    chunks = [slice(k, k + plan.chunk) for k in range(0, len(images.names), plan.chunk)]
+    for number in range(len(reports)):
+        usable(partial(_measure, config, plan, number, chunks, work, saliency))
+    files = _joined(plan, reports, len(chunks), work)
+    probes = [_probe(work, number) for number in range(len(reports))]
+    about = [
+        {
+            "weights": report.to_dict(),
+            "probe": json.loads(probe.read_text()) if probe.exists() else None,
+        }
+        for report, probe in zip(reports, probes, strict=True)
+    ]
+    rows = usable(partial(_rows, config, plan, reports, files))
+    write_table(rows, work / "rows.csv")
+    write_atomic(work / "occlusion.json", json.dumps(about, indent=2) + "\n")
+    with mpl.rc_context(plots.STYLE):
+        figure = occlusion_effects(rows)
+        figure.savefig(work / "occlusion.png")
+        figure.savefig(work / "occlusion.svg", metadata={"Date": None})
+    finish_run(work, config.out, settings, time.perf_counter() - start)
+    shutil.rmtree(config.out / "parts")
+    print(summary(rows))
+    print(f"\ntable: {config.out / 'rows.csv'}   figure: {config.out / 'occlusion.png'}")
+
+
+def read_images_table(path: Path) -> pd.DataFrame:
+    """The rows of one network and occluder, as :func:`interactions.effects.effects` gave them."""
+    return pd.read_csv(path, dtype={"image": str, "mask": str}, keep_default_na=False)
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """Curves, scores and differences of a results table, for people; shares in per cent."""
+    text = []
+    rows = rows.assign(occluder=rows["setting"].str.extract(r"occluder=(\S+)", expand=False))
+    several = len(rows[["model", "weights"]].drop_duplicates()) > 1
+    for occluder, table in rows.groupby("occluder", sort=False):
+        key = ["model", "weights", "setting", "at"]
+        found = table.pivot(index=key, columns="measure", values="value").reset_index()
+        wide = table[key].drop_duplicates().merge(found)  # in the order of the table
+        wide.columns = wide.columns.str.removeprefix("occlusion_")
+        curves = wide[wide["top1"].notna()]
+        text.append(f"\n{occluder}: {table['samples'].iloc[0]} images")
+        text.append(
+            _printed(
+                {
+                    "model": curves["model"],
+                    "weights": curves["weights"],
+                    "hidden": _per_cent(curves["at"]),
+                    "top-1": _per_cent(curves["top1"]),
+                    "[95 %]": _interval(curves, "top1"),
+                    "top-5": _per_cent(curves["top5"]),
+                    "agreement": _per_cent(curves["agreement"]),
+                    "KL": curves["kl"].map("{:.3f}".format),
+                    "ECE": _per_cent(curves["ece"]),
+                }
+            )
+        )
+        scores = wide[wide["top1_area"].notna()]
+        text.append(
+            _printed(
+                {
+                    "model": scores["model"],
+                    "weights": scores["weights"],
+                    "area": _per_cent(scores["top1_area"]),
+                    "[95 %]": _interval(scores, "top1_area"),
+                    "relative": _per_cent(scores["top1_relative"]),
+                    "half at": _per_cent(scores["top1_half"]),
+                    "area of agreement": _per_cent(scores["agreement_area"]),
+                }
+            )
+        )
+        if several:
+            pairs = wide[wide["top1_difference"].notna()]
+            text.append(
+                _printed(
+                    {
+                        "model": pairs["model"],
+                        "weights": pairs["weights"],
+                        "minus": pairs["setting"].str.extract(r"minus=(.*)$", expand=False),
+                        "hidden": _per_cent(pairs["at"]),
+                        "top-1": _per_cent(pairs["top1_difference"]),
+                        "[95 %]": _interval(pairs, "top1_difference"),
+                        "p (Holm)": pairs["top1_p_holm"].map("{:.2g}".format),
+                    }
+                )
+            )
+    return "\n".join(text)
+
+
+# --------------------------------------------------------------------------------------------------
+# what is done
+
+
+def _plan(config: OcclusionConfig) -> Plan:
+    """What no checkpoint is needed to check."""
+    if not config.checkpoints:
+        raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
+    if (config.images is None) == (not config.data):
+        raise UsageError("expected either --images DIR or --data NAME or folder:PATH")
+    for key, least in (
+        ("count", 2),
+        ("grid", 1),
+        ("repeats", 1),
+        ("batch_size", 0),
+        ("saliency_head", -1),
+        ("probe_max_train", 2),
+    ):
+        value = getattr(config, key)
+        if value is not None and value < least:
+            raise UsageError(f"expected --{key.replace('_', '-')} of at least {least}, got {value}")
+    usable(lambda: check_precision(config.precision))
+    if config.preset:
+        return _published(config)
+    unknown = [name for name in config.occluder if name not in OCCLUDERS]
+    if unknown or not config.occluder or len(set(config.occluder)) < len(config.occluder):
+        raise UsageError(
+            f"expected --occluder of {', '.join(OCCLUDERS)}, each once, got "
+            f"{' '.join(config.occluder) or 'none'}"
+        )
+    usable(lambda: check_fractions(config.fractions))
+    if len(config.fractions) < 2 or list(config.fractions) != sorted(set(config.fractions)):
+        raise UsageError(
+            f"expected at least 2 distinct ascending --fractions, got {config.fractions}"
+        )
+
+    def fill(mean_C: Colours, std_C: Colours) -> AnyFill:
+        if config.fill == "token_drop":
+            return None
+        return FILLS[config.fill](mean_C, std_C, config.seed)
+
+    return Plan(
+        {name: OCCLUDERS[name] for name in config.occluder},
+        PatchGrid(config.grid, config.grid),
+        config.fractions,
+        fill,
+        config.fill,
+        any(name in SALIENT for name in config.occluder),
+        CHUNK,
+    )
+
+
+def _published(config: OcclusionConfig) -> Plan:
+    """The plan of a preset."""
+    if config.preset not in PRESETS:
+        raise UsageError(f"expected --preset {', '.join(PRESETS)}, got {config.preset!r}")
+    for setting in fields(config):
+        given = getattr(config, setting.name)
+        if setting.name in ("occluder", "fill", "grid", "fractions") and given != setting.default:
+            raise UsageError(
+                f"expected --preset or --{setting.name}, got both; the preset decides about it"
+            )
+    preset = PRESETS[config.preset]
+    assert isinstance(preset.players, PatchGrid | ShiftedGrid)
+    share = preset.occluder.share if isinstance(preset.occluder, Ordered) else 1
+    return Plan(
+        {config.preset: preset.occluder},
+        preset.players,
+        preset.fractions,
+        preset.fill,
+        "black" if preset.raw else "zero",
+        isinstance(preset.occluder, SaliencyMass),
+        max(CHUNK, share),  # images that share masks lie in one chunk
+    )
+
+
+def _tried(config: OcclusionConfig, plan: Plan, name: str) -> tuple[LoadReport, dict[str, Any]]:
+    """A network's report and data config, once a masked image of zeros has gone through it."""
+    loaded = load(name, config.weights)
+    images = _images(config, loaded.data_config)
+    k = int(images.labels_I.argmax())  # a class that the network does not know is noticed here
+    label = images.labels_I[[k]]
+    if not loaded.report.classes:
+        known = _probe_samples(config, loaded).labels_I
+        if known is None or int(label) > int(known.max()):
+            raise UsageError(
+                f"expected --probe-data with all classes of the images, up to {int(label)}, got "
+                f"{0 if known is None else int(known.max()) + 1} classes"
+            )
+        label = torch.zeros_like(label)  # for now, features serve as logits
+    _, H, W = loaded.data_config["input_size"]
+    for occluder_name, occluder in plan.occluders.items():
+        rows = effects(
+            loaded.model,
+            torch.zeros(1, 3, H, W),
+            label,
+            plan.players,
+            occluder,
+            fractions=plan.fractions,
+            fill=_fill(plan, loaded),
+            names=[images.names[k]],
+            saliency_IN=torch.ones(1, plan.players.n),
+        )
+        if isinstance(occluder, Ordered) and rows["hidden"].duplicated().any():
+            raise UsageError(
+                f"expected --fractions that {occluder_name} tells apart on {plan.grid.n} patches, "
+                f"got {plan.fractions}, which hide {[round(h, 4) for h in rows['hidden']]}"
+            )
+    return loaded.report, loaded.data_config
+
+
+def _fill(plan: Plan, loaded: Loaded) -> AnyFill:
+    return plan.fill(loaded.data_config["mean"], loaded.data_config["std"])
+
+
+def _images(config: OcclusionConfig, data: dict[str, Any]) -> Images:
+    """The images of the run, as a network with this data config sees them."""
+    transform = PilTransform(create_transform(**data))
+    samples: Labelled
+    if config.images is not None:
+        samples = photographs_with_classes(config.images, transform)
+    else:
+        samples = labelled_samples(config.data, transform)[1]
+    indices = subset(len(samples), config.count, config.seed)
+    if len(indices) < 2:
+        raise DataError(f"expected at least 2 images, got {len(indices)}")
+    assert samples.labels_I is not None
+    names = [_name(samples, k) for k in indices]
+    return Images(samples, indices, names, samples.labels_I[indices])
+
+
+def _name(samples: Labelled, k: int) -> str:
+    names = getattr(samples, "names", None)
+    return f"test/{k:05d}" if names is None else names[k]
+
+
+# --------------------------------------------------------------------------------------------------
+# measuring
+
+
+def _measure(
+    config: OcclusionConfig,
+    plan: Plan,
+    number: int,
+    chunks: Sequence[slice],
+    work: Path,
+    saliency: _Saliency | None,
+) -> None:
+    """Write the parts of one network that are not there."""
+    missing = [
+        (c, chunk, name)
+        for c, chunk in enumerate(chunks)
+        for name in plan.occluders
+        if not _part(work, number, name, c).exists()
+    ]
+    if not missing:
+        return
+    ready = load(config.checkpoints[number], config.weights)
+    images = _images(config, ready.data_config)
+    model = _classifier(config, ready, number, work)
+    masks = config.repeats * sum(fraction > 0 for fraction in plan.fractions)
+    each = 1 + masks
+    total = each * len(plan.occluders) * len(images.names)
+    left = sum(each * len(images.names[chunk]) for _, chunk, _ in missing)
+    title = f"{ready.report.architecture} ({called(ready.report)})"
+    with _progress(model, title, total, total - left) as bar:
+        at = -1
+        for c, chunk, name in missing:
+            if c != at:
+                at, images_BCHW = c, images.read(chunk)
+                saliency_BN = None if saliency is None else saliency(config, chunk, plan.grid)
+            rows = effects(
+                model,
+                images_BCHW,
+                images.labels_I[chunk],
+                plan.players,
+                plan.occluders[name],
+                fractions=plan.fractions,
+                repeats=config.repeats,
+                fill=_fill(plan, ready),
+                names=images.names[chunk],
+                saliency_IN=saliency_BN,
+                seed=config.seed,
+                batch_size=config.batch_size or None,
+                precision=config.precision,
+            )
+            text = rows.to_csv(index=False, header=c == 0, float_format="%.8g", lineterminator="\n")
+            # Members of one file: a gzip file may be several ones, joined.
+            packed = gzip.compress(text.encode(), mtime=0)
+            write_atomic(_part(work, number, name, c), packed)
+            left -= each * len(images.names[chunk])
+            bar.n = total - left  # masks that hide nothing are not run
+            bar.refresh()
+
+
+def _part(work: Path, number: int, occluder: str, chunk: int) -> Path:
+    return work / "parts" / f"{number:03d}-{occluder}-{chunk:05d}.csv.gz"
+
+
+def _probe(work: Path, number: int) -> Path:
+    """What there is to say of the probe of a network."""
+    return work / "parts" / f"probe-{number:03d}.json"
+
+
+def _joined(
+    plan: Plan, reports: Sequence[LoadReport], chunks: int, work: Path
+) -> list[dict[str, Path]]:
+    """Join the parts: one file for each network and occluder."""
+    (work / "images").mkdir(exist_ok=True)
+    files: list[dict[str, Path]] = []
+    for number, report in enumerate(reports):
+        files.append({})
+        for occluder in plan.occluders:
+            name = safe_name(f"{number:02d}-{report.architecture}-{called(report)}-{occluder}")
+            path = work / "images" / f"{name}.csv.gz"
+            with path.open("wb") as whole:
+                for c in range(chunks):
+                    whole.write(_part(work, number, occluder, c).read_bytes())
+            files[-1][occluder] = path
+    return files
+
+
+def _classifier(config: OcclusionConfig, loaded: Loaded, number: int, work: Path) -> nn.Module:
+    """The network, with a linear probe of clean images where it has no classifier of its own."""
+    model: nn.Module = loaded.model.to(config.device)
+    if loaded.report.classes:
+        return model
+    samples = _probe_samples(config, loaded)
+    with tqdm(total=len(samples), desc="training features", unit=" images", delay=1) as bar:
+        try:
+            features = extract(
+                nn.Sequential(model),  # features are what the module gives, as below
+                samples,
+                batch_size=config.batch_size or 256,
+                device=config.device,
+                cache=work / "parts" / f"features-{number:03d}",
+                on_batch=lambda done, total: bar.update(done - bar.n) and None,
+            )
+        except FloatingPointError as error:
+            raise UsageError(str(error)) from error
+    fit = fit_linear(features, device=config.device)
+    settings = {**fit.settings, "grid": fit.grid}
+    write_atomic(_probe(work, number), json.dumps(settings, indent=2) + "\n")
+
+    def probed(encoder: nn.Module) -> nn.Module:
+        tensors = (fit.weight_KD, fit.bias_K, fit.mean_D, fit.std_D)
+        return WithProbe(encoder, *(x.float() for x in tensors)).to(config.device).eval()
+
+    if "patch_drop" in model._modules:
+        # Still a vision transformer, whose tokens can be left out.
+        return with_modules(model, head=probed(nn.Identity()))
+    return probed(model)
+
+
+def _probe_samples(config: OcclusionConfig, loaded: Loaded) -> Labelled | SomeSamples:
+    """The training images of a probe, as the network sees them."""
+    data = config.probe_data or config.data
+    if not data:
+        raise UsageError(
+            f"expected --probe-data for {loaded.report.source}, which has no classifier: clean "
+            "images with the classes of --images, to train a linear probe on"
+        )
+    samples = labelled_samples(data, PilTransform(create_transform(**loaded.data_config)))[0]
+    limit = config.probe_max_train
+    if limit is None or limit >= len(samples):
+        return samples
+    return SomeSamples(samples, subset(len(samples), limit, 0))
+
+
+@dataclass(frozen=True)
+class _Saliency:
+    """The class attention of a vision transformer on the images of the run.
+
+    Attributes:
+        loaded: the network.
+        images: as it sees them, cut out as for the first network that is measured.
+    """
+
+    loaded: Loaded
+    images: Images
+
+    @classmethod
+    def of(
+        cls, config: OcclusionConfig, plan: Plan, data_configs: Sequence[dict[str, Any]]
+    ) -> _Saliency:
+        """Load it, and see whether it can be had for these networks' images."""
+        cuts = {(data["crop_pct"], data["crop_mode"]) for data in data_configs}
+        if len(cuts) > 1:
+            raise UsageError(
+                "expected networks that see the same cut of an image, so that the same parts of it "
+                f"are salient, got {sorted(cuts)}; give --crop-pct"
+            )
+        first = data_configs[0]
+        loaded = load(config.saliency, WeightsConfig(image_size=first["input_size"][1]))
+        data = first | {key: loaded.data_config[key] for key in ("mean", "std")}
+        loaded.model.to(config.device)
+        made = cls(loaded, _images(config, data))
+        made(config, slice(0, 1), plan.grid)
+        return made
+
+    def __call__(self, config: OcclusionConfig, chunk: slice, grid: PatchGrid) -> Tensor:
+        """Saliency ``(B, N)`` of a chunk; batches are the same whatever ``--batch-size`` says."""
+        head = None if config.saliency_head < 0 else config.saliency_head
+        images_BCHW = self.images.read(chunk)
+        model = self.loaded.model
+        attention_BL = class_attention(model, images_BCHW, head, batch_size=16)
+        tokens = token_grid(model, *images_BCHW.shape[2:])
+        if tokens is None:
+            raise UsageError(f"expected a plain ViT for --saliency, got {config.saliency}")
+        return from_attribution(attention_BL.reshape(-1, tokens.rows, tokens.cols), grid)
+
+
+@contextmanager
+def _progress(model: nn.Module, name: str, total: int, done: int) -> Iterator[tqdm]:
+    """A bar that counts images through the network, with the time left."""
+
+    def count(_module: nn.Module, inputs: tuple[Tensor, ...], _outputs: object) -> None:
+        bar.update(len(inputs[0]))
+
+    with tqdm(desc=name, total=total, initial=done, unit=" forwards", unit_scale=True) as bar:
+        handle = model.register_forward_hook(count)
+        try:
+            yield bar
+        finally:
+            handle.remove()
+
+
+# --------------------------------------------------------------------------------------------------
+# tables
+
+
+def _rows(
+    config: OcclusionConfig,
+    plan: Plan,
+    reports: Sequence[LoadReport],
+    files: Sequence[dict[str, Path]],
+) -> pd.DataFrame:
+    """Curves, scores and differences of every network and occluder, as rows of the results table.
+
+    Raises:
+        ValueError: if masks of growing fractions do not hide growing shares.
+    """
+    made = []
+    for occluder in plan.occluders:
+        tables = [read_images_table(file[occluder]) for file in files]
+        common: dict[str, Any] = {
+            "run": "occlusion",
+            "dataset": without_folders(config.data)
+            if config.images is None
+            else f"folder:{config.images.resolve().name}",
+            "image": "all",
+            "samples": tables[0]["image"].nunique(),
+            "seed": config.seed,
+            "commit": commit(),
+        }
+        settings = [_setting(config, plan, occluder, report) for report in reports]
+        for report, table, setting in zip(reports, tables, settings, strict=True):
+            made.append(
+                pd.concat([_curves(table, config), *(_scores(table, m) for m in COMPARED)]).assign(
+                    model=report.architecture, weights=called(report), setting=setting, **common
+                )
+            )
+        for a, b in combinations(range(len(reports)), 2):
+            minus = f" minus={reports[b].architecture} {called(reports[b])}"
+            made.append(
+                _differences(tables[a], tables[b]).assign(
+                    model=reports[a].architecture,
+                    weights=called(reports[a]),
+                    setting=settings[a] + minus,
+                    **common,
+                )
+            )
+    return pd.concat(made, ignore_index=True)[list(COLUMNS)]
+
+
+def _setting(config: OcclusionConfig, plan: Plan, occluder: str, report: LoadReport) -> str:
+    classifier = "own"
+    if not report.classes:
+        classifier = f"probe:{without_folders(config.probe_data or config.data)}"
+    saliency = f" saliency={config.saliency}:{config.saliency_head}" if plan.salient else ""
+    return (
+        f"occluder={occluder} grid={plan.grid.rows}x{plan.grid.cols} fill={plan.fill_name} "
+        f"repeats={config.repeats} precision={config.precision} classifier={classifier}{saliency}"
+    )
+
+
+def _curves(table: pd.DataFrame, config: OcclusionConfig) -> pd.DataFrame:
+    """All measures over the hidden share."""
+    curves = summaries.by_fraction(table).rename(columns={"hidden": "at", "estimate": "value"})
+    curves = curves[curves["measure"] != "clean_correct"]  # the same at every share
+    curves["measure"] = curves["measure"].map(_measure_name)
+    parts = [_with_ends(curves)]
+    entropy = summaries.class_entropy(table)
+    parts.append(_plain(entropy, "entropy", "class_entropy"))
+    if config.repeats > 1:
+        variance = summaries.mask_variance(table)
+        parts.append(_plain(variance, "images", "top1_variance_images"))
+        parts.append(_plain(variance, "masks", "top1_variance_masks"))
+    return pd.concat(parts)
+
+
+def _scores(table: pd.DataFrame, measure: Curve) -> pd.DataFrame:
+    """Area, relative area and half point; ``at`` is where the curve ends."""
+    scores = summaries.scores(table, measure).rename(columns={"estimate": "value"})
+    name = _measure_name(measure)
+    scores = scores.assign(measure=name + "_" + scores["score"], at=_end(table))
+    return _with_ends(scores)
+
+
+def _differences(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Paired differences at every hidden share, with tests, and of scores."""
+    made = []
+    for measure in COMPARED:
+        name = _measure_name(measure)
+        curve = summaries.compare(a, b, measure)
+        renamed = curve.rename(columns={"hidden": "at", "difference": "value"})
+        made.append(_with_ends(renamed.assign(measure=f"{name}_difference")))
+        made += [_plain(curve, p, f"{name}_{p}") for p in ("p", "p_holm")]
+        scores = summaries.compare_scores(a, b, measure).rename(columns={"difference": "value"})
+        scores = scores.assign(measure=name + "_" + scores["score"] + "_difference", at=_end(a))
+        made.append(_with_ends(scores))
+    return pd.concat(made)
+
+
+def _measure_name(measure: str) -> str:
+    return "occlusion_" + ("top1" if measure == "correct" else measure)
+
+
+def _end(table: pd.DataFrame) -> float:
+    """The largest hidden share."""
+    return float(table.groupby("fraction")["hidden"].mean().iloc[-1])
+
+
+def _plain(table: pd.DataFrame, column: str, measure: str) -> pd.DataFrame:
+    """A column over the hidden share."""
+    name = measure if measure.startswith("occlusion_") else f"occlusion_{measure}"
+    return pd.DataFrame({"measure": name, "at": table["hidden"], "value": table[column]})
+
+
+def _with_ends(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of values, each followed by those of the ends of its interval."""
+    parts = [
+        pd.DataFrame({"measure": table["measure"] + end, "at": table["at"], "value": table[column]})
+        for end, column in (("", "value"), ("_low", "low"), ("_high", "high"))
+    ]
+    return pd.concat(parts).sort_index(kind="stable")
+
+
+def _per_cent(values: pd.Series) -> pd.Series:
+    return (100 * values).map("{:.1f}".format)
+
+
+def _interval(table: pd.DataFrame, name: str) -> pd.Series:
+    low, high = _per_cent(table[f"{name}_low"]), _per_cent(table[f"{name}_high"])
+    return "[" + low + ", " + high + "]"
+
+
+def _printed(columns: dict[str, pd.Series]) -> str:
+    return pd.DataFrame(columns).to_string(index=False) + "\n"

@@ -1,0 +1,21 @@
+import re
+from pathlib import Path
+from typing import get_args
+
+from experiments.configs import occlusion
+from experiments.configs.occlusion import Fill, OcclusionConfig
+from experiments.occlusion import FILLS
+from interactions.occluders import OCCLUDERS, PRESETS, TENTHS
+
+
+def test_the_defaults_are_one_random_mask_per_image_and_fraction():
+    config = OcclusionConfig(("net.pth",), data="digits")
+    assert (config.occluder, config.grid, config.repeats) == (("random",), 14, 1)
+    assert config.fractions == TENTHS
+
+
+def test_the_help_names_every_choice():
+    text = Path(occlusion.__file__).read_text()
+    for name in (*OCCLUDERS, *PRESETS):
+        assert re.search(rf"\b{name}\b", text), name
+    assert set(get_args(Fill)) == {*FILLS, "token_drop"}
