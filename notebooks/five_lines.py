@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Five lines: from a timm name and a folder of images to a curve with error bars
 #
-# Two photographs come with scikit-learn; eight cuts of them make a folder to work with. Put your
+# Two photographs come with scikit-learn; four cuts of them make a folder to work with. Put your
 # own folder here.
 
 # %%
@@ -27,15 +27,15 @@ from sklearn.datasets import load_sample_images
 folder = Path(mkdtemp()) / "photographs"
 folder.mkdir()
 for name, pixels in zip(("temple", "flower"), load_sample_images().images, strict=True):
-    for k in range(4):
-        top, left = 200 * (k // 2), 400 * (k % 2)
-        Image.fromarray(pixels[top : top + 220, left : left + 220]).save(folder / f"{name}{k}.png")
+    for k in range(2):
+        cut = pixels[:400, 240 * k : 240 * k + 400]
+        Image.fromarray(cut).save(folder / f"{name}{k}.png")
 
 # %% [markdown]
 # The network here is untrained, so that nothing has to be downloaded: what it shows is its
 # architecture and its initial weights. For a trained one write, for example,
 # `timm.create_model("resnet50.a1_in1k", pretrained=True)`. `players` of 14 x 14 cells are those of
-# the published curves; 4 x 4 are quicker.
+# the published curves; 5 x 5 are quicker.
 
 # %%
 import timm
@@ -43,11 +43,11 @@ import timm
 import interactions as ix
 from a2mim.data import photographs
 
-model = timm.create_model("test_resnet").eval()
+model = timm.create_model("test_vit").eval()
 images, names = photographs(folder, model)
-games = ix.PatchGames(model, images, "prediction", players := ix.PatchGrid(4, 4), names)
+games = ix.PatchGames(model, images, "prediction", players := ix.PatchGrid(5, 5), names)
 records = ix.measure(games, ix.Design(ix.NeighbourPairs(players, count=2)))
-ax = ix.strength(records).plot(label="test_resnet, untrained")
+ax = ix.strength(records).plot(label="test_vit, untrained")
 
 # %% [markdown]
 # The band is a 95 % interval over images. The table behind it has the context noise rho
@@ -74,7 +74,7 @@ import torch
 
 with torch.random.fork_rng():
     torch.manual_seed(1)
-    twin = timm.create_model("test_resnet").eval()
+    twin = timm.create_model("test_vit").eval()
 others = ix.PatchGames(twin, images, "prediction", players, names)
 other = ix.strength(ix.measure(others, ix.Design(ix.NeighbourPairs(players, count=2))))
 _ = other.plot(strength.plot(label="one"), label="other", colour="#c2410c").legend()

@@ -9,9 +9,9 @@ TINY = {
     "pretrain_steps": 3,
     "finetune_steps": 3,
     "batch_size": 16,
-    "images": 4,
+    "images": 2,
     "pairs": 2,
-    "occlusion_images": 6,
+    "occlusion_images": 3,
     "max_test": 100,
     "device": "cpu",
 }

@@ -70,11 +70,11 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, here, arguments, messag
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_corrupt_image_is_named(tmp_path):
+def test_a_corrupt_image_is_named(tmp_path, here):
     for split in ("train", "val"):
         (tmp_path / "set" / split / "cat").mkdir(parents=True)
         (tmp_path / "set" / split / "cat" / "0.jpg").write_bytes(b"\xff\xd8 no image")
-    done = a2mim("demo", "--data", "folder:set", cwd=tmp_path)
+    done = here("demo", "--data", "folder:set")
     assert done.returncode == 2
     assert "cannot read set/train/cat/0.jpg" in done.stderr.splitlines()[-1]
     assert [p.name for p in tmp_path.iterdir()] == ["set"]

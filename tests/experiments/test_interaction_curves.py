@@ -17,6 +17,7 @@ import interactions as ix
 from a2mim.data import DataError
 from experiments import measuring
 from experiments.configs.interactions import InteractionsConfig
+from experiments.configs.weights import WeightsConfig
 from experiments.figures import of
 from experiments.interaction_curves import interaction_curves
 from experiments.records import read_records
@@ -57,6 +58,7 @@ def config(images, weights, tmp_path):
     return InteractionsConfig(
         models=(f"test_resnet={weights}",),
         images=images,
+        weights=WeightsConfig(image_size=64),  # small, and so quick
         grid=4,
         pairs=2,
         orders=(0.0, 0.5, 1.0),
@@ -79,7 +81,9 @@ def test_the_table_is_what_the_library_measures(config, images, weights, capsys)
     rows = read_table(config.out / "rows.csv")
     got = strength_from(of(rows, "test_resnet", "weights.safetensors"))
     model = create_model("test_resnet", checkpoint_path=str(weights)).eval()
-    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    transform = create_transform(
+        **(resolve_model_data_config(model) | {"input_size": (3, 64, 64)}), is_training=False
+    )
     names = sorted(["a/0.png", "a/1.png", "2.png"])
     labels = {"a/0.png": 3, "a/1.png": 7, "2.png": 3}
     with torch.inference_mode():
@@ -218,7 +222,7 @@ def command(config, *more):
     """The command line of a run."""
     return [
         *(sys.executable, "-m", "experiments.interaction_curves", *config.models),
-        *("--images", str(config.images)),
+        *("--images", str(config.images), "--image-size", "64"),
         *("--out", str(config.out), "--grid", "4", "--label", "truth", "--device", "cpu"),
         *more,
     ]
@@ -329,6 +333,7 @@ def test_token_drop_is_another_game(config, tmp_path):
     dropped = changed(
         config,
         models=(f"vit_tiny_patch16_224={vit}",),
+        weights=WeightsConfig(),
         label="3",
         game="token_drop",
         grid=7,
