@@ -99,14 +99,13 @@ class Judge:
         )
 
     def measure(self, report: StepReport) -> dict[str, float]:
-        """``test_top1`` at the first report from the end of every ``eval_every`` epochs on.
+        """``test_top1`` at the end of every ``eval_every`` epochs.
 
         The last step is left out: what comes of it is judged when training is over.
         """
         if self.config.eval_every is None or report.step == self.steps:
             return {}
-        span = self.config.eval_every * self.steps_per_epoch
-        if report.step // span == (report.step - self.log_every) // span:
+        if report.step % (self.config.eval_every * self.steps_per_epoch):
             return {}
         return {"test_top1": self(self.model).accuracy}
 

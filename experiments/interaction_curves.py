@@ -28,7 +28,7 @@ from experiments.runs import (
     process_rank,
 )
 from experiments.sources import Source, folder_images, named_images, some
-from experiments.weights import Subject, check_different, subject_of
+from experiments.weights import Subject, check_different, subject_of, write_reports
 from interactions import plots
 from interactions.forwards import check_precision
 from interactions.protocols import protocol
@@ -53,6 +53,9 @@ def interaction_curves(config: InteractionsConfig) -> None:
     design = _design(config)
     dataset, sources = _sources(config)
     subjects = _subjects(config)
+    if rank == 0:
+        for subject in subjects:
+            print(subject.report)
     settings = {
         key: value
         for key, value in asdict(config).items()
@@ -76,6 +79,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
         return
     rows = _rows(config, design, dataset, measured)
     write_table(rows, work / "rows.csv")
+    write_reports([subject.report for subject in subjects], work / "weights.json")
     with mpl.rc_context(plots.STYLE):
         figure = interaction_overlay(rows)
         figure.savefig(work / "interaction_curves.png")

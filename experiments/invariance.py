@@ -43,7 +43,7 @@ from experiments.measuring import FILLS, safe_name
 from experiments.results import COLUMNS, read_table, write_table
 from experiments.runs import UsageError, commit, finish_run, keep_memory, open_run, pick_device
 from experiments.sources import Source, folder_images, named_images
-from experiments.weights import Subject, called, check_different, subject_of
+from experiments.weights import Subject, called, check_different, subject_of, write_reports
 from interactions import similarity
 from interactions.layers import layer_features
 from interactions.occlusion import random_drop
@@ -174,7 +174,8 @@ def measure_all(
         measure: from a network to its rows.
 
     Returns:
-        The work folder with ``rows.csv`` in it, the settings of the run, and the rows.
+        The work folder with ``rows.csv`` and ``weights.json`` in it, the settings of the run, and
+        the rows.
 
     Raises:
         UsageError: if a checkpoint cannot be measured.
@@ -197,6 +198,7 @@ def measure_all(
                 write_table(measure(subject), part)
     rows = pd.concat([read_table(part) for part in parts], ignore_index=True)
     write_table(rows, work / "rows.csv")
+    write_reports(prepared.reports, work / "weights.json")
     return work, settings, rows
 
 

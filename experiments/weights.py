@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from a2mim.convert import HUB, UNTRAINED, Loaded, LoadReport, describe, load_mod
 from a2mim.layouts import DIALECTS, LAYOUTS, PLAIN
 from a2mim.weight_files import WeightsError
 from experiments.configs.weights import ModelsConfig, WeightsConfig
+from experiments.results import write_atomic
 from experiments.runs import UsageError
 
 
@@ -113,6 +115,11 @@ def check_different(reports: Sequence[LoadReport]) -> None:
     names = [(report.architecture, called(report)) for report in reports]
     if len(set(names)) != len(names):
         raise UsageError("expected every network once: give other models or names of weights")
+
+
+def write_reports(reports: Sequence[LoadReport], path: Path) -> None:
+    """What became of the weights of every network, to be kept with what was measured."""
+    write_atomic(path, json.dumps([report.to_dict() for report in reports], indent=2) + "\n")
 
 
 def model_options(pairs: Sequence[str]) -> dict[str, object]:

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -96,12 +97,15 @@ def test_the_table_is_what_the_library_measures(config, images, weights, capsys)
     for name, row in zip(got.images, got.per_image_IO, strict=True):
         np.testing.assert_allclose(row, by_name[name], rtol=1e-3)
     printed = capsys.readouterr().out
+    (report,) = json.loads((config.out / "weights.json").read_text())
+    assert report["sha256"] in printed
     assert "3 images" in printed
     assert "noise floor of one difference" in printed
     floor = rows[rows["measure"] == "noise_floor"]["value"].item()
     assert 0 < floor < 0.01 * got.S.min()
     assert sorted(p.name for p in config.out.iterdir()) == [
         *("config.json", "interaction_curves.png", "interaction_curves.svg", "records", "rows.csv"),
+        "weights.json",
     ]
     assert str(images.parent) not in rows_of(config).decode()
     (folder,) = (config.out / "records").iterdir()
@@ -263,7 +267,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config, images, tmp_path):
         for run in (killed, whole)
     }
     assert files[killed.out] == files[whole.out]
-    assert len(files[whole.out]) == 6 + 3
+    assert len(files[whole.out]) == 7 + 3
     kept = {path.name: path.stat().st_mtime_ns for path in killed.out.glob("records/*/*")}
     assert marks.items() <= kept.items()  # what was measured before was not measured again
 
