@@ -99,16 +99,21 @@ def test_simmim_is_the_same_model_with_other_choices():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_default_arguments_give_the_numbers_they_always_gave(name):
-    """Measured at commit ec16c1e, before the model had its further arguments."""
+    """Measured at commit ec16c1e, before the model had its further arguments.
+
+    With weights of our own: torch's initialisers draw otherwise in other versions.
+    """
     losses = {
-        "test_vit": 1.3255207538604736,
-        "test_resnet": 1.3190635442733765,
-        "test_convnext": 1.329702377319336,
+        "test_vit": 1.3105885982513428,
+        "test_resnet": 1.3216766119003296,
+        "test_convnext": 1.3206062316894531,
     }
-    torch.manual_seed(0)
     backbone = create_model(name, num_classes=0, **({"img_size": 64} if "vit" in name else {}))
     model = MaskedImageModel(backbone, BlockMask(SIZE, 32, 0.5))
     generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for _, parameter in sorted(model.named_parameters()):
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     images = torch.randn(3, 3, SIZE, SIZE, generator=generator)
     loss = model(images, model.draw(3, generator))["loss"]
     # Equal to the bit on that machine; another one may add in another order.
