@@ -700,7 +700,7 @@ REAL = Path(__file__).parents[3] / "shared/data/checkpoints"
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real checkpoints here")
 def test_real_files():
-    """As /work/shared/data/SOURCES.md describes them."""
+    """As the description beside them says."""
     for name, what in (
         ("squeezenet1_1_imagenet_mxnet.safetensors", "is a SqueezeNet"),
         ("resnet20-12fca82f.th", "is the CIFAR ResNet of He et al."),

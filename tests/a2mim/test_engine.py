@@ -442,6 +442,15 @@ def test_a_loss_that_is_not_finite_is_named_and_never_saved(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["step-000000005.safetensors"]
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as at a terminal: background jobs are started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_after_the_step_and_the_same_call_goes_on(number, tmp_path):
     handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
@@ -468,6 +477,7 @@ def test_a_signal_ends_it_after_the_step_and_the_same_call_goes_on(number, tmp_p
     assert equal(weights(again), weights(whole))
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_is_not_held_back_and_without_a_folder_nothing_is_saved():
     def insist(report):
         for _ in range(2):
