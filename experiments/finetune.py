@@ -27,20 +27,20 @@ from torchvision import transforms
 from a2mim.augment import PilTransform
 from a2mim.checkpoint import save_backbone
 from a2mim.data import DataError
-from a2mim.engine import Interrupted, Saving, StepReport, Trained, pretrain
+from a2mim.engine import Saving, StepReport, pretrain
 from a2mim.features import Evaluation, evaluate
 from a2mim.finetune import FineTuning, decay_rules, final_norm, new_classifier, set_drop_path
 from a2mim.mixing import Mixing
 from a2mim.optim import cosine_lr, parameter_groups, plain_cosine_lr
 from a2mim.sampler import Batches, keyed_generator
 from a2mim.samples import SomeSamples
-from a2mim.state import CheckpointError
 from experiments.configs.finetune import RECIPES, FinetuneConfig
 from experiments.pretrain import RULES
 from experiments.results import COLUMNS, read_table, write_atomic, write_table
 from experiments.runs import UsageError, commit, process_rank
 from experiments.settings import changed, chosen
 from experiments.sources import Labelled, labelled_samples, without_folders
+from experiments.training import engine_arguments, errors_explained
 from experiments.watching import Log
 from interactions.strength import Interval, t_interval
 
@@ -76,7 +76,6 @@ class Judge:
         config: of the run.
         steps: how many there will be.
         steps_per_epoch: of them.
-        log_every: steps from report to report.
         device: where the model is.
     """
 
@@ -85,7 +84,6 @@ class Judge:
     config: FinetuneConfig
     steps: int
     steps_per_epoch: int
-    log_every: int
     device: str
 
     def __call__(self, model: nn.Module) -> Evaluation:
@@ -216,8 +214,7 @@ def finetune(
     except ValueError as error:
         raise UsageError(str(error)) from error
     steps = config.epochs * steps_per_epoch
-    log_every = max(min(steps_per_epoch // 10, 50), 1)
-    judge = Judge(model, test, config, steps, steps_per_epoch, log_every, device)
+    judge = Judge(model, test, config, steps, steps_per_epoch, device)
     settings = {"recipe": recipe, **asdict(config), "data": without_folders(config.data)}
     saving = Saving(
         work / "checkpoints",
@@ -231,17 +228,26 @@ def finetune(
     work.mkdir(parents=True, exist_ok=True)
     log = Log(work, steps, config.batch_size, judge)
     try:
-        trained = _train(method, train, optimiser, judge, log, saving, resume)
-        if process_rank()[0] > 0:
-            return pd.DataFrame(columns=list(COLUMNS))
-        models = {"last": model}
-        if trained.ema is not None:
-            models["ema"] = cast(Any, trained.ema).model
-        found = {kind: judge(one) for kind, one in models.items()}
-    except (CheckpointError, DataError, FloatingPointError, ValueError) as error:
-        raise UsageError(str(error)) from error
-    except Interrupted as error:
-        raise KeyboardInterrupt(str(error)) from error
+        with errors_explained():
+            trained = pretrain(
+                method,
+                train,
+                optimiser,
+                schedule(config, steps, steps_per_epoch),
+                labels_I=train.labels_I,
+                repeats=config.repeats,
+                steps=steps,
+                on_step=log,
+                saving=saving,
+                resume=resume,
+                **engine_arguments(config, device, steps_per_epoch),
+            )
+            if process_rank()[0] > 0:
+                return pd.DataFrame(columns=list(COLUMNS))
+            models = {"last": model}
+            if trained.ema is not None:
+                models["ema"] = cast(Any, trained.ema).model
+            found = {kind: judge(one) for kind, one in models.items()}
     finally:
         log.close()
     about = json.dumps(description(model, pretrained, config), indent=2)
@@ -427,44 +433,6 @@ def description(
             "num_classes": classes,
         },
     }
-
-
-def _train(
-    method: FineTuning,
-    train: WithClasses,
-    optimiser: torch.optim.Optimizer,
-    judge: Judge,
-    log: Log,
-    saving: Saving,
-    resume: bool,
-) -> Trained:
-    """The engine with what the configuration says."""
-    config = judge.config
-    on_gpu = judge.device == "cuda"
-    return pretrain(
-        method,
-        train,
-        optimiser,
-        schedule(config, judge.steps, judge.steps_per_epoch),
-        labels_I=train.labels_I,
-        repeats=config.repeats,
-        batch_size=config.batch_size,
-        steps=judge.steps,
-        accumulate=config.accumulate,
-        clip=config.clip,
-        ema=config.ema,
-        seed=config.seed,
-        precision=config.precision,
-        compile=config.compile,
-        channels_last=on_gpu if config.channels_last is None else config.channels_last,
-        sync_batchnorm=config.sync_batchnorm,
-        cpu=judge.device == "cpu",
-        workers=config.workers,
-        log_every=judge.log_every,
-        on_step=log,
-        saving=saving,
-        resume=resume,
-    )
 
 
 def _pooling(model: nn.Module) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from a2mim.augment import CentreCrop, CropAndFlip
 from a2mim.checkpoint import save_backbone
 from a2mim.data import DataError, subset
-from a2mim.engine import Interrupted, Saving, Trained, pretrain
+from a2mim.engine import Saving, Trained, pretrain
 from a2mim.losses import LOSSES
 from a2mim.mae import MaskedAutoencoder
 from a2mim.masking import BlockMask
@@ -41,7 +41,6 @@ from a2mim.samples import RepeatedSamples, SomeSamples, few_images
 from a2mim.shards import ShardStream
 from a2mim.siamese import ContrastiveMAE, ImageLevel, RelaxedMAE, TokenLevel
 from a2mim.sites import site_at
-from a2mim.state import CheckpointError
 from experiments.configs.pretrain import RECIPES, PretrainConfig
 from experiments.figures import reconstructions
 from experiments.results import write_atomic, write_table
@@ -55,6 +54,7 @@ from experiments.runs import (
 )
 from experiments.settings import changed, chosen
 from experiments.sources import labelled_samples, training_samples, without_folders
+from experiments.training import engine_arguments, errors_explained
 from experiments.watching import PICTURES, Images, Log, Masked, OnlineKnn, Watch, pictures
 from interactions import plots
 from interactions.fills import image_mean
@@ -117,41 +117,26 @@ def run(
     )
     groups = parameter_groups(method, config.lr, config.weight_decay, RULES[config.rules])
     steps = config.epochs * steps_per_epoch
-    channels_last = device == "cuda" if config.channels_last is None else config.channels_last
     watch = Watch(method, config, steps, steps_per_epoch, first_images(samples), samples, knn)
     log = Log(work, steps, config.batch_size, watch)
     try:
-        trained = pretrain(
-            method,
-            samples,
-            torch.optim.AdamW(groups, lr=config.lr, betas=config.betas),
-            schedule(config, steps, steps_per_epoch),
-            batch_size=config.batch_size,
-            steps=steps,
-            accumulate=config.accumulate,
-            clip=config.clip,
-            ema=config.ema,
-            seed=config.seed,
-            precision=config.precision,
-            compile=config.compile,
-            channels_last=channels_last,
-            sync_batchnorm=config.sync_batchnorm,
-            fsdp=config.fsdp,
-            cpu=device == "cpu",
-            workers=config.workers,
-            log_every=max(min(steps_per_epoch // 10, 50), 1),
-            on_step=log,
-            saving=Saving(
-                work / "checkpoints",
-                every_steps=config.save_every * steps_per_epoch,
-                keep=config.keep,
-                settings={"config": {k: str(v) for k, v in settings.items()}},
-            ),
-        )
-    except (CheckpointError, DataError, FloatingPointError, ValueError) as error:
-        raise UsageError(str(error)) from error
-    except Interrupted as error:
-        raise KeyboardInterrupt(str(error)) from error
+        with errors_explained():
+            trained = pretrain(
+                method,
+                samples,
+                torch.optim.AdamW(groups, lr=config.lr, betas=config.betas),
+                schedule(config, steps, steps_per_epoch),
+                steps=steps,
+                fsdp=config.fsdp,
+                on_step=log,
+                saving=Saving(
+                    work / "checkpoints",
+                    every_steps=config.save_every * steps_per_epoch,
+                    keep=config.keep,
+                    settings={"config": {k: str(v) for k, v in settings.items()}},
+                ),
+                **engine_arguments(config, device, steps_per_epoch),
+            )
     finally:
         log.close()
     if torch.distributed.is_initialized():

@@ -95,17 +95,13 @@ def by_fraction(
         columns = slice(start, start + values.shape[1])
         start += values.shape[1]
         estimate_F, drawn_DF = finish(estimate_1X[:, columns])[0], finish(drawn_DX[:, columns])
-        intervals = [
-            _interval(value, drawn_D, level)
-            for value, drawn_D in zip(estimate_F, drawn_DF.T, strict=True)
-        ]
         made.append(
             pd.DataFrame(
                 {
                     "measure": name,
                     "fraction": table.fractions_F,
                     "hidden": table.hidden_F,
-                    **_columns(intervals),
+                    **_columns(estimate_F, drawn_DF, level),
                 }
             )
         )
@@ -141,8 +137,7 @@ def scores(
 
     table = _Table.of(rows, draws, level)
     estimate_S, drawn_DS = _scored(table, measure, draws, seed)
-    intervals = [_interval(e, d, level) for e, d in zip(estimate_S, drawn_DS.T, strict=True)]
-    return pd.DataFrame({"score": _SCORES, **_columns(intervals)})
+    return pd.DataFrame({"score": _SCORES, **_columns(estimate_S, drawn_DS, level)})
 
 
 def compare(
@@ -182,13 +177,12 @@ def compare(
     a_IF, b_IF = a.mean(measure), b.mean(measure)
     _, drawn_DF = a.resampled(a_IF - b_IF, draws, seed)
     difference_F = a_IF.mean(axis=0) - b_IF.mean(axis=0)
-    intervals = [_interval(e, d, level) for e, d in zip(difference_F, drawn_DF.T, strict=True)]
     higher_a, higher_b = (a_IF > b_IF).sum(axis=0), (b_IF > a_IF).sum(axis=0)
     p = [
         float(binomtest(int(k), int(k + m)).pvalue) if k + m else 1.0
         for k, m in zip(higher_a, higher_b, strict=True)
     ]
-    columns = _columns(intervals)
+    columns = _columns(difference_F, drawn_DF, level)
     return pd.DataFrame(
         {
             "fraction": a.fractions_F,
@@ -238,8 +232,7 @@ def compare_scores(
     b_S, b_DS = _scored(b, measure, draws, seed)
     with np.errstate(invalid="ignore"):  # inf - inf: neither falls to half
         difference_S, drawn_DS = a_S - b_S, a_DS - b_DS
-    intervals = [_interval(e, d, level) for e, d in zip(difference_S, drawn_DS.T, strict=True)]
-    columns = _columns(intervals)
+    columns = _columns(difference_S, drawn_DS, level)
     return pd.DataFrame(
         {"score": _SCORES, "a": a_S, "b": b_S, "difference": columns.pop("estimate"), **columns}
     )
@@ -435,7 +428,9 @@ def _interval(estimate: float, drawn_D: Array, level: float) -> Interval:
     return Interval(float(estimate), se, float(ends[0]), float(ends[1]))
 
 
-def _columns(intervals: list[Interval]) -> dict[str, list[float]]:
+def _columns(estimates_X: Array, drawn_DX: Array, level: float) -> dict[str, list[float]]:
+    """Estimates with their intervals, as columns of a table."""
+    intervals = [_interval(e, d, level) for e, d in zip(estimates_X, drawn_DX.T, strict=True)]
     names = ("estimate", "se", "low", "high")
     return {name: [getattr(interval, name) for interval in intervals] for name in names}
 

@@ -226,7 +226,7 @@ def test_it_is_judged_once_in_every_so_many_epochs(monkeypatch):
     monkeypatch.setattr(Judge, "__call__", lambda self, model: type("E", (), {"accuracy": 1.0}))
     config = replace(RECIPES["digits"](), eval_every=2)
     for log_every in (1, 3, 7):
-        judge = Judge(None, None, config, 60, 10, log_every, "cpu")
+        judge = Judge(None, None, config, 60, 10, "cpu")
         reports = [s for s in range(1, 61) if s % log_every == 0 or s % 10 == 0]
         judged = [s for s in reports if judge.measure(StepReport(s, 0, 0.0, {}, None, 0.0))]
         assert judged == [20, 40]
