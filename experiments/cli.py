@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from experiments.configs.compare import CompareConfig
 from experiments.configs.demo import DemoConfig
 from experiments.configs.interactions import InteractionsConfig
 from experiments.configs.invariance import InvarianceConfig
@@ -69,6 +70,12 @@ Command = (
         DemoConfig,
         tyro.conf.subcommand(
             "demo", description="Pretrain, train, measure and draw, on real images, in minutes."
+        ),
+    ]
+    | Annotated[
+        CompareConfig,
+        tyro.conf.subcommand(
+            "compare", description="Several checkpoints: every measure, differences, one page."
         ),
     ]
     | Annotated[
@@ -138,6 +145,10 @@ def _run(command: Any) -> None:
         from experiments.demo import demo
 
         demo(command)
+    elif isinstance(command, CompareConfig):
+        from experiments.compare import run
+
+        run(command)
     elif isinstance(command, InteractionsConfig):
         from experiments.interaction_curves import interaction_curves
 

@@ -23,6 +23,11 @@ def named(key: str) -> str:
     return NAMES.get(key, key)
 
 
+def titled(model: object, weights: object) -> str:
+    """What a network is called in legends: its model, and its weights if they have a name."""
+    return f"{named(str(model))} ({named(str(weights))})" if weights else named(str(model))
+
+
 def networks(rows: pd.DataFrame) -> dict[str, list[str]]:
     """The weights that were measured, by model, in the order of the table."""
     return {
@@ -59,9 +64,7 @@ def interaction_overlay(rows: pd.DataFrame) -> Figure:
     for k, (model, weights) in enumerate(pairs):
         strength = strength_from(of(rows, model, weights))
         colour = plots.COLOURS[(k + 1) % len(plots.COLOURS)]  # grey is for references
-        plots.strength_curve(
-            ax, strength, label=f"{named(model)} ({named(weights)})", colour=colour
-        )
+        plots.strength_curve(ax, strength, label=titled(model, weights), colour=colour)
     ax.set_ylim(bottom=0)
     ax.legend()
     return figure
@@ -134,13 +137,17 @@ def occlusion_effects(rows: pd.DataFrame) -> Figure:
     """Top-1 accuracy and agreement over what is hidden, with bands; all networks in each panel.
 
     Args:
-        rows: of ``a2mim occlusion``; each occluder is a line of panels.
+        rows: of ``a2mim occlusion``; each occluder is a line of panels, of one panel where there
+            is no accuracy.
     """
     occluders = rows["setting"].str.extract(r"occluder=(\S+)", expand=False)
     names = list(dict.fromkeys(occluders))
-    measures = {"top1": "top-1 accuracy", "agreement": "agreement"}
-    figure = Figure(figsize=(8.2, 3.1 * len(names) + 0.6), layout="constrained")
-    axes = figure.subplots(len(names), 2, sharex=True, sharey=True, squeeze=False)
+    titles = {"top1": "top-1 accuracy", "agreement": "agreement"}
+    measured = set(rows["measure"])
+    measures = {key: title for key, title in titles.items() if f"occlusion_{key}" in measured}
+    width = 8.2 if len(measures) > 1 else 5.6
+    figure = Figure(figsize=(width, 3.1 * len(names) + 0.6), layout="constrained")
+    axes = figure.subplots(len(names), len(measures), sharex=True, sharey=True, squeeze=False)
     pairs = [(model, arm) for model, arms in networks(rows).items() for arm in arms]
     for line, occluder in zip(axes, names, strict=True):
         for ax, (measure, title) in zip(line, measures.items(), strict=True):
@@ -154,7 +161,7 @@ def occlusion_effects(rows: pd.DataFrame) -> Figure:
                     ax,
                     ends[0].index.to_numpy(),
                     [Interval(x, np.nan, low, high) for x, low, high in zip(*ends, strict=True)],
-                    label=f"{named(model)} ({named(weights)})",
+                    label=titled(model, weights),
                     colour=plots.COLOURS[(k + 1) % len(plots.COLOURS)],
                     marker="os^Dv"[k // len(plots.COLOURS) % 5],
                 )

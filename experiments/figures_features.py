@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from experiments.figures import named
+from experiments.figures import titled
 from interactions import plots
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def invariance_over_ratios(table: pd.DataFrame) -> Figure:
             ax.fill_between(
                 of["ratio"], of["low"], of["high"], color=colour, alpha=0.18, linewidth=0
             )
-        label = f"{_called(model, weights)}, {last.iloc[0]['layer']}"
+        label = f"{titled(model, weights)}, {last.iloc[0]['layer']}"
         axes[0].plot([], [], color=colour, label=label)
     for ax, title in zip(axes, SHOWN.values(), strict=True):
         ax.set(title=title, xlabel=f"share of patches, {hidden(table)}", xlim=(-0.02, 1.0))
@@ -149,7 +149,7 @@ def invariance_over_layers(table: pd.DataFrame) -> Figure:
         ax.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=8)
         ax.set_xlabel("layer" + (" (numbers: blocks)" if "blocks.0" in layers else ""))
     model, weights = table.iloc[0][["model", "weights"]]
-    title = f"{_called(model, weights)}: patches {hidden(table)}"
+    title = f"{titled(model, weights)}: patches {hidden(table)}"
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     handles = [
         *(
@@ -222,7 +222,7 @@ def spectra(table: pd.DataFrame) -> Figure:
     for ax, ((model, weights), rows) in zip(axes, networks, strict=False):
         for _, of in rows.groupby("index"):
             ax.plot(of["at"], of["value"], color=DEPTHS(0.92 * of["depth"].iloc[0]), lw=1.3)
-        ax.set(title=_called(model, weights), xlim=(0, 1))
+        ax.set(title=titled(model, weights), xlim=(0, 1))
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25π", "0.5π", "0.75π", "π"])
         ax.set_xlabel("frequency, per cell of the map")
     for ax in axes[::columns]:
@@ -254,7 +254,7 @@ def stream_over_depth(table: pd.DataFrame) -> Figure:
         attention = rows["layer"].str.endswith("/attention").to_numpy()
         for ax, name in zip(axes, titles, strict=True):
             _marked(ax, rows, name, COLOURS[k % len(COLOURS)], attention, smaller)
-        axes[0].plot([], [], color=COLOURS[k % len(COLOURS)], label=_called(model, weights))
+        axes[0].plot([], [], color=COLOURS[k % len(COLOURS)], label=titled(model, weights))
     for ax, title in zip(axes, titles.values(), strict=True):
         ax.set(title=title, xlabel="depth: 0 stem, 1 last block")
     axes[1].set_yscale("log")
@@ -305,11 +305,6 @@ def _over_layers(ax: Axes, rows: pd.DataFrame, colour: ArrayLike) -> None:
         dashes, width = STYLES[name]
         wide = [x[0] - 0.4, x[0] + 0.4] if single else x
         ax.plot(wide, rows[name].repeat(1 + single), color=colour, ls=dashes, lw=width)
-
-
-def _called(model: object, weights: object) -> str:
-    """A network in titles and captions."""
-    return f"{named(str(model))} ({named(str(weights))})"
 
 
 def _style_handles() -> list[Line2D]:

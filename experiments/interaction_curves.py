@@ -33,7 +33,11 @@ from interactions import plots
 from interactions.forwards import check_precision
 from interactions.protocols import protocol
 
-PILOT_IMAGES, PILOT_PAIRS = 6, 3
+PILOTS = ((6, 3), (4, 2), (2, 2))
+"""Images and pairs of the pilot, which takes half of the budget at most."""
+
+LEAST_BUDGET = 2 * 4 * 4 * (11 * 8 + 2)
+"""Forwards for the smallest pilot of the published orders and eight contexts, twice."""
 
 
 def interaction_curves(config: InteractionsConfig) -> None:
@@ -104,10 +108,13 @@ def _planned(
     pairs, contexts = design.pairs, design.contexts
     assert isinstance(pairs, ix.NeighbourPairs)
     assert isinstance(contexts, ix.Windows)
-    few = some(sources, PILOT_IMAGES, config.seed)
-    pilot_design = replace(design, pairs=replace(pairs, count=PILOT_PAIRS))
-    needed = len(few) * forwards_of(pilot_design)
-    if config.budget < 2 * needed:
+    for images, count in PILOTS:
+        few = some(sources, images, config.seed)
+        pilot_design = replace(design, pairs=replace(pairs, count=count))
+        needed = len(few) * forwards_of(pilot_design)
+        if config.budget >= 2 * needed:
+            break
+    else:
         raise UsageError(
             f"expected --budget of at least {2 * needed} forwards, of which a pilot takes half, "
             f"got {config.budget}"

@@ -3,18 +3,24 @@
 The results table has a row for every number: ``invariance_<measure>`` at a hidden ratio, with
 ``_low``, ``_high`` (an interval over batches for CKA, over images for others), ``_mask_sd`` (over
 repeats), and its baselines ``_untrained``, ``_pixels`` and ``_permuted``. The setting tells layer,
-readout and hiding: filled pixels and dropped tokens are different experiments.
+readout and hiding: filled pixels and dropped tokens are different experiments. It says
+``against=complement`` where occluded images are compared with their complements, not whole images.
+
+Under ``images`` in the run folder lies a compressed CSV for each network, of its last layer image
+by image: what paired comparisons of networks are made of (:func:`read_images_table`).
 
 What is here for ``a2mim spectrum`` too: checkpoints that are tried before the first is measured,
-images that are read while they are needed, and a part of the table for each checkpoint.
+images that are read while they are needed, and for each checkpoint a part of the table and a file
+of its images.
 """
 
 from __future__ import annotations
 
+import gzip
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +28,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from a2mim.convert import UNTRAINED, LoadReport, load_model
+from a2mim.convert import LoadReport
 from experiments.configs.invariance import InvarianceConfig
 from experiments.configs.spectrum import SpectrumConfig
 from experiments.figures_features import (
@@ -40,18 +47,21 @@ from experiments.figures_features import (
     save,
 )
 from experiments.measuring import FILLS, safe_name
-from experiments.results import COLUMNS, read_table, write_table
+from experiments.results import COLUMNS, read_table, write_atomic, write_table
 from experiments.runs import UsageError, commit, finish_run, keep_memory, open_run, pick_device
 from experiments.sources import Source, folder_images, named_images
 from experiments.weights import Subject, called, check_different, subject_of, write_reports
 from interactions import similarity
-from interactions.layers import layer_features
+from interactions.layers import layer_features, layer_names
 from interactions.occlusion import random_drop
 from interactions.patches import PatchGrid
-from interactions.similarity import FEWEST
+from interactions.similarity import FEWEST, MEASURES, SimilarityOfImages, default_ratios
 
 FRESH = 1
 """Seed of the untrained network beside another: not that of ``untrained:`` checkpoints."""
+
+BESIDE = ("cosine", "centred_cosine", "recall@1")
+"""Measures that the file of images has of the untrained network too."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,7 @@ def invariance(config: InvarianceConfig) -> None:
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
+    config = replace(config, ratios=_ratios(config))
     _check(config)
     prepared = prepare(config, partial(_try, config))
     images = len(prepared.sources)
@@ -93,19 +104,49 @@ def invariance(config: InvarianceConfig) -> None:
     figures = {"invariance": partial(invariance_over_ratios, table)}
     for (model, weights), of in table.groupby(["model", "weights"], sort=False):
         figures[f"layers-{safe_name(f'{model} {weights}')}"] = partial(invariance_over_layers, of)
+    if _complements(rows):
+        figures = {name: partial(_against_the_complement, draw) for name, draw in figures.items()}
     save(figures, work)
     finish(config.out, work, settings, time.perf_counter() - start)
     print(summary(rows))
-    print(f"\ntable: {config.out / 'rows.csv'}   figures: {', '.join(figures)} beside it")
+    print(
+        f"\ntable: {config.out / 'rows.csv'}   figures: {', '.join(figures)} beside it   "
+        f"image by image: {config.out / 'images'}"
+    )
+
+
+def read_images_table(path: Path) -> pd.DataFrame:
+    """The last layer of one network, image by image.
+
+    Args:
+        path: a file under ``images`` of a run folder.
+
+    Returns:
+        One row per image, ratio and readout: ``image``, ``layer``, ``readout``, ``ratio`` (hidden
+        share, as realised), the :data:`~interactions.similarity.MEASURES` with ``_`` for a space
+        (means over repeats; recalls are NaN in a last, shorter batch), and :data:`BESIDE` of the
+        untrained network, ``untrained_<measure>``.
+    """
+    names = dict.fromkeys(("image", "layer", "readout"), str)
+    # An image may be called NA.
+    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
+
+
+def write_images_table(rows: pd.DataFrame, path: Path) -> None:
+    """Write rows of images as a compressed CSV, whole or not at all, in the order of images."""
+    in_order = np.argsort(pd.factorize(rows["image"])[0], kind="stable")
+    text = rows.iloc[in_order].to_csv(index=False, float_format="%.8g", lineterminator="\n")
+    write_atomic(path, gzip.compress(text.encode(), mtime=0))
 
 
 def summary(rows: pd.DataFrame) -> str:
     """The last layer of every network, a line per ratio, beside the baselines; and the controls."""
+    against = ", against the complement" if _complements(rows) else ""
     lines = []
     for (model, weights), table in invariance_table(rows).groupby(["model", "weights"], sort=False):
         last = last_layer(table)
         layer, readout = last.iloc[0][["layer", "readout"]]
-        where = f"layer {layer}, readout {readout}, patches {hidden(table)}"
+        where = f"layer {layer}, readout {readout}, patches {hidden(table)}{against}"
         lines.append(f"\n{model} ({weights}), {where}:")
         shown = pd.concat([last[last["metric"] == metric] for metric in SHOWN])
         columns = ["metric", "ratio", "value", "low", "high", *BASELINES]
@@ -164,18 +205,18 @@ def prepare(
 def measure_all(
     config: InvarianceConfig | SpectrumConfig,
     prepared: Prepared,
-    measure: Callable[[Subject], pd.DataFrame],
+    measure: Callable[[Subject], tuple[pd.DataFrame, pd.DataFrame]],
 ) -> tuple[Path, dict[str, Any], pd.DataFrame]:
     """Rows of all checkpoints; what an interrupted run has measured is read.
 
     Args:
         config: of the command.
         prepared: checkpoints and images.
-        measure: from a network to its rows.
+        measure: from a network to its rows, and to those of its images.
 
     Returns:
-        The work folder with ``rows.csv`` and ``weights.json`` in it, the settings of the run, and
-        the rows.
+        The work folder with ``rows.csv``, ``weights.json`` and ``images`` in it, the settings of
+        the run, and the rows.
 
     Raises:
         UsageError: if a checkpoint cannot be measured.
@@ -190,12 +231,17 @@ def measure_all(
     ]
     command = {"run": type(config).__name__, "files": [source.name for source in prepared.sources]}
     work = open_run(config.out, settings | command, resume=config.resume)
+    (work / "images").mkdir(exist_ok=True)
     parts = [work / f"part-{number:03d}.csv" for number in range(len(config.checkpoints))]
-    for name, part in zip(config.checkpoints, parts, strict=True):
+    for number, (name, part) in enumerate(zip(config.checkpoints, parts, strict=True)):
         if not part.exists():
             with _of(name):
                 subject = subject_of(name, config.weights, prepared.device, headless=True)
-                write_table(measure(subject), part)
+                measured, of_images = measure(subject)
+            # The part comes last: where it is, nothing of its checkpoint is missing.
+            file = safe_name(f"{number:02d}-{subject.name}-{subject.weights}")
+            write_images_table(of_images, work / "images" / f"{file}.csv.gz")
+            write_table(measured, part)
     rows = pd.concat([read_table(part) for part in parts], ignore_index=True)
     write_table(rows, work / "rows.csv")
     write_reports(prepared.reports, work / "weights.json")
@@ -258,18 +304,27 @@ def constants(run: str, subject: Subject, prepared: Prepared, seed: int) -> dict
     }
 
 
-def _measure(config: InvarianceConfig, prepared: Prepared, subject: Subject) -> pd.DataFrame:
-    """The rows of one network."""
-    fresh = _untrained(subject, prepared.device)
-    images, masks = len(prepared.sources), len(config.ratios) * config.repeats
+def _measure(
+    config: InvarianceConfig, prepared: Prepared, subject: Subject
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of one network, and those of its images."""
+    fresh = subject.untrained(FRESH).to(prepared.device)
     title = f"{subject.name} ({subject.weights})"
-    with _progress(title, 2 * images * (1 + masks), [subject.model, fresh]):
+    layers = [k for k in layer_names(subject.model) if not config.layers or k in config.layers]
+    seen: list[SimilarityOfImages] = []
+
+    def observe(of: SimilarityOfImages) -> None:
+        if of.layer == layers[-1] and of.pairing in ("value", "untrained"):
+            seen.append(of)
+
+    with _progress(title, _forwards(config, len(prepared.sources)), [subject.model, fresh]):
         measured = similarity.invariance(
             subject.model,
             batches(subject, prepared.sources, config.forward_batch),
             _grid(config),
             untrained=fresh,
             hiding="token drop" if config.hiding == "token_drop" else FILLS[config.hiding],
+            against=config.against,
             ratios=config.ratios,
             repeats=config.repeats,
             layers=config.layers or None,
@@ -279,6 +334,7 @@ def _measure(config: InvarianceConfig, prepared: Prepared, subject: Subject) -> 
             batch=config.batch,
             forward_batch=config.forward_batch,
             precision=config.precision,
+            observe=observe,
         )
     named = measured["metric"].str.replace(" ", "_")
     is_mean = measured["statistic"] == "mean"
@@ -286,7 +342,9 @@ def _measure(config: InvarianceConfig, prepared: Prepared, subject: Subject) -> 
         f"hiding={config.hiding} grid={config.grid}x{config.grid} repeats={config.repeats} "
         f"precision={config.precision}"
     )
-    return tidy(
+    if config.against == "complement":
+        setting += " against=complement"
+    rows = tidy(
         measured.assign(
             name="invariance_" + named.where(is_mean, named + "_" + measured["statistic"]),
             at=measured["ratio"],
@@ -301,31 +359,45 @@ def _measure(config: InvarianceConfig, prepared: Prepared, subject: Subject) -> 
         ),
         **constants("invariance", subject, prepared, config.seed),
     )
+    return rows, _of_images(seen)
 
 
-def _untrained(subject: Subject, device: str) -> nn.Module:
-    """The same architecture, made with the same options, with fresh weights."""
-    report = subject.report
-    name = f"{UNTRAINED}{report.architecture}"
-    model: Any = load_model(name, options=report.options, seed=FRESH).model
-    model.reset_classifier(0)
-    return model.to(device)
+def _of_images(seen: Sequence[SimilarityOfImages]) -> pd.DataFrame:
+    """The rows of :func:`read_images_table`, batch by batch."""
+    names = [measure.replace(" ", "_") for measure in MEASURES]
+    own, untrained = (
+        pd.concat(
+            [
+                pd.DataFrame(of.values_NM, columns=names).assign(
+                    image=of.images, layer=of.layer, readout=of.readout, ratio=of.ratio
+                )
+                for of in seen
+                if of.pairing == pairing
+            ],
+            ignore_index=True,
+        )
+        for pairing in ("value", "untrained")
+    )
+    beside = untrained[list(BESIDE)].add_prefix("untrained_")
+    return own[["image", "layer", "readout", "ratio", *names]].join(beside)
 
 
 def _try(config: InvarianceConfig, model: nn.Module, image_1CHW: Tensor) -> None:
-    """Read out one image as the run will at its largest ratio."""
+    """Read out one image as the run will where it sees the least."""
     grid = _grid(config)
     grid.check_image(*image_1CHW.shape[2:])
-    visible_1FP = random_drop(grid.n, [max(config.ratios)], ["0"], config.seed, 0)
-    layer_features(
-        model,
-        image_1CHW,
-        layers=config.layers or None,
-        readouts=config.readouts or None,
-        players=grid,
-        visible_BN=visible_1FP[:, 0].to(image_1CHW.device),
-        token_drop=config.hiding == "token_drop",
-    )
+    ends = [min(_ratios(config)), max(_ratios(config))]
+    low_1P, high_1P = random_drop(grid.n, ends, ["0"], config.seed, 0).unbind(dim=1)
+    for visible_1P in (high_1P, ~low_1P) if config.against == "complement" else (high_1P,):
+        layer_features(
+            model,
+            image_1CHW,
+            layers=config.layers or None,
+            readouts=config.readouts or None,
+            players=grid,
+            visible_BN=visible_1P.to(image_1CHW.device),
+            token_drop=config.hiding == "token_drop",
+        )
 
 
 def _check(config: InvarianceConfig) -> None:
@@ -333,23 +405,29 @@ def _check(config: InvarianceConfig) -> None:
     for key, least in (("grid", 1), ("repeats", 1), ("batch", FEWEST), ("count", FEWEST)):
         if getattr(config, key) < least:
             raise UsageError(f"expected --{key} of at least {least}, got {getattr(config, key)}")
-    n = _grid(config).n
-    counts = [round(n * ratio) for ratio in config.ratios]
-    if not counts or min(config.ratios) < 0 or max(counts) >= n or len(set(counts)) < len(counts):
+    n, ratios = _grid(config).n, _ratios(config)
+    counts = [round(n * ratio) for ratio in ratios]
+    if not counts or min(ratios) < 0 or max(counts) >= n or len(set(counts)) < len(counts):
         raise UsageError(
             f"expected --ratios from 0 to below 1 that hide different numbers of the {n} patches "
-            f"and leave one, got {config.ratios}"
+            f"and leave one, got {ratios}"
+        )
+    if config.against == "complement" and not min(counts):
+        raise UsageError(
+            f"expected --ratios that hide one of the {n} patches, because the complement shows "
+            f"what is hidden, got {ratios}; leave {min(ratios):g} out"
         )
 
 
 def _plan(config: InvarianceConfig, images: int) -> str:
     """What will be done, before it is done."""
-    ratios, repeats = len(config.ratios), config.repeats
-    forwards = f"{2 * images * (1 + ratios * repeats):,}".replace(",", " ")
+    masks = f"{len(_ratios(config))} ratios x {config.repeats} masks"
+    masks = f"{masks} x 2 complements" if config.against == "complement" else f"(1 + {masks})"
+    forwards = f"{_forwards(config, images):,}".replace(",", " ")
     whole, rest = divmod(images, config.batch)
     plan = (
-        f"plan: {images} images x (1 + {ratios} ratios x {repeats} masks), for the network and for "
-        f"an untrained one: {forwards} forwards for each checkpoint"
+        f"plan: {images} images x {masks}, for the network and for an untrained one: {forwards} "
+        "forwards for each checkpoint"
     )
     if whole + bool(rest) < 2:
         plan += (
@@ -357,6 +435,30 @@ def _plan(config: InvarianceConfig, images: int) -> str:
             f"one; give more images, or a smaller --batch (now {config.batch})"
         )
     return plan
+
+
+def _ratios(config: InvarianceConfig) -> tuple[float, ...]:
+    return default_ratios(config.against) if config.ratios is None else config.ratios
+
+
+def _forwards(config: InvarianceConfig, images: int) -> int:
+    """Images through the network and the untrained one."""
+    masks = len(_ratios(config)) * config.repeats
+    return 2 * images * (2 * masks if config.against == "complement" else 1 + masks)
+
+
+def _complements(rows: pd.DataFrame) -> bool:
+    """Whether occluded images were compared with their complements."""
+    return bool(rows["setting"].str.contains(" against=complement").any())
+
+
+def _against_the_complement(draw: Callable[[], Figure]) -> Figure:
+    """A figure whose axes say what occluded images were compared with."""
+    figure = draw()
+    for ax in figure.axes:
+        if label := ax.get_xlabel():
+            ax.set_xlabel(f"{label}\n(against the complement)")
+    return figure
 
 
 def _grid(config: InvarianceConfig) -> PatchGrid:

@@ -2,9 +2,10 @@
 
 The run folder holds the results table, a figure, how each network came about (``occlusion.json``)
 and under ``images`` one row per masked image, a compressed CSV for each network and occluder, of
-which everything else is computed (:mod:`interactions.summaries`). ``at`` is the share that was
-really hidden, the mean over images; ends of intervals over images are rows of their own, ``_low``
-and ``_high``. A difference is of the network in the row minus the one named in its setting.
+which everything else is computed (:mod:`experiments.occlusion_tables`).
+
+Outputs are compared with classes, or with ``--label prediction`` only with those of the same
+network for the whole image: what hiding changes, of pictures that nobody has sorted.
 
 Images are read, masked and measured in chunks of fixed size, whatever the batch size; a chunk that
 is done is a file, read back by this run as by one that goes on.
@@ -22,7 +23,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,25 @@ from experiments.configs.occlusion import OcclusionConfig
 from experiments.configs.weights import WeightsConfig
 from experiments.figures import occlusion_effects
 from experiments.measuring import safe_name, usable
-from experiments.results import COLUMNS, write_atomic, write_table
+from experiments.occlusion_tables import (
+    Measured,
+    read_images_table,
+    result_rows,
+    summary,
+    without_truth,
+)
+from experiments.results import write_atomic, write_table
 from experiments.runs import UsageError, commit, finish_run, keep_memory, open_run, pick_device
 from experiments.sources import (
+    NO_TRUTH,
     Labelled,
     labelled_samples,
     photographs_with_classes,
+    photographs_without_classes,
     without_folders,
 )
 from experiments.weights import called, check_different, load
-from interactions import fills, plots, summaries
+from interactions import fills, plots
 from interactions.compose import token_grid, with_modules
 from interactions.effects import WithProbe, effects
 from interactions.forwards import check_precision
@@ -67,7 +76,6 @@ from interactions.occluders import (
 )
 from interactions.patches import PatchGrid
 from interactions.saliency import class_attention, from_attribution
-from interactions.summaries import Curve
 
 AnyFill = fills.Fill | fills.NamedFill | None
 Colours = Sequence[float]
@@ -86,9 +94,6 @@ FILLS: dict[str, Callable[[Colours, Colours, int], AnyFill]] = {
 
 CHUNK = 64
 """Images of a chunk, but for masks that more images share."""
-
-COMPARED: tuple[Curve, ...] = ("correct", "agreement")
-"""Of what scores are made, and in what networks are compared."""
 
 SALIENT = ("salient", "non_salient", "salient_mass", "non_salient_mass")
 """Occluders that ask for saliency."""
@@ -131,7 +136,7 @@ class Images:
         samples: all images of their source.
         indices: those of the run among them.
         names: of the images of the run, the keys of their masks.
-        labels_I: their classes.
+        labels_I: their classes; 0, of which nothing is made, where they do not count.
     """
 
     samples: Labelled
@@ -220,70 +225,6 @@ def occlusion(config: OcclusionConfig) -> None:
     print(f"\ntable: {config.out / 'rows.csv'}   figure: {config.out / 'occlusion.png'}")
 
 
-def read_images_table(path: Path) -> pd.DataFrame:
-    """The rows of one network and occluder, as :func:`interactions.effects.effects` gave them."""
-    return pd.read_csv(path, dtype={"image": str, "mask": str}, keep_default_na=False)
-
-
-def summary(rows: pd.DataFrame) -> str:
-    """Curves, scores and differences of a results table, for people; shares in per cent."""
-    text = []
-    rows = rows.assign(occluder=rows["setting"].str.extract(r"occluder=(\S+)", expand=False))
-    several = len(rows[["model", "weights"]].drop_duplicates()) > 1
-    for occluder, table in rows.groupby("occluder", sort=False):
-        key = ["model", "weights", "setting", "at"]
-        found = table.pivot(index=key, columns="measure", values="value").reset_index()
-        wide = table[key].drop_duplicates().merge(found)  # in the order of the table
-        wide.columns = wide.columns.str.removeprefix("occlusion_")
-        curves = wide[wide["top1"].notna()]
-        text.append(f"\n{occluder}: {table['samples'].iloc[0]} images")
-        text.append(
-            _printed(
-                {
-                    "model": curves["model"],
-                    "weights": curves["weights"],
-                    "hidden": _per_cent(curves["at"]),
-                    "top-1": _per_cent(curves["top1"]),
-                    "[95 %]": _interval(curves, "top1"),
-                    "top-5": _per_cent(curves["top5"]),
-                    "agreement": _per_cent(curves["agreement"]),
-                    "KL": curves["kl"].map("{:.3f}".format),
-                    "ECE": _per_cent(curves["ece"]),
-                }
-            )
-        )
-        scores = wide[wide["top1_area"].notna()]
-        text.append(
-            _printed(
-                {
-                    "model": scores["model"],
-                    "weights": scores["weights"],
-                    "area": _per_cent(scores["top1_area"]),
-                    "[95 %]": _interval(scores, "top1_area"),
-                    "relative": _per_cent(scores["top1_relative"]),
-                    "half at": _per_cent(scores["top1_half"]),
-                    "area of agreement": _per_cent(scores["agreement_area"]),
-                }
-            )
-        )
-        if several:
-            pairs = wide[wide["top1_difference"].notna()]
-            text.append(
-                _printed(
-                    {
-                        "model": pairs["model"],
-                        "weights": pairs["weights"],
-                        "minus": pairs["setting"].str.extract(r"minus=(.*)$", expand=False),
-                        "hidden": _per_cent(pairs["at"]),
-                        "top-1": _per_cent(pairs["top1_difference"]),
-                        "[95 %]": _interval(pairs, "top1_difference"),
-                        "p (Holm)": pairs["top1_p_holm"].map("{:.2g}".format),
-                    }
-                )
-            )
-    return "\n".join(text)
-
-
 # --------------------------------------------------------------------------------------------------
 # what is done
 
@@ -294,6 +235,8 @@ def _plan(config: OcclusionConfig) -> Plan:
         raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
     if (config.images is None) == (not config.data):
         raise UsageError("expected either --images DIR or --data NAME or folder:PATH")
+    if config.label not in ("truth", "prediction"):
+        raise UsageError(f"expected --label truth or prediction, got {config.label!r}")
     for key, least in (
         ("count", 2),
         ("grid", 1),
@@ -403,16 +346,22 @@ def _images(config: OcclusionConfig, data: dict[str, Any]) -> Images:
     """The images of the run, as a network with this data config sees them."""
     transform = PilTransform(create_transform(**data))
     samples: Labelled
-    if config.images is not None:
-        samples = photographs_with_classes(config.images, transform)
-    else:
+    truth = config.label == "truth"
+    if config.images is None:
         samples = labelled_samples(config.data, transform)[1]
+    elif truth:
+        samples = photographs_with_classes(config.images, transform, instead=NO_TRUTH)
+    else:
+        samples = photographs_without_classes(config.images, transform)
     indices = subset(len(samples), config.count, config.seed)
     if len(indices) < 2:
         raise DataError(f"expected at least 2 images, got {len(indices)}")
-    assert samples.labels_I is not None
     names = [_name(samples, k) for k in indices]
-    return Images(samples, indices, names, samples.labels_I[indices])
+    labels_I = torch.zeros(len(indices), dtype=torch.int64)
+    if truth:
+        assert samples.labels_I is not None
+        labels_I = samples.labels_I[indices]
+    return Images(samples, indices, names, labels_I)
 
 
 def _name(samples: Labelled, k: int) -> str:
@@ -470,6 +419,8 @@ def _measure(
                 batch_size=config.batch_size or None,
                 precision=config.precision,
             )
+            if config.label == "prediction":
+                rows = without_truth(rows)
             text = rows.to_csv(index=False, header=c == 0, float_format="%.8g", lineterminator="\n")
             # Members of one file: a gzip file may be several ones, joined.
             packed = gzip.compress(text.encode(), mtime=0)
@@ -544,7 +495,7 @@ def _probe_samples(config: OcclusionConfig, loaded: Loaded) -> Labelled | SomeSa
     if not data:
         raise UsageError(
             f"expected --probe-data for {loaded.report.source}, which has no classifier: clean "
-            "images with the classes of --images, to train a linear probe on"
+            "images with classes, for --label truth those of --images, to train a linear probe on"
         )
     samples = labelled_samples(data, PilTransform(create_transform(**loaded.data_config)))[0]
     limit = config.probe_max_train
@@ -612,7 +563,7 @@ def _progress(model: nn.Module, name: str, total: int, done: int) -> Iterator[tq
 
 
 # --------------------------------------------------------------------------------------------------
-# tables
+# results
 
 
 def _rows(
@@ -621,125 +572,39 @@ def _rows(
     reports: Sequence[LoadReport],
     files: Sequence[dict[str, Path]],
 ) -> pd.DataFrame:
-    """Curves, scores and differences of every network and occluder, as rows of the results table.
-
-    Raises:
-        ValueError: if masks of growing fractions do not hide growing shares.
-    """
+    """The results table of every network and occluder."""
+    constant: dict[str, str | int] = {
+        "run": "occlusion",
+        "dataset": without_folders(config.data)
+        if config.images is None
+        else f"folder:{config.images.resolve().name}",
+        "image": "all",
+        "seed": config.seed,
+        "commit": commit(),
+    }
     made = []
     for occluder in plan.occluders:
-        tables = [read_images_table(file[occluder]) for file in files]
-        common: dict[str, Any] = {
-            "run": "occlusion",
-            "dataset": without_folders(config.data)
-            if config.images is None
-            else f"folder:{config.images.resolve().name}",
-            "image": "all",
-            "samples": tables[0]["image"].nunique(),
-            "seed": config.seed,
-            "commit": commit(),
-        }
-        settings = [_setting(config, plan, occluder, report) for report in reports]
-        for report, table, setting in zip(reports, tables, settings, strict=True):
-            made.append(
-                pd.concat([_curves(table, config), *(_scores(table, m) for m in COMPARED)]).assign(
-                    model=report.architecture, weights=called(report), setting=setting, **common
-                )
+        networks = [
+            Measured(
+                report.architecture,
+                called(report),
+                _setting(config, plan, occluder, report),
+                read_images_table(file[occluder]),
             )
-        for a, b in combinations(range(len(reports)), 2):
-            minus = f" minus={reports[b].architecture} {called(reports[b])}"
-            made.append(
-                _differences(tables[a], tables[b]).assign(
-                    model=reports[a].architecture,
-                    weights=called(reports[a]),
-                    setting=settings[a] + minus,
-                    **common,
-                )
-            )
-    return pd.concat(made, ignore_index=True)[list(COLUMNS)]
+            for report, file in zip(reports, files, strict=True)
+        ]
+        made.append(result_rows(networks, **constant))
+    return pd.concat(made, ignore_index=True)
 
 
 def _setting(config: OcclusionConfig, plan: Plan, occluder: str, report: LoadReport) -> str:
     classifier = "own"
     if not report.classes:
         classifier = f"probe:{without_folders(config.probe_data or config.data)}"
+    label = "" if config.label == "truth" else f" label={config.label}"
     saliency = f" saliency={config.saliency}:{config.saliency_head}" if plan.salient else ""
     return (
         f"occluder={occluder} grid={plan.grid.rows}x{plan.grid.cols} fill={plan.fill_name} "
-        f"repeats={config.repeats} precision={config.precision} classifier={classifier}{saliency}"
+        f"repeats={config.repeats} precision={config.precision} classifier={classifier}"
+        f"{label}{saliency}"
     )
-
-
-def _curves(table: pd.DataFrame, config: OcclusionConfig) -> pd.DataFrame:
-    """All measures over the hidden share."""
-    curves = summaries.by_fraction(table).rename(columns={"hidden": "at", "estimate": "value"})
-    curves = curves[curves["measure"] != "clean_correct"]  # the same at every share
-    curves["measure"] = curves["measure"].map(_measure_name)
-    parts = [_with_ends(curves)]
-    entropy = summaries.class_entropy(table)
-    parts.append(_plain(entropy, "entropy", "class_entropy"))
-    if config.repeats > 1:
-        variance = summaries.mask_variance(table)
-        parts.append(_plain(variance, "images", "top1_variance_images"))
-        parts.append(_plain(variance, "masks", "top1_variance_masks"))
-    return pd.concat(parts)
-
-
-def _scores(table: pd.DataFrame, measure: Curve) -> pd.DataFrame:
-    """Area, relative area and half point; ``at`` is where the curve ends."""
-    scores = summaries.scores(table, measure).rename(columns={"estimate": "value"})
-    name = _measure_name(measure)
-    scores = scores.assign(measure=name + "_" + scores["score"], at=_end(table))
-    return _with_ends(scores)
-
-
-def _differences(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """Paired differences at every hidden share, with tests, and of scores."""
-    made = []
-    for measure in COMPARED:
-        name = _measure_name(measure)
-        curve = summaries.compare(a, b, measure)
-        renamed = curve.rename(columns={"hidden": "at", "difference": "value"})
-        made.append(_with_ends(renamed.assign(measure=f"{name}_difference")))
-        made += [_plain(curve, p, f"{name}_{p}") for p in ("p", "p_holm")]
-        scores = summaries.compare_scores(a, b, measure).rename(columns={"difference": "value"})
-        scores = scores.assign(measure=name + "_" + scores["score"] + "_difference", at=_end(a))
-        made.append(_with_ends(scores))
-    return pd.concat(made)
-
-
-def _measure_name(measure: str) -> str:
-    return "occlusion_" + ("top1" if measure == "correct" else measure)
-
-
-def _end(table: pd.DataFrame) -> float:
-    """The largest hidden share."""
-    return float(table.groupby("fraction")["hidden"].mean().iloc[-1])
-
-
-def _plain(table: pd.DataFrame, column: str, measure: str) -> pd.DataFrame:
-    """A column over the hidden share."""
-    name = measure if measure.startswith("occlusion_") else f"occlusion_{measure}"
-    return pd.DataFrame({"measure": name, "at": table["hidden"], "value": table[column]})
-
-
-def _with_ends(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of values, each followed by those of the ends of its interval."""
-    parts = [
-        pd.DataFrame({"measure": table["measure"] + end, "at": table["at"], "value": table[column]})
-        for end, column in (("", "value"), ("_low", "low"), ("_high", "high"))
-    ]
-    return pd.concat(parts).sort_index(kind="stable")
-
-
-def _per_cent(values: pd.Series) -> pd.Series:
-    return (100 * values).map("{:.1f}".format)
-
-
-def _interval(table: pd.DataFrame, name: str) -> pd.Series:
-    low, high = _per_cent(table[f"{name}_low"]), _per_cent(table[f"{name}_high"])
-    return "[" + low + ", " + high + "]"
-
-
-def _printed(columns: dict[str, pd.Series]) -> str:
-    return pd.DataFrame(columns).to_string(index=False) + "\n"

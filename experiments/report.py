@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from experiments.figures import draw_all, named, networks, of
+from experiments.page import (
+    Cell,
+    Section,
+    bullets,
+    details,
+    figure,
+    page,
+    paragraph,
+    preformatted,
+    subheading,
+    table,
+)
 from experiments.results import occlusion_from, read_table, strength_from, write_atomic
 from experiments.runs import UsageError, is_run
 from interactions.strength import MIDDLE, Interval, t_interval
@@ -121,8 +131,9 @@ def noisy_contexts(rows: pd.DataFrame, model: str, weights: str) -> str | None:
     orders = ", ".join(str(m) for m in strength.orders_O[noisy_O])
     worst = strength.rho_O[noisy_O].max()
     needed = f"about {2 * worst**2:.0f}" if np.isfinite(worst) else "many more"
+    who = ", ".join(named(name) for name in (model, weights) if name)
     return (
-        f"{named(model)}, {named(weights)}: contexts are noisy at order {orders}. The {K} per pair "
+        f"{who}: contexts are noisy at order {orders}. The {K} per pair "
         f"leave J there too large; {needed} would be needed, and the intervals do not cover this."
     )
 
@@ -153,46 +164,49 @@ def plain(interval: Interval) -> str:
 def write_report(run: Path, config: Mapping[str, object]) -> None:
     """Write ``report.html``, one file that needs nothing else, from tables and figures."""
     rows = read_table(run / "rows.csv")
-    figures = "".join(
-        _figure(run / f"{name}.svg", caption)
+    dataset, commit = (
+        ", ".join(dict.fromkeys(rows[of].astype(str))) for of in ("dataset", "commit")
+    )
+    lines = summary(rows)
+    found = bullets(findings(rows)) + table(
+        list(lines[0]),
+        [list(line.values()) for line in lines],
+        note="Accuracy under patch drop is the mean over hidden fractions from 0 to 0.9.",
+    )
+    curves = "".join(
+        figure(run / f"{name}.svg", caption)
         for name, caption in CAPTIONS.items()
         if (run / f"{name}.svg").is_file()
     )
-    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(rows))
-    dataset = ", ".join(dict.fromkeys(rows["dataset"].astype(str)))
-    settings = json.dumps(dict(config), default=str, indent=2)
-    page = PAGE.format(
-        dataset=escape(dataset),
-        findings=sentences,
-        summary=_table(summary(rows)),
-        figures=figures,
-        orders=_orders(rows),
-        settings=escape(settings),
-        commit=escape(", ".join(dict.fromkeys(rows["commit"].astype(str)))),
+    settings = preformatted(json.dumps(dict(config), default=str, indent=2))
+    made = paragraph(f"Commit {commit}. Raw measurements: rows.csv beside this page.")
+    text = page(
+        f"What masked-image pre-training changes: {dataset}",
+        f"The A2MIM demo. A small ViT and a small ResNet on {dataset}, each trained from scratch "
+        "and, with the same supervised budget, from weights pretrained with A2MIM.",
+        [
+            Section("Found", found),
+            Section("Curves", curves),
+            Section(
+                "Details",
+                details("Interaction strength by order", _orders(rows))
+                + details("Settings", settings + made),
+            ),
+        ],
     )
-    write_atomic(run / "report.html", page)
-
-
-def _figure(path: Path, caption: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return (
-        f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{escape(caption)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def _table(lines: list[dict[str, str]]) -> str:
-    head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in lines[0])
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line.values()) + "</tr>"
-        for line in lines
-    )
-    return f"<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
+    write_atomic(run / "report.html", text)
 
 
 def _orders(rows: pd.DataFrame) -> str:
     """J by order, the plug-in that published tools report, and rho, for every network."""
-    tables = []
+    parts = [
+        paragraph(
+            "J is bias-corrected (split jackknife). The plug-in column is the published estimate, "
+            "which is too large where contexts vary. rho is the context noise relative to the "
+            "interactions: the plug-in needs about 8 rho² contexts per pair for a bias below 5 %, "
+            "the jackknife 2 rho²."
+        )
+    ]
     for model, arms in networks(rows).items():
         for weights in arms:
             mine = of(rows, model, weights)
@@ -200,12 +214,12 @@ def _orders(rows: pd.DataFrame) -> str:
             plug_in = mine[mine["measure"] == "interaction_strength_plug_in"]
             S = plug_in.groupby("at")["value"].mean().to_numpy()
             lines = [
-                {
-                    "order m": str(m),
-                    "J (95 %)": plain(interval),
-                    "J, plug-in": f"{J:.3f}",
-                    "rho": f"{rho:.2f}",
-                }
+                (
+                    Cell(str(m), m),
+                    Cell(plain(interval), interval.estimate),
+                    Cell(f"{J:.3f}", J),
+                    Cell(f"{rho:.2f}", rho),
+                )
                 for m, interval, J, rho in zip(
                     strength.orders_O,
                     strength.intervals(),
@@ -214,63 +228,9 @@ def _orders(rows: pd.DataFrame) -> str:
                     strict=True,
                 )
             ]
-            tables.append(f"<h3>{escape(named(model))}, {escape(named(weights))}</h3>")
-            tables.append(_table(lines))
-    return "".join(tables)
-
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>A2MIM demo: {dataset}</title>
-<style>
-:root {{ color-scheme: light; }}
-body {{ font: 16px/1.55 system-ui, sans-serif; color: #1f2937; background: #fff;
-       max-width: 58rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }}
-h1 {{ font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; }}
-h2 {{ font-size: 1.2rem; margin: 2.2rem 0 .6rem; }}
-h3 {{ font-size: 1rem; margin: 1.4rem 0 .4rem; }}
-p.lead {{ color: #4b5563; margin-top: 0; }}
-li {{ margin: .35rem 0; }}
-figure {{ margin: 1.2rem 0 1.8rem; break-inside: avoid; }}
-img {{ width: 100%; height: auto; }}
-figcaption {{ color: #4b5563; font-size: .9rem; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid #e5e7eb;
-         white-space: nowrap; }}
-pre {{ background: #f3f4f6; padding: .8rem; overflow-x: auto; font-size: .85rem; }}
-summary {{ cursor: pointer; }}
-@media print {{ body {{ max-width: none; font-size: 11pt; }} }}
-</style>
-</head>
-<body>
-<h1>What masked-image pre-training changes</h1>
-<p class="lead">A small ViT and a small ResNet on {dataset}, each trained from scratch and, with the
-same supervised budget, from weights pretrained with A2MIM.</p>
-<h2>Found</h2>
-<ul>{findings}</ul>
-{summary}
-<p>Accuracy under patch drop is the mean over hidden fractions from 0 to 0.9.</p>
-<h2>Curves</h2>
-{figures}
-<details>
-<summary>Interaction strength by order</summary>
-<p>J is bias-corrected (split jackknife). The plug-in column is the published estimate, which is too
-large where contexts vary. rho is the context noise relative to the interactions: the plug-in needs
-about 8 rho² contexts per pair for a bias below 5 %, the jackknife 2 rho².</p>
-{orders}
-</details>
-<details>
-<summary>Settings</summary>
-<pre>{settings}</pre>
-<p>Commit {commit}. Raw measurements: rows.csv beside this page.</p>
-</details>
-</body>
-</html>
-"""
+            parts.append(subheading(f"{named(model)}, {named(weights)}"))
+            parts.append(table(["order m", "J (95 %)", "J, plug-in", "rho"], lines))
+    return "".join(parts)
 
 
 def redraw(run: Path) -> None:

@@ -118,8 +118,18 @@ def is_run(folder: Path) -> bool:
 
 def finish_run(work: Path, out: Path, config: Mapping[str, object], seconds: float) -> None:
     """Write ``config.json`` and put the work folder in the place of ``out``."""
+    label_run(work, config, seconds)
+    place_run(work, out)
+
+
+def label_run(work: Path, config: Mapping[str, object], seconds: float) -> None:
+    """Write ``config.json``: settings, where the numbers come from, and what they took."""
     label = {"config": dict(config), **provenance(), "seconds": round(seconds, 1)}
     write_atomic(work / "config.json", json.dumps(label, default=str, indent=2) + "\n")
+
+
+def place_run(work: Path, out: Path) -> None:
+    """Put the work folder in the place of ``out``."""
     out = out.resolve()
     old = out.with_name(out.name + ".replaced")
     shutil.rmtree(old, ignore_errors=True)

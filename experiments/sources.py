@@ -37,6 +37,9 @@ T = TypeVar("T")
 Labelled = ArraySamples | DatasetSamples | FolderSamples
 Training = Labelled | TarSamples | ShardStream
 
+NO_TRUTH = ", or give --label prediction, which needs no classes"
+"""What else can be done where there are no classes, by commands that have ``--label``."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -68,7 +71,7 @@ def folder_images(folder: Path, count: int, seed: int, *, truth: bool) -> list[S
     """
     files = find_images(folder, count, seed)
     names = [file.relative_to(folder).as_posix() for file in files]
-    classes = _classes(folder / "labels.csv", names) if truth else dict.fromkeys(names)
+    classes = _classes(folder, names, NO_TRUTH) if truth else dict.fromkeys(names)
     return [
         Source(name, partial(read_image, file), classes[name])
         for name, file in zip(names, files, strict=True)
@@ -168,18 +171,35 @@ def labelled_samples(
     return train, test
 
 
-def photographs_with_classes(folder: Path, augment: Augment) -> FolderSamples:
+def photographs_with_classes(folder: Path, augment: Augment, *, instead: str = "") -> FolderSamples:
     """The images of a folder, searched in depth, with the classes of ``labels.csv`` in it.
+
+    Args:
+        folder: the folder.
+        augment: from uint8 pixels to the network's input.
+        instead: what else can be done where there are no classes, for the message.
 
     Raises:
         DataError: if there are fewer than 2 images.
         UsageError: if an image has no class.
     """
-    files = find_images(folder, sys.maxsize)
-    names = [file.relative_to(folder).as_posix() for file in files]
-    classes = _classes(folder / "labels.csv", names)
+    names = _names(folder)
+    classes = _classes(folder, names, instead)
     labels_I = torch.tensor([classes[name] for name in names])
     return FolderSamples(ImageFiles(folder, PackedNames(names), labels_I), augment, seed=0)
+
+
+def photographs_without_classes(folder: Path, augment: Augment) -> FolderSamples:
+    """The images of a folder, searched in depth; classes that it may tell are not read.
+
+    Args:
+        folder: the folder.
+        augment: from uint8 pixels to the network's input.
+
+    Raises:
+        DataError: if there are fewer than 2 images.
+    """
+    return FolderSamples(ImageFiles(folder, PackedNames(_names(folder))), augment, seed=0)
 
 
 def without_folders(data: str) -> str:
@@ -202,13 +222,21 @@ def _item(dataset: Any, k: int) -> Image.Image:
     return image.convert("RGB")
 
 
-def _classes(table: Path, names: list[str]) -> dict[str, int]:
+def _names(folder: Path) -> list[str]:
+    return [file.relative_to(folder).as_posix() for file in find_images(folder, sys.maxsize)]
+
+
+def _classes(folder: Path, names: list[str], instead: str) -> dict[str, int]:
+    table = folder / "labels.csv"
     try:
         with table.open(newline="", encoding="utf-8") as lines:
             classes = {row["file"]: int(row["class_index"]) for row in csv.DictReader(lines)}
         return {name: classes[name] for name in names}
     except OSError as error:
-        raise UsageError(f"expected classes in {table} for --label truth: {error}") from error
+        raise UsageError(
+            f"expected classes in {table}, cannot read it ({error.strerror}); write the columns "
+            f"file,class_index with a row for every image{instead}"
+        ) from error
     except (KeyError, ValueError) as error:
         raise UsageError(
             f"expected the columns file,class_index and a row for every image in {table}, "

@@ -4,6 +4,9 @@ The results table has ``spectrum_delta_log_amplitude`` at a frequency (in units 
 the map: 2 k / H) and ``spectrum_variance`` at a depth (index of the map / last index), each with
 ``_low`` and ``_high``, an interval over images. The setting tells the map: its name, its index
 among all maps of the residual stream, and its cells per side.
+
+Under ``images`` in the run folder lies a compressed CSV for each network, of all maps image by
+image: what paired comparisons of networks are made of (:func:`read_images_table`).
 """
 
 from __future__ import annotations
@@ -11,11 +14,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from experiments import invariance
 from experiments.configs.spectrum import SpectrumConfig
 from experiments.figures_features import (
     ends_of_stream,
@@ -28,6 +33,7 @@ from experiments.invariance import Prepared, batches, constants, finish, measure
 from experiments.weights import Subject
 from interactions import spectrum as library
 from interactions.layers import stream_names
+from interactions.spectrum import SpectrumOfImages
 
 
 def spectrum(config: SpectrumConfig) -> None:
@@ -44,7 +50,24 @@ def spectrum(config: SpectrumConfig) -> None:
     save({"spectra": partial(spectra, table), "depth": partial(stream_over_depth, table)}, work)
     finish(config.out, work, settings, time.perf_counter() - start)
     print(summary(rows))
-    print(f"\ntable: {config.out / 'rows.csv'}   figures: spectra, depth beside it")
+    print(
+        f"\ntable: {config.out / 'rows.csv'}   figures: spectra, depth beside it   "
+        f"image by image: {config.out / 'images'}"
+    )
+
+
+def read_images_table(path: Path) -> pd.DataFrame:
+    """All maps of one network, image by image.
+
+    Args:
+        path: a file under ``images`` of a run folder.
+
+    Returns:
+        One row per image and map: ``image``, ``layer``, ``index`` and ``cells`` as in the setting
+        of the results table, ``variance``, and ``highest``: Delta log amplitude at the highest
+        frequency.
+    """
+    return invariance.read_images_table(path)
 
 
 def summary(rows: pd.DataFrame) -> str:
@@ -61,8 +84,16 @@ def summary(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _measure(config: SpectrumConfig, prepared: Prepared, subject: Subject) -> pd.DataFrame:
-    """The rows of one network."""
+def _measure(
+    config: SpectrumConfig, prepared: Prepared, subject: Subject
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of one network, and those of its images."""
+    seen: dict[str, list[pd.DataFrame]] = {}
+
+    def observe(of: SpectrumOfImages) -> None:
+        numbers = {"variance": of.variances_B, "highest": of.deltas_BK[:, -1]}
+        seen.setdefault(of.layer, []).append(pd.DataFrame(numbers))
+
     with tqdm(
         desc=f"{subject.name} ({subject.weights})", total=len(prepared.sources), unit=" images"
     ) as bar:
@@ -72,10 +103,21 @@ def _measure(config: SpectrumConfig, prepared: Prepared, subject: Subject) -> pd
                 yield images_BCHW
                 bar.update(len(images_BCHW))
 
-        measured = library.spectrum(subject.model, images(), layers=config.layers or None)
+        measured = library.spectrum(
+            subject.model, images(), layers=config.layers or None, observe=observe
+        )
+    names = [source.name for source in prepared.sources]
+    places = measured[["layer", "index", "cells"]].drop_duplicates()
+    of_images = [
+        pd.concat(seen[layer], ignore_index=True).assign(
+            image=names, layer=layer, index=index, cells=cells
+        )
+        for layer, index, cells in places.itertuples(index=False)
+    ]
+    columns = ["image", *places, "variance", "highest"]
     maps = len(stream_names(subject.model))
     numbers = measured[["index", "cells"]].astype(str)
-    return tidy(
+    rows = tidy(
         measured.assign(
             name="spectrum_" + measured["measure"].str.replace(" ", "_"),
             at=measured["frequency"].fillna(measured["depth"]),
@@ -90,6 +132,7 @@ def _measure(config: SpectrumConfig, prepared: Prepared, subject: Subject) -> pd
         ),
         **constants("spectrum", subject, prepared, config.seed),
     )
+    return rows, pd.concat(of_images)[columns]
 
 
 def _try(config: SpectrumConfig, model: nn.Module, image_1CHW: Tensor) -> None:

@@ -6,6 +6,7 @@ import ast
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from a2mim.convert import HUB, UNTRAINED, Loaded, LoadReport, describe, load_mod
 from a2mim.layouts import DIALECTS, LAYOUTS, PLAIN
 from a2mim.weight_files import WeightsError
 from experiments.configs.weights import ModelsConfig, WeightsConfig
+from experiments.own import MARK, build, load_own
 from experiments.results import write_atomic
 from experiments.runs import UsageError
 
@@ -31,6 +33,7 @@ class Subject:
         model: in eval mode.
         transform: from a picture to what the model wants to see.
         report: what became of the weights.
+        untrained: makes the same network with fresh weights of a seed, and without a classifier.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Subject:
     model: nn.Module
     transform: Callable[[object], Tensor]
     report: LoadReport
+    untrained: Callable[[int], nn.Module]
 
 
 def load(name: str, config: WeightsConfig) -> Loaded:
@@ -50,8 +54,21 @@ def load(name: str, config: WeightsConfig) -> Loaded:
     for key, value in (("mean", config.mean), ("std", config.std)):
         if value and (len(value) != 3 or (key == "std" and min(value) <= 0)):
             raise UsageError(f"expected --{key} of 3 numbers (above 0 for std), got {value}")
-    wanted = {"mean": config.mean, "std": config.std, "crop_pct": config.crop_pct}
+    keys = ("mean", "std", "crop_pct", "interpolation")
+    wanted = {key: value for key in keys if (value := getattr(config, key))}
+    network = _own(architecture, where)
     try:
+        if network is not None:
+            if config.model_kwargs:
+                raise UsageError(f"expected no --model-kwargs for {network}, which takes nothing")
+            return load_own(
+                network,
+                None if architecture is None else where,
+                image_size=config.image_size,
+                data=wanted,
+                ema=config.ema,
+                layout=config.layout or None,
+            )
         return load_model(
             where,
             architecture=architecture,
@@ -59,7 +76,7 @@ def load(name: str, config: WeightsConfig) -> Loaded:
             image_size=config.image_size,
             ema="ema" if config.ema else "plain",
             layout=config.layout or None,
-            data={key: value for key, value in wanted.items() if value},
+            data=wanted,
         )
     except WeightsError as error:
         raise UsageError(_for_the_command_line(error)) from error
@@ -78,9 +95,9 @@ def subject_of(name: str, config: WeightsConfig, device: str, *, headless: bool 
         UsageError: as :func:`load`, or if there is no classifier and one is wanted.
     """
     loaded = load(name, config)
-    model: Any = loaded.model
+    model = loaded.model
     if headless:
-        model.reset_classifier(0)
+        model = _headless(model)
     elif not loaded.report.classes:
         raise UsageError(
             f"expected weights with a classifier for {loaded.report.architecture}, got none; "
@@ -92,6 +109,7 @@ def subject_of(name: str, config: WeightsConfig, device: str, *, headless: bool 
         model.to(device),
         create_transform(**loaded.data_config),
         loaded.report,
+        partial(_untrained, name, loaded.report),
     )
 
 
@@ -163,6 +181,22 @@ def models(config: ModelsConfig) -> None:
         raise UsageError("\na2mim: ".join(unknown))
 
 
+def _untrained(name: str, report: LoadReport, seed: int) -> nn.Module:
+    """The same architecture, made with the same options, with fresh weights."""
+    network = _own(*_parts(name))
+    if network is not None:
+        return _headless(build(network, seed))
+    fresh = load_model(f"{UNTRAINED}{report.architecture}", options=report.options, seed=seed)
+    return _headless(fresh.model)
+
+
+def _headless(model: Any) -> nn.Module:
+    """Without its classifier, if it can be taken off."""
+    if hasattr(model, "reset_classifier"):
+        model.reset_classifier(0)
+    return model
+
+
 def recognised(name: str, config: WeightsConfig) -> LoadReport:
     """The report of a file, without filling a network; of a name, by loading it.
 
@@ -170,7 +204,7 @@ def recognised(name: str, config: WeightsConfig) -> LoadReport:
         UsageError: as :func:`load`.
     """
     architecture, where = _parts(name)
-    if not Path(where).is_file():
+    if not Path(where).is_file() or _own(architecture, where):
         return load(name, config).report
     try:
         return describe(
@@ -196,6 +230,7 @@ def overview() -> str:
             "  FILE            safetensors or PyTorch weights, recognised by their keys;",
             "                  a2mim models FILE says as what",
             "  NAME=FILE       the same, where the file does not tell its network",
+            "  CODE.py:FUNCTION=FILE   weights for the module that a function of yours returns",
             f"Layouts of files: {', '.join(layout.name for layout in LAYOUTS)}.",
             f"Module names of: {', '.join(dialect.name for dialect in (PLAIN, *DIALECTS))}.",
         ]
@@ -208,6 +243,18 @@ def _parts(name: str) -> tuple[str | None, str]:
     if equals and not Path(name).exists():
         return architecture, file
     return None, name
+
+
+def _own(architecture: str | None, where: str) -> str | None:
+    """The ``FILE.py:FUNCTION`` of a name that has one."""
+    network = where.removeprefix(UNTRAINED) if architecture is None else architecture
+    if MARK not in network:
+        return None
+    if architecture is None and not where.startswith(UNTRAINED):
+        raise UsageError(
+            f"expected {network}=WEIGHTS, or {UNTRAINED}{network} for random weights, got {where}"
+        )
+    return network
 
 
 def _for_the_command_line(error: WeightsError) -> str:

@@ -8,7 +8,27 @@ over every map of the stream itself,
 
 as it is inside the true network, whatever scales, positions and shortcuts that has: a transformer
 after its embedding, after every attention and after every MLP; a CNN after its stem and after every
-block.
+block. That much is certain, since a table says where the stream of these timm networks is.
+
+Any other convolutional network is searched for blocks, and what is handed over is the output of
+each, whether or not a shortcut leads around it. A block is
+
+- an element of an ``nn.Sequential`` or ``nn.ModuleList`` that has a convolution inside; elements
+  that are containers themselves are opened instead, and nothing inside a block counts again;
+- a child of the network that has a convolution inside and is more than a container or a mere
+  convolution. (Of a network that only wraps another, it is the other that is meant.)
+
+A mere convolution of the network itself counts if it comes after the last block and before the
+pooling, as EfficientNet's ``conv_head`` does. Norms, activations and the like right after such a
+convolution, or after a block in the same container, belong to it, and a map has the name of the
+module that puts it out: ``features.2`` is VGG's first convolution with its norm and ReLU. A ReLU
+that is a function in ``forward`` and no module cannot be seen. Children called ``head``,
+``classifier``, ``fc``, ``pre_logits`` or ``aux`` only read the features.
+
+A network is refused where its maps could have another layout: parameters that are not those of 2d
+layers (of tokens, of a norm or ``nn.Linear`` over the last axis) may only come after the last
+block, as those of a classifier do. That sees modules; a ``forward`` that turns the axes of a map
+of convolutions around goes unseen.
 
 Shapes: B images, C channels, H x W pixels, N players, L tokens (patches), D or E features,
 h x w cells of a map. Prefix tokens are the class token, registers and the like.
@@ -46,6 +66,8 @@ LayerFeatures = dict[tuple[str, str], Tensor]
 Visit = Callable[[str, Tensor], None]
 """Takes the name of a map and the map ``(B, E, h, w)``."""
 
+_Named = tuple[str, nn.Module]  # a module and where it is
+
 
 class _Stream(NamedTuple):
     """Where the residual blocks of a timm class are, and the layout of what they pass on."""
@@ -77,6 +99,15 @@ _AFTER_ATTENTION = {
 
 _SINGLE = ("BasicBlock", "Bottleneck", "ConvNeXtBlock")
 """Blocks of a single residual."""
+
+_HEADS = ("head", "classifier", "fc", "pre_logits", "aux", "aux1", "aux2", "AuxLogits")
+"""Children of a network that are not searched: they read features, some only in training."""
+
+_STAGES = ("RegStage",)
+"""Classes that run their children one after the other without being containers."""
+
+_RESIZES = ("Pool", "Pad", "Flatten", "Shuffle", "sample")
+"""In the names of modules that never belong to the block before them."""
 
 
 def layer_names(model: nn.Module) -> tuple[str, ...]:
@@ -193,23 +224,30 @@ def mean_of_visible(patches_BLD: Tensor, visible_BL: Tensor) -> Tensor:
 
 
 def stream_names(model: nn.Module) -> tuple[str, ...]:
-    """The maps of a network's residual stream, in order.
+    """The maps of a network's residual stream, in order; of other CNNs, those after their blocks.
 
     Returns:
-        25 names for 12 transformer blocks, 17 for a ResNet-50.
+        25 names for 12 transformer blocks, 17 for a ResNet-50. The first is ``"stem"`` where the
+        stream is known from the table; names found by search are those of modules.
 
     Raises:
-        ValueError: for a network whose residual blocks are not known.
+        ValueError: for a network whose stream is not known and that is not certainly a sequence of
+            convolutional blocks; see the top of this file.
     """
+    known = _known(model)
+    if not known:
+        return tuple(name for name, _ in _found(model))
     names = ["stem"]
-    for name, block in _blocks(model):
+    for name, block in known:
         after_attention = _AFTER_ATTENTION.get(type(block).__name__)
         names += [f"{name}/attention", f"{name}/mlp"] if after_attention else [name]
     return tuple(names)
 
 
 @contextmanager
-def residual_stream(model: nn.Module, visit: Visit) -> Iterator[None]:
+def residual_stream(
+    model: nn.Module, visit: Visit, layers: Sequence[str] | None = None
+) -> Iterator[None]:
     """See every map of the residual stream while the network runs.
 
     Inside the context each forward pass calls ``visit`` once per name of :func:`stream_names`, in
@@ -217,13 +255,35 @@ def residual_stream(model: nn.Module, visit: Visit) -> Iterator[None]:
     Nothing is kept, and the network computes what it always does.
 
     Args:
-        model: a timm ViT (also BEiT, EVA, DeiT), Swin, ResNet or ConvNeXt.
+        model: a timm ViT (also BEiT, EVA, DeiT), Swin, ResNet or ConvNeXt, whose stream this is; or
+            another convolutional network, for the outputs of its blocks.
         visit: takes names and maps; a map may be a view of what the network computes with.
+        layers: which maps; all if left out. Blocks that never run, or whose output is no map, can
+            be left out.
 
     Raises:
-        ValueError: for a network whose residual blocks are not known.
+        ValueError: for a network that :func:`stream_names` refuses or layers it does not have; and
+            while a network that was searched runs, if an output is no map ``(B, E, h, w)`` or the
+            blocks do not run once each and in order.
     """
-    blocks = _blocks(model)
+    names = stream_names(model)
+    layers = names if layers is None else tuple(layers)
+    unknown = [layer for layer in layers if layer not in names]
+    if unknown:
+        raise ValueError(f"expected layers of {', '.join(names)}, got {unknown}")
+
+    def see(name: str, map_BEhw: Tensor) -> None:
+        if name in layers:
+            visit(name, map_BEhw)
+
+    known = _known(model)
+    with _known_stream(model, known, see) if known else _found_stream(model, see, layers):
+        yield
+
+
+@contextmanager
+def _known_stream(model: nn.Module, blocks: list[_Named], visit: Visit) -> Iterator[None]:
+    """The residual stream of a network of the table."""
     layout = _STREAMS[type(model).__name__].layout
     prefix = int(getattr(model, "num_prefix_tokens", 0))
     grid: tuple[int, int] = (0, 0)
@@ -266,6 +326,47 @@ def residual_stream(model: nn.Module, visit: Visit) -> Iterator[None]:
                 name += "/mlp"
             hook(block.register_forward_hook(output_of(name)))
         yield
+
+
+@contextmanager
+def _found_stream(model: nn.Module, visit: Visit, layers: Sequence[str]) -> Iterator[None]:
+    """The outputs of the blocks of a network that was searched."""
+    family, found = type(model).__name__, _found(model)
+    # A module with several names takes them in turn, so that all of them count if one is asked for.
+    asked = {block for name, block in found if name in layers}
+    order = [(name, block) for name, block in found if block in asked]
+    runs = 0
+
+    def output_of(name: str) -> Callable[..., None]:
+        def see(module: nn.Module, args: tuple[Any, ...], out: object) -> None:
+            nonlocal runs
+            due, block = order[runs % len(order)]
+            if block is not module:
+                raise ValueError(
+                    f"expected the blocks of {family} to run once each and in the order in which "
+                    f"they are registered, got {name} where {due} was due; leave one of them out "
+                    "of the layers"
+                )
+            runs += 1
+            if not isinstance(out, Tensor) or out.ndim != 4:
+                what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+                raise ValueError(
+                    f"{due}: expected a map (B, E, h, w), got {what}; leave the layer out"
+                )
+            visit(due, out)
+
+        return see
+
+    with ExitStack() as hooks:
+        for block, name in {block: name for name, block in reversed(order)}.items():
+            hooks.callback(block.register_forward_hook(output_of(name)).remove)
+        yield
+    if order and runs % len(order):
+        raise ValueError(
+            f"expected the blocks of {family} to run once each, got no "
+            f"{order[runs % len(order)][0]} after {order[runs % len(order) - 1][0]}; leave it out "
+            "of the layers"
+        )
 
 
 class _Tokens(NamedTuple):
@@ -348,30 +449,129 @@ def _mean_of(patches_BLD: Tensor, visible_BL: Tensor, layer: str) -> Tensor:
     return mean_of_visible(patches_BLD, visible_BL)
 
 
-def _blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The residual blocks of a network, by name, in order."""
-    family = type(model).__name__
-    if family not in _STREAMS:
-        raise ValueError(
-            f"expected a timm network of {', '.join(_STREAMS)}, whose residual stream is known, "
-            f"got {family}"
-        )
-    paths = _STREAMS[family].blocks
-    if "{}" in paths[0]:
-        stages = model.get_submodule(paths[0].partition(".")[0])
-        paths = tuple(paths[0].format(k) for k, _ in enumerate(stages.children()))
-    found = [
-        (f"{path}.{name}", block)
-        for path in paths
-        for name, block in model.get_submodule(path).named_children()
-    ]
+def _known(model: nn.Module) -> list[_Named]:
+    """The residual blocks of a network of the table, by name, in order; none for another."""
+    stream = _STREAMS.get(type(model).__name__)
+    if stream is None:
+        return []
+    paths = stream.blocks
+    try:
+        if "{}" in paths[0]:
+            stages = model.get_submodule(paths[0].partition(".")[0])
+            paths = tuple(paths[0].format(k) for k, _ in enumerate(stages.children()))
+        found = [
+            (f"{path}.{name}", block)
+            for path in paths
+            for name, block in model.get_submodule(path).named_children()
+        ]
+    except AttributeError:  # another network of the same name, as those of torchvision
+        return []
     for name, block in found:
         if type(block).__name__ not in (*_AFTER_ATTENTION, *_SINGLE):
+            if stream.layout == "BEhw":
+                return []
             raise ValueError(
                 f"expected blocks of {', '.join((*_AFTER_ATTENTION, *_SINGLE))}, "
                 f"got {type(block).__name__} at {name}"
             )
     return found
+
+
+def _found(model: nn.Module) -> list[_Named]:
+    """The blocks of a convolutional network, by the names of the modules that put them out."""
+    path, network = _network_inside(model)
+    blocks: list[_Named] = []
+    tail: list[_Named] = []  # mere convolutions of the network itself behind the last block
+    growing: list[_Named] | None = None  # ends in the block that the next sibling may belong to
+    pooled, last_holder, classifier = False, "", ""
+    for holder, name, part in _parts(path, network, _HEADS):
+        loose = holder == path and not _is_container(network)
+        growing, last_holder = growing if holder == last_holder else None, holder
+        vectors = _vectors(name, part)
+        if _convolves(part):
+            if vectors or classifier:
+                raise _refusal(model, vectors or f"{classifier}, before {name}")
+            if not loose or not isinstance(part, nn.Conv2d):
+                tail.clear()
+                blocks.append((name, part))
+                # What is registered beside it runs next only in a container.
+                pooled, growing = False, None if loose else blocks
+            elif not pooled:
+                tail.append((name, part))
+                growing = tail
+        elif vectors:
+            if any(True for _ in part.children()):
+                raise _refusal(model, vectors)
+            classifier, growing = vectors, None
+        elif any(word in type(part).__name__ for word in _RESIZES):
+            pooled, growing = pooled or loose, None
+        elif growing is not None:
+            growing[-1] = (name, part)
+    if not blocks or len(blocks + tail) < 2:
+        raise _refusal(model, "fewer than 2 such blocks")
+    return blocks + tail
+
+
+def _network_inside(model: nn.Module) -> tuple[str, nn.Module]:
+    """A network without those around it that convolve nothing else; its path comes first."""
+    path, network = "", model
+    while True:
+        if not _is_2d(network):
+            raise _refusal(model, f"parameters of {type(network).__name__} itself")
+        parts = [
+            (name, part)
+            for name, part in network.named_children()
+            if name not in _HEADS and _convolves(part)
+        ]
+        if len(parts) != 1 or _is_container(parts[0][1]) or isinstance(parts[0][1], nn.Conv2d):
+            return path, network
+        path, network = f"{path}{parts[0][0]}.", parts[0][1]
+
+
+def _parts(
+    path: str, holder: nn.Module, without: Sequence[str] = ()
+) -> Iterator[tuple[str, str, nn.Module]]:
+    """The path of the container, the name and the module of each part; containers are opened."""
+    for name, part in holder._modules.items():  # named_children would list shared modules once
+        if part is None or name in without:
+            continue
+        if _is_container(part):
+            yield from _parts(f"{path}{name}.", part)
+        else:
+            yield path, f"{path}{name}", part
+
+
+def _is_container(module: nn.Module) -> bool:
+    """Whether a module does nothing but run its children, or leaves that to others."""
+    inherited = (nn.Sequential.forward, nn.Module.forward)
+    forward = getattr(type(module), "forward", None)  # scripted modules have none
+    return forward in inherited or type(module).__name__ in _STAGES
+
+
+def _convolves(module: nn.Module) -> bool:
+    return any(isinstance(inside, nn.Conv2d) for inside in module.modules())
+
+
+def _vectors(name: str, module: nn.Module) -> str:
+    """The first layer inside that may not be for maps ``(B, E, h, w)``, in words."""
+    inside = module.named_modules(prefix=name)
+    return next((f"{type(m).__name__} at {path}" for path, m in inside if not _is_2d(m)), "")
+
+
+def _is_2d(module: nn.Module) -> bool:
+    """Whether the parameters that are a module's own can only be for maps ``(B, E, h, w)``."""
+    return (
+        isinstance(module, nn.GroupNorm | nn.PReLU)
+        or any("2d" in cls.__name__ for cls in type(module).__mro__)
+        or all(p.numel() == 1 or p.shape[-2:] == (1, 1) for p in module.parameters(recurse=False))
+    )
+
+
+def _refusal(model: nn.Module, what: str) -> ValueError:
+    return ValueError(
+        f"expected a timm network of {', '.join(_STREAMS)}, whose residual stream is known, or one "
+        f"of blocks of convolutions with maps (B, E, h, w), got {type(model).__name__} with {what}"
+    )
 
 
 def _is_timm(model: nn.Module) -> bool:

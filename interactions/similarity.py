@@ -1,8 +1,9 @@
 """Occlusion invariance: how much of a network's features is left when patches are hidden.
 
-Linear CKA of features x (whole images) and y (occluded ones), with K = x x', L = y y' over a batch
-of n images and both diagonals set to 0 (Song et al., JMLR 2012, for HSIC_1; averaged over batches
-as by Nguyen et al., ICLR 2021):
+Linear CKA of features y (occluded images) and x (their partners: the whole images, or the same
+images with exactly the other patches visible), with K = x x', L = y y' over a batch of n images and
+both diagonals set to 0 (Song et al., JMLR 2012, for HSIC_1; averaged over batches as by Nguyen et
+al., ICLR 2021):
 
     HSIC_1(K, L) = [tr KL + (1'K1)(1'L1) / ((n-1)(n-2)) - 2 1'KL1 / (n-2)] / (n (n-3))
     CKA          = mean HSIC_1(K, L) / sqrt(mean HSIC_1(K, K) mean HSIC_1(L, L)),
@@ -13,7 +14,7 @@ means over batches. Each mean is unbiased, so two unrelated sets of features hav
     cosine           x.y / |x||y|, raw, and after the mean of the batch was subtracted from each
     pearson          the cosine after every image's mean over features was subtracted
     relative l2      |x - y| / |x|
-    recall@k         whether x is among the k whole images of the batch that y is most similar to
+    recall@k         whether x is among the k partners in the batch that y is most similar to
 
 An untrained ViT, and even the plain mean of the visible raw patches, have a CKA of 0.98 on
 photographs of which half is hidden. A number means something only beside its baselines, so
@@ -32,6 +33,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
 from typing import TYPE_CHECKING, Literal
 
@@ -52,6 +54,12 @@ from interactions.strength import Interval, t_interval
 if TYPE_CHECKING:
     import pandas as pd
 
+Against = Literal["whole", "complement"]
+"""The partner of an occluded image: the whole one, or the one with the other patches visible."""
+
+Pairing = Literal["value", "untrained", "pixels", "permuted"]
+"""Whose features were compared: the network's own, or those of a baseline."""
+
 FEWEST = 4
 """Images that a batch needs: HSIC_1 divides by n - 3."""
 
@@ -61,8 +69,33 @@ PER_IMAGE = ("cosine", "centred cosine", "pearson", "relative l2")
 RECALLS = {"recall@1": 1, "recall@5": 5}
 """Retrieval measures and their k."""
 
+MEASURES = (*PER_IMAGE, *RECALLS)
+"""All that is known image by image."""
+
 STATISTICS: dict[str, float] = {"median": 0.5, "p05": 0.05}
 """Quantiles over images that are given beside means."""
+
+
+@dataclass(frozen=True)
+class SimilarityOfImages:
+    """What was measured on each image of one batch.
+
+    Attributes:
+        images: names of the N images.
+        pairing: whose features these are.
+        layer: where they were read, ``"pixels"`` for raw pixels.
+        readout: how.
+        ratio: hidden share of the patches, as realised.
+        values_NM: means over repeats, a column for each of :data:`MEASURES`; the recalls are NaN in
+            a batch that is left out of retrieval, a cosine where a feature has no length.
+    """
+
+    images: tuple[str, ...]
+    pairing: Pairing
+    layer: str
+    readout: str
+    ratio: float
+    values_NM: NDArray[np.float64]
 
 
 class LinearCKA:
@@ -155,7 +188,7 @@ def per_image(x_ND: Tensor, y_ND: Tensor) -> Tensor:
     """The measures :data:`PER_IMAGE` of one batch, in float64.
 
     Args:
-        x_ND: features of whole images.
+        x_ND: features of whole images, or of other partners.
         y_ND: features of the same images, occluded.
 
     Returns:
@@ -175,13 +208,13 @@ def per_image(x_ND: Tensor, y_ND: Tensor) -> Tensor:
 
 
 def recalls(x_ND: Tensor, y_ND: Tensor) -> Tensor:
-    """Whether an occluded image finds its whole image among those of the batch, by raw cosine.
+    """Whether an occluded image finds its partner among those of the batch, by raw cosine.
 
     Among equally similar images one is drawn, in expectation: a network that says the same of all
     images finds 1 of N.
 
     Args:
-        x_ND: features of whole images, the gallery.
+        x_ND: features of whole images, or of other partners: the gallery.
         y_ND: features of the same images, occluded: the queries.
 
     Returns:
@@ -242,7 +275,7 @@ class Moments:
 
 
 class Similarity:
-    """All measures of one set of features and its occluded versions, one batch after another.
+    """All measures of occluded images and their partners, one batch after another.
 
     Args:
         repeats: R, masks per image.
@@ -259,45 +292,60 @@ class Similarity:
         self._quantiles = Moments()
         self.batch = 0
 
-    def update(self, full_ND: Tensor, occluded_RND: Sequence[Tensor]) -> None:
+    def update(
+        self, partners_RND: Sequence[Tensor], occluded_RND: Sequence[Tensor]
+    ) -> Tensor | None:
         """Add a batch.
 
         Retrieval leaves out batches of another size than the first, because it is easier among
         fewer images. A batch of fewer than 4 images is left out altogether, with a warning.
 
         Args:
-            full_ND: features of whole images.
-            occluded_RND: features of the same images under each of R masks.
+            partners_RND: features of what the images are compared with under each of R masks;
+                whole images are the same under all.
+            occluded_RND: features of the images under each mask.
+
+        Returns:
+            The images' own :data:`MEASURES`, means over repeats: float64 ``(N, M)``, with NaN for
+            recalls in a batch that retrieval leaves out; None for a batch left out altogether.
 
         Raises:
             ValueError: for features that are not paired, not ``(N, D)``, or not finite, or another
                 number of repeats.
         """
-        if len(occluded_RND) != len(self.ckas):
-            raise ValueError(f"expected {len(self.ckas)} repeats, got {len(occluded_RND)}")
-        for y_ND in occluded_RND:
-            _check(full_ND, y_ND)
-            if y_ND.shape != full_ND.shape:
+        R = len(self.ckas)
+        if len(partners_RND) != R or len(occluded_RND) != R:
+            raise ValueError(
+                f"expected {R} repeats, got {len(occluded_RND)} and {len(partners_RND)} of partners"
+            )
+        pairs = list(zip(partners_RND, occluded_RND, strict=True))
+        for x_ND, y_ND in pairs:
+            _check(x_ND, y_ND)
+            if y_ND.shape != x_ND.shape:
                 raise ValueError(
-                    f"expected occluded features of shape {tuple(full_ND.shape)}, "
+                    f"expected occluded features of shape {tuple(x_ND.shape)}, "
                     f"got {tuple(y_ND.shape)}"
                 )
-        N = len(full_ND)
+        N = len(occluded_RND[0])
         if _too_few(N):
-            return
-        for cka, y_ND in zip(self.ckas, occluded_RND, strict=True):
-            cka.update(full_ND, y_ND)
-        values_NRM = torch.stack([per_image(full_ND, y_ND) for y_ND in occluded_RND], dim=1)
-        self._images.update(values_NRM.mean(dim=1))
+            return None
+        for cka, (x_ND, y_ND) in zip(self.ckas, pairs, strict=True):
+            cka.update(x_ND, y_ND)
+        values_NRM = torch.stack([per_image(x_ND, y_ND) for x_ND, y_ND in pairs], dim=1)
+        values_NM = values_NRM.mean(dim=1)
+        self._images.update(values_NM)
         self._repeats.update(values_NRM)
         at = values_NRM.new_tensor(list(STATISTICS.values()))
         # Quantiles within the batch, averaged over batches by their images.
         self._quantiles.update(values_NRM.quantile(at, dim=0)[None].expand(N, -1, -1, -1))
         self.batch = self.batch or N
+        found_NK = values_NM.new_full((N, len(RECALLS)), torch.nan)
         if self.batch == N:
-            found_NRK = torch.stack([recalls(full_ND, y_ND) for y_ND in occluded_RND], dim=1)
-            self._found.update(found_NRK.mean(dim=1))
+            found_NRK = torch.stack([recalls(x_ND, y_ND) for x_ND, y_ND in pairs], dim=1)
+            found_NK = found_NRK.mean(dim=1)
+            self._found.update(found_NK)
             self._found_repeats.update(found_NRK)
+        return torch.cat([values_NM, found_NK], dim=1)
 
     def rows(self, level: float = 0.95) -> list[dict[str, object]]:
         """The measures so far, means over repeats.
@@ -348,6 +396,11 @@ def untrained(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
         return make().eval()
 
 
+def default_ratios(against: Against = "whole") -> tuple[float, ...]:
+    """Hidden ratios 0, 0.1, ... 0.9; without 0 against the complement, which is empty there."""
+    return TENTHS if against == "whole" else TENTHS[1:]
+
+
 def invariance(
     model: nn.Module,
     images: Iterable[Tensor],
@@ -355,7 +408,8 @@ def invariance(
     *,
     untrained: nn.Module | None,
     hiding: fills.Fill | Literal["token drop"] = fills.zero,
-    ratios: Sequence[float] = TENTHS,
+    against: Against = "whole",
+    ratios: Sequence[float] | None = None,
     repeats: int = 3,
     layers: Sequence[str] | None = None,
     readouts: Sequence[Readout] | None = None,
@@ -365,18 +419,27 @@ def invariance(
     forward_batch: int = 32,
     precision: Precision = "float32",
     level: float = 0.95,
+    observe: Callable[[SimilarityOfImages], None] | None = None,
 ) -> pd.DataFrame:
-    """How similar features of occluded images are to those of whole ones, layer by layer.
+    """How similar features of occluded images are to those of their partners, layer by layer.
 
     Each image has its own random masks, drawn by its name: the same for every model, and nested
-    over ratios. Whole images are read out over all patches, whatever is hidden in their partners.
+    over ratios. Its partner is the whole image, read out over all patches whatever is hidden in the
+    other, or the complement: the same image with exactly the other patches visible, occluded and
+    read out in the same way. Two complements share no patch, as the two views of masked image
+    modelling (Kong & Zhang, CVPR 2023), and yet they are not independent of one another:
+
+    - A fill made of the image (its mean, its blur) tells each half of the other.
+    - What one lacks the other has. Of a single image under many masks the mean pixels of the halves
+      are opposites: their centred cosine is -1, and CKA, which does not see signs, is 1. Read CKA
+      beside the centred cosine; the baselines ``untrained`` and ``pixels`` have a share in it too.
 
     The baselines of a row are the same measure of the same images and masks for
 
     - ``untrained``: the network with fresh weights;
     - ``pixels``: raw patches in the place of tokens: the mean over visible patches for the readout
       ``"visible"``, and over all patches that the network is given for any other;
-    - ``permuted``: occluded images paired with whole images of the same batch that are not theirs.
+    - ``permuted``: occluded images paired with the partners of other images of the same batch.
       CKA and centred cosine are 0 there, up to the noise of the batches and a bias of about
       -1 / (n - 1); what raw cosine has there it does not owe to the image.
 
@@ -388,7 +451,9 @@ def invariance(
             the model; None leaves this baseline out, as NaN.
         hiding: what becomes of hidden pixels, or ``"token drop"``: a vision transformer never sees
             hidden patches. These are two different experiments; do not put them into one figure.
-        ratios: hidden fractions below 1; round(P ratio) players are hidden.
+        against: the partner, ``"whole"`` or ``"complement"``.
+        ratios: hidden fractions below 1, against the complement above 0; round(P ratio) players are
+            hidden. :func:`default_ratios` if left out.
         repeats: masks per image and ratio.
         layers: see :func:`~interactions.layers.layer_features`.
         readouts: by default :func:`~interactions.layers.readouts_of`; for token drop without
@@ -399,12 +464,14 @@ def invariance(
         forward_batch: images through the network at once; it changes no number.
         precision: see :data:`~interactions.forwards.Precision`.
         level: coverage of the intervals.
+        observe: is given the measures of every image, batch by batch, for each pairing, ratio,
+            layer and readout; the means in the table are means of these. Nothing of it is kept.
 
     Returns:
         One row per layer, readout, ratio (as realised), metric and statistic: those columns,
-        ``hiding`` (``"fill"`` or ``"token drop"``), ``value``, ``low``, ``high``, ``mask_sd`` and
-        ``images`` as in :meth:`Similarity.rows`, ``batch`` (images of the first one, which
-        retrieval chooses from), and the baselines.
+        ``hiding`` (``"fill"`` or ``"token drop"``), ``against``, ``value``, ``low``, ``high``,
+        ``mask_sd`` and ``images`` as in :meth:`Similarity.rows`, ``batch`` (images of the first
+        one, which retrieval chooses from), and the baselines.
 
     Raises:
         ValueError: for networks in training mode or of different architectures, ratios or counts
@@ -416,10 +483,19 @@ def invariance(
     token_drop = hiding == "token drop"
     if isinstance(hiding, str) and not token_drop:
         raise ValueError(f"expected a fill or 'token drop', got {hiding!r}")
+    if against not in ("whole", "complement"):
+        raise ValueError(f"expected against whole or complement, got {against!r}")
     check_precision(precision)
     _check_networks(model, untrained)
+    ratios = default_ratios(against) if ratios is None else ratios
     if not ratios or not all(ratio >= 0 and round(grid.n * ratio) < grid.n for ratio in ratios):
         raise ValueError(f"expected hidden ratios that leave a patch, got {tuple(ratios)}")
+    realised = [round(grid.n * ratio) / grid.n for ratio in ratios]
+    if against == "complement" and not all(realised):
+        raise ValueError(
+            "expected ratios that hide a patch, because the complement shows what is hidden, got "
+            f"{tuple(ratios)}; leave out those at 0"
+        )
     if repeats < 1 or forward_batch < 1 or batch < FEWEST:
         raise ValueError(
             f"expected at least 1 repeat, 1 image forward and {FEWEST} in a batch, "
@@ -430,39 +506,56 @@ def invariance(
     fill = None if isinstance(hiding, str) else hiding
     device = device_of(model)
     occlusion = _Occlusion(grid, fill, layers, readouts, forward_batch, device, precision)
-    networks: dict[str, nn.Module | None] = {"value": model, "untrained": untrained, "pixels": None}
-    if untrained is None:
-        del networks["untrained"]
-    measured: dict[tuple[str, int, str, str], Similarity] = {}
+    networks: dict[Pairing, nn.Module | None] = {"value": model}
+    if untrained is not None:
+        networks["untrained"] = untrained
+    networks["pixels"] = None
+    measured: _Measured = {}
     with torch.inference_mode():
         for b, (batch_names, images_NCHW) in enumerate(_batches(images, names, batch)):
-            visible_RNFP = [
-                random_drop(grid.n, ratios, batch_names, seed, repeat) for repeat in range(repeats)
-            ]
+            visible_RNFP = torch.stack(
+                [random_drop(grid.n, ratios, batch_names, seed, r) for r in range(repeats)]
+            )
             others_N = _derangement(len(images_NCHW), seed, b).to(device)
             for source, network in networks.items():
-                full = occlusion.features(network, images_NCHW, None)
-                for f in range(len(ratios)):
-                    occluded = [
-                        occlusion.features(network, images_NCHW, visible_NFP[:, f])
-                        for visible_NFP in visible_RNFP
-                    ]
-                    for (layer, readout), x_ND in full.items():
-                        pairings = {source: x_ND}
-                        if source == "value":
-                            pairings["permuted"] = x_ND[others_N]
-                        y_RND = [features[layer, readout] for features in occluded]
-                        for pairing, paired_ND in pairings.items():
-                            key = (pairing, f, layer, readout)
-                            try:
-                                measured.setdefault(key, Similarity(repeats)).update(
-                                    paired_ND, y_RND
-                                )
-                            except ValueError as error:
-                                raise ValueError(f"layer {layer}, {readout}: {error}") from error
+                features = partial(occlusion.features, network, images_NCHW)
+                for (f, layer, readout), x_RND, y_RND in _pairs(features, visible_RNFP, against):
+                    paired: dict[Pairing, list[Tensor]] = {source: x_RND}
+                    if source == "value":
+                        paired["permuted"] = [x_ND[others_N] for x_ND in x_RND]
+                    for pairing, partners_RND in paired.items():
+                        key = (pairing, f, layer, readout)
+                        similarity = measured.setdefault(key, Similarity(repeats))
+                        try:
+                            values_NM = similarity.update(partners_RND, y_RND)
+                        except ValueError as error:
+                            raise ValueError(f"layer {layer}, {readout}: {error}") from error
+                        if observe is not None and values_NM is not None:
+                            place = (tuple(batch_names), pairing, layer, readout, realised[f])
+                            observe(SimilarityOfImages(*place, values_NM.cpu().numpy()))
     if not measured:
         raise ValueError(f"expected at least {FEWEST} images, got fewer; give more")
-    return pd.DataFrame(_table(measured, grid, ratios, token_drop, level))
+    how = {"hiding": "token drop" if token_drop else "fill", "against": against}
+    return pd.DataFrame(_table(measured, realised, how, level))
+
+
+_Measured = dict[tuple[Pairing, int, str, str], Similarity]
+"""By pairing, index of the ratio, layer and readout."""
+
+
+def _pairs(
+    features: Callable[[Tensor | None], LayerFeatures], visible_RNFP: Tensor, against: Against
+) -> Iterator[tuple[tuple[int, str, str], list[Tensor], list[Tensor]]]:
+    """Index of the ratio, layer and readout; features of partners; those of occluded images."""
+    whole = features(None) if against == "whole" else None
+    for f, visible_RNP in enumerate(visible_RNFP.unbind(dim=2)):
+        occluded = [features(visible_NP) for visible_NP in visible_RNP]
+        if whole is None:
+            partners = [features(~visible_NP) for visible_NP in visible_RNP]
+        else:
+            partners = [whole] * len(occluded)
+        for key in occluded[0]:
+            yield (f, *key), [of[key] for of in partners], [of[key] for of in occluded]
 
 
 @dataclass(frozen=True)
@@ -518,10 +611,9 @@ class _Occlusion:
 
 
 def _table(
-    measured: dict[tuple[str, int, str, str], Similarity],
-    grid: PatchGrid,
+    measured: _Measured,
     ratios: Sequence[float],
-    token_drop: bool,
+    how: dict[str, str],
     level: float,
 ) -> list[dict[str, object]]:
     """The rows of :func:`invariance`, by layer, readout and ratio."""
@@ -529,10 +621,10 @@ def _table(
     places = dict.fromkeys(key[2:] for key in measured if key[0] == "value")
     for layer, readout in places:
         for f, ratio in enumerate(ratios):
-            pixels = ("pixels", f, "pixels", "visible" if readout == "visible" else "mean")
+            raw = "visible" if readout == "visible" else "mean"
             baselines = {
                 "untrained": measured.get(("untrained", f, layer, readout)),
-                "pixels": measured[pixels],
+                "pixels": measured["pixels", f, "pixels", raw],
                 "permuted": measured["permuted", f, layer, readout],
             }
             beside = {
@@ -540,12 +632,7 @@ def _table(
                 for name, similarity in baselines.items()
             }
             similarity = measured["value", f, layer, readout]
-            place = {
-                "layer": layer,
-                "readout": readout,
-                "hiding": "token drop" if token_drop else "fill",
-                "ratio": round(grid.n * ratio) / grid.n,
-            }
+            place = {"layer": layer, "readout": readout, **how, "ratio": ratio}
             for k, row in enumerate(similarity.rows(level)):
                 values = {n: np.nan if r is None else r[k]["value"] for n, r in beside.items()}
                 rows.append({**place, **row, "batch": similarity.batch, **values})

@@ -19,10 +19,13 @@ Shapes: B images, E features, H x H cells of a map, K frequencies, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interactions.forwards import arithmetic, device_of
@@ -34,6 +37,21 @@ if TYPE_CHECKING:
 
 FLOOR = 1e-6
 """Added to amplitudes before the logarithm, as published."""
+
+
+@dataclass(frozen=True)
+class SpectrumOfImages:
+    """What was measured on one map of each image of one batch.
+
+    Attributes:
+        layer: the map.
+        deltas_BK: Delta log amplitude, as :func:`log_amplitudes` gives it.
+        variances_B: as :func:`variances` gives them.
+    """
+
+    layer: str
+    deltas_BK: NDArray[np.float64]
+    variances_B: NDArray[np.float64]
 
 
 def log_amplitudes(maps_BEHH: Tensor) -> Tensor:
@@ -75,6 +93,7 @@ def spectrum(
     *,
     layers: Sequence[str] | None = None,
     level: float = 0.95,
+    observe: Callable[[SpectrumOfImages], None] | None = None,
 ) -> pd.DataFrame:
     """Delta log amplitude and variance of every map of a network's residual stream.
 
@@ -86,6 +105,8 @@ def spectrum(
         images: batches ``(B, C, H, W)``, ready for the model.
         layers: which maps, of :func:`~interactions.layers.stream_names`; all if left out.
         level: coverage of the intervals.
+        observe: is given the numbers of every image, once for each batch and map; the values in the
+            table are their means. Nothing of it is kept.
 
     Returns:
         One row per map and frequency: ``layer``, ``index`` (of the map in the whole stream),
@@ -123,8 +144,11 @@ def spectrum(
         except ValueError as error:
             raise ValueError(f"{layer}: {error}") from error
         deltas, spread = moments[layer]
-        deltas.update(log_amplitudes(maps_BEHH))
-        spread.update(variances(maps_BEHH))
+        deltas_BK, variances_B = log_amplitudes(maps_BEHH), variances(maps_BEHH)
+        deltas.update(deltas_BK)
+        spread.update(variances_B)
+        if observe is not None:
+            observe(SpectrumOfImages(layer, deltas_BK.cpu().numpy(), variances_B.cpu().numpy()))
 
     device = device_of(model)
     with torch.inference_mode(), arithmetic("float32", device), residual_stream(model, visit):

@@ -14,14 +14,21 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
-SHARED = ("test_demo.py", "test_figures.py", "test_report.py")  # one run of the demo for all
+SHARED = {  # files that share a fixture, which takes long
+    "test_demo.py": "demo",
+    "test_figures.py": "demo",
+    "test_report.py": "demo",
+    "test_compare.py": "comparison",
+    "test_comparison.py": "comparison",
+    "test_comparison_page.py": "comparison",
+}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """A file's tests stay in one process, and so its fixtures are made once."""
     for item in items:
-        file = "demo" if item.path.name in SHARED else str(item.path)
+        file = SHARED.get(item.path.name, str(item.path))
         item.add_marker(pytest.mark.xdist_group(file))
 
 

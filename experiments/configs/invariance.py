@@ -3,8 +3,8 @@
 Source: our own; the question is that of Kong & Zhang, CVPR 2023 (occlusion-invariant features), the
 measures and baselines are in :mod:`interactions.similarity`.
 Command: ``a2mim invariance CKPT... --images DIR``, or ``--data NAME``.
-Machine and time: images x (1 + ratios x repeats) x 2 forwards for each checkpoint; the command
-prints its plan before it starts.
+Machine and time: images x (1 + ratios x repeats) x 2 forwards for each checkpoint, against the
+complement images x 2 ratios x repeats x 2; the command prints its plan before it starts.
 Expected: no value is promised; CKA is exactly 1 at ratio 0 and about 0 for permuted images. On
 photographs an untrained ViT is above 0.9 nearly everywhere, which is why it stands beside.
 """
@@ -35,8 +35,12 @@ class InvarianceConfig:
     """At most this many images, drawn by seed."""
     grid: int = 14
     """Patches per side, each hidden as a whole."""
-    ratios: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    """Hidden shares of the patches."""
+    against: Literal["whole", "complement"] = "whole"
+    """What occluded images are compared with: whole ones, or the same images with exactly the other
+    patches visible. Each has its own baselines; do not put them into one figure."""
+    ratios: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="SHARE...")] = None
+    """Hidden shares of the patches: 0, 0.1, ... 0.9 if left out, without 0 against the
+    complement, which would be empty."""
     repeats: int = 3
     """Random masks per image and ratio."""
     hiding: Literal["zero", "image_mean", "blur", "token_drop"] = "zero"

@@ -41,10 +41,15 @@ class OcclusionConfig:
     network; NETWORK=FILE where a file does not tell its network. Those without a classifier need
     --probe-data."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A folder of images, searched in depth, with labels.csv (file,class_index) in it."""
+    """A folder of images, searched in depth, with labels.csv (file,class_index) in it for --label
+    truth."""
     data: str = ""
     """Test images of a set by name (digits, cifar10, ...), or of folder:PATH with train/<class>/
     and val/<class>/."""
+    label: Literal["truth", "prediction"] = "truth"
+    """What predictions are compared with: the classes of --images or --data (truth), or what the
+    same network says of the whole image (prediction), which needs no classes and tells agreement,
+    divergences and confidence, but no accuracy or calibration."""
     count: int = 1000
     """At most this many images, drawn by seed."""
     occluder: tuple[str, ...] = ("random",)

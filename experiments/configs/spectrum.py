@@ -24,8 +24,9 @@ class SpectrumConfig:
 
     checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
     """Files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for a random
-    network; NETWORK=FILE where a file does not tell its network. ViT, BEiT, EVA, Swin, ResNet or
-    ConvNeXt; no classifier is needed."""
+    network; NETWORK=FILE where a file does not tell its network. The residual stream of ViT, BEiT,
+    EVA, Swin, ResNet or ConvNeXt; of other convolutional networks the outputs of their blocks, if
+    those are certainly maps (B, E, h, w). No classifier is needed."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder of images, searched in depth."""
     data: str = ""
@@ -33,7 +34,8 @@ class SpectrumConfig:
     count: int = 1024
     """At most this many images, drawn by seed."""
     layers: tuple[str, ...] = ()
-    """Maps, such as stem, blocks.3/attention, blocks.3/mlp or layer4.2; all if left out."""
+    """Maps, such as stem, blocks.3/attention, blocks.3/mlp or layer4.2; all if left out. They have
+    to have 3 x 3 cells at least."""
     seed: int = 0
     """Which images, if there are more."""
     forward_batch: int = 32

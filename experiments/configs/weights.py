@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -26,6 +26,8 @@ class WeightsConfig:
     """Standard deviation of the normalisation, instead of the weights' own."""
     crop_pct: float | None = None
     """Share of the short side that the central crop covers, instead of the weights' own."""
+    interpolation: Literal["", "bilinear", "bicubic"] = ""
+    """How images are resized, instead of as the weights' own."""
 
 
 @dataclass(frozen=True)

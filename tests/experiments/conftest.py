@@ -1,7 +1,20 @@
-"""One small run of the demo, shared by the tests of what comes out of it."""
+"""One small run each of the demo and of a comparison, shared by the tests; and a browser."""
 
+import csv
+import json
+import shutil
+
+import numpy as np
 import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
+from experiments import compare as compare_module
+from experiments import invariance, spectrum
+from experiments.compare import compare
+from experiments.comparison import Comparison
 from experiments.configs.demo import DemoConfig
 from experiments.demo import demo
 
@@ -27,3 +40,121 @@ def run_folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("results") / "demo"
     demo(DemoConfig(out=out, **TINY))
     return out
+
+
+VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+
+
+def saved(path, name, classes, crop_pct=1.0, mean=0.5, **options):
+    """Weights of a network, and beside them what ``a2mim pretrain`` writes."""
+    torch.manual_seed(len(path.stem))
+    model = timm.create_model(name, num_classes=classes, **options)
+    for parameter in model.parameters():  # timm's initial networks say the same of all images
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.5)
+    save_file(model.state_dict(), path)
+    look = {"input_size": [3, 32, 32], "mean": [mean] * 3, "std": [0.25] * 3, "crop_pct": crop_pct}
+    about = {"architecture": name, "model_args": options, "pretrained_cfg": look}
+    path.with_suffix(".json").write_text(json.dumps(about))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def compared(tmp_path_factory):
+    """What a small comparison needs: photographs with classes, and networks."""
+    folder = tmp_path_factory.mktemp("compared")
+    photos, rng = folder / "photos", np.random.default_rng(0)
+    photos.mkdir()
+    for k in range(12):
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
+        coarse.resize((48, 40)).save(photos / f"{k:02d}.png")
+    with (photos / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "class_index")])
+        csv.writer(file).writerows((f"{k:02d}.png", k % 3) for k in range(12))
+    unlabelled = folder / "unlabelled"
+    shutil.copytree(photos, unlabelled, ignore=shutil.ignore_patterns("labels.csv"))
+    vit = "vit_tiny_patch16_224"
+    return {
+        "photos": photos,
+        "unlabelled": unlabelled,
+        "one": saved(folder / "one.safetensors", vit, 3, crop_pct=0.9, **VIT),
+        "other": saved(folder / "other.safetensors", vit, 3, mean=0.4, **VIT),
+        "encoder": saved(folder / "encoder.safetensors", vit, 0, **VIT),
+    }
+
+
+@pytest.fixture(scope="session")
+def comparison(compared, tmp_path_factory):
+    """Two classifiers that want other crops and normalisations, with the smallest budget."""
+    with pytest.MonkeyPatch.context() as patch:
+        hasten(patch)
+        return compare(
+            [compared["one"], compared["other"]],
+            images=compared["photos"],
+            grid=4,
+            budget=3500,
+            device="cpu",
+            out=tmp_path_factory.mktemp("results") / "compare",
+        )
+
+
+def hasten(patch):
+    """Leave out what a comparison's tests do not look at: timing, and figures of its panels."""
+    patch.setattr(compare_module, "TIMED_SECONDS", 0.0)
+    for module in (invariance, spectrum):
+        patch.setattr(module, "save", lambda figures, folder: None)
+
+
+@pytest.fixture
+def hastened(monkeypatch):
+    """Of other comparisons, the figures are left out too."""
+    hasten(monkeypatch)
+    monkeypatch.setattr(Comparison, "save_figures", lambda self: None)
+    monkeypatch.setattr(Comparison, "to_html", lambda self, path: None)
+
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+@pytest.fixture(scope="module")  # while it lives, asyncio.run() fails: notebooks need that
+def browser():
+    """A headless Chromium."""
+    reason = "no Chromium found: install the distribution's chromium package"
+    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
+    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if path is None:
+        pytest.skip(reason)
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens a file; messages of its console and requests for anything else fail the test."""
+    tabs, opened, requested, messages = [], [], [], []
+
+    def open_file(path, width=1200):
+        tab = browser.new_page(viewport={"width": width, "height": 800})
+        tab.on("request", lambda request: requested.append(request.url))
+        tab.on("console", lambda message: messages.append(message.text))
+        tab.on("pageerror", lambda error: messages.append(str(error)))
+        tabs.append(tab)
+        opened.append(path.as_uri())
+        tab.goto(path.as_uri())
+        return tab
+
+    yield open_file
+    for tab in tabs:
+        tab.close()
+    assert requested == opened
+    assert messages == []

@@ -86,3 +86,12 @@ def test_occlusion_effects_show_the_table():
         assert (band.min(), band.max()) == pytest.approx((0.55, 1.0))
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["net (a)", "net (b)"]
+
+
+def test_occlusion_effects_without_accuracy_are_one_panel():
+    measures = ["occlusion_agreement" + end for end in ("", "_low", "_high")]
+    rows = pd.DataFrame({"measure": measures, "value": [0.5, 0.4, 0.6], "at": 0.5})
+    figure = occlusion_effects(rows.assign(model="net", weights="a", setting="occluder=random"))
+    (ax,) = figure.axes
+    assert ax.get_title() == "agreement"
+    np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), [0.5])

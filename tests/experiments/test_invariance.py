@@ -1,6 +1,8 @@
 import json
+from contextlib import contextmanager
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -13,7 +15,14 @@ from experiments import invariance as module
 from experiments.configs.invariance import InvarianceConfig
 from experiments.configs.weights import WeightsConfig
 from experiments.figures_features import BASELINES, invariance_table
-from experiments.invariance import batches, invariance, summary
+from experiments.invariance import (
+    BESIDE,
+    batches,
+    invariance,
+    read_images_table,
+    summary,
+    write_images_table,
+)
 from experiments.results import read_table
 from experiments.runs import UsageError
 from experiments.sources import folder_images
@@ -21,6 +30,7 @@ from experiments.weights import subject_of
 from interactions import similarity
 from interactions.fills import image_mean
 from interactions.patches import PatchGrid
+from interactions.similarity import MEASURES
 
 VIT = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 RATIOS = (0.0, 0.25, 0.75)
@@ -133,6 +143,10 @@ def test_the_figures_are_there(config):
     assert not list(config.out.glob("part-*"))
 
 
+def images_tables(folder):
+    return {path.name: read_images_table(path) for path in sorted(folder.glob("images/*"))}
+
+
 def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     monkeypatch.setattr(module, "save", lambda figures, folder: None)
     config = changed(config, ratios=(0.5,), layers=("blocks.1", "output"))
@@ -151,10 +165,89 @@ def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         invariance(other)
     assert not other.out.exists()
+    (first,) = other.out.parent.glob("out.*.partial/images/*")
+    before = first.stat().st_mtime_ns
     measured.clear()
     invariance(other)  # only the second checkpoint is left
     assert measured == ["net2.safetensors"]
+    assert (other.out / "images" / first.name).stat().st_mtime_ns == before
     assert (other.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
+    found, expected = images_tables(other.out), images_tables(whole.out)
+    names = [f"{k:02d}-vit_tiny_patch16_224-net{k + 1}.safetensors.csv.gz" for k in (0, 1)]
+    assert list(found) == list(expected) == names
+    for name in names:
+        pd.testing.assert_frame_equal(found[name], expected[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", [(), ("blocks.1", "blocks.0")])
+def test_the_means_of_images_are_those_of_the_last_layer(config, layers, monkeypatch):
+    monkeypatch.setattr(module, "save", lambda figures, folder: None)
+    # The last 4 images are a batch that retrieval leaves out.
+    some = {"batch": 6, "ratios": (0.25, 0.7), "checkpoints": config.checkpoints[:1]}
+    invariance(changed(config, layers=layers, against="complement", **some))
+    (images,) = images_tables(config.out).values()
+    readouts = ["class", "mean", "visible"] if layers else ["output"]
+    places = [(ratio, readout) for ratio in (0.25, 0.6875) for readout in readouts]
+    assert [*zip(images["ratio"], images["readout"], strict=True)] == places * 10
+    assert images["image"].tolist() == [f"{k}.png" for k in range(10) for _ in places]
+    measures = [measure.replace(" ", "_") for measure in MEASURES]
+    beside = [f"untrained_{measure}" for measure in BESIDE]
+    assert list(images) == ["image", "layer", "readout", "ratio", *measures, *beside]
+    assert images["recall@1"].isna().sum() == 4 * len(places)
+    means = images.groupby(["layer", "ratio", "readout"])[[*measures, *beside]].mean()
+    rows = table(config)
+    last = rows[rows["layer"] == rows["layer"].iloc[-1]]
+    wide = last.pivot(index=["layer", "ratio", "readout"], columns="metric")
+    np.testing.assert_allclose(means[measures], wide["value"][measures], rtol=1e-6, atol=1e-7)
+    expected = wide["untrained"][list(BESIDE)]
+    np.testing.assert_allclose(means[beside], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_images_may_have_any_name(tmp_path):
+    rows = pd.DataFrame({"image": ["NA", "b", "NA"], "ratio": [0.1, 0.1, 0.2], "x": [1, np.nan, 3]})
+    for path in (tmp_path / "a.csv.gz", tmp_path / "b.csv.gz"):
+        write_images_table(rows, path)
+    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
+    found = read_images_table(tmp_path / "a.csv.gz")
+    pd.testing.assert_frame_equal(found, rows.iloc[[0, 2, 1]].reset_index(drop=True))
+
+
+@pytest.mark.parametrize("against", ["whole", "complement"])
+def test_complements_and_the_forwards_of_the_plan(config, against, monkeypatch, capsys):
+    drawn, counted = {}, []
+
+    @contextmanager
+    def progress(title, total, models):
+        seen = []
+        for model in models:
+            first = model.get_submodule("patch_embed.proj")
+            first.register_forward_hook(lambda module, images, out: seen.append(len(images[0])))
+        yield
+        counted.append((total, sum(seen)))
+
+    monkeypatch.setattr(module, "_progress", progress)
+    monkeypatch.setattr(module, "save", lambda figures, folder: drawn.update(figures))
+    one = {"checkpoints": config.checkpoints[:1], "repeats": 1, "layers": ("blocks.1",)}
+    invariance(changed(config, against=against, ratios=None, **one))
+    complement = against == "complement"
+    forwards = 2 * 10 * (2 * 9 if complement else 1 + 10)
+    assert counted == [(forwards, forwards)]
+    rows = read_table(config.out / "rows.csv")
+    assert sorted(set(rows["at"])) == sorted({round(1.6 * k) / 16 for k in range(complement, 10)})
+    assert rows["setting"].str.contains(" against=complement ").all() == complement
+    assert json.loads((config.out / "config.json").read_text())["config"]["ratios"] == [
+        k / 10 for k in range(complement, 10)
+    ]
+    said = capsys.readouterr().out
+    masks = "9 ratios x 1 masks x 2 complements" if complement else "(1 + 10 ratios x 1 masks)"
+    assert f"plan: 10 images x {masks}, for the network" in said
+    assert f"{forwards} forwards for each checkpoint" in said
+    assert ("patches filled (zero), against the complement:" in said) == complement
+    assert ("CKA with nothing hidden" in said) == (not complement)
+    for draw in drawn.values():
+        labels = [label for ax in draw().axes if (label := ax.get_xlabel())]
+        assert len(labels) == 3
+        assert all(label.endswith("\n(against the complement)") == complement for label in labels)
 
 
 def test_an_untrained_checkpoint_has_another_untrained_one_beside(config, monkeypatch):
@@ -211,6 +304,11 @@ def test_images_are_read_when_they_are_needed(config):
         ({"batch": 4}, "the last of 10 has 2; say --count 8, or another --batch"),
         ({"ratios": ()}, "--ratios from 0 to below 1"),
         ({"ratios": (0.5, 0.99)}, "--ratios from 0 to below 1"),
+        (
+            {"ratios": (0.0, 0.5), "against": "complement"},
+            "what is hidden, got (0.0, 0.5); leave 0",
+        ),
+        ({"ratios": (0.02,), "against": "complement"}, "got (0.02,); leave 0.02 out"),
         ({"ratios": (0.5, 0.51)}, "hide different numbers of the 16 patches"),
         ({"layers": ("blocks.9",)}, "net1.safetensors: expected layers of blocks.0, blocks.1"),
         ({"checkpoints": ("untrained:test_resnet",), "readouts": ("class",)}, "a class token"),

@@ -56,7 +56,7 @@ def subject():
         return pixels.float() / 255
 
     report = LoadReport("net", "timm", "net", sha256="0")
-    return Subject("net", "none", Seen().eval(), transform, report)
+    return Subject("net", "none", Seen().eval(), transform, report, lambda seed: Seen())
 
 
 @pytest.fixture

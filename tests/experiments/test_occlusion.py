@@ -14,7 +14,8 @@ from a2mim.probe import linear_probe
 from a2mim.samples import SomeSamples
 from experiments import occlusion as module
 from experiments.configs.occlusion import OcclusionConfig
-from experiments.occlusion import FILLS, occlusion, read_images_table, summary
+from experiments.occlusion import FILLS, occlusion
+from experiments.occlusion_tables import read_images_table, summary
 from experiments.results import read_table
 from experiments.runs import UsageError
 from experiments.sources import labelled_samples
@@ -218,7 +219,65 @@ def test_an_encoder_is_judged_by_a_probe_of_clean_images(config, fill, tmp_path)
     about = json.loads((config.out / "occlusion.json").read_text())
     assert about[0]["probe"]["weight_decay"] == expected.chosen
     with pytest.raises(UsageError, match=r"expected --probe-data for .*encoder"):
-        occlusion(changed(one, data="", images=photographs(tmp_path)))
+        occlusion(changed(one, data="", images=photographs(tmp_path), label="prediction"))
+
+
+def test_predictions_stand_in_for_classes(config, tmp_path, monkeypatch):
+    """Pictures without classes, and a network that would not know them; truth is not missed."""
+    monkeypatch.setattr(module, "CHUNK", 4)
+    folder = photographs(tmp_path)
+    labels = folder / "labels.csv"
+    (folder / "deep").mkdir()
+    (folder / "0.png").rename(folder / "deep" / "0.png")
+    labels.write_text(labels.read_text().replace("0.png", "deep/0.png"))
+    config = changed(config, data="", images=folder)
+    occlusion(config)
+    truth = read_table(config.out / "rows.csv")
+    labels.unlink()
+    with pytest.raises(UsageError, match=r"classes in .*labels\.csv.*or give --label prediction"):
+        occlusion(config)
+    small = saved(tmp_path, "small", 3, classes=4)
+    whole = changed(
+        config,
+        checkpoints=(config.checkpoints[0], small),
+        label="prediction",
+        out=tmp_path / "whole",
+    )
+    occlusion(whole)
+    rows = read_table(whole.out / "rows.csv")
+    assert rows["setting"].str.contains(" classifier=own label=prediction").all()
+    assert not truth["setting"].str.contains("label").any()
+    assert not rows["measure"].str.contains("top1|top5|ece|nll|brier|true|kept|drop|over").any()
+    for measure in ("agreement", "agreement_high", "kl", "js", "confidence", "class_entropy"):
+        np.testing.assert_array_equal(
+            values(rows, measure, "a.safetensors"), values(truth, measure, "a.safetensors")
+        )
+    tables = [images_of(whole, k) for k in (0, 1)]
+    assert set(tables[0]["image"]) == {"deep/0.png", *(f"{k}.png" for k in range(1, 6))}
+    assert not {"label", "correct", "nll"} & set(tables[0].columns)
+    compared = summaries.compare(*tables, "agreement")
+    minus = rows[rows["setting"].str.endswith(" minus=vit_tiny_patch16_224 small.safetensors")]
+    np.testing.assert_allclose(
+        values(minus, "agreement_difference", "a.safetensors"), compared["difference"], rtol=1e-6
+    )
+
+    real, parts = module.write_atomic, []
+
+    def dying(path, content):
+        if len(parts) == 3:
+            raise KeyboardInterrupt
+        real(path, content)
+        parts.append(path.name)
+
+    again = changed(whole, batch_size=3, out=tmp_path / "again")
+    monkeypatch.setattr(module, "write_atomic", dying)
+    with pytest.raises(KeyboardInterrupt):
+        occlusion(again)
+    assert parts[-1] == "001-random-00000.csv.gz"
+    monkeypatch.setattr(module, "write_atomic", real)
+    occlusion(again)
+    resumed = read_table(again.out / "rows.csv")
+    pd.testing.assert_frame_equal(resumed, rows, rtol=0, atol=2e-6)
 
 
 def test_encoders_of_other_families(config, tmp_path):
@@ -322,6 +381,7 @@ def test_every_fill_is_its_own(fill):
         ({"data": ""}, "either --images DIR or --data"),
         ({"data": "digitss"}, "did you mean digits?"),
         ({"data": "tar:x"}, "expected --data NAME or folder:PATH, with classes"),
+        ({"label": "both"}, "expected --label truth or prediction, got 'both'"),
         ({"count": 1}, "--count of at least 2, got 1"),
         ({"occluder": ("randon",)}, "expected --occluder of random, complement,"),
         ({"occluder": ("random", "random")}, "each once, got random random"),

@@ -114,6 +114,16 @@ def test_the_page_needs_nothing_but_itself(run_folder, rows):
     assert str(run_folder) not in text
 
 
+def test_the_page_opens_in_a_browser(run_folder, visit):
+    tab = visit(run_folder / "report.html", width=360)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    assert tab.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+    orders = tab.locator("details table").first
+    assert not orders.is_visible()
+    tab.get_by_text("Interaction strength by order").click()
+    assert orders.is_visible()
+
+
 def test_redraw_makes_the_same_page_from_tables_alone(run_folder, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(run_folder, copy)

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -12,7 +13,7 @@ from experiments.figures_features import ends_of_stream, spectrum_table
 from experiments.results import read_table
 from experiments.runs import UsageError
 from experiments.sources import folder_images
-from experiments.spectrum import spectrum, summary
+from experiments.spectrum import read_images_table, spectrum, summary
 from experiments.weights import subject_of
 from interactions import spectrum as library
 
@@ -58,6 +59,19 @@ def test_the_table_is_what_the_library_says(config, capsys):
     assert row["setting"] == "layer=blocks.0/attention index=1 maps=13 cells=10"
     assert row["samples"] == 7
     ends = ends_of_stream(found)
+    files = sorted((config.out / "images").iterdir())
+    assert [path.name for path in files] == [
+        "00-test_vit-net.safetensors.csv.gz",
+        "01-test_resnet-untrained.csv.gz",
+    ]
+    for path, (_, of) in zip(files, ends.groupby("model", sort=False), strict=True):
+        images = read_images_table(path)
+        assert list(images) == ["image", "layer", "index", "cells", "variance", "highest"]
+        assert images["image"].tolist() == [f"{k}.png" for k in range(7) for _ in range(len(of))]
+        for column in ("layer", "index", "cells"):
+            assert images[column].tolist() == of[column].tolist() * 7
+        means = images.groupby("index")[["highest", "variance"]].mean()
+        np.testing.assert_allclose(means, of[["high_frequency", "variance"]], rtol=1e-6)
     said = capsys.readouterr().out
     assert f"{ends['variance'].iloc[0]:.4g}" in said
     assert summary(rows) in said
@@ -83,8 +97,16 @@ def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         spectrum(other)
     assert not other.out.exists()
+    (first,) = other.out.parent.glob("out.*.partial/images/*")
+    before = first.stat().st_mtime_ns
     measured.clear()
     spectrum(other)
+    assert (other.out / "images" / first.name).stat().st_mtime_ns == before
+    for path in (whole.out / "images").iterdir():
+        found, expected = (
+            read_images_table(f / "images" / path.name) for f in (other.out, whole.out)
+        )
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-4)
     assert measured == ["test_resnet"]
     assert (other.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
 

@@ -1,7 +1,9 @@
 import pytest
 import torch
+import torchvision
 from timm import create_model
 from torch import nn
+from torch.nn import functional as F
 
 from interactions.layers import (
     layer_features,
@@ -341,11 +343,292 @@ def test_a_swin_goes_on_from_its_maps(name):
 
 
 def test_networks_whose_stream_is_not_known():
-    with pytest.raises(ValueError, match="whose residual stream is known, got EfficientNet"):
-        stream_names(create_model("test_efficientnet"))
     parallel = create_model("vit_pwee_patch16_reg1_gap_256", embed_dim=32, depth=1, num_heads=2)
     with (
         pytest.raises(ValueError, match=r"got ParallelScalingBlock at blocks\.0"),
         residual_stream(parallel, print),
     ):
         pass
+    with pytest.raises(ValueError, match=r"expected layers of stem, .*, got \['layer9'\]"):
+        residual_stream(make_model("resnet"), print, ["layer9"]).__enter__()
+
+
+class Net(nn.Module):
+    """Modules by name, which run one after the other where ``order`` does not say otherwise."""
+
+    def __init__(self, order=None, **modules):
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.order = order or list(modules)
+
+    def forward(self, x):
+        for name in self.order:
+            x = self.get_submodule(name)(x)
+        return x
+
+
+class Residual(nn.Module):
+    def __init__(self, inputs=3, outputs=3):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.grows = outputs - inputs
+
+    def forward(self, x):
+        return F.relu(F.pad(x, (0, 0, 0, 0, 0, self.grows)) + self.conv(x))
+
+
+class Half(nn.Module):
+    """No convolution, but a norm over the last axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x):
+        return self.norm(x)
+
+
+def numbered(path, count, first=0):
+    return [f"{path}.{k}" for k in range(first, first + count)]
+
+
+def cifar_resnet():
+    """As users write it, whose class may well be called ResNet."""
+    layers = [[Residual(3, 3), Residual(3, 3)], [Residual(3, 4)], [Residual(4, 6)]]
+    blocks = {f"layer{k}": nn.Sequential(*blocks) for k, blocks in enumerate(layers, 1)}
+    ends = {"pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "linear": nn.Linear(6, 5)}
+    model = Net(conv1=nn.Conv2d(3, 3, 3, padding=1), bn1=nn.BatchNorm2d(3), **blocks, **ends)
+    model.__class__ = type("ResNet", (Net,), {})
+    return model.eval()
+
+
+def squeezenet():
+    return torchvision.models.squeezenet1_1()
+
+
+def without_classifier():
+    model = squeezenet()
+    model.classifier = nn.AdaptiveAvgPool2d(1)
+    return model
+
+
+MOBILENETV2 = [f"blocks.{s}.{k}" for s, n in enumerate([1, 2, 3, 4, 3, 3, 1]) for k in range(n)]
+MOBILENETV1 = [f"blocks.{s}.{k}" for s, n in enumerate([1, 2, 2, 6, 2]) for k in range(n)]
+EFFICIENTNET = [f"blocks.{s}.{k}" for s, n in enumerate([1, 2, 2, 3, 3, 4, 1]) for k in range(n)]
+REGNET = [f"s{s}.b{k}" for s, n in enumerate([1, 1, 4, 7], 1) for k in range(1, n + 1)]
+DENSENET = [
+    "norm0",
+    *[f"{a}{k}{b}" for k in (1, 2, 3) for a, b in (("denseblock", ""), ("transition", ".conv"))],
+    "norm5",
+]
+FIRES = [f"features.{k}" for k in (1, 3, 4, 6, 7, 9, 10, 11, 12)]
+SEARCHED = {
+    "mobilenetv2_100": [*MOBILENETV2, "bn2"],
+    "mobilenetv1_100": MOBILENETV1,
+    "efficientnet_b0": [*EFFICIENTNET, "bn2"],
+    "mobilenetv3_small_050": [
+        f"blocks.{s}.{k}" for s, n in enumerate([1, 2, 3, 2, 3, 1]) for k in range(n)
+    ],
+    "regnety_002": ["stem", *REGNET],
+    "densenet121": [f"features.{name}" for name in DENSENET],
+    "vgg11_bn": [f"features.{k}" for k in (2, 6, 10, 13, 17, 20, 24, 27)],
+    squeezenet: FIRES,
+    without_classifier: FIRES,
+    cifar_resnet: ["layer1.0", "layer1.1", "layer2.0", "layer3.0"],
+}
+
+
+@pytest.mark.parametrize("network", SEARCHED, ids=lambda name: getattr(name, "__name__", name))
+def test_blocks_found_by_search(network):
+    with torch.device("meta"):
+        model = create_model(network) if isinstance(network, str) else network()
+    assert stream_names(model) == tuple(SEARCHED[network])
+
+
+@pytest.mark.parametrize("classifier", [True, False])
+def test_found_maps_of_a_plain_network_against_its_own_layers(classifier):
+    """Convolution, norm and ReLU one by one; the pooling behind them belongs to none."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = (squeezenet() if classifier else without_classifier()).eval()
+    images = make_images("vit")
+    maps = seen(model, images)
+    with torch.inference_mode():
+        for name in FIRES:
+            expected = model.features[: int(name.rpartition(".")[2]) + 1](images)
+            assert torch.equal(maps[name], expected)
+    assert torch.equal(maps["features.12"], model.features(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("test_efficientnet", {}),
+        ("mobilenetv2_035", {}),
+        ("regnety_002", {}),
+        ("densenet121", {"growth_rate": 4, "block_config": (2, 2, 2, 2)}),
+    ],
+)
+def test_found_maps_end_in_the_features(name, options):
+    """In order, once each, and the last is what timm pools; hooks on the names see the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = create_model(name, num_classes=5, **options).eval()
+    images, hooked, visited, kept = make_images("vit"), {}, [], []
+
+    def visit(layer, x):
+        visited.append(layer)
+        kept.append(x.clone())
+
+    with torch.inference_mode():
+        before = model(images)
+        with residual_stream(model, visit):
+            assert torch.equal(model(images), before)
+            assert torch.equal(model(images[:1]), model(images[:1]))  # pass after pass
+        for layer in stream_names(model):
+            hook = lambda m, args, out, layer=layer: hooked.update({layer: out.clone()})  # noqa: E731
+            model.get_submodule(layer).register_forward_hook(hook)
+        features = model.forward_features(images)
+    names = list(stream_names(model))
+    assert visited == names * 3
+    for layer, x in zip(names, kept, strict=False):
+        assert torch.equal(x, hooked[layer])
+        assert x.ndim == 4
+        assert x.shape[2] == x.shape[3]
+    assert torch.equal(kept[len(names) - 1], features)
+
+
+def test_a_cifar_resnet_called_resnet_goes_on_from_its_maps():
+    model, images = cifar_resnet(), make_images("swin")
+    maps = seen(model, images)
+    with torch.inference_mode():
+        x = model.bn1(model.conv1(images))
+        for layer in ("layer1.0", "layer1.1", "layer2.0", "layer3.0"):
+            x = model.get_submodule(layer)(x)
+            assert torch.equal(maps[layer], x)
+        assert torch.equal(model.linear(x.mean(dim=(2, 3))), model(images))
+
+
+def test_a_network_inside_another_and_one_without_a_class():
+    inside = Net(backbone=cifar_resnet())
+    expected = tuple(f"backbone.{name}" for name in stream_names(cifar_resnet()))
+    assert stream_names(inside) == expected
+    conv = [nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Dropout(), nn.ZeroPad2d(1)]
+    plain = nn.Sequential(*conv, nn.Conv2d(3, 4, 1), nn.Flatten(), nn.ReLU(), nn.Linear(64, 2))
+    assert stream_names(plain) == ("2", "4")
+    assert list(seen(plain.eval(), torch.randn(2, 3, 2, 2))) == ["2", "4"]
+
+
+def test_mere_convolutions_count_behind_the_last_block_and_before_the_pooling():
+    ends = {"conv": nn.Conv2d(3, 3, 1), "norm": nn.GroupNorm(1, 3), "act": nn.SiLU()}
+    pool = {"pool": nn.AdaptiveAvgPool2d(1)}
+    blocks = {"stem": Residual(), "blocks": nn.Sequential(nn.Sequential(Residual()))}
+    assert stream_names(Net(**blocks, **ends, **pool)) == ("stem", "blocks.0.0", "act")
+    assert stream_names(Net(**blocks, **pool, **ends)) == ("stem", "blocks.0.0")
+    assert stream_names(Net(**ends, **blocks)) == ("stem", "blocks.0.0")
+    heads = {name: nn.Sequential(Residual(), nn.Linear(3, 2)) for name in ("head", "classifier")}
+    assert stream_names(Net(**blocks, **heads)) == ("stem", "blocks.0.0")
+
+
+def test_a_module_under_several_names_takes_them_in_turn():
+    block, other = Residual(), Residual()
+    model, images = Net(blocks=nn.Sequential(block, other, block)).eval(), make_images("swin")
+    maps = seen(model, images)
+    assert list(maps) == ["blocks.0", "blocks.1", "blocks.2"]
+    with torch.inference_mode():
+        assert torch.equal(maps["blocks.0"], block(images))
+        assert torch.equal(maps["blocks.2"], model(images))
+        last = {}
+        with residual_stream(model, lambda name, x: last.update({name: x}), ["blocks.2"]):
+            model(images)
+    assert list(last) == ["blocks.2"]
+    assert torch.equal(last["blocks.2"], maps["blocks.2"])
+
+
+def run(model, layers=None):
+    names = []
+    with residual_stream(model, lambda name, x: names.append(name), layers):
+        model.eval()(torch.zeros(2, 3, 8, 8))
+    return names
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ("aabc", "got a.0 where b.0 was due"),
+        ("acb", "got c.0 where b.0 was due"),
+        ("ac", "got c.0 where b.0 was due"),
+        ("ab", "to run once each, got no c.0 after b.0"),
+    ],
+)
+def test_blocks_that_do_not_run_once_and_in_order(order, message):
+    model = Net(order, **{name: nn.Sequential(Residual()) for name in "abc"})
+    with pytest.raises(ValueError, match=message):
+        run(model)
+    once = [f"{name}.0" for name in "abc" if order.count(name) == 1][:1]
+    assert run(model, once) == once
+
+
+def test_an_output_that_is_no_map():
+    class Pair(Residual):
+        def forward(self, x):
+            return (x, x)
+
+    class Wide(Residual):
+        def forward(self, x):
+            return x.flatten(2)
+
+    model = Net("a", a=nn.Sequential(Residual(), Pair()))
+    with pytest.raises(ValueError, match=r"a\.1: expected a map \(B, E, h, w\), got tuple; leave"):
+        run(model)
+    assert run(model, ["a.0"]) == ["a.0"]
+    with pytest.raises(ValueError, match=r"a\.1: .* got \(2, 3, 64\)"):
+        run(Net(a=nn.Sequential(Residual(), Wide())))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "what"),
+    [
+        ("poolformerv2_s12", r"Scale at stages\.2\.blocks\.0\.res_scale1"),
+        ("maxvit_rmlp_pico_rw_256", r"LayerNorm at stages\.0\.blocks\.0\.attn_block\.norm1"),
+        ("hiera_tiny_224", "Hiera with parameters of Hiera itself"),
+        ("mvitv2_tiny", r"LayerNorm at stages\.0"),
+        ("levit_128s", r"Attention at stages\.0\.blocks\.0\.attn"),
+        ("edgenext_xx_small", r"ConvBlock at stages\.0\.blocks\.0"),
+        (torchvision.models.convnext_tiny, r"ConvNeXt with LayerNorm at features\.1\.0\.block\.2"),
+        (torchvision.models.vit_b_32, "with parameters of VisionTransformer itself"),
+    ],
+)
+def test_other_layouts_are_refused(architecture, what):
+    with torch.device("meta"):
+        model = create_model(architecture) if isinstance(architecture, str) else architecture()
+    with pytest.raises(ValueError, match=what):
+        stream_names(model)
+
+
+@pytest.mark.parametrize(
+    ("modules", "what"),
+    [
+        ({"b": nn.Sequential(Half())}, "Net with LayerNorm at b.0.norm"),
+        ({"b": nn.Sequential(nn.Linear(8, 8), Residual())}, "Linear at b.0, before b.1"),
+        ({"b": nn.LayerNorm(8), "c": Residual()}, "LayerNorm at b, before c"),
+        ({"b": nn.TransformerEncoderLayer(8, 1, 8)}, "MultiheadAttention at b.self_attn"),
+        ({"b": nn.Conv3d(3, 3, 1), "c": Residual()}, "Conv3d at b"),
+    ],
+)
+def test_weights_that_are_not_of_maps_are_refused(modules, what):
+    with pytest.raises(ValueError, match=what):
+        stream_names(Net(a=nn.Sequential(Residual(), Residual()), **modules))
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    accepted = Net(a=nn.Sequential(Residual(), Residual()), c=classifier, d=nn.LayerNorm(2))
+    assert stream_names(accepted) == ("a.0", "a.1")
+
+
+def test_too_few_blocks():
+    loose = Net(conv=nn.Conv2d(3, 3, 1), other=nn.Conv2d(3, 3, 1))
+    for model in (Net(), loose, nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())):
+        with pytest.raises(ValueError, match=r"stream is known, or one of blocks .* fewer than 2"):
+            stream_names(model)
+    with pytest.raises(ValueError, match="Linear with parameters of Linear itself"):
+        stream_names(nn.Linear(2, 2))

@@ -15,9 +15,13 @@ from interactions.layers import layer_features
 from interactions.occlusion import random_drop
 from interactions.patches import PatchGrid, hide
 from interactions.similarity import (
+    MEASURES,
+    PER_IMAGE,
+    RECALLS,
     LinearCKA,
     Moments,
     Similarity,
+    default_ratios,
     hsic_terms,
     invariance,
     per_image,
@@ -222,7 +226,12 @@ def test_similarity_puts_batches_and_repeats_together():
     similarity = Similarity(2)
     parts = (slice(0, 8), slice(8, 16), slice(16, 20))
     for part in parts:
-        similarity.update(x[part], [y[part] for y in ys])
+        values = similarity.update([x[part]] * 2, [y[part] for y in ys])
+        means = sum(per_image(x[part], y[part]) for y in ys) / 2
+        torch.testing.assert_close(values[:, : len(PER_IMAGE)], means)
+        found = sum(recalls(x[part], y[part]) for y in ys) / 2
+        found = found if part.stop < 20 else torch.full_like(found, torch.nan)
+        torch.testing.assert_close(values[:, len(PER_IMAGE) :], found, equal_nan=True)
     rows = {(row["metric"], row["statistic"]): row for row in similarity.rows()}
     ckas = [cka(*[(x[part], y[part]) for part in parts]) for y in ys]
     values = [c.value for c in ckas]
@@ -247,12 +256,14 @@ def test_similarity_puts_batches_and_repeats_together():
     found = [recalls(x[part], y[part])[:, 0].mean() for y in ys for part in parts[:2]]
     assert rows["recall@1", "mean"]["value"] == pytest.approx(float(np.mean(found)))
     assert [rows[key]["images"] for key in (("cka", "mean"), ("recall@1", "mean"))] == [20, 16]
-    with pytest.raises(ValueError, match="expected 2 repeats, got 1"):
-        similarity.update(x, ys[:1])
+    with pytest.raises(ValueError, match="expected 2 repeats, got 1 and 2 of partners"):
+        similarity.update([x, x], ys[:1])
+    with pytest.raises(ValueError, match="expected 2 repeats, got 2 and 1 of partners"):
+        similarity.update([x], ys)
     with pytest.raises(ValueError, match=r"of shape \(20, 6\), got \(20, 5\)"):
-        similarity.update(x, [y[:, :5] for y in ys])
+        similarity.update([x, x], [y[:, :5] for y in ys])
     with pytest.warns(RuntimeWarning, match="left out a last batch of 2 images"):
-        similarity.update(x[:2], [y[:2] for y in ys])
+        assert similarity.update([x[:2]] * 2, [y[:2] for y in ys]) is None
     assert similarity.rows()[0]["images"] == 20
 
 
@@ -425,6 +436,166 @@ def test_batches_that_came_and_went_do_not_matter(table, twins, forward, sizes):
     np.testing.assert_allclose(again[NUMBERS], frame[NUMBERS], atol=1e-9)
 
 
+@pytest.mark.parametrize(("against", "forward"), [("whole", 100), ("complement", 5)])
+def test_the_means_of_what_is_observed_are_those_of_the_table(twins, against, forward):
+    """Of 13 images, the last 5 in a batch of their own that retrieval leaves out."""
+    seen, names = [], [f"i{k}" for k in range(13)]
+    frame = invariance(
+        twins[0],
+        [make_images(13)],
+        GRID,
+        untrained=twins[1],
+        against=against,
+        names=names,
+        forward_batch=forward,
+        observe=seen.append,
+        **SETTINGS | {"ratios": (0.5, 0.8), "batch": 8},
+    )
+    observed = {}
+    for of in seen:
+        assert of.values_NM.shape == (len(of.images), len(MEASURES))
+        place = (of.pairing, of.layer, of.readout, of.ratio)
+        observed.setdefault(place, []).append(of)
+    # 2 batches of 2 ratios, and 2 layers of 3 readouts but for pixels, which have 2.
+    assert len(seen) == 2 * 2 * (3 * 2 * 3 + 2)
+    for batches in observed.values():
+        assert [name for of in batches for name in of.images] == names
+    for row in frame[(frame.statistic == "mean") & (frame.metric != "cka")].itertuples():
+        for pairing in ("value", "untrained", "pixels", "permuted"):
+            place = (pairing, row.layer, row.readout, row.ratio)
+            if pairing == "pixels":
+                raw = "visible" if row.readout == "visible" else "mean"
+                place = ("pixels", "pixels", raw, row.ratio)
+            values_NM = np.concatenate([of.values_NM for of in observed[place]])
+            values = values_NM[:, MEASURES.index(row.metric)]
+            left_out = [row.metric in RECALLS and k >= 8 for k in range(13)]
+            assert np.isnan(values).tolist() == left_out
+            assert getattr(row, pairing) == pytest.approx(np.nanmean(values), abs=1e-12)
+
+
+class Pooling(nn.Module):
+    """Says the mean of what it sees."""
+
+    def forward(self, images_BCHW):
+        return images_BCHW.mean(dim=(2, 3))
+
+
+def pooled(images, ratios, **options):
+    """The frame of images whose 16 pixels are the players, black where hidden."""
+    settings = {"untrained": None, "repeats": 1} | options
+    return invariance(Pooling().eval(), [images], GRID, ratios=ratios, **settings)
+
+
+def mean_of(frame, metric, ratio, column="value"):
+    at = frame[(frame.metric == metric) & (frame.statistic == "mean") & (frame.ratio == ratio)]
+    return at[column].item()
+
+
+@pytest.mark.parametrize("against", ["whole", "complement"])
+def test_cka_of_a_theory(against):
+    """Pixels are s + e, with variance 1 of the image and 4 of the pixel.
+
+    The sum of a pixels has the variance a^2 + 4 a, and with that of b others the covariance a b;
+    with that of all 16 it is 16 a + 4 a. CKA of independent dimensions is the squared correlation:
+    for complements the same at 1/4 and at 3/4.
+    """
+    images = normal(4000, 8, 1, 1) + 2 * normal(4000, 8, 4, 4, seed=1)
+    frame = pooled(images, [0.25, 0.75], against=against, batch=500, forward_batch=1000)
+    assert (frame.against == against).all()
+    for hidden in (4, 12):
+        a, b = 16 - hidden, 16 if against == "whole" else hidden
+        covariance = a * b + (4 * a if against == "whole" else 0)
+        theory = covariance**2 / ((a * a + 4 * a) * (b * b + 4 * b))
+        # Both within 5 standard deviations: of a correlation, and of 8 batches of unrelated ones.
+        assert mean_of(frame, "cka", hidden / 16) == pytest.approx(theory, abs=0.022)
+        assert mean_of(frame, "cka", hidden / 16, "pixels") == pytest.approx(theory, abs=0.022)
+        assert abs(mean_of(frame, "cka", hidden / 16, "permuted")) < 0.005
+        assert abs(mean_of(frame, "centred cosine", hidden / 16, "permuted")) < 0.03
+
+
+def test_complements_of_plain_images_and_of_one_image():
+    """Halves of a plain colour v are r v and (1 - r) v; halves of one image are opposites."""
+    plain = pooled(normal(8, 3, 1, 1).expand(-1, -1, 4, 4), [0.25, 0.5], against="complement")
+    for ratio in (0.25, 0.5):
+        for metric in ("cka", "cosine", "centred cosine", "pearson", "recall@1"):
+            assert mean_of(plain, metric, ratio) == pytest.approx(1, abs=1e-12)
+        expected = abs(1 - 2 * ratio) / ratio
+        assert mean_of(plain, "relative l2", ratio) == pytest.approx(expected, abs=1e-12)
+    one = pooled(normal(1, 3, 4, 4).expand(8, -1, -1, -1), [0.5], against="complement")
+    assert mean_of(one, "cka", 0.5) == pytest.approx(1, abs=1e-12)
+    assert mean_of(one, "centred cosine", 0.5) == pytest.approx(-1, abs=1e-12)
+
+
+def test_at_one_half_either_may_be_the_partner():
+    images = normal(400, 6, 1, 1) + normal(400, 6, 4, 4, seed=1)
+    frame = pooled(images, [0.5], against="complement")
+    visible = random_drop(16, (0.5,), [str(k) for k in range(400)], 0, 0)[:, 0].view(-1, 1, 4, 4)
+    y, x = ((images * seen).mean(dim=(2, 3)) for seen in (visible, ~visible))
+    assert mean_of(frame, "relative l2", 0.5) == pytest.approx(float(per_image(x, y)[:, 3].mean()))
+    halves = list(zip(x.split(256), y.split(256), strict=True))
+    assert mean_of(frame, "cka", 0.5) == pytest.approx(cka(*halves).value)
+    assert cka(*[pair[::-1] for pair in halves]).value == pytest.approx(cka(*halves).value)
+    difference = (per_image(x, y) - per_image(y, x))[:, 3]
+    assert abs(difference.mean()) < 4 * difference.std() / 400**0.5
+    assert difference.std() > 0.1
+
+
+@pytest.mark.parametrize("hiding", [fills.image_mean, "token drop"])
+def test_complements_by_hand(twins, hiding):
+    images = make_images()
+    frame = invariance(
+        twins[0],
+        [images],
+        GRID,
+        untrained=twins[1],
+        hiding=hiding,
+        against="complement",
+        ratios=[0.75],
+        repeats=1,
+        layers=["blocks.1"],
+    )
+    visible = random_drop(16, (0.75,), [str(k) for k in range(12)], 0, 0)[:, 0]
+    patches = GRID.cut(images).flatten(2)
+    features, pixels = [], []
+    for seen in (~visible, visible):
+        if hiding == "token drop":
+            given, drop = images, {"token_drop": True}
+        else:
+            given, drop = hide(images, seen, GRID, images.mean(dim=(2, 3), keepdim=True)), {}
+        features.append(
+            [layer_features(m, given, players=GRID, visible_BN=seen, **drop) for m in twins]
+        )
+        pixels.append(torch.stack([p[v].mean(dim=0) for p, v in zip(patches, seen, strict=True)]))
+    readout = "mean" if hiding == "token drop" else "visible"
+    row = frame[(frame.metric == "cka") & (frame.readout == readout)].iloc[0]
+    for k, column in enumerate(("value", "untrained")):
+        x, y = (of[k]["blocks.1", readout] for of in features)
+        assert row[column] == pytest.approx(cka((x, y)).value, abs=1e-10)
+    assert row.pixels == pytest.approx(cka(pixels).value, abs=1e-10)
+    assert row.ratio == 0.75
+    again = invariance(
+        twins[0],
+        images.split(5),
+        GRID,
+        untrained=twins[1],
+        hiding=hiding,
+        against="complement",
+        ratios=[0.75],
+        repeats=1,
+        layers=["blocks.1"],
+        forward_batch=5,
+    )
+    np.testing.assert_allclose(again[NUMBERS], frame[NUMBERS], atol=1e-9)
+
+
+def test_ratios_by_default():
+    images = normal(4, 3, 4, 4)
+    for against, ratios in (("whole", range(10)), ("complement", range(1, 10))):
+        frame = pooled(images, None, against=against)
+        assert sorted(set(frame.ratio)) == sorted({round(16 * k / 10) / 16 for k in ratios})
+        assert default_ratios(against) == tuple(k / 10 for k in ratios)
+
+
 def test_images_are_let_go():
     """Memory does not grow: of 20 batches, 2 are alive at most when the next one is asked for."""
     alive, most = weakref.WeakSet(), []
@@ -497,6 +668,11 @@ def test_bad_input(twins):
         run(ratios=(0.5, 1))
     with pytest.raises(ValueError, match="hidden ratios that leave a patch, got"):
         run(ratios=())
+    for ratios in ((0, 0.5), (0.01, 0.5)):
+        with pytest.raises(ValueError, match=r"ratios that hide a patch, .*; leave out those at 0"):
+            run(ratios=ratios, against="complement")
+    with pytest.raises(ValueError, match="against whole or complement, got 'half'"):
+        run(against="half")
     with pytest.raises(ValueError, match="4 in a batch, got 2, 32 and 3"):
         run(batch=3)
     with pytest.raises(ValueError, match="a fill or 'token drop', got 'drop'"):

@@ -114,6 +114,20 @@ def test_batches_do_not_matter():
     assert some.equals(expected)
 
 
+@pytest.mark.parametrize("sizes", [[7], [3, 4]])
+def test_the_means_of_what_is_observed_are_those_of_the_table(sizes):
+    seen = []
+    frame = spectrum(make_model(img_size=64), make_images().split(sizes), observe=seen.append)
+    assert [of.layer for of in seen] == list(frame.layer.unique()) * len(sizes)
+    for layer, rows in frame.groupby("layer"):
+        batches = [of for of in seen if of.layer == layer]
+        deltas_IK = np.concatenate([of.deltas_BK for of in batches])
+        variances_I = np.concatenate([of.variances_B for of in batches])
+        means = [*deltas_IK.mean(axis=0), variances_I.mean()]
+        assert len(variances_I) == 7
+        np.testing.assert_allclose(rows.value, means, atol=1e-12, rtol=1e-12)
+
+
 def test_tokens_lie_on_their_grid():
     """A network whose tokens are its pixels has the spectrum of the image."""
     model = make_model(
@@ -152,5 +166,24 @@ def test_bad_input():
         spectrum(resnet, [images[:, :, :32]], layers=["stem"])
     with pytest.raises(ValueError, match="stem: expected maps of 16 cells as before, got 24"):
         spectrum(resnet, [images, make_images(96)], layers=["stem"])
-    with pytest.raises(ValueError, match="residual stream is known, got EfficientNet"):
-        spectrum(make_model("test_efficientnet"), [images])
+    with torch.device("meta"):
+        hiera = create_model("hiera_tiny_224").eval()
+    with pytest.raises(ValueError, match=r"residual stream is known, .* got Hiera"):
+        spectrum(hiera, [images])
+
+
+def test_a_network_whose_blocks_were_found_by_search():
+    model, images = make_model("test_efficientnet"), make_images(64)
+    names = stream_names(model)
+    small = r"blocks\.\d\.\d: expected square maps .* 2, 2\); .* leave the layer out"
+    with pytest.raises(ValueError, match=small):
+        spectrum(model, [images])
+    frame = spectrum(model, [images], layers=names[:2])
+    assert tuple(frame.layer.unique()) == names[:2]
+    assert frame.depth.max() == 1 / (len(names) - 1)
+    kept = {}
+    with torch.inference_mode(), residual_stream(model, lambda n, x: kept.update({n: x})):
+        model(images)
+    for layer in names[:2]:
+        row = frame[(frame.layer == layer) & (frame.measure == "variance")]
+        assert row.value.item() == pytest.approx(float(variances(kept[layer]).mean()), rel=1e-9)

@@ -1,0 +1,139 @@
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from a2mim.convert import WeightsError
+from experiments.configs.weights import WeightsConfig
+from experiments.own import build, load_own
+from experiments.runs import UsageError
+from experiments.weights import load, recognised, subject_of
+
+CODE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    pretrained_cfg = {"input_size": (3, 16, 16), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.head(self.conv(x).mean(dim=(2, 3)))
+
+    def reset_classifier(self, classes):
+        self.head = nn.Identity()
+
+def net():
+    return Net()
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+
+def maps():
+    model = nn.Conv2d(3, 4, 1)
+    model.pretrained_cfg = Net.pretrained_cfg
+    return model
+
+def word():
+    return "net"
+
+def broken():
+    raise RuntimeError("no such thing")
+"""
+
+
+@pytest.fixture
+def code(tmp_path):
+    path = tmp_path / "nets.py"
+    path.write_text(CODE)
+    return str(path)
+
+
+@pytest.fixture
+def weights(code, tmp_path):
+    path = tmp_path / "net.pth"
+    torch.save({"state_dict": build(f"{code}:net", seed=7).state_dict()}, path)
+    return str(path)
+
+
+def test_weights_are_filled_strictly_and_images_are_as_the_module_says(code, weights):
+    loaded = load_own(f"{code}:net", weights)
+    x = torch.rand(2, 3, 16, 16)
+    assert torch.equal(loaded.model(x), build(f"{code}:net", seed=7)(x))
+    assert not loaded.model.training
+    assert loaded.report.architecture == "net"
+    assert loaded.report.classes == 5
+    assert len(loaded.report.sha256) == 64
+    assert loaded.data_config["input_size"] == (3, 16, 16)
+    assert loaded.data_config["mean"] == (0.5, 0.5, 0.5)
+
+
+def test_weights_of_another_network_are_an_error(code, weights, tmp_path):
+    other = tmp_path / "other.pth"
+    torch.save(nn.Linear(3, 3).state_dict(), other)
+    with pytest.raises(WeightsError):
+        load_own(f"{code}:net", other)
+
+
+def test_random_weights_come_from_the_seed_alone(code):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    a, b, other = (build(f"{code}:net", seed) for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(a.conv.weight, b.conv.weight)
+    assert not torch.equal(a.conv.weight, other.conv.weight)
+
+
+def test_names_on_the_command_line(code, weights):
+    subject = subject_of(f"{code}:net={weights}", WeightsConfig(), "cpu", headless=True)
+    assert (subject.name, subject.weights) == ("net", "net.pth")
+    assert subject.model(torch.rand(1, 3, 16, 16)).shape == (1, 4)
+    assert not torch.equal(subject.untrained(1).conv.weight, subject.model.conv.weight)
+    loaded = load(f"untrained:{code}:net", WeightsConfig(image_size=8, mean=(0.1, 0.2, 0.3)))
+    assert loaded.report.layout == "untrained"
+    assert loaded.data_config["input_size"] == (3, 8, 8)
+    assert loaded.data_config["mean"] == (0.1, 0.2, 0.3)
+    assert recognised(f"{code}:net={weights}", WeightsConfig()).classes == 5
+
+
+def test_a_module_that_says_nothing_of_its_images_can_be_told(code):
+    config = WeightsConfig(image_size=4, mean=(0.5,) * 3, std=(0.5,) * 3)
+    with pytest.raises(UsageError, match="expected a pretrained_cfg with input_size, mean and std"):
+        load(f"untrained:{code}:plain", WeightsConfig())
+    loaded = load(f"untrained:{code}:plain", config)
+    assert loaded.report.classes == 3
+    assert any("no reset_classifier" in note for note in loaded.report.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("untrained:{code}:missing", "expected a function missing in"),
+        ("untrained:{code}:word", "expected a torch module from .*word, got str"),
+        ("untrained:{code}:broken", "broken failed: RuntimeError: no such thing"),
+        ("untrained:{code}:maps", r"expected outputs \(B, classes\) from .*, got \(1, 4, 16, 16\)"),
+        ("untrained:nowhere.py:net", "expected a Python file at nowhere.py, found none"),
+        ("{code}:net", "expected .*:net=WEIGHTS, or untrained:"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(code, name, message):
+    with pytest.raises(UsageError, match=message) as error:
+        load(name.format(code=code), WeightsConfig())
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_fails_is_named(tmp_path):
+    path = tmp_path / "bad.py"
+    path.write_text("1 / 0")
+    with pytest.raises(UsageError, match=re.escape(f"{path} failed: ZeroDivisionError")):
+        build(f"{path}:net")
+
+
+def test_options_are_for_timm_models(code, weights):
+    with pytest.raises(UsageError, match="expected no --model-kwargs"):
+        load(f"{code}:net={weights}", WeightsConfig(model_kwargs=("a=1",)))
