@@ -25,6 +25,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from a2mim.convert import Loaded
 from experiments.comparison import (
     Comparison,
     Network,
@@ -54,8 +55,8 @@ from experiments.runs import (
 from experiments.sources import folder_images, named_images
 from experiments.spectrum import spectrum
 from experiments.weights import check_different, load, write_reports
-from interactions.layers import stream_names
 from interactions.similarity import FEWEST
+from interactions.spectrum import spectrum as maps_of
 
 PANELS: tuple[Panel, ...] = get_args(Panel)
 
@@ -285,7 +286,7 @@ def _planned(config: CompareConfig) -> Plan:
     streams = {
         name: why
         for name, one in zip(config.checkpoints, loaded, strict=True)
-        if (why := _no_stream(one.model))
+        if (why := _no_stream(one))
     }
     if streams:
         apart["spectrum"] = streams
@@ -369,10 +370,10 @@ def _label(config: CompareConfig, truth: bool) -> Literal["truth", "prediction"]
     return config.label
 
 
-def _no_stream(model: nn.Module) -> str:
-    """Why the maps of a network are not known; empty if they are."""
+def _no_stream(loaded: Loaded) -> str:
+    """Why the maps of a network cannot be had; empty if they can."""
     try:
-        stream_names(model)
+        maps_of(loaded.model, [torch.zeros(1, *loaded.data_config["input_size"])])
     except ValueError as error:
         return str(error)
     return ""

@@ -231,7 +231,7 @@ def spectra(table: pd.DataFrame) -> Figure:
         ax.set_axis_off()
     colours = mpl.colors.ListedColormap(DEPTHS(np.linspace(0, 0.92, 256)))
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), colours), ax=list(axes), pad=0.02)
-    bar.set_label("depth: 0 stem, 1 last block")
+    bar.set_label("depth: 0 first map, 1 last")
     bar.outline.set_visible(False)
     return figure
 
@@ -256,7 +256,7 @@ def stream_over_depth(table: pd.DataFrame) -> Figure:
             _marked(ax, rows, name, COLOURS[k % len(COLOURS)], attention, smaller)
         axes[0].plot([], [], color=COLOURS[k % len(COLOURS)], label=titled(model, weights))
     for ax, title in zip(axes, titles.values(), strict=True):
-        ax.set(title=title, xlabel="depth: 0 stem, 1 last block")
+        ax.set(title=title, xlabel="depth: 0 first map, 1 last")
     axes[1].set_yscale("log")
     marks = [
         Line2D([], [], color=GREY, ls="", marker="o", label="after a block or an MLP"),

@@ -101,7 +101,7 @@ def spectrum(
     nothing grows with the images, and their batches change nothing.
 
     Args:
-        model: a timm ViT (also BEiT, EVA, DeiT), Swin, ResNet or ConvNeXt, in eval mode.
+        model: a timm ViT (also BEiT, EVA, DeiT) or Swin, or a CNN, in eval mode.
         images: batches ``(B, C, H, W)``, ready for the model.
         layers: which maps, of :func:`~interactions.layers.stream_names`; all if left out.
         level: coverage of the intervals.
@@ -133,8 +133,6 @@ def spectrum(
     moments = {layer: (Moments(), Moments()) for layer in layers}
 
     def visit(layer: str, maps_BEHH: Tensor) -> None:
-        if layer not in moments:
-            return
         try:
             side = _side(maps_BEHH)
             if sides.setdefault(layer, side) != side:
@@ -151,7 +149,8 @@ def spectrum(
             observe(SpectrumOfImages(layer, deltas_BK.cpu().numpy(), variances_B.cpu().numpy()))
 
     device = device_of(model)
-    with torch.inference_mode(), arithmetic("float32", device), residual_stream(model, visit):
+    stream = residual_stream(model, visit, layers)
+    with torch.inference_mode(), arithmetic("float32", device), stream:
         for images_BCHW in images:
             model(images_BCHW.to(device))
     if not sides:

@@ -136,8 +136,8 @@ def test_some_maps_of_a_data_set_by_name(config):
         ({"forward_batch": 0}, "--forward-batch above 0, got 0"),
         ({"layers": ("blocks.0",)}, "net.safetensors: expected layers of stem, blocks.0/attention"),
         (
-            {"checkpoints": ("untrained:mobilenetv2_035",)},
-            "untrained:mobilenetv2_035: expected a timm network of VisionTransformer",
+            {"checkpoints": ("untrained:hiera_tiny_224",)},
+            "untrained:hiera_tiny_224: expected a",
         ),
     ],
 )
