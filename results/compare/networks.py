@@ -1,15 +1,18 @@
-"""The networks of results/compare that timm does not have, as a2mim takes them.
+"""The networks of results/compare, as a2mim takes networks of one's own.
 
-``FILE.py:FUNCTION=WEIGHTS``: SqueezeNet 1.1 is torchvision's, MobileNet V1 timm's with a quarter of
-its channels, the ResNets are those of He et al. for CIFAR-10 (shortcuts without parameters).
+``FILE.py:FUNCTION=WEIGHTS``: SqueezeNet 1.1 is torchvision's, the MobileNets are timm's with padding
+as in TensorFlow, V1 with a quarter of its channels; the ResNets are those of He et al. for CIFAR-10
+(shortcuts without parameters).
 """
 
+import timm
 import torchvision
 from timm.models.efficientnet import _gen_mobilenet_v1
 from torch import nn
 from torch.nn import functional as F
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 CROP = {"input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation": "bilinear"}
 
 
@@ -28,7 +31,14 @@ def squeezenet():
 def mobilenetv1():
     """MobileNet V1 with a quarter of the channels."""
     model = _gen_mobilenet_v1("mobilenetv1_100", channel_multiplier=0.25, pad_type="same")
-    model.pretrained_cfg = CROP | {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    model.pretrained_cfg = CROP | HALF
+    return model
+
+
+def mobilenetv2():
+    """MobileNet V2."""
+    model = timm.create_model("mobilenetv2_100", pad_type="same")
+    model.pretrained_cfg = CROP | HALF
     return model
 
 
