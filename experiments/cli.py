@@ -23,7 +23,7 @@ from experiments.configs.weights import ModelsConfig
 
 @dataclass(frozen=True)
 class Figures:
-    """Draw the figures and the report of a finished run again, from its tables."""
+    """Draw the figures and the page of a finished demo or comparison again, from its tables."""
 
     run: tyro.conf.Positional[Path] = Path("results/demo")
     """The run folder."""
@@ -198,9 +198,10 @@ def _run(command: Any) -> None:
 
         probe(command)
     elif isinstance(command, Figures):
+        from experiments.comparison import redraw_comparison
         from experiments.report import redraw
 
-        redraw(command.run)
+        (redraw_comparison if (command.run / "compare.json").is_file() else redraw)(command.run)
     else:
         from experiments.bench import bench
 

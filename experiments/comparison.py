@@ -261,6 +261,18 @@ class Comparison:
         return table.rename_axis(columns=None)
 
 
+def redraw_comparison(folder: Path) -> None:
+    """Draw the figures and write the page of a finished comparison again.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    comparison = Comparison(folder)
+    comparison.save_figures()
+    comparison.to_html(folder / "compare.html")
+    print(f"page: {folder / 'compare.html'}")
+
+
 def shown_scores(comparison: Comparison) -> pd.DataFrame:
     """Scores as text: a line for each network, a column for each score."""
     table = comparison.scores()

@@ -45,18 +45,29 @@ def run_folder(tmp_path_factory):
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
 
-def saved(path, name, classes, crop_pct=1.0, mean=0.5, **options):
-    """Weights of a network, and beside them what ``a2mim pretrain`` writes."""
+def saved(path, classes=3, crop_pct=1.0, mean=0.5, **options):
+    """Weights of a small ViT, and beside them what ``a2mim pretrain`` writes."""
     torch.manual_seed(len(path.stem))
+    name, options = "vit_tiny_patch16_224", VIT | options
     model = timm.create_model(name, num_classes=classes, **options)
     for parameter in model.parameters():  # timm's initial networks say the same of all images
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.5)
     save_file(model.state_dict(), path)
-    look = {"input_size": [3, 32, 32], "mean": [mean] * 3, "std": [0.25] * 3, "crop_pct": crop_pct}
+    look = {
+        "input_size": [3, options["img_size"], options["img_size"]],
+        "mean": [mean] * 3,
+        "std": [0.25] * 3,
+        "crop_pct": crop_pct,
+    }
     about = {"architecture": name, "model_args": options, "pretrained_cfg": look}
     path.with_suffix(".json").write_text(json.dumps(about))
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def save_vit():
+    return saved
 
 
 @pytest.fixture(scope="session")
@@ -73,13 +84,12 @@ def compared(tmp_path_factory):
         csv.writer(file).writerows((f"{k:02d}.png", k % 3) for k in range(12))
     unlabelled = folder / "unlabelled"
     shutil.copytree(photos, unlabelled, ignore=shutil.ignore_patterns("labels.csv"))
-    vit = "vit_tiny_patch16_224"
     return {
         "photos": photos,
         "unlabelled": unlabelled,
-        "one": saved(folder / "one.safetensors", vit, 3, crop_pct=0.9, **VIT),
-        "other": saved(folder / "other.safetensors", vit, 3, mean=0.4, **VIT),
-        "encoder": saved(folder / "encoder.safetensors", vit, 0, **VIT),
+        "one": saved(folder / "one.safetensors", crop_pct=0.9),
+        "other": saved(folder / "other.safetensors", mean=0.4),
+        "encoder": saved(folder / "encoder.safetensors", classes=0),
     }
 
 

@@ -1,16 +1,21 @@
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
 from experiments import compare as module
 from experiments import invariance, spectrum
 from experiments.compare import SIMILAR_AT, compare, run
 from experiments.comparison import TITLES
 from experiments.configs.compare import CompareConfig
+from experiments.configs.weights import WeightsConfig
 from experiments.results import read_table
 from experiments.runs import UsageError
+from experiments.weights import subject_of
 
 FILES = ("rows.csv", "scores.svg", "predictions.svg", "interactions.svg", "similarity.svg")
 
@@ -117,6 +122,35 @@ def test_an_encoder_is_measured_by_its_features(compared, tmp_path, capsys, hast
     assert "A network has no classifier, so interactions are about features" in said
     assert "forwards a second" in said
     assert "[3/3] spectrum" in said
+
+
+def test_networks_of_two_sizes_see_the_same_region(compared, save_vit, tmp_path, hastened):
+    """A ramp of colours, cut and resized for both, is the same ramp."""
+    large = save_vit(tmp_path / "large.safetensors", crop_pct=0.8, mean=0.4, img_size=48)
+    found = compare(
+        [compared["one"], large],
+        images=compared["photos"],
+        skip=("interactions",),
+        device="cpu",
+        out=tmp_path / "out",
+    )
+    assert found.plan["grid"] == 8  # of 32 and 48 px
+    notes = " ".join(found.plan["notes"])
+    assert "Networks take images of 32, 48 px: each sees the same region at its own size" in notes
+    assert "all see the same 0.9 of every image" in notes
+    assert "high_frequency" not in set(found.differences()["score"])  # maps of 4 and 6 cells
+    told = json.loads((found.folder / "config.json").read_text())["config"]["weights"]
+    weights = WeightsConfig(crop_pct=told["crop_pct"], interpolation=told["interpolation"])
+    ramp = np.linspace(0, 255, 480)[None, :, None].repeat(480, 0).repeat(3, 2).astype(np.uint8)
+    seen = []
+    for name, size in ((compared["one"], 32), (large, 48)):
+        subject = subject_of(name, weights, "cpu")
+        image_CHW = subject.transform(Image.fromarray(ramp))
+        look = subject.model.pretrained_cfg
+        image_CHW = image_CHW * look["std"][0] + look["mean"][0]
+        assert image_CHW.shape[-1] == size
+        seen.append(image_CHW.reshape(3, 16, size // 16, 16, size // 16).mean(dim=(2, 4)))
+    torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=0.03)
 
 
 def test_the_plan_spends_the_budget(comparison):

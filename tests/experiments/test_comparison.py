@@ -1,3 +1,4 @@
+import shutil
 from itertools import combinations
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 from scipy import stats
 
 from a2mim.convert import LoadReport
+from experiments.cli import main
 from experiments.comparison import (
     TITLES,
     Comparison,
@@ -174,6 +176,17 @@ def test_numbers_are_shown_with_their_units():
     assert shown("accuracy", 0.5, 0.25, 0.75) == "50.0 % [25.0, 75.0]"
     assert shown("recall", 0.5, -0.25, 0.75, difference=True) == "+50.0 points [-25.0, +75.0]"
     assert shown("J_low", 1.5, 1, 2) == "1.500 [1.000, 2.000]"
+
+
+def test_a_finished_comparison_is_drawn_again_to_the_same_bytes(comparison, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(comparison.folder, copy)
+    for name in ("scores.svg", "compare.html"):
+        (copy / name).unlink()
+    main(["figures", str(copy)])
+    for name in ("scores.svg", "spectrum.svg", "compare.html"):
+        assert (copy / name).read_bytes() == (comparison.folder / name).read_bytes()
+    assert capsys.readouterr().out == f"page: {copy / 'compare.html'}\n"
 
 
 def test_a_folder_without_a_comparison_is_one_line(tmp_path, comparison):
