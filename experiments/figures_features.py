@@ -60,19 +60,19 @@ def invariance_table(rows: pd.DataFrame) -> pd.DataFrame:
         rows: of the results table of ``a2mim invariance``.
 
     Returns:
-        ``model``, ``weights``, ``hiding``, ``layer``, ``readout``, ``metric`` (with its statistic),
-        ``ratio``, ``value``, ``low``, ``high``, ``mask_sd`` and the baselines; NaN where there is
-        none.
+        ``model``, ``weights``, ``hiding``, ``against`` (``"whole"`` or ``"complement"``),
+        ``layer``, ``readout``, ``metric`` (with its statistic), ``ratio``, ``value``, ``low``,
+        ``high``, ``mask_sd`` and the baselines; NaN where there is none.
     """
     ends = "|".join(end for end in ENDS if end)
     parts = rows["measure"].str.extract(rf"^invariance_(.+?)({ends})?$")
     table = rows.assign(
-        **_told(rows, "layer", "readout", "hiding"),
+        **_told(rows, "layer", "readout", "hiding", "against"),
         metric=parts[0],
         end=parts[1].fillna("_value").str.removeprefix("_"),
         ratio=rows["at"],
     )
-    keys = ["model", "weights", "hiding", "layer", "readout", "metric", "ratio"]
+    keys = ["model", "weights", "hiding", "against", "layer", "readout", "metric", "ratio"]
     columns = ["value", *(end.removeprefix("_") for end in ENDS if end)]
     wide = table.set_index([*keys, "end"])["value"].unstack("end", sort=False)
     return wide.reindex(columns=columns).rename_axis(columns=None).reset_index()
@@ -85,9 +85,10 @@ def last_layer(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def hidden(table: pd.DataFrame) -> str:
-    """What became of patches in the rows of :func:`invariance_table`: filled, or dropped."""
-    hiding = table["hiding"].iloc[0]
-    return "dropped as tokens" if hiding == "token_drop" else f"filled ({hiding})"
+    """What became of patches in the rows of :func:`invariance_table`, and what that is beside."""
+    hiding, against = table.iloc[0][["hiding", "against"]]
+    done = "dropped as tokens" if hiding == "token_drop" else f"filled ({hiding})"
+    return f"{done}, against the complement" if against == "complement" else done
 
 
 def invariance_over_ratios(table: pd.DataFrame) -> Figure:
@@ -108,7 +109,8 @@ def invariance_over_ratios(table: pd.DataFrame) -> Figure:
         label = f"{titled(model, weights)}, {last.iloc[0]['layer']}"
         axes[0].plot([], [], color=colour, label=label)
     for ax, title in zip(axes, SHOWN.values(), strict=True):
-        ax.set(title=title, xlabel=f"share of patches, {hidden(table)}", xlim=(-0.02, 1.0))
+        what = hidden(table).replace(", ", ",\n")
+        ax.set(title=title, xlabel=f"share of patches, {what}", xlim=(-0.02, 1.0))
         ax.set_ylim(top=1.03, bottom=min(-0.03, ax.get_ylim()[0]))
     handles = [*axes[0].get_legend_handles_labels()[0], *_style_handles()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
@@ -323,7 +325,12 @@ def _some_ratios(ratios: Sequence[float]) -> list[float]:
 
 
 def _told(rows: pd.DataFrame, *keys: str) -> dict[str, pd.Series]:
-    """What settings, written ``key=value key=value``, say of some keys."""
+    """What settings, written ``key=value key=value``, say of some keys.
+
+    Features are compared with those of the whole image where nothing else is said.
+    """
     unique = pd.Series(rows["setting"].unique())
-    said = {s: dict(pair.split("=", 1) for pair in s.split(" ")) for s in unique}
+    said = {
+        s: {"against": "whole"} | dict(pair.split("=", 1) for pair in s.split(" ")) for s in unique
+    }
     return {key: rows["setting"].map(lambda s, key=key: said[s][key]) for key in keys}

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -104,8 +103,6 @@ def invariance(config: InvarianceConfig) -> None:
     figures = {"invariance": partial(invariance_over_ratios, table)}
     for (model, weights), of in table.groupby(["model", "weights"], sort=False):
         figures[f"layers-{safe_name(f'{model} {weights}')}"] = partial(invariance_over_layers, of)
-    if _complements(rows):
-        figures = {name: partial(_against_the_complement, draw) for name, draw in figures.items()}
     save(figures, work)
     finish(config.out, work, settings, time.perf_counter() - start)
     print(summary(rows))
@@ -141,12 +138,11 @@ def write_images_table(rows: pd.DataFrame, path: Path) -> None:
 
 def summary(rows: pd.DataFrame) -> str:
     """The last layer of every network, a line per ratio, beside the baselines; and the controls."""
-    against = ", against the complement" if _complements(rows) else ""
     lines = []
     for (model, weights), table in invariance_table(rows).groupby(["model", "weights"], sort=False):
         last = last_layer(table)
         layer, readout = last.iloc[0][["layer", "readout"]]
-        where = f"layer {layer}, readout {readout}, patches {hidden(table)}{against}"
+        where = f"layer {layer}, readout {readout}, patches {hidden(table)}"
         lines.append(f"\n{model} ({weights}), {where}:")
         shown = pd.concat([last[last["metric"] == metric] for metric in SHOWN])
         columns = ["metric", "ratio", "value", "low", "high", *BASELINES]
@@ -445,20 +441,6 @@ def _forwards(config: InvarianceConfig, images: int) -> int:
     """Images through the network and the untrained one."""
     masks = len(_ratios(config)) * config.repeats
     return 2 * images * (2 * masks if config.against == "complement" else 1 + masks)
-
-
-def _complements(rows: pd.DataFrame) -> bool:
-    """Whether occluded images were compared with their complements."""
-    return bool(rows["setting"].str.contains(" against=complement").any())
-
-
-def _against_the_complement(draw: Callable[[], Figure]) -> Figure:
-    """A figure whose axes say what occluded images were compared with."""
-    figure = draw()
-    for ax in figure.axes:
-        if label := ax.get_xlabel():
-            ax.set_xlabel(f"{label}\n(against the complement)")
-    return figure
 
 
 def _grid(config: InvarianceConfig) -> PatchGrid:
