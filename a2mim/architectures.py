@@ -322,13 +322,19 @@ def _doubt(names: list[str], why: str, where: str) -> WeightsError:
     )
 
 
+def doubt_of(architecture: str, state: State) -> str | None:
+    """What weights do not tell although their network was named; None where a tag tells it."""
+    family = next((row for row in FAMILIES if row.tell in state), None)
+    return None if family is None or "." in architecture else family.doubt
+
+
 def _unknown(state: State, family: Family | None, where: str) -> WeightsError:
     """The error for weights of no network that is known here."""
     for pattern, what in FOREIGN.items():
         if any(re.match(pattern, key) for key in state):
             return WeightsError(
-                f"expected weights of a network that timm has, {where} is {what}; build the module "
-                "yourself, fill it by a2mim.convert.fill, and measure that module"
+                f"expected weights of a network that timm has, {where} is {what}; fill a module of "
+                "your own with it, by a2mim.convert.fill"
             )
     likeness = "" if family is None else f" (names as in a {family.name}, of unusual shapes)"
     return WeightsError(

@@ -28,7 +28,7 @@ from timm.data import resolve_model_data_config
 from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from torch import Tensor, nn
 
-from a2mim.architectures import classes_of, infer, structure
+from a2mim.architectures import classes_of, doubt_of, infer, structure
 from a2mim.renaming import OTHER_SET, Renamed, rename
 from a2mim.sampler import keyed_generator
 from a2mim.weight_files import (
@@ -371,6 +371,8 @@ def _planned(
             told = structure(architecture, state, chosen, options, where)
             if not data or "." in architecture:
                 data, notes = {}, [f"normalisation, crop and interpolation of {architecture}"]
+            if doubt := doubt_of(architecture, state):
+                notes.append(f"the file does not tell, and {doubt}")
     classes = classes_of(architecture, state)
     if classes == 0 and renamed.note is not None:
         notes.append(renamed.note)

@@ -174,8 +174,12 @@ def _unpickled(path: Path) -> Any:
                 f"expected weights only, {path} also asks to run {asked[1]} and was not opened; if "
                 "you trust it, load it where it was made and save the state_dict alone"
             ) from error
-        reason = str(error).split("Please file an issue")[0].rpartition("WeightsUnpickler error:")
-        what = " ".join((reason[2] or type(error).__name__).split())[:200]
+        # torch's own advice is to unpickle the file all the same.
+        # What surrounds the reason is torch's advice to unpickle the file all the same.
+        said = re.search(
+            r"WeightsUnpickler error:(.*?)(Check the doc|Please file|$)", str(error), re.S
+        )
+        what = " ".join((said[1] if said else type(error).__name__).split())[:200]
         raise WeightsError(
             f"expected weights (safetensors or torch.save), cannot read {path}: it is damaged, cut "
             f"short, something else, or more than weights ({what})"

@@ -1,46 +1,68 @@
 """What a comparison found: scores of every network, and paired differences, from tables only.
 
-A score is a mean over images of one value per image (for interactions, of the image's contribution
-to J), so that every score has a t interval over images, and two networks, measured on the same
-images, the interval and t test of the mean of paired differences; accuracy has Wilson's interval
-and McNemar's exact test. Holm's correction goes over all differences of a comparison. Intervals are
-those of single numbers. Nothing here covers another training of the networks.
+A score is a mean over images of one value per image (for interactions, J plus the image's
+contribution to it), so that every score has a t interval over images, and two networks, measured on
+the same images, the interval and t test of the mean of paired differences. Three cases are not
+that:
+
+    accuracy     Wilson's interval; for a difference Newcombe's (1998, method 10) and McNemar's
+                 exact test. They can disagree close to 0.05: the exact test is conservative.
+    no spread    Where all values (of a score, or all paired differences) are the same, their
+                 standard deviation says nothing: there is no interval, and p is that of the exact
+                 sign-flip test, 2 / 2^I, or 1 where they are all 0.
+    fewer than 2 images that have the value: the number is NaN, and nothing is tested.
+
+An image without a value (features that are constant have no cosine) is left out, and so is a pair
+of which one is without. Intervals of shares end at 0 and 1, those of their differences at -1 and 1.
+Differences beyond the untrained network are left out where two networks share the untrained one:
+they would be the differences of the score itself, tested twice.
+
+Holm's correction goes over all differences of a comparison that have a p. Intervals are those of
+single numbers. Nothing here covers another training of the networks.
 
 Rows of the results table: ``compare_<score>`` with ``_low`` and ``_high``, and for each pair of
 networks ``compare_<score>_difference`` with ``_low``, ``_high``, ``_p`` and ``_p_holm``, where the
 setting names the network that is subtracted.
 
-Shapes: I images, F hidden shares.
+Shapes: I images, F hidden shares of predictions, R of similarity.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from scipy.stats import binomtest, t
 
 from a2mim.convert import LoadReport
 from a2mim.features import wilson
-from experiments import figures_features
-from experiments.figures import interaction_overlay, occlusion_effects
-from experiments.figures_compare import score_dots
-from experiments.figures_features import invariance_table, spectrum_table
+from experiments.figures import Look, interaction_overlay, occlusion_effects
+from experiments.figures_compare import looks_of, score_dots
+from experiments.figures_features import (
+    invariance_over_ratios,
+    invariance_table,
+    save,
+    spectra,
+    spectrum_table,
+    stream_over_depth,
+)
 from experiments.invariance import read_images_table as read_similarity
 from experiments.occlusion_tables import read_images_table as read_predictions
 from experiments.results import read_table, strength_from, write_atomic
 from experiments.runs import UsageError, is_run
 from experiments.spectrum import read_images_table as read_spectrum
-from experiments.weights import called
+from experiments.weights import called, short
 from interactions import plots
 from interactions.strength import holm, t_interval
 from interactions.summaries import area
@@ -48,13 +70,19 @@ from interactions.summaries import area
 SHARES = ("accuracy", "accuracy_area", "agreement_area", "recall")
 """Scores that are shares: shown in per cent, their differences in points."""
 
+ROUNDING = 1e-12
+"""Spread, relative to the values, that is none."""
+
+SAME = 1e-6
+"""Between cosines to the same untrained network, which a device may round in another way."""
+
 TITLES = {
     "accuracy": "accuracy",
     "accuracy_area": "accuracy under patch drop",
     "agreement_area": "agreement under patch drop",
-    "J_low": "J, low orders",
-    "J_middle": "J, middle orders",
-    "J_high": "J, high orders",
+    "J_low_orders": "J, low orders",
+    "J_middle_orders": "J, middle orders",
+    "J_high_orders": "J, high orders",
     "similarity": "similarity of occluded features",
     "similarity_excess": "similarity beyond untrained",
     "recall": "occluded image found again",
@@ -67,9 +95,10 @@ MEANINGS = {
     "accuracy_area": "Accuracy when random patches are hidden, mean over hidden shares 0 to 0.9.",
     "agreement_area": "Share of images whose predicted class stays what it is for the whole image, "
     "mean over hidden shares.",
-    "J_low": "Strength of interactions below the order 0.1 (n-2), normalised to a mean of 1.",
-    "J_middle": "The same, from 0.1 (n-2) to 0.5 (n-2).",
-    "J_high": "The same, above 0.5 (n-2).",
+    "J_low_orders": "Strength of interactions below the order 0.1 (n-2), normalised to a mean of 1 "
+    "over orders.",
+    "J_middle_orders": "The same, from 0.1 (n-2) to 0.5 (n-2).",
+    "J_high_orders": "The same, above 0.5 (n-2).",
     "similarity": "Cosine, after the mean of the batch is subtracted, of the features of an image "
     "and of the image with patches hidden; last layer, mean over hidden shares above 0.",
     "similarity_excess": "The same, minus that of the network with random weights.",
@@ -91,6 +120,8 @@ class Network:
         classes: outputs of its classifier; 0 without one.
         sha256: of its weights.
         report: what became of the weights.
+        classifier: which one predictions are of: ``"own"``, ``"none"``, or a probe and what it was
+            trained on.
     """
 
     model: str
@@ -99,6 +130,7 @@ class Network:
     classes: int
     sha256: str
     report: LoadReport = field(repr=False)
+    classifier: str = "own"
 
     def to_dict(self) -> dict[str, Any]:
         """All but the report, as JSON takes it."""
@@ -110,7 +142,7 @@ class Network:
 def named_networks(reports: Sequence[LoadReport]) -> list[Network]:
     """Networks with titles as short as tells them apart: architecture, weights, or both."""
     models = [report.architecture for report in reports]
-    weights = [Path(called(report)).stem for report in reports]
+    weights = [short(report) for report in reports]
     both = [f"{model} ({weight})" for model, weight in zip(models, weights, strict=True)]
     full = [f"{report.architecture} ({called(report)})" for report in reports]
     choices = (models, weights, both, full)
@@ -150,6 +182,11 @@ class Comparison:
         """What the networks are called in figures, in their order."""
         return [network["title"] for network in self.plan["networks"]]
 
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        """Colour and mark of each network, the same in all figures."""
+        return looks_of(self.titles)
+
     @property
     def panels(self) -> list[str]:
         """What :meth:`plot` draws."""
@@ -164,7 +201,8 @@ class Comparison:
 
         Returns:
             network, minus, score, value, low, high (of this difference alone), p, p_holm (corrected
-            for all differences of the comparison), images.
+            for all differences of the comparison), images. NaN where there is none; see the top of
+            this file.
         """
         rows = self._own(difference=True)
         other = rows["setting"].str.extract(r" minus=(.*)$", expand=False)
@@ -185,7 +223,7 @@ class Comparison:
 
     def save_figures(self) -> None:
         """Draw all figures into the folder, as PNG and SVG."""
-        figures_features.save(self._draw, self.folder)
+        save(self._draw, self.folder)
 
     def to_html(self, path: str | Path) -> None:
         """Write the page: one file that needs no other and no network."""
@@ -226,18 +264,18 @@ class Comparison:
         rows = self.titled()
         of = {name: table for name, table in rows.groupby("run", sort=False)}
         draw: dict[str, Callable[[], Figure]] = {}
-        draw["scores"] = partial(score_dots, self.scores(), TITLES, SHARES)
+        draw["scores"] = partial(score_dots, self.scores(), TITLES, SHARES, self.looks)
         if "occlusion" in of:
-            draw["predictions"] = partial(occlusion_effects, of["occlusion"])
+            draw["predictions"] = partial(occlusion_effects, of["occlusion"], self.looks)
         if "interactions" in of:
-            draw["interactions"] = partial(interaction_overlay, of["interactions"])
+            draw["interactions"] = partial(interaction_overlay, of["interactions"], self.looks)
         if "invariance" in of:
             table = invariance_table(of["invariance"])
-            draw["similarity"] = partial(figures_features.invariance_over_ratios, table)
+            draw["similarity"] = partial(invariance_over_ratios, table, self.looks)
         if "spectrum" in of:
             table = spectrum_table(of["spectrum"])
-            draw["spectrum"] = partial(figures_features.spectra, table)
-            draw["depth"] = partial(figures_features.stream_over_depth, table)
+            draw["spectrum"] = partial(spectra, table)
+            draw["depth"] = partial(stream_over_depth, table, self.looks)
         return draw
 
     def _own(self, *, difference: bool) -> pd.DataFrame:
@@ -279,7 +317,8 @@ def shown_scores(comparison: Comparison) -> pd.DataFrame:
     text = [shown(row.score, row.value, row.low, row.high) for row in each(table)]
     wide = table.assign(text=text).pivot(index="network", columns="score", values="text")
     columns = [key for key in TITLES if key in wide]
-    wide = wide.loc[comparison.titles, columns].fillna("–").rename(columns=TITLES)
+    wide = wide.reindex(index=comparison.titles, columns=columns)
+    wide = wide.fillna("–").rename(columns=TITLES).rename_axis(index="network")
     return wide.reset_index().rename_axis(columns=None)
 
 
@@ -295,37 +334,47 @@ def shown_differences(comparison: Comparison) -> pd.DataFrame:
                 shown(row.score, row.value, row.low, row.high, difference=True)
                 for row in each(table)
             ],
-            "p (Holm)": table["p_holm"].map("{:.2g}".format),
+            "p (Holm)": [shown_p(p) for p in table["p_holm"]],
         }
     )
 
 
 def shown(score: str, value: float, low: float, high: float, *, difference: bool = False) -> str:
-    """A number with its interval; shares in per cent, their differences in points."""
+    """A number with its interval; shares in per cent, their differences in points; – for NaN."""
+    if np.isnan(value):
+        return "–"
     sign = "+" if difference else ""
+    scale, digits, unit = 1, 3, ""
     if score in SHARES:
-        unit = " points" if difference else " %"
-        return f"{100 * value:{sign}.1f}{unit} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
-    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+        scale, digits, unit = 100, 1, " points" if difference else " %"
+    number, *ends = (f"{scale * x:{sign}.{digits}f}" for x in (value, low, high))
+    interval = "–" if np.isnan(low) else ", ".join(ends)
+    return f"{number}{unit} [{interval}]"
+
+
+def shown_p(p: float) -> str:
+    """A p-value; – where nothing was tested."""
+    return "–" if np.isnan(p) else f"{p:.2g}"
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number of one network and what each image contributes to it.
+    """A number of one network and the values of images that it is the mean of.
 
     Attributes:
         estimate: the number.
         low, high: its 95 % interval.
-        influence_I: contribution by image; the mean of differences of two networks' contributions
-            has the error of the difference of their scores.
+        values_I: by image; NaN where an image has none.
         setting: what a difference needs to be the same in both networks.
+        baseline_I: what was subtracted from the values of another score, if this one is such.
     """
 
     estimate: float
     low: float
     high: float
-    influence_I: pd.Series
+    values_I: pd.Series
     setting: str = ""
+    baseline_I: pd.Series | None = field(default=None, repr=False)
 
 
 def scores_and_differences(
@@ -343,14 +392,16 @@ def scores_and_differences(
     for network, scores in zip(networks, found, strict=True):
         for key, score in scores.items():
             numbers = {"": score.estimate, "_low": score.low, "_high": score.high}
-            made += _rows(key, numbers, network, f"score={key}", len(score.influence_I))
+            made += _rows(key, numbers, network, f"score={key}", int(score.values_I.count()))
     tested = []
     for (a, of_a), (b, of_b) in combinations(zip(networks, found, strict=True), 2):
         for key in TITLES:
             one, two = of_a.get(key), of_b.get(key)
-            if one is not None and two is not None and one.setting == two.setting:
+            if one is not None and two is not None and comparable(one, two):
                 tested.append((a, b, key, difference(key, one, two)))
-    adjusted = holm([numbers["_p"] for *_, (numbers, _) in tested])
+    adjusted = np.array([numbers["_p"] for *_, (numbers, _) in tested])
+    known = ~np.isnan(adjusted)
+    adjusted[known] = holm(adjusted[known].tolist())
     for (a, b, key, (numbers, images)), p in zip(tested, adjusted, strict=True):
         setting = f"score={key} minus={b.model} {b.weights}"
         made += _rows(f"{key}_difference", numbers | {"_p_holm": p}, a, setting, images)
@@ -372,42 +423,120 @@ def network_scores(rows: pd.DataFrame, panels: Path, network: Network) -> dict[s
     return {key: scores[key] for key in TITLES if key in scores}
 
 
+def comparable(a: Score, b: Score) -> bool:
+    """Whether the difference of two networks' score is one, and not that of another score."""
+    if a.baseline_I is None or b.baseline_I is None:
+        return a.setting == b.setting
+    b_I = b.baseline_I.reindex(a.baseline_I.index)
+    return not np.allclose(a.baseline_I, b_I, rtol=0, atol=SAME, equal_nan=True)
+
+
 def difference(key: str, a: Score, b: Score) -> tuple[dict[str, float], int]:
-    """The paired difference a - b: value, interval and p, and the number of images.
+    """The paired difference a - b: value, interval and p, and the number of images behind it.
 
     Raises:
         ValueError: if the two were not measured on the same images.
     """
-    if set(a.influence_I.index) != set(b.influence_I.index):
+    if set(a.values_I.index) != set(b.values_I.index):
         raise ValueError(f"expected {key} of two networks on the same images, got others")
-    paired_I = (a.influence_I - b.influence_I).to_numpy()
-    interval = t_interval(a.estimate - b.estimate, paired_I)
+    both = pd.DataFrame({"a": a.values_I, "b": b.values_I}).dropna()
+    a_I, b_I = both.to_numpy(dtype=float).T
     if key == "accuracy":
-        better, worse = int((paired_I > 0).sum()), int((paired_I < 0).sum())
-        p = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
-    elif interval.se:
-        p = float(2 * t.sf(abs(interval.estimate) / interval.se, len(paired_I) - 1))
+        value, low, high, p = _paired_shares(a_I > 0, b_I > 0)
     else:
-        p = float(not interval.estimate)
-    numbers = {"": interval.estimate, "_low": interval.low, "_high": interval.high, "_p": p}
-    return numbers, len(paired_I)
+        scale = float(np.abs([a_I, b_I]).max(initial=0))
+        value, low, high, p = _tested(a_I - b_I, scale)
+    if key in SHARES:
+        low, high = np.clip([low, high], -1, 1).tolist()
+    return {"": value, "_low": low, "_high": high, "_p": p}, len(both)
+
+
+def newcombe(a_I: NDArray[np.bool_], b_I: NDArray[np.bool_]) -> tuple[float, float]:
+    """The 95 % interval of a difference of two shares of the same images.
+
+    With Wilson's ends l and u of both shares, and the correlation phi of the two flags,
+
+        low  = a - b - sqrt((a - l_a)^2 - 2 phi (a - l_a)(u_b - b) + (u_b - b)^2)
+        high = a - b + sqrt((u_a - a)^2 - 2 phi (u_a - a)(b - l_b) + (b - l_b)^2)
+
+    where a positive numerator of phi, (both)(neither) - (only a)(only b), is made smaller by I/2,
+    but not negative, and phi is 0 if either flag is the same for all images (Newcombe 1998,
+    Statistics in Medicine 17, 2635, method 10).
+
+    Args:
+        a_I: what one share is of.
+        b_I: what is subtracted.
+    """
+    (low_a, high_a), (low_b, high_b) = (wilson(torch.from_numpy(x_I)) for x_I in (a_I, b_I))
+    a, b, count = float(a_I.mean()), float(b_I.mean()), len(a_I)
+    # (both)(neither) - (only a)(only b) = I (both) - (a)(b), in whole numbers
+    numerator = float(count * int((a_I & b_I).sum()) - int(a_I.sum()) * int(b_I.sum()))
+    if numerator > 0:
+        numerator = max(numerator - count / 2, 0.0)
+    spread = count**2 * np.sqrt(a * (1 - a) * b * (1 - b))
+    phi = numerator / spread if spread else 0.0
+
+    def together(x: float, y: float) -> float:
+        return float(np.sqrt(x**2 - 2 * phi * x * y + y**2))
+
+    return a - b - together(a - low_a, high_b - b), a - b + together(high_a - a, b - low_b)
+
+
+def _paired_shares(
+    a_I: NDArray[np.bool_], b_I: NDArray[np.bool_]
+) -> tuple[float, float, float, float]:
+    """The difference of two shares of the same images, its interval, and McNemar's exact p."""
+    if len(a_I) < 2:
+        return np.nan, np.nan, np.nan, np.nan
+    better, worse = int((a_I & ~b_I).sum()), int((b_I & ~a_I).sum())
+    p = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    return ((better - worse) / len(a_I), *newcombe(a_I, b_I), p)
+
+
+def _tested(values_I: NDArray[np.float64], scale: float) -> tuple[float, float, float, float]:
+    """A mean, its t interval, and the p of a mean of 0.
+
+    Args:
+        values_I: one of each image.
+        scale: size of the numbers that they come from, beside which rounding is nothing.
+    """
+    if len(values_I) < 2:
+        return np.nan, np.nan, np.nan, np.nan
+    interval = t_interval(values_I.mean(), values_I)
+    rounding = ROUNDING * scale
+    if interval.se <= rounding:
+        same = abs(interval.estimate) <= rounding
+        return interval.estimate, np.nan, np.nan, 1.0 if same else 2.0 ** (1 - len(values_I))
+    p = float(2 * t.sf(abs(interval.estimate) / interval.se, len(values_I) - 1))
+    return interval.estimate, interval.low, interval.high, p
+
+
+def _score(key: str, values_I: pd.Series, setting: str = "") -> Score:
+    """The mean of values of images."""
+    values_I = values_I.astype(float)
+    values_I = values_I.where(np.isfinite(values_I))
+    known_I = np.asarray(values_I.dropna(), dtype=np.float64)
+    estimate, low, high, _ = _tested(known_I, float(np.abs(known_I).max(initial=0)))
+    if key in SHARES:
+        low, high = np.clip([low, high], 0, 1).tolist()
+    return Score(estimate, low, high, values_I, setting)
 
 
 def _of_predictions(images: pd.DataFrame, judged: bool) -> dict[str, Score]:
     """Accuracy where classes are known, and areas under curves."""
     hidden_F = images.groupby("fraction")["hidden"].mean().to_numpy()
 
-    def area_of(column: str) -> Score:
+    def area_of(key: str, column: str) -> Score:
         values_IF = images.pivot_table(index="image", columns="fraction", values=column)
         areas_I = pd.Series(area(hidden_F, values_IF.to_numpy(dtype=float)), values_IF.index)
-        return _mean(areas_I)
+        return _score(key, areas_I)
 
-    scores = {"agreement_area": area_of("agreement")}
+    scores = {"agreement_area": area_of("agreement_area", "agreement")}
     if judged:
         correct_I = images.groupby("image")["clean_correct"].first().astype(float)
         low, high = wilson(torch.from_numpy(correct_I.to_numpy() > 0))
         scores["accuracy"] = Score(correct_I.mean(), low, high, correct_I)
-        scores["accuracy_area"] = area_of("correct")
+        scores["accuracy_area"] = area_of("accuracy_area", "correct")
     return scores
 
 
@@ -417,43 +546,42 @@ def _of_interactions(rows: pd.DataFrame) -> dict[str, Score]:
     scores = {}
     for band in each(strength.bands()):
         inside_O = (band.first <= strength.orders_O) & (strength.orders_O <= band.last)
-        influence_I = pd.Series(strength.influence_IO[:, inside_O].mean(axis=1), strength.images)
-        scores[f"J_{band.band}"] = Score(band.J, band.low, band.high, influence_I)
+        values_I = band.J + strength.influence_IO[:, inside_O].mean(axis=1)
+        key = f"J_{band.band}_orders"
+        scores[key] = _score(key, pd.Series(values_I, strength.images))
     return scores
 
 
 def _of_similarity(images: pd.DataFrame) -> dict[str, Score]:
     """Of the last readout of the last layer, where something is hidden."""
     last = images[(images["readout"] == images["readout"].iloc[-1]) & (images["ratio"] > 0)]
-    means = last.drop(columns=["layer", "readout", "ratio"]).groupby("image").mean()
-    scores = {"similarity": _mean(means["centred_cosine"]), "recall": _mean(means["recall@1"])}
-    if means["untrained_centred_cosine"].notna().all():
-        beyond_I = means["centred_cosine"] - means["untrained_centred_cosine"]
-        scores["similarity_excess"] = _mean(beyond_I)
+
+    def mean_of(column: str) -> pd.Series:
+        """Over hidden shares; NaN where one is."""
+        values_IR = last.pivot(index="image", columns="ratio", values=column)
+        return values_IR.mean(axis=1, skipna=False)
+
+    cosine_I, untrained_I = mean_of("centred_cosine"), mean_of("untrained_centred_cosine")
+    scores = {
+        "similarity": _score("similarity", cosine_I),
+        "recall": _score("recall", mean_of("recall@1")),
+    }
+    if untrained_I.notna().any():
+        excess = _score("similarity_excess", cosine_I - untrained_I)
+        scores["similarity_excess"] = replace(excess, baseline_I=untrained_I)
     return scores
 
 
 def _of_spectrum(images: pd.DataFrame) -> dict[str, Score]:
     """Of the last map."""
-    last = images[images["index"] == images["index"].max()]
-    score = _mean(last.set_index("image")["highest"])
-    cells = int(last["cells"].iloc[0])
-    return {
-        "high_frequency": Score(
-            score.estimate, score.low, score.high, score.influence_I, f"cells={cells}"
-        )
-    }
+    last = images[images["index"] == images["index"].max()].set_index("image")
+    setting = f"cells={int(last['cells'].iloc[0])}"
+    return {"high_frequency": _score("high_frequency", last["highest"], setting)}
 
 
 def each(table: pd.DataFrame) -> Iterator[Any]:
     """The lines of a table, by name of column."""
     return table.itertuples(index=False)
-
-
-def _mean(values_I: pd.Series) -> Score:
-    values_I = values_I.dropna()
-    interval = t_interval(values_I.mean(), values_I.to_numpy(dtype=float))
-    return Score(interval.estimate, interval.low, interval.high, values_I)
 
 
 def _has(rows: pd.DataFrame, measure: str) -> bool:

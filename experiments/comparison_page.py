@@ -6,8 +6,12 @@ Everything on it comes from the tables of the run; see :mod:`experiments.page` f
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 
-from experiments.comparison import MEANINGS, SHARES, TITLES, Comparison, each, shown
+import pandas as pd
+
+from experiments.comparison import MEANINGS, SHARES, TITLES, Comparison, each, shown, shown_p
 from experiments.page import (
     Cell,
     Section,
@@ -19,11 +23,15 @@ from experiments.page import (
     preformatted,
     table,
 )
-from experiments.report import noisy_contexts
-from experiments.results import strength_from
+from experiments.report import ORDER_COLUMNS, ORDERS, noisy_contexts, order_lines
+from experiments.runs import counted
 
 LEVEL = 0.05
 """Differences with a corrected p below it are called real."""
+
+SAID, NAMED, OPEN = 12, 4, 60
+"""The most differences that have a sentence each, networks that are named in the title, and lines
+of differences that are not folded."""
 
 CAPTIONS = {
     "scores": "Scores with 95 % intervals over images. Each panel has its own scale.",
@@ -35,7 +43,9 @@ CAPTIONS = {
     "bands are 95 % intervals over images.",
     "similarity": "Features of images with hidden patches against those of the whole images. An "
     "untrained network and raw pixels are high too, so a line means something only above its own "
-    "dashed baselines. Bands: 95 % intervals, over batches for CKA and over images for others.",
+    "dashed baselines. CKA, the mean that is subtracted and the images that recall@1 is among are "
+    "of batches of {similarity_batch} images. Bands: 95 % intervals, over batches for CKA and over "
+    "images for others.",
     "spectrum": "Amplitude of feature maps over frequency relative to their mean, a line for each "
     "map of the residual stream.",
     "depth": "The right ends of these lines, and the variance of maps over their cells, over "
@@ -55,7 +65,6 @@ WITH = {"spectrum": ("spectrum", "depth")}
 
 def html(comparison: Comparison) -> str:
     """The page, as one string."""
-    plan = comparison.plan
     sections = [
         Section("Found", bullets(findings(comparison))),
         Section("Scores", _scores(comparison)),
@@ -64,44 +73,38 @@ def html(comparison: Comparison) -> str:
     for panel, heading in HEADINGS.items():
         if panel in comparison.panels:
             body = "".join(
-                figure(comparison.folder / f"{name}.svg", CAPTIONS[name])
+                figure(comparison.folder / f"{name}.svg", CAPTIONS[name].format(**comparison.plan))
                 for name in WITH.get(panel, (panel,))
             )
             if panel == "interactions":
+                body += paragraph(_design(comparison))
                 body += details("Strength by order", _orders(comparison))
             body += _apart(comparison, panel)
             sections.append(Section(heading, body))
     sections.append(Section("How it was made", _made(comparison)))
-    dataset = comparison.to_frame()["dataset"].iloc[0]
-    names = ", ".join(comparison.titles[:-1]) + f" and {comparison.titles[-1]}"
-    return page(
-        f"{names} compared",
-        f"{len(comparison.titles)} networks on the same {plan['images']} images of {dataset}: the "
-        "same pixels, pairs, contexts and masks.",
-        sections,
-    )
+    return page(_title(comparison), _lead(comparison), sections)
 
 
 def findings(comparison: Comparison) -> list[str]:
     """What was found, in sentences, whichever way it came out."""
     differences = comparison.differences()
-    real = differences[differences["p_holm"] < LEVEL]
-    sentences = []
-    for row in each(real):
-        verb = "higher" if row.value > 0 else "lower"
-        sentences.append(
-            f"{TITLES[row.score]}: {verb} for {row.network} than for {row.minus}, "
-            f"{shown(row.score, row.value, row.low, row.high, difference=True)}."
-        )
-    rest = len(differences) - len(real)
+    tested = differences[differences["p_holm"].notna()]
+    real = tested[tested["p_holm"] < LEVEL]
+    sentences = _one_by_one(real) if len(real) <= SAID else _by_score(real, tested)
+    rest = len(tested) - len(real)
     if rest:
-        kind = "other differences are" if len(real) else "paired differences are"
+        count = counted(len(tested))
+        which = f"The other {counted(rest)}" if len(real) else f"All {count}"
         sentences.append(
-            f"{rest} of {len(differences)} {kind} within what chance gives "
-            f"(p above {LEVEL:g} after Holm's correction for all {len(differences)})."
+            f"{which} of {count} paired differences cannot be told from chance with these images "
+            f"(p above {LEVEL:g} after Holm's correction for all {count})."
         )
-    rows = comparison.titled()
-    interactions = rows[rows["run"] == "interactions"]
+    if len(tested) < len(differences):
+        sentences.append(
+            f"Not tested: {counted(len(differences) - len(tested))} differences, of scores that "
+            "fewer than two images have in both networks."
+        )
+    interactions = _rows_of(comparison, "interactions")
     sentences += [
         warning
         for title in dict.fromkeys(interactions["model"])
@@ -113,6 +116,85 @@ def findings(comparison: Comparison) -> list[str]:
         "change."
     )
     return sentences
+
+
+def _one_by_one(real: pd.DataFrame) -> list[str]:
+    """A sentence for each difference."""
+    return [
+        f"{TITLES[row.score]}: {'higher' if row.value > 0 else 'lower'} for {row.network} than for "
+        f"{row.minus}, {shown(row.score, row.value, row.low, row.high, difference=True)}."
+        for row in each(real)
+    ]
+
+
+def _by_score(real: pd.DataFrame, tested: pd.DataFrame) -> list[str]:
+    """A sentence for each score: how many networks each one is above."""
+    sentences = []
+    for score in TITLES:
+        pairs, of = tested[tested["score"] == score], real[real["score"] == score]
+        if of.empty:
+            continue
+        above = of["network"].where(of["value"] > 0, of["minus"]).value_counts()
+        names = dict.fromkeys([*pairs["network"], *pairs["minus"]])
+        others: dict[int, list[str]] = {}
+        for name in names:
+            others.setdefault(int(above.get(name, 0)), []).append(name)
+        ranks = "; ".join(
+            f"{count}: {joined(others[count])}" for count in sorted(others, reverse=True)
+        )
+        sentences.append(
+            f"{TITLES[score]}: {counted(len(of))} of {counted(len(pairs))} pairs of networks "
+            f"differ. Networks by how many others they are above, {ranks}."
+        )
+    return sentences
+
+
+def joined(names: Sequence[str]) -> str:
+    """One, one and two, or one, two and three."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _title(comparison: Comparison) -> str:
+    titles = comparison.titles
+    return f"{joined(titles) if len(titles) <= NAMED else f'{len(titles)} networks'} compared"
+
+
+def _lead(comparison: Comparison) -> str:
+    images = comparison.plan["images"]
+    rows = _rows_of(comparison, "compare")
+    dataset = rows["dataset"].iloc[0]
+    measured = _measured_interactions(comparison)
+    fewer = f" (interactions: {counted(measured)} of them)" if 0 < measured < images else ""
+    return (
+        f"{len(comparison.titles)} networks on the same {counted(images)} images of {dataset}"
+        f"{fewer}: the same pixels, pairs, contexts and masks."
+    )
+
+
+def _rows_of(comparison: Comparison, run: str) -> pd.DataFrame:
+    rows = comparison.titled()
+    return rows[rows["run"] == run]
+
+
+def _measured_interactions(comparison: Comparison) -> int:
+    """Images of the panel of interactions."""
+    rows = _rows_of(comparison, "interactions")
+    return rows.loc[rows["measure"] == "interaction_strength", "image"].nunique()
+
+
+def _design(comparison: Comparison) -> str:
+    """What interactions were measured on."""
+    rows = _rows_of(comparison, "interactions")
+    setting = rows["setting"].iloc[0]
+    found = re.search(r" pairs=(\d+) .*contexts=(\d+)x(\d+)", setting)
+    if not found:
+        raise ValueError("expected pairs=P and contexts=RxW in the setting of interaction rows")
+    pairs, replicates, windows = map(int, found.groups())
+    return (
+        f"Measured on {counted(_measured_interactions(comparison))} images, {counted(pairs)} "
+        f"{'pair' if pairs == 1 else 'pairs'} of patches in each, and for every pair and order "
+        f"{replicates} x {windows} contexts (replicates x windows of one permutation)."
+    )
 
 
 def _scores(comparison: Comparison) -> str:
@@ -145,8 +227,8 @@ def _differences(comparison: Comparison) -> str:
                 shown(row.score, row.value, row.low, row.high, difference=True),
                 100 * row.value if row.score in SHARES else row.value,
             ),
-            Cell(f"{row.p:.2g}", row.p),
-            Cell(f"{row.p_holm:.2g}", row.p_holm),
+            Cell(shown_p(row.p), row.p),
+            Cell(shown_p(row.p_holm), row.p_holm),
             Cell(str(int(row.images)), row.images),
         ]
         for row in each(comparison.differences())
@@ -154,61 +236,46 @@ def _differences(comparison: Comparison) -> str:
     columns = ["score", "network", "minus", "difference [95 %]", "p", "p (Holm)", "images"]
     note = (
         "Paired over images. Intervals are those of single differences; the last p is corrected "
-        "for all lines of this table. Scores of networks whose maps have other sizes, and of "
-        "panels that a network is not in, have no difference."
+        "for all lines of this table that have one. A dash stands for an interval where all "
+        "images differ by the same. There is no difference of scores of maps of other sizes, of "
+        "panels that a network is not in, and of similarity beyond untrained where two networks "
+        "share the untrained one: it would be that of similarity."
     )
-    return table(columns, lines, sortable=True, note=note)
+    made = table(columns, lines, sortable=True, note=note)
+    return details(f"All {counted(len(lines))} differences", made) if len(lines) > OPEN else made
 
 
 def _orders(comparison: Comparison) -> str:
-    """J by order, the plug-in that published tools report, and rho, for every network."""
-    rows = comparison.titled()
-    rows = rows[rows["run"] == "interactions"]
-    lines: list[list[str | Cell]] = []
-    for title, mine in rows.groupby("model", sort=False):
-        strength = strength_from(mine)
-        plug_in = mine[mine["measure"] == "interaction_strength_plug_in"]
-        S = plug_in.groupby("at")["value"].mean().to_numpy()
-        lines += [
-            [
-                str(title),
-                Cell(str(m), m),
-                Cell(f"{i.estimate:.3f} [{i.low:.3f}, {i.high:.3f}]", i.estimate),
-                Cell(f"{J:.3f}", J),
-                Cell(f"{rho:.2f}", rho),
-            ]
-            for m, i, J, rho in zip(
-                strength.orders_O, strength.intervals(), S / S.mean(), strength.rho_O, strict=True
-            )
-        ]
-    note = (
-        "J is bias-corrected (split jackknife). The plug-in is the published estimate from the "
-        "same contexts, too large where contexts vary. rho is the noise of contexts relative to "
-        "the interactions: the plug-in needs about 8 rho² contexts for a bias below 5 %, the "
-        "jackknife 2 rho²."
-    )
-    columns = ["network", "order m", "J [95 %]", "J, plug-in", "rho"]
-    return table(columns, lines, sortable=True, note=note)
+    """Strengths by order of every network."""
+    lines = [
+        [str(title), *line]
+        for title, mine in _rows_of(comparison, "interactions").groupby("model", sort=False)
+        for line in order_lines(mine)
+    ]
+    return table(["network", *ORDER_COLUMNS], lines, sortable=True, note=ORDERS)
 
 
 def _apart(comparison: Comparison, panel: str) -> str:
     """Which networks are not in a panel, and why."""
-    apart = comparison.plan["apart"].get(panel, {})
-    return "".join(paragraph(f"Without {name}: {why}.") for name, why in apart.items())
+    names: dict[str, list[str]] = {}
+    for name, why in comparison.plan["apart"].get(panel, {}).items():
+        names.setdefault(why, []).append(name)
+    return "".join(paragraph(f"Without {joined(who)}: {why}.") for why, who in names.items())
 
 
 def _made(comparison: Comparison) -> str:
     label = json.loads((comparison.folder / "config.json").read_text())
     plan = comparison.plan
     lines: list[list[str | Cell]] = [
-        [n["title"], n["model"], n["weights"], n["sha256"][:16]] for n in plan["networks"]
+        [n["title"], n["model"], n["weights"], n["classifier"], n["sha256"][:16]]
+        for n in plan["networks"]
     ]
     forwards: list[list[str | Cell]] = [
-        [panel, Cell(f"{n:,}".replace(",", " "), n)] for panel, n in plan["forwards"].items()
+        [panel, Cell(counted(n), n)] for panel, n in plan["forwards"].items()
     ]
     versions = ", ".join(f"{name} {version}" for name, version in label["versions"].items())
     return (
-        table(["network", "architecture", "weights", "sha256 of the weights"], lines)
+        table(["network", "architecture", "weights", "classifier", "sha256 of the weights"], lines)
         + table(["panel", "forwards planned for each network"], forwards)
         + details("Settings", preformatted(json.dumps(label["config"], indent=2)))
         + paragraph(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -18,14 +20,30 @@ NAMES = {"vit": "ViT", "resnet": "ResNet", "scratch": "from scratch", "a2mim": "
 """How models and weights are called in figures and sentences."""
 
 
+class Look(NamedTuple):
+    """How a network is drawn.
+
+    Attributes:
+        colour: of its lines and marks.
+        marker: of matplotlib.
+    """
+
+    colour: str
+    marker: str
+
+
+Looks = Mapping[str, Look]
+"""By what networks are called in legends (:func:`titled`)."""
+
+
 def named(key: str) -> str:
     """The display name of a model or of weights."""
     return NAMES.get(key, key)
 
 
 def titled(model: object, weights: object) -> str:
-    """What a network is called in legends: its model, and its weights if they have a name."""
-    return f"{named(str(model))} ({named(str(weights))})" if weights else named(str(model))
+    """What a network is called in legends: its model and weights, or a title that stands alone."""
+    return f"{named(str(model))} ({named(str(weights))})" if weights else str(model)
 
 
 def networks(rows: pd.DataFrame) -> dict[str, list[str]]:
@@ -56,17 +74,28 @@ def interaction_curves(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def interaction_overlay(rows: pd.DataFrame) -> Figure:
-    """J over orders, all networks of a table in one panel."""
+def interaction_overlay(rows: pd.DataFrame, looks: Looks | None = None) -> Figure:
+    """J over orders, all networks of a table in one panel.
+
+    Args:
+        rows: of ``a2mim interactions``.
+        looks: of the networks; by their order if left out.
+    """
     figure = Figure(figsize=(6, 3.8), layout="constrained")
     ax = figure.subplots()
     pairs = [(model, arm) for model, arms in networks(rows).items() for arm in arms]
     for k, (model, weights) in enumerate(pairs):
         strength = strength_from(of(rows, model, weights))
-        colour = plots.COLOURS[(k + 1) % len(plots.COLOURS)]  # grey is for references
-        plots.strength_curve(ax, strength, label=titled(model, weights), colour=colour)
+        title = titled(model, weights)
+        look = looks[title] if looks else Look(_colour(k), "o")
+        plots.strength_curve(ax, strength, label=title, colour=look.colour)
+        line, _one = ax.get_lines()[-2:]  # the other is the line at J = 1
+        line.set_marker(look.marker)
     ax.set_ylim(bottom=0)
-    ax.legend()
+    if looks:  # of any number of networks
+        _legend_below(figure, columns=3)
+    else:
+        ax.legend()
     return figure
 
 
@@ -133,12 +162,13 @@ def draw_all(run: Path) -> list[str]:
     return list(figures)
 
 
-def occlusion_effects(rows: pd.DataFrame) -> Figure:
+def occlusion_effects(rows: pd.DataFrame, looks: Looks | None = None) -> Figure:
     """Top-1 accuracy and agreement over what is hidden, with bands; all networks in each panel.
 
     Args:
         rows: of ``a2mim occlusion``; each occluder is a line of panels, of one panel where there
             is no accuracy.
+        looks: of the networks; by their order if left out.
     """
     occluders = rows["setting"].str.extract(r"occluder=(\S+)", expand=False)
     names = list(dict.fromkeys(occluders))
@@ -150,28 +180,41 @@ def occlusion_effects(rows: pd.DataFrame) -> Figure:
     axes = figure.subplots(len(names), len(measures), sharex=True, sharey=True, squeeze=False)
     pairs = [(model, arm) for model, arms in networks(rows).items() for arm in arms]
     for line, occluder in zip(axes, names, strict=True):
-        for ax, (measure, title) in zip(line, measures.items(), strict=True):
+        for ax, (measure, what) in zip(line, measures.items(), strict=True):
             for k, (model, weights) in enumerate(pairs):
                 table = of(rows[occluders == occluder], model, weights)
                 ends = [
                     table[table["measure"] == f"occlusion_{measure}{end}"].set_index("at")["value"]
                     for end in ("", "_low", "_high")
                 ]
+                title = titled(model, weights)
+                marker = "os^Dv"[k // len(plots.COLOURS) % 5]
+                look = looks[title] if looks else Look(_colour(k), marker)
                 plots.curve(
                     ax,
                     ends[0].index.to_numpy(),
                     [Interval(x, np.nan, low, high) for x, low, high in zip(*ends, strict=True)],
-                    label=titled(model, weights),
-                    colour=plots.COLOURS[(k + 1) % len(plots.COLOURS)],
-                    marker="os^Dv"[k // len(plots.COLOURS) % 5],
+                    label=title,
+                    colour=look.colour,
+                    marker=look.marker,
                 )
-            ax.set_title(f"{occluder}: {title}" if len(names) > 1 else title)
+            ax.set_title(f"{occluder}: {what}" if len(names) > 1 else what)
             ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     for ax in axes[-1]:
         ax.set_xlabel("hidden share of the image")
-    # Below: names of files are wider than panels.
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center")
+    _legend_below(figure, columns=3 if looks else 1)  # names of files are wider than panels
     return figure
+
+
+def _legend_below(figure: Figure, columns: int) -> None:
+    """Of the first panel."""
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=columns)
+
+
+def _colour(k: int) -> str:
+    """Of the k-th network where nothing else is said; grey comes last."""
+    return plots.COLOURS[(k + 1) % len(plots.COLOURS)]
 
 
 def _panels(rows: pd.DataFrame) -> tuple[Figure, list]:

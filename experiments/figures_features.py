@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from experiments.figures import titled
+from experiments.figures import Look, Looks, titled
 from interactions import plots
 
 if TYPE_CHECKING:
@@ -91,23 +91,30 @@ def hidden(table: pd.DataFrame) -> str:
     return f"{done}, against the complement" if against == "complement" else done
 
 
-def invariance_over_ratios(table: pd.DataFrame) -> Figure:
-    """Last layers of all networks over the hidden ratio, each beside its own baselines."""
+def invariance_over_ratios(table: pd.DataFrame, looks: Looks | None = None) -> Figure:
+    """Last layers of all networks over the hidden ratio, each beside its own baselines.
+
+    Args:
+        table: of :func:`invariance_table`.
+        looks: of the networks; if left out, colours by their order, and no marks.
+    """
     figure = Figure(figsize=(10.5, 4.0), layout="constrained")
     axes = figure.subplots(1, len(SHOWN))
     networks = list(table.groupby(["model", "weights"], sort=False))
     for k, ((model, weights), rows) in enumerate(networks):
         last = last_layer(rows)
-        colour = COLOURS[k % len(COLOURS)]
+        title = titled(model, weights)
+        colour, marker = looks[title] if looks else (COLOURS[k % len(COLOURS)], "")
         for ax, metric in zip(axes, SHOWN, strict=True):
             of = last[last["metric"] == metric]
             for name, (dashes, width) in STYLES.items():
-                ax.plot(of["ratio"], of[name], color=colour, ls=dashes, lw=width)
+                marks = marker if name == "value" else ""
+                ax.plot(of["ratio"], of[name], color=colour, ls=dashes, lw=width, marker=marks)
             ax.fill_between(
                 of["ratio"], of["low"], of["high"], color=colour, alpha=0.18, linewidth=0
             )
-        label = f"{titled(model, weights)}, {last.iloc[0]['layer']}"
-        axes[0].plot([], [], color=colour, label=label)
+        label = f"{title}, {last.iloc[0]['layer']}"
+        axes[0].plot([], [], color=colour, marker=marker, label=label)
     for ax, title in zip(axes, SHOWN.values(), strict=True):
         what = hidden(table).replace(", ", ",\n")
         ax.set(title=title, xlabel=f"share of patches, {what}", xlim=(-0.02, 1.0))
@@ -238,11 +245,15 @@ def spectra(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def stream_over_depth(table: pd.DataFrame) -> Figure:
+def stream_over_depth(table: pd.DataFrame, looks: Looks | None = None) -> Figure:
     """High frequencies and variance over depth, a curve per network.
 
     Filled marks are maps after a block or an MLP, hollow ones those after attention, diamonds the
     first maps after a down-sampling.
+
+    Args:
+        table: of :func:`spectrum_table`.
+        looks: of the networks, whose marks replace circles; if left out, colours by their order.
     """
     ends = ends_of_stream(table)
     figure = Figure(figsize=(10, 4.2), layout="constrained")
@@ -254,9 +265,11 @@ def stream_over_depth(table: pd.DataFrame) -> Figure:
     for k, ((model, weights), rows) in enumerate(ends.groupby(["model", "weights"], sort=False)):
         smaller = rows["cells"].diff().lt(0).to_numpy()
         attention = rows["layer"].str.endswith("/attention").to_numpy()
+        title = titled(model, weights)
+        look = looks[title] if looks else Look(COLOURS[k % len(COLOURS)], "o")
         for ax, name in zip(axes, titles, strict=True):
-            _marked(ax, rows, name, COLOURS[k % len(COLOURS)], attention, smaller)
-        axes[0].plot([], [], color=COLOURS[k % len(COLOURS)], label=titled(model, weights))
+            _marked(ax, rows, name, look, attention, smaller)
+        axes[0].plot([], [], color=look.colour, marker=look.marker if looks else "", label=title)
     for ax, title in zip(axes, titles.values(), strict=True):
         ax.set(title=title, xlabel="depth: 0 first map, 1 last")
     axes[1].set_yscale("log")
@@ -280,16 +293,17 @@ def save(figures: Mapping[str, Callable[[], Figure]], folder: Path) -> None:
 
 
 def _marked(
-    ax: Axes, rows: pd.DataFrame, name: str, colour: str, hollow: np.ndarray, large: np.ndarray
+    ax: Axes, rows: pd.DataFrame, name: str, look: Look, hollow: np.ndarray, large: np.ndarray
 ) -> None:
     """A curve over depth with its band and marks."""
+    colour, marker = look
     x, y = rows["depth"].to_numpy(), rows[name].to_numpy()
     low, high = rows[f"{name}_low"], rows[f"{name}_high"]
     ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
     ax.plot(x, y, color=colour, lw=1.4)
     plain = ~hollow & ~large
-    ax.plot(x[plain], y[plain], color=colour, ls="", marker="o")
-    ax.plot(x[hollow & ~large], y[hollow & ~large], color=colour, ls="", marker="o", mfc="white")
+    ax.plot(x[plain], y[plain], color=colour, ls="", marker=marker)
+    ax.plot(x[hollow & ~large], y[hollow & ~large], color=colour, ls="", marker=marker, mfc="white")
     face = "white" if hollow[large].all() else colour
     ax.plot(x[large], y[large], color=colour, ls="", marker="D", ms=7, mfc=face)
 

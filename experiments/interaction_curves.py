@@ -21,6 +21,7 @@ from experiments.results import per_image_rows, strength_rows, write_table
 from experiments.runs import (
     UsageError,
     commit,
+    counted,
     finish_run,
     keep_memory,
     open_run,
@@ -156,7 +157,7 @@ def _announce(config: InteractionsConfig, design: ix.Design, images: int, rank: 
     pairs, contexts = len(design.pairs.draw(n, design.seed, "0")), design.contexts.count(n, 1)
     print(
         f"plan: {images} images x {pairs} pairs x {contexts} contexts x {len(orders)} orders, "
-        f"at most {_counted(images * forwards_of(design))} forwards for each network"
+        f"at most {counted(images * forwards_of(design))} forwards for each network"
         + (f", more where the bias is above {config.bias_tol:g}" if config.bias_tol else "")
     )
 
@@ -199,7 +200,7 @@ def _report(config: InteractionsConfig, measured: list[Measured]) -> None:
         forwards = sum(record.forwards for record in one.records)
         print(
             f"\n{one.subject.name} ({one.subject.weights}): {len(one.records)} images, "
-            f"{_counted(forwards)} forwards"
+            f"{counted(forwards)} forwards"
         )
         print(f"numerical noise floor of one difference: {one.floor:.1e}")
         print(strength.to_frame().to_string(index=False, float_format="%.3f"))
@@ -302,10 +303,6 @@ def _subjects(config: InteractionsConfig) -> list[Subject]:
     ]
     check_different([subject.report for subject in subjects])
     return subjects
-
-
-def _counted(number: int) -> str:
-    return f"{number:,}".replace(",", " ")
 
 
 if __name__ == "__main__":  # torchrun --nproc-per-node N -m experiments.interaction_curves ...

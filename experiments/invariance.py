@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from a2mim.convert import LoadReport
+from a2mim.sampler import keyed_generator
 from experiments.configs.invariance import InvarianceConfig
 from experiments.configs.spectrum import SpectrumConfig
 from experiments.figures_features import (
@@ -47,7 +48,15 @@ from experiments.figures_features import (
 )
 from experiments.measuring import FILLS, safe_name
 from experiments.results import COLUMNS, read_table, write_atomic, write_table
-from experiments.runs import UsageError, commit, finish_run, keep_memory, open_run, pick_device
+from experiments.runs import (
+    UsageError,
+    commit,
+    counted,
+    finish_run,
+    keep_memory,
+    open_run,
+    pick_device,
+)
 from experiments.sources import Source, folder_images, named_images
 from experiments.weights import Subject, called, check_different, subject_of, write_reports
 from interactions import similarity
@@ -90,7 +99,7 @@ def invariance(config: InvarianceConfig) -> None:
     start = time.perf_counter()
     config = replace(config, ratios=_ratios(config))
     _check(config)
-    prepared = prepare(config, partial(_try, config))
+    prepared = _shuffled(prepare(config, partial(_try, config)), config.seed)
     images = len(prepared.sources)
     if 0 < (rest := images % config.batch) < FEWEST:
         raise UsageError(
@@ -300,6 +309,12 @@ def constants(run: str, subject: Subject, prepared: Prepared, seed: int) -> dict
     }
 
 
+def _shuffled(prepared: Prepared, seed: int) -> Prepared:
+    """In an order drawn by the seed: in that of a folder by class, a batch could be one class."""
+    order = torch.randperm(len(prepared.sources), generator=keyed_generator("batches", seed))
+    return replace(prepared, sources=[prepared.sources[k] for k in order.tolist()])
+
+
 def _measure(
     config: InvarianceConfig, prepared: Prepared, subject: Subject
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -359,7 +374,7 @@ def _measure(
 
 
 def _of_images(seen: Sequence[SimilarityOfImages]) -> pd.DataFrame:
-    """The rows of :func:`read_images_table`, batch by batch."""
+    """The rows of :func:`read_images_table`, images by name."""
     names = [measure.replace(" ", "_") for measure in MEASURES]
     own, untrained = (
         pd.concat(
@@ -375,7 +390,8 @@ def _of_images(seen: Sequence[SimilarityOfImages]) -> pd.DataFrame:
         for pairing in ("value", "untrained")
     )
     beside = untrained[list(BESIDE)].add_prefix("untrained_")
-    return own[["image", "layer", "readout", "ratio", *names]].join(beside)
+    rows = own[["image", "layer", "readout", "ratio", *names]].join(beside)
+    return rows.sort_values("image", kind="stable")
 
 
 def _try(config: InvarianceConfig, model: nn.Module, image_1CHW: Tensor) -> None:
@@ -419,11 +435,10 @@ def _plan(config: InvarianceConfig, images: int) -> str:
     """What will be done, before it is done."""
     masks = f"{len(_ratios(config))} ratios x {config.repeats} masks"
     masks = f"{masks} x 2 complements" if config.against == "complement" else f"(1 + {masks})"
-    forwards = f"{_forwards(config, images):,}".replace(",", " ")
     whole, rest = divmod(images, config.batch)
     plan = (
-        f"plan: {images} images x {masks}, for the network and for an untrained one: {forwards} "
-        "forwards for each checkpoint"
+        f"plan: {images} images x {masks}, for the network and for an untrained one: "
+        f"{counted(_forwards(config, images))} forwards for each checkpoint"
     )
     if whole + bool(rest) < 2:
         plan += (

@@ -51,7 +51,15 @@ from experiments.occlusion_tables import (
     without_truth,
 )
 from experiments.results import write_atomic, write_table
-from experiments.runs import UsageError, commit, finish_run, keep_memory, open_run, pick_device
+from experiments.runs import (
+    UsageError,
+    commit,
+    counted,
+    finish_run,
+    keep_memory,
+    open_run,
+    pick_device,
+)
 from experiments.sources import (
     NO_TRUTH,
     Labelled,
@@ -60,7 +68,7 @@ from experiments.sources import (
     photographs_without_classes,
     without_folders,
 )
-from experiments.weights import called, check_different, load
+from experiments.weights import called, check_different, kept, load
 from interactions import fills, plots
 from interactions.compose import token_grid, with_modules
 from interactions.effects import WithProbe, effects
@@ -183,6 +191,9 @@ def occlusion(config: OcclusionConfig) -> None:
     if plan.salient:
         saliency = usable(partial(_Saliency.of, config, plan, [data for _, data in tried]))
     images = _images(config, tried[0][1])
+    each = f"{len(plan.occluders)} occluders x {_variants(config, plan)} forwards"
+    total = len(images.names) * len(plan.occluders) * _variants(config, plan)
+    print(f"plan: {len(images.names)} images x {each}: {counted(total)} for each checkpoint")
     settings = {
         key: value
         for key, value in asdict(config).items()
@@ -207,7 +218,7 @@ def occlusion(config: OcclusionConfig) -> None:
     probes = [_probe(work, number) for number in range(len(reports))]
     about = [
         {
-            "weights": report.to_dict(),
+            "weights": kept(report),
             "probe": json.loads(probe.read_text()) if probe.exists() else None,
         }
         for report, probe in zip(reports, probes, strict=True)
@@ -393,8 +404,7 @@ def _measure(
     ready = load(config.checkpoints[number], config.weights)
     images = _images(config, ready.data_config)
     model = _classifier(config, ready, number, work)
-    masks = config.repeats * sum(fraction > 0 for fraction in plan.fractions)
-    each = 1 + masks
+    each = _variants(config, plan)
     total = each * len(plan.occluders) * len(images.names)
     left = sum(each * len(images.names[chunk]) for _, chunk, _ in missing)
     title = f"{ready.report.architecture} ({called(ready.report)})"
@@ -428,6 +438,11 @@ def _measure(
             left -= each * len(images.names[chunk])
             bar.n = total - left  # masks that hide nothing are not run
             bar.refresh()
+
+
+def _variants(config: OcclusionConfig, plan: Plan) -> int:
+    """Forwards of an image and occluder: itself, and itself masked."""
+    return 1 + config.repeats * sum(fraction > 0 for fraction in plan.fractions)
 
 
 def _part(work: Path, number: int, occluder: str, chunk: int) -> Path:

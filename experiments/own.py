@@ -10,13 +10,18 @@ for random weights. The function takes nothing and returns a module:
     reset_classifier   takes 0 and leaves an encoder, as in timm; without it the outputs stand for
                        features where a network is measured without its classifier
 
-The file is run, as any Python that is imported; the weights are read strictly and never unpickled.
+The file is run, as any Python that is imported, and may import what lies beside it; the weights are
+read strictly and never unpickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
-from collections.abc import Mapping
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,11 +31,34 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from a2mim.convert import Loaded, LoadReport, fill
-from a2mim.weight_files import weights_hash
+from a2mim.weight_files import one_line, weights_hash
 from experiments.runs import UsageError
 
 MARK = ".py:"
 """What tells such a network from timm's names."""
+
+AS_IT_IS = "no reset_classifier: outputs are taken where features are wanted"
+"""The note of a report on a network whose classifier cannot be taken off."""
+
+
+def split_own(name: str) -> tuple[str, str | None] | None:
+    """``FILE.py:FUNCTION`` and weights of a name, None without such a function.
+
+    There may be an equals sign in the path of the code as well as in that of the weights.
+    """
+    found = re.fullmatch(r"(.*?\.py:\w+)(?:=(.*))?", name)
+    return None if found is None else (found[1], found[2])
+
+
+def code_hash(network: str) -> str:
+    """SHA-256 of the code of ``FILE.py:FUNCTION``: its file, and what that imports beside it.
+
+    Raises:
+        UsageError: as for :func:`build`.
+    """
+    _, files = _built(network, 0)
+    hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 def build(network: str, seed: int = 0) -> nn.Module:
@@ -43,19 +71,24 @@ def build(network: str, seed: int = 0) -> nn.Module:
     Raises:
         UsageError: if there is no such function, or it does not return a module.
     """
-    file, _, function = network.rpartition(":")
-    make = getattr(_imported(Path(file)), function, None)
-    if not callable(make):
-        raise UsageError(f"expected a function {function} in {file}, found none")
-    with torch.random.fork_rng(devices=[]):
+    return _built(network, seed)[0]
+
+
+def _built(network: str, seed: int) -> tuple[nn.Module, list[Path]]:
+    """The module, and the files of its code."""
+    file, function = _code(network), network.rpartition(":")[2]
+    with torch.random.fork_rng(devices=[]), _neighbours(file.resolve().parent) as beside:
         torch.manual_seed(seed)
+        make = getattr(_imported(file), function, None)
+        if not callable(make):
+            raise UsageError(f"expected a function {function} in {file}, found none")
         try:
             module = make()
         except Exception as error:  # whatever somebody else's code raises
-            raise UsageError(f"{network} failed: {type(error).__name__}: {error}") from error
+            raise UsageError(f"{network} failed: {one_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise UsageError(f"expected a torch module from {network}, got {type(module).__name__}")
-    return module.eval()
+    return module.eval(), [file, *beside]
 
 
 def load_own(
@@ -101,7 +134,7 @@ def load_own(
     classes = int(getattr(module, "num_classes", outputs))
     notes = [note for note in report.notes if "up to the caller" not in note]
     if not hasattr(module, "reset_classifier"):
-        notes.append("no reset_classifier: outputs are taken where features are wanted")
+        notes.append(AS_IT_IS)
     about = {
         **vars(report),
         "architecture": name,
@@ -112,16 +145,51 @@ def load_own(
     return Loaded(module, config, LoadReport(**about))
 
 
-def _imported(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"own_{file.stem}", file)
-    if spec is None or spec.loader is None or not file.is_file():
+def _code(network: str) -> Path:
+    """The file of ``FILE.py:FUNCTION``."""
+    file = Path(network.rpartition(":")[0])
+    if not file.is_file():
         raise UsageError(f"expected a Python file at {file}, found none")
+    return file
+
+
+def _imported(file: Path) -> ModuleType:
+    """The file as a module of its own name, run anew."""
+    where = hashlib.blake2b(str(file.resolve()).encode(), digest_size=4).hexdigest()
+    name = f"own_{file.stem}_{where}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses, among others, look for it there
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever somebody else's code raises
-        raise UsageError(f"{file} failed: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{file} failed: {one_line(error)}") from error
     return module
+
+
+@contextmanager
+def _neighbours(folder: Path) -> Iterator[list[Path]]:
+    """Let a file import what lies beside it, as it can where it is run itself.
+
+    What it has imported is forgotten again: another folder may have other files of these names.
+    Their paths are in the list that is given, by name of the module, once this has ended.
+    """
+    files: list[Path] = []
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield files
+    finally:
+        sys.path.remove(str(folder))
+        for name in sorted(sys.modules.keys() - before):
+            top = name.partition(".")[0]
+            beside = (folder / f"{top}.py").is_file() or (folder / top).is_dir()
+            if top not in before and beside:
+                origin = getattr(sys.modules.pop(name), "__file__", None)
+                files += [Path(origin)] if origin else []  # a folder without __init__.py has none
 
 
 def _data_config(
@@ -146,7 +214,7 @@ def _outputs(network: str, module: nn.Module, size: tuple[int, ...]) -> int:
         with torch.inference_mode():
             outputs = module(torch.zeros(1, *size))
     except Exception as error:  # whatever somebody else's code raises
-        raise UsageError(f"{network} failed on one image {size}: {error}") from error
+        raise UsageError(f"{network} failed on one image {size}: {one_line(error)}") from error
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
         what = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
         raise UsageError(f"expected outputs (B, classes) from {network}, got {what}")

@@ -115,7 +115,13 @@ def findings(rows: pd.DataFrame) -> list[str]:
 
 
 def noisy_contexts(rows: pd.DataFrame, model: str, weights: str) -> str | None:
-    """A warning where contexts are too noisy for their number: J is then still too large there."""
+    """A warning where contexts are too noisy for their number: J is then still too large there.
+
+    Args:
+        rows: of interactions.
+        model: the network's, as in the table.
+        weights: likewise; without, the model is a title and is said as it is.
+    """
     mine = of(rows, model, weights)
     strength = strength_from(mine)
     setting = mine.loc[mine["measure"] == "interaction_strength", "setting"].iloc[0]
@@ -131,7 +137,7 @@ def noisy_contexts(rows: pd.DataFrame, model: str, weights: str) -> str | None:
     orders = ", ".join(str(m) for m in strength.orders_O[noisy_O])
     worst = strength.rho_O[noisy_O].max()
     needed = f"about {2 * worst**2:.0f}" if np.isfinite(worst) else "many more"
-    who = ", ".join(named(name) for name in (model, weights) if name)
+    who = f"{named(model)}, {named(weights)}" if weights else model
     return (
         f"{who}: contexts are noisy at order {orders}. The {K} per pair "
         f"leave J there too large; {needed} would be needed, and the intervals do not cover this."
@@ -197,39 +203,42 @@ def write_report(run: Path, config: Mapping[str, object]) -> None:
     write_atomic(run / "report.html", text)
 
 
-def _orders(rows: pd.DataFrame) -> str:
-    """J by order, the plug-in that published tools report, and rho, for every network."""
-    parts = [
-        paragraph(
-            "J is bias-corrected (split jackknife). The plug-in column is the published estimate, "
-            "which is too large where contexts vary. rho is the context noise relative to the "
-            "interactions: the plug-in needs about 8 rho² contexts per pair for a bias below 5 %, "
-            "the jackknife 2 rho²."
+ORDERS = (
+    "J is bias-corrected (split jackknife). The plug-in is the published estimate from the same "
+    "contexts, which is too large where contexts vary. rho is the noise of contexts relative to "
+    "the interactions: the plug-in needs about 8 rho² contexts for each pair for a bias below 5 %, "
+    "the jackknife 2 rho²."
+)
+"""What the columns of :func:`order_lines` are."""
+
+ORDER_COLUMNS = ("order m", "J [95 %]", "J, plug-in", "rho")
+
+
+def order_lines(rows: pd.DataFrame) -> list[list[str | Cell]]:
+    """J by order, the plug-in that published tools report, and rho, of the rows of one network."""
+    strength = strength_from(rows)
+    plug_in = rows[rows["measure"] == "interaction_strength_plug_in"]
+    S = plug_in.groupby("at")["value"].mean().to_numpy()
+    return [
+        [
+            Cell(str(m), m),
+            Cell(plain(interval), interval.estimate),
+            Cell(f"{J:.3f}", J),
+            Cell(f"{rho:.2f}", rho),
+        ]
+        for m, interval, J, rho in zip(
+            strength.orders_O, strength.intervals(), S / S.mean(), strength.rho_O, strict=True
         )
     ]
+
+
+def _orders(rows: pd.DataFrame) -> str:
+    """A table of orders for every network."""
+    parts = [paragraph(ORDERS)]
     for model, arms in networks(rows).items():
         for weights in arms:
-            mine = of(rows, model, weights)
-            strength = strength_from(mine)
-            plug_in = mine[mine["measure"] == "interaction_strength_plug_in"]
-            S = plug_in.groupby("at")["value"].mean().to_numpy()
-            lines = [
-                (
-                    Cell(str(m), m),
-                    Cell(plain(interval), interval.estimate),
-                    Cell(f"{J:.3f}", J),
-                    Cell(f"{rho:.2f}", rho),
-                )
-                for m, interval, J, rho in zip(
-                    strength.orders_O,
-                    strength.intervals(),
-                    S / S.mean(),
-                    strength.rho_O,
-                    strict=True,
-                )
-            ]
             parts.append(subheading(f"{named(model)}, {named(weights)}"))
-            parts.append(table(["order m", "J (95 %)", "J, plug-in", "rho"], lines))
+            parts.append(table(ORDER_COLUMNS, order_lines(of(rows, model, weights))))
     return "".join(parts)
 
 

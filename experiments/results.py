@@ -32,6 +32,9 @@ COLUMNS = (
     "commit",
 )
 
+TEXT = ("run", "measure", "model", "weights", "dataset", "image", "setting", "commit")
+"""Columns of words."""
+
 
 def write_table(rows: pd.DataFrame, path: Path) -> None:
     """Write rows as CSV, whole or not at all.
@@ -51,7 +54,10 @@ def read_table(path: Path) -> pd.DataFrame:
         FileNotFoundError: if there is none.
         ValueError: if it is not a results table.
     """
-    rows = pd.read_csv(path, dtype={"image": str, "setting": str, "commit": str})
+    # Weights may be called 100, and an image NA: words are kept as they are.
+    rows = pd.read_csv(
+        path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values={"value": [""]}
+    )
     if tuple(rows.columns) != COLUMNS:
         raise ValueError(f"expected a results table in {path}, got the columns {list(rows)}")
     return rows

@@ -94,9 +94,7 @@ def open_run(out: Path, config: Mapping[str, object], *, resume: bool = True) ->
             "choose another --out"
         )
     out = out.resolve()
-    settings = json.dumps({"config": dict(config), "commit": commit()}, default=str, sort_keys=True)
-    key = hashlib.blake2b(settings.encode(), digest_size=4).hexdigest()
-    work = out.with_name(f"{out.name}.{key}.partial")
+    work = out.with_name(f"{out.name}.{run_key(config)}.partial")
     try:
         if not resume and work.exists():
             shutil.rmtree(work)
@@ -104,6 +102,12 @@ def open_run(out: Path, config: Mapping[str, object], *, resume: bool = True) ->
     except OSError as error:
         raise UsageError(f"cannot write to {out.parent}: {error.strerror}") from error
     return work
+
+
+def run_key(config: Mapping[str, object]) -> str:
+    """A hash of everything that decides a result: these settings, and the code that runs."""
+    settings = json.dumps({"config": dict(config), "commit": commit()}, default=str, sort_keys=True)
+    return hashlib.blake2b(settings.encode(), digest_size=4).hexdigest()
 
 
 def is_run(folder: Path) -> bool:
@@ -129,14 +133,31 @@ def label_run(work: Path, config: Mapping[str, object], seconds: float) -> None:
 
 
 def place_run(work: Path, out: Path) -> None:
-    """Put the work folder in the place of ``out``."""
+    """Put the work folder in the place of ``out``.
+
+    What is there is replaced if it is a run of the same settings and nothing else lies beside its
+    files; otherwise it is kept as ``<out>.previous``, and a line says so.
+    """
     out = out.resolve()
     old = out.with_name(out.name + ".replaced")
     shutil.rmtree(old, ignore_errors=True)
+    keep = out.exists() and not _replaces(work, out)
     if out.exists():
         os.replace(out, old)
     os.replace(work, out)
+    if keep:
+        previous = out.with_name(out.name + ".previous")
+        shutil.rmtree(previous, ignore_errors=True)
+        os.replace(old, previous)
+        print(f"what was in {out.name} before is in {previous.name} now")
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _replaces(work: Path, out: Path) -> bool:
+    """Whether a run has the settings of another, and a file for each of its files."""
+    settings = [json.loads((run / "config.json").read_text())["config"] for run in (work, out)]
+    there, here = ({path.name for path in run.iterdir()} for run in (out, work))
+    return settings[0] == settings[1] and there <= here
 
 
 def keep_memory() -> None:
@@ -153,6 +174,11 @@ def keep_memory() -> None:
         return
     for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 1 << 26)):
         mallopt(parameter, value)
+
+
+def counted(number: int) -> str:
+    """A number for people: 12 000."""
+    return f"{number:,}".replace(",", " ")
 
 
 def process_rank() -> tuple[int, int]:

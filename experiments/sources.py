@@ -8,6 +8,7 @@ Photographs to measure are read when they are needed and not kept.
 from __future__ import annotations
 
 import csv
+import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,11 +50,27 @@ class Source:
         name: names its random draws.
         read: opens it, in RGB.
         truth: its class, if it is known.
+        file: where it is, if it is a file.
     """
 
     name: str
     read: Callable[[], Image.Image]
     truth: int | None
+    file: Path | None = None
+
+    def identity(self) -> tuple[str, int | None, str]:
+        """Name, class, and SHA-256 of the file if it is one: other numbers have another.
+
+        Raises:
+            DataError: if the file cannot be read.
+        """
+        if self.file is None:
+            return self.name, self.truth, ""
+        try:
+            content = self.file.read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read {self.file}: {error.strerror}") from error
+        return self.name, self.truth, hashlib.sha256(content).hexdigest()
 
 
 def folder_images(folder: Path, count: int, seed: int, *, truth: bool) -> list[Source]:
@@ -73,7 +90,7 @@ def folder_images(folder: Path, count: int, seed: int, *, truth: bool) -> list[S
     names = [file.relative_to(folder).as_posix() for file in files]
     classes = _classes(folder, names, NO_TRUTH) if truth else dict.fromkeys(names)
     return [
-        Source(name, partial(read_image, file), classes[name])
+        Source(name, partial(read_image, file), classes[name], file)
         for name, file in zip(names, files, strict=True)
     ]
 
@@ -101,6 +118,18 @@ def named_images(data: str, count: int, seed: int) -> list[Source]:
         )
         for k in subset(len(dataset), count, seed)
     ]
+
+
+def classes_of(data: str) -> int | None:
+    """The number of classes of a data set by name; None if its images have none.
+
+    Raises:
+        DataError: if there is no data set of that name, or it cannot be had.
+    """
+    labels_I = (
+        digits(32)[1].labels_I if data == "digits" else labels_of(torchvision_set(data, "test"))
+    )
+    return None if labels_I is None else int(labels_I.max()) + 1
 
 
 def training_samples(

@@ -30,6 +30,7 @@ from experiments.figures_features import (
     stream_over_depth,
 )
 from experiments.invariance import Prepared, batches, constants, finish, measure_all, prepare, tidy
+from experiments.runs import counted
 from experiments.weights import Subject
 from interactions import spectrum as library
 from interactions.layers import stream_names
@@ -45,6 +46,7 @@ def spectrum(config: SpectrumConfig) -> None:
     """
     start = time.perf_counter()
     prepared = prepare(config, partial(_try, config))
+    print(f"plan: {counted(len(prepared.sources))} forwards for each checkpoint")
     work, settings, rows = measure_all(config, prepared, partial(_measure, config, prepared))
     table = spectrum_table(rows)
     save({"spectra": partial(spectra, table), "depth": partial(stream_over_depth, table)}, work)

@@ -18,9 +18,15 @@ from a2mim.convert import HUB, UNTRAINED, Loaded, LoadReport, describe, load_mod
 from a2mim.layouts import DIALECTS, LAYOUTS, PLAIN
 from a2mim.weight_files import WeightsError
 from experiments.configs.weights import ModelsConfig, WeightsConfig
-from experiments.own import MARK, build, load_own
+from experiments.own import MARK, build, code_hash, load_own, split_own
 from experiments.results import write_atomic
 from experiments.runs import UsageError
+
+GENERIC = (
+    *("backbone", "best", "checkpoint", "last", "model", "model-ema", "model_best"),
+    *("pytorch_model", "weights"),
+)
+"""What files of weights are called whatever is in them."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ def subject_of(name: str, config: WeightsConfig, device: str, *, headless: bool 
     loaded = load(name, config)
     model = loaded.model
     if headless:
-        model = _headless(model)
+        model = without_classifier(model)
     elif not loaded.report.classes:
         raise UsageError(
             f"expected weights with a classifier for {loaded.report.architecture}, got none; "
@@ -114,14 +120,28 @@ def subject_of(name: str, config: WeightsConfig, device: str, *, headless: bool 
 
 
 def called(report: LoadReport) -> str:
-    """What weights are called in tables: their file, timm's tag, or the name on the hub."""
+    """What weights are called in tables: their file, timm's tag, or the name on the hub.
+
+    A file that is called as every training calls it (``backbone.safetensors``) is called with its
+    folder.
+    """
     if report.layout == "untrained":
         return "untrained"
     if report.source.startswith(HUB):
         return report.source.removeprefix(HUB)
     if report.layout == "timm" and timm.is_model(report.source):
         return report.source.partition(".")[2] or "timm default"
-    return Path(report.source).name
+    file = Path(report.source)
+    if file.name.partition(".")[0] in GENERIC:
+        return f"{file.resolve().parent.name}/{file.name}"
+    return file.name
+
+
+def short(report: LoadReport) -> str:
+    """What weights are called where space is short: the file without its ending, or its folder."""
+    name = Path(called(report))
+    generic = name.name.partition(".")[0] in GENERIC and len(name.parts) > 1
+    return name.parent.name if generic else name.stem
 
 
 def check_different(reports: Sequence[LoadReport]) -> None:
@@ -132,12 +152,35 @@ def check_different(reports: Sequence[LoadReport]) -> None:
     """
     names = [(report.architecture, called(report)) for report in reports]
     if len(set(names)) != len(names):
-        raise UsageError("expected every network once: give other models or names of weights")
+        twice = " ".join(next(name for name in names if names.count(name) > 1))
+        raise UsageError(
+            f"expected every network once, got {twice} twice; give another, or copy or rename the "
+            "file if its weights are others"
+        )
 
 
 def write_reports(reports: Sequence[LoadReport], path: Path) -> None:
     """What became of the weights of every network, to be kept with what was measured."""
-    write_atomic(path, json.dumps([report.to_dict() for report in reports], indent=2) + "\n")
+    write_atomic(path, json.dumps([kept(report) for report in reports], indent=2) + "\n")
+
+
+def kept(report: LoadReport) -> dict[str, Any]:
+    """A report as JSON takes it, without paths of this machine: its source is a name."""
+    return {**report.to_dict(), "source": without_path(report.source)}
+
+
+def without_path(name: str) -> str:
+    """The source of a report without the folders of its file."""
+    if HUB in name:
+        return name
+    prefix = UNTRAINED if name.startswith(UNTRAINED) else ""
+    return prefix + Path(name.removeprefix(prefix)).name
+
+
+def own_code(name: str) -> str:
+    """SHA-256 of the code of a network of one's own; empty for others."""
+    network = _own(*_parts(name))
+    return "" if network is None else code_hash(network)
 
 
 def model_options(pairs: Sequence[str]) -> dict[str, object]:
@@ -185,12 +228,12 @@ def _untrained(name: str, report: LoadReport, seed: int) -> nn.Module:
     """The same architecture, made with the same options, with fresh weights."""
     network = _own(*_parts(name))
     if network is not None:
-        return _headless(build(network, seed))
+        return without_classifier(build(network, seed))
     fresh = load_model(f"{UNTRAINED}{report.architecture}", options=report.options, seed=seed)
-    return _headless(fresh.model)
+    return without_classifier(fresh.model)
 
 
-def _headless(model: Any) -> nn.Module:
+def without_classifier(model: Any) -> nn.Module:
     """Without its classifier, if it can be taken off."""
     if hasattr(model, "reset_classifier"):
         model.reset_classifier(0)
@@ -239,6 +282,9 @@ def overview() -> str:
 
 def _parts(name: str) -> tuple[str | None, str]:
     """Architecture and place of ``ARCHITECTURE=FILE``, or None and the whole name."""
+    own = split_own(name)
+    if own is not None:
+        return (None, name) if own[1] is None else (own[0], own[1])
     architecture, equals, file = name.partition("=")
     if equals and not Path(name).exists():
         return architecture, file
@@ -259,7 +305,7 @@ def _own(architecture: str | None, where: str) -> str | None:
 
 def _for_the_command_line(error: WeightsError) -> str:
     """The library's message, and how its arguments are given here."""
-    said = str(error)
+    said = str(error).replace("by a2mim.convert.fill", "by CODE.py:FUNCTION=FILE")
     if any(argument in said for argument in ("architecture=", "options=", "layout=")):
         said += " (here: NETWORK=FILE, --model-kwargs NAME=VALUE, --layout NAME)"
     return said

@@ -6,6 +6,7 @@ One polarity everywhere: ``visible`` is boolean and True keeps the original pixe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -62,9 +63,12 @@ class PatchGrid:
             ValueError: if the grid does not divide the image.
         """
         if height % self.rows or width % self.cols:
+            common, most = math.gcd(height, width), max(self.rows, self.cols)
+            side = max(side for side in range(1, most + 1) if common % side == 0)
             raise ValueError(
                 f"expected an image that a {self.rows} x {self.cols} grid divides, "
-                f"got {height} x {width} pixels; resize the image or choose another grid"
+                f"got {height} x {width} pixels; resize the image or choose another grid, such as "
+                f"{side} x {side}"
             )
         return height // self.rows, width // self.cols
 

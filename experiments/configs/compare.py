@@ -20,6 +20,9 @@ import tyro
 from experiments.configs.weights import WeightsConfig
 
 Panel = Literal["predictions", "interactions", "similarity", "spectrum"]
+Fill = Literal["image_mean", "zero", "blur"]
+Label = Literal["auto", "truth", "prediction"]
+Precision = Literal["float32", "tf32", "float16"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class CompareConfig:
 
     checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
     """Two or more of: files, timm names (timm's own weights), hf-hub:USER/NAME, untrained:NAME,
-    and NETWORK=FILE where a file does not tell its network."""
+    and NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
+    your own."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder of images, searched in depth; labels.csv in it (file,class_index) tells classes,
     without which there is no accuracy."""
@@ -45,12 +49,13 @@ class CompareConfig:
     features of occluded images), spectrum."""
     grid: int = 0
     """Patches per side; 0: the most, up to 14, that divide the images of all networks."""
-    fill: Literal["image_mean", "zero", "blur"] = "image_mean"
+    fill: Fill = "image_mean"
     """What hidden pixels become. The mean colour of the image is the same for networks of different
     normalisation; zero (after normalisation), as published, is not."""
-    label: Literal["auto", "truth", "prediction"] = "auto"
+    label: Label = "auto"
     """The class that interactions are about and predictions are judged by: the true one, or what
-    each network predicts for the whole image; auto: the true one where it is known."""
+    each network predicts for the whole image; auto: the true one where it is known and all
+    classifiers have as many classes as the images."""
     probe_data: str = ""
     """Clean training images with the same classes for a linear probe on networks without a
     classifier: a set by name, or folder:PATH; those of --data if left out."""
@@ -58,7 +63,7 @@ class CompareConfig:
     """At most this many of them, drawn by seed 0."""
     seed: int = 0
     """Names the random draws: images, pairs, contexts and masks, the same for all networks."""
-    precision: Literal["float32", "tf32", "float16"] = "float32"
+    precision: Precision = "float32"
     """Arithmetic of the networks."""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
@@ -67,4 +72,5 @@ class CompareConfig:
     device: str = "auto"
     """cpu, cuda, or auto: cuda if there is one."""
     resume: bool = True
-    """Go on where an interrupted run of the same command was, or start anew."""
+    """Go on where an interrupted run of the same command was, and leave a finished one as it is, or
+    start anew."""

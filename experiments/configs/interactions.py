@@ -27,7 +27,8 @@ class InteractionsConfig:
 
     models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
     """Files, timm names (timm's own weights, downloaded if they are not in its cache),
-    hf-hub:USER/NAME, or untrained:NAME; NETWORK=FILE where a file does not tell its network."""
+    hf-hub:USER/NAME, or untrained:NAME; NETWORK=FILE where a file does not tell its network;
+    CODE.py:FUNCTION=FILE for one of your own."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder of images, searched in depth; labels.csv in it (file,class_index) tells classes."""
     data: str = ""

@@ -5,6 +5,8 @@ measures and baselines are in :mod:`interactions.similarity`.
 Command: ``a2mim invariance CKPT... --images DIR``, or ``--data NAME``.
 Machine and time: images x (1 + ratios x repeats) x 2 forwards for each checkpoint, against the
 complement images x 2 ratios x repeats x 2; the command prints its plan before it starts.
+Batches: ``--batch`` images in an order drawn by ``--seed``, not that of their names, which would
+make batches of one class from a folder by class. Masks are keyed by the names of images.
 Expected: no value is promised; CKA is exactly 1 at ratio 0 and about 0 for permuted images. On
 photographs an untrained ViT is above 0.9 nearly everywhere, which is why it stands beside.
 """
@@ -26,7 +28,8 @@ class InvarianceConfig:
 
     checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
     """Files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for a random
-    network; NETWORK=FILE where a file does not tell its network. No classifier is needed."""
+    network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
+    your own. No classifier is needed."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder of images, searched in depth."""
     data: str = ""
@@ -52,9 +55,11 @@ class InvarianceConfig:
     """How a layer becomes one vector: its class token, the mean of its patches, or of those that
     are wholly visible; all that the network has if left out."""
     seed: int = 0
-    """Names the random draws; the same seed hides the same patches from all checkpoints."""
+    """Names the random draws; the same seed hides the same patches from all checkpoints and puts
+    the same images into batches."""
     batch: int = 256
-    """Images that CKA, centring and retrieval see together: part of what the numbers mean."""
+    """Images that CKA, centring and retrieval see together, drawn by seed: part of what the numbers
+    mean."""
     forward_batch: int = 32
     """Images through the network at once; no more than rounding depends on it."""
     precision: Literal["float32", "tf32", "float16"] = "float32"

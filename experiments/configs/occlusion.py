@@ -38,8 +38,8 @@ class OcclusionConfig:
 
     checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
     """Files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for a random
-    network; NETWORK=FILE where a file does not tell its network. Those without a classifier need
-    --probe-data."""
+    network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
+    your own. Those without a classifier need --probe-data."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder of images, searched in depth, with labels.csv (file,class_index) in it for --label
     truth."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 from timm import create_model
 
-from a2mim.architectures import classes_of, infer, structure
+from a2mim.architectures import classes_of, doubt_of, infer, structure
 from a2mim.layouts import FAMILIES, LAYOUTS, fixed_positions
 from a2mim.weight_files import WeightsError
 
@@ -124,8 +124,8 @@ def test_doubtful_heads_are_refused():
         (state("vit_small_patch16_224"), "deit_small_patch16_224, vit_small.*normalisation"),
         (state("beit_base_patch16_224"), "beit_base_patch16_224, beitv2_base.*normalisation"),
         (state("resnet18", layers=(2, 2, 2, 3)), "names as in a ResNet, of unusual shapes"),
-        ({"features.3.squeeze.weight": torch.zeros(1)}, r"is a SqueezeNet \(torchvision\); build"),
-        ({"linear.weight": torch.zeros(1)}, "is the CIFAR ResNet of He et al.; build the module"),
+        ({"features.3.squeeze.weight": torch.zeros(1)}, r"is a SqueezeNet \(torchvision\); fill"),
+        ({"linear.weight": torch.zeros(1)}, "is the CIFAR ResNet of He et al.; fill a module"),
         ({"what": torch.zeros(1)}, "has 1 tensors such as what; give architecture="),
     ],
 )
@@ -164,3 +164,10 @@ def test_number_of_classes():
     assert classes_of("resnet18", state("resnet18", num_classes=7)) == 7
     assert classes_of("convnext_tiny", state("convnext_tiny", num_classes=0)) == 0
     assert classes_of("deit_tiny_distilled_patch16_224", {"head.weight": torch.zeros(5, 2)}) == 5
+
+
+def test_a_name_does_not_settle_what_weights_from_elsewhere_need():
+    like = {"conv_stem.weight": torch.zeros(1)}
+    assert "'pad_type': 'same'" in doubt_of("mobilenetv2_100", like)
+    assert doubt_of("mobilenetv2_100.ra_in1k", like) is None  # a tag tells where they are from
+    assert doubt_of("resnet18", {"what": torch.zeros(1)}) is None

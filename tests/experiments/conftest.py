@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from experiments import compare as compare_module
-from experiments import invariance, spectrum
+from experiments import compare_plan, invariance, spectrum
 from experiments.compare import compare
 from experiments.comparison import Comparison
 from experiments.configs.demo import DemoConfig
@@ -110,7 +109,7 @@ def comparison(compared, tmp_path_factory):
 
 def hasten(patch):
     """Leave out what a comparison's tests do not look at: timing, and figures of its panels."""
-    patch.setattr(compare_module, "TIMED_SECONDS", 0.0)
+    patch.setattr(compare_plan, "TIMED_SECONDS", 0.0)
     for module in (invariance, spectrum):
         patch.setattr(module, "save", lambda figures, folder: None)
 

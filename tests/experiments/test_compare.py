@@ -1,23 +1,18 @@
 import json
 import shutil
 
-import numpy as np
 import pandas as pd
 import pytest
-import torch
-from PIL import Image
 
 from experiments import compare as module
-from experiments import invariance, spectrum
-from experiments.compare import SIMILAR_AT, compare, run
-from experiments.comparison import TITLES
+from experiments import compare_plan, invariance, spectrum
+from experiments.compare import compare, run
+from experiments.comparison import TITLES, Comparison
 from experiments.configs.compare import CompareConfig
-from experiments.configs.weights import WeightsConfig
 from experiments.results import read_table
 from experiments.runs import UsageError
-from experiments.weights import subject_of
 
-FILES = ("rows.csv", "scores.svg", "predictions.svg", "interactions.svg", "similarity.svg")
+TEXT = (".csv", ".html", ".json", ".svg", ".txt")
 
 
 def again(compared, out, **changes):
@@ -39,9 +34,9 @@ def test_every_panel_is_there_and_its_own_run(comparison):
         alone = read_table(comparison.folder / "panels" / panel / "rows.csv")
         of = rows[rows["run"] == alone["run"].iloc[0]].reset_index(drop=True)
         pd.testing.assert_frame_equal(of, alone)
-    assert (comparison.folder / "panels" / "predictions.txt").read_text().startswith("one.saf") or (
-        "one.safetensors" in (comparison.folder / "panels" / "predictions.txt").read_text()
-    )
+        said = (comparison.folder / "panels" / f"{panel}.txt").read_text()
+        assert said.startswith("one.safetensors: a2mim,")
+        assert f": {panel}/" in said  # where its table or figure is
 
 
 def test_all_see_the_same_pixels(comparison):
@@ -55,32 +50,77 @@ def test_all_see_the_same_pixels(comparison):
     assert label["config"]["label"] == "truth"
 
 
-def test_interrupted_and_called_again_it_is_the_same_page(
-    comparison, compared, tmp_path, monkeypatch
+def test_nothing_in_the_folder_names_a_path_of_the_machine(comparison, compared):
+    """Of networks, images or results; also not in what panels have printed."""
+    texts = [path for path in comparison.folder.rglob("*") if path.suffix in TEXT]
+    assert {path.name for path in texts} >= {
+        *("config.json", "compare.json", "weights.json", "occlusion.json", "predictions.txt"),
+    }
+    for path in texts:
+        text = path.read_text()
+        for folder in (compared["photos"].parent, comparison.folder.parent):
+            assert str(folder) not in text, path
+
+
+@pytest.mark.parametrize(
+    ("stopped", "measured_before"),
+    [((module, "interaction_curves"), "occlusion"), ((invariance, "_measure"), "occlusion")],
+    ids=["between panels", "inside a panel"],
+)
+def test_interrupted_and_called_again_it_is_the_same_folder(
+    comparison, compared, tmp_path, monkeypatch, stopped, measured_before
 ):
     """The second run finds what the first has measured, and ends as one that was not stopped."""
+    where, name = stopped
+    work, calls = getattr(where, name), []
 
-    def interrupted(config):
-        raise KeyboardInterrupt
+    def once(*arguments):
+        if calls or where is module:
+            raise KeyboardInterrupt
+        calls.append(arguments)
+        return work(*arguments)
 
     def repeated(config):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(module, "TIMED_SECONDS", 0.0)
+    monkeypatch.setattr(compare_plan, "TIMED_SECONDS", 0.0)
     for panel in (invariance, spectrum):
         monkeypatch.setattr(panel, "save", lambda figures, folder: None)
     out = tmp_path / "compare"
     with monkeypatch.context() as patch:
-        patch.setattr(module, "interaction_curves", interrupted)
+        patch.setattr(where, name, once)
         with pytest.raises(KeyboardInterrupt):
             again(compared, out)
     assert not out.exists()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "occlusion", repeated)
+        patch.setattr(module, measured_before, repeated)
         again(compared, out)
-    for name in FILES:
-        assert (out / name).read_bytes() == (comparison.folder / name).read_bytes(), name
     assert not list(tmp_path.glob("*.partial"))
+    files = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    expected = {path.relative_to(comparison.folder) for path in comparison.folder.rglob("*.*")}
+    assert files == {path for path in expected if (comparison.folder / path).is_file()}
+    for path in files:
+        if path.name != "config.json" and path.suffix != ".npz":  # seconds, and times in archives
+            assert (out / path).read_bytes() == (comparison.folder / path).read_bytes(), path
+
+
+def test_a_finished_comparison_is_not_measured_again(comparison, compared, monkeypatch, capsys):
+    def unwanted(panel, plan, work):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(compare_plan, "TIMED_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_run_panel", unwanted)
+    found = again(compared, comparison.folder)
+    assert isinstance(found, Comparison)
+    pd.testing.assert_frame_equal(found.scores(), comparison.scores())
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"{comparison.folder} is this comparison, finished before; --no-resume measures it again"
+    )
+    for changes in ({"seed": 1}, {"resume": False}):
+        with pytest.raises(AssertionError, match="measured again"):
+            again(compared, comparison.folder, **changes)
+        for left in comparison.folder.parent.glob("*.partial"):
+            shutil.rmtree(left)
 
 
 def test_without_classes_predictions_are_judged_by_agreement(compared, tmp_path, hastened):
@@ -97,7 +137,6 @@ def test_without_classes_predictions_are_judged_by_agreement(compared, tmp_path,
         "recall",
     }
     assert found.plan["label"] == "prediction"
-    assert found.plan["forwards"] == {"predictions": 120, "similarity": 24 * (1 + len(SIMILAR_AT))}
 
 
 def test_an_encoder_is_measured_by_its_features(compared, tmp_path, capsys, hastened):
@@ -111,46 +150,67 @@ def test_an_encoder_is_measured_by_its_features(compared, tmp_path, capsys, hast
         out=tmp_path / "out",
     )
     inside = found.scores().groupby("network", sort=False)["score"].agg(list)
-    features = ["J_low", "J_middle", "J_high", "high_frequency"]
+    features = ["J_low_orders", "J_middle_orders", "J_high_orders", "high_frequency"]
     assert inside["encoder"] == features
     assert inside["one"] == ["accuracy", "accuracy_area", "agreement_area", *features]
     assert set(found.differences()["score"]) == set(features)
     settings = found.to_frame().query("run == 'interactions'")["setting"]
     assert settings.str.contains("reward=projection").all()
-    assert "has no classifier" in " ".join(found.plan["apart"]["predictions"].values())
+    assert list(found.plan["apart"]["predictions"]) == ["encoder"]
     said = capsys.readouterr().out
     assert "A network has no classifier, so interactions are about features" in said
     assert "forwards a second" in said
     assert "[3/3] spectrum" in said
 
 
-def test_networks_of_two_sizes_see_the_same_region(compared, save_vit, tmp_path, hastened):
-    """A ramp of colours, cut and resized for both, is the same ramp."""
-    large = save_vit(tmp_path / "large.safetensors", crop_pct=0.8, mean=0.4, img_size=48)
+def test_a_set_by_name_with_a_probe(compared, save_vit, tmp_path, hastened):
+    """An encoder is judged by what is trained on its features, beside two classifiers."""
+    names = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
     found = compare(
-        [compared["one"], large],
-        images=compared["photos"],
-        skip=("interactions",),
+        [*(save_vit(path, classes=10) for path in names), compared["encoder"]],
+        data="digits",
+        count=8,
+        grid=4,
+        probe_max_train=60,
+        skip=("interactions", "spectrum"),
         device="cpu",
         out=tmp_path / "out",
     )
-    assert found.plan["grid"] == 8  # of 32 and 48 px
-    notes = " ".join(found.plan["notes"])
-    assert "Networks take images of 32, 48 px: each sees the same region at its own size" in notes
-    assert "all see the same 0.9 of every image" in notes
-    assert "high_frequency" not in set(found.differences()["score"])  # maps of 4 and 6 cells
-    told = json.loads((found.folder / "config.json").read_text())["config"]["weights"]
-    weights = WeightsConfig(crop_pct=told["crop_pct"], interpolation=told["interpolation"])
-    ramp = np.linspace(0, 255, 480)[None, :, None].repeat(480, 0).repeat(3, 2).astype(np.uint8)
-    seen = []
-    for name, size in ((compared["one"], 32), (large, 48)):
-        subject = subject_of(name, weights, "cpu")
-        image_CHW = subject.transform(Image.fromarray(ramp))
-        look = subject.model.pretrained_cfg
-        image_CHW = image_CHW * look["std"][0] + look["mean"][0]
-        assert image_CHW.shape[-1] == size
-        seen.append(image_CHW.reshape(3, 16, size // 16, 16, size // 16).mean(dim=(2, 4)))
-    torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=0.03)
+    assert found.titles == ["first", "second", "encoder"]
+    assert [network["classifier"] for network in found.plan["networks"]] == [
+        "own",
+        "own",
+        "linear probe: 60 images of digits",
+    ]
+    judged = found.scores().query("score == 'accuracy'")
+    assert judged["network"].tolist() == found.titles
+    assert (judged["images"] == 8).all()
+    assert len(found.differences().query("score == 'accuracy'")) == 3
+    settings = found.to_frame().query("run == 'occlusion' and model == 'vit_tiny_patch16_224'")
+    probed = settings["setting"].str.contains("classifier=probe:digits")
+    assert set(settings.loc[probed, "weights"]) == {"encoder.safetensors"}
+
+
+def test_a_set_of_other_classes_is_compared_by_features(compared, tmp_path, hastened):
+    """Networks of 3 classes on 10: no accuracy, and interactions of the projection."""
+    found = compare(
+        [compared["one"], compared["other"]],
+        data="digits",
+        count=6,
+        grid=4,
+        budget=3500,
+        skip=("similarity", "spectrum"),
+        device="cpu",
+        out=tmp_path / "out",
+    )
+    assert set(found.scores()["score"]) == {
+        "agreement_area",
+        "J_low_orders",
+        "J_middle_orders",
+        "J_high_orders",
+    }
+    settings = found.to_frame().query("run == 'interactions'")["setting"]
+    assert settings.str.contains("reward=projection").all()
 
 
 def test_the_plan_spends_the_budget(comparison):
@@ -173,6 +233,13 @@ def test_the_plan_spends_the_budget(comparison):
         ({"count": 3}, "expected --count of at least 4, got 3"),
         ({"budget": 100}, "expected --budget of at least 184 forwards for 4 images, got 100"),
         ({"budget": 1000}, "of which interactions need 2880, got 1000; or give --skip"),
+        ({"skip": ("spectra",)}, r"expected --skip of predictions, .*, got \('spectra',\)"),
+        ({"skip": "spectrum"}, "expected --skip of predictions, .*, got 'spectrum'"),
+        ({"fill": "black"}, "expected --fill image_mean, zero, blur, got 'black'"),
+        ({"label": "3"}, "expected --label auto, truth, prediction, got '3'"),
+        ({"precision": "bf16"}, "expected --precision float32, tf32, float16, got 'bf16'"),
+        ({"grid": 3}, "expected --grid of at least 4, .* or 0, got 3"),
+        ({"grid": 5}, "expected images that 5 x 5 patches divide, got 32 px"),
         ({"label": "truth"}, "expected classes in .*labels.csv for --label truth, found none"),
     ],
 )
@@ -190,9 +257,21 @@ def test_what_cannot_be_done_is_one_line(compared, tmp_path, changes, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_unknown_settings_are_named(compared):
-    with pytest.raises(UsageError, match="expected settings of a2mim compare, got pears"):
-        compare([compared["one"], compared["other"]], images=compared["photos"], pears=3)
+def test_too_few_images_are_an_error(compared, tmp_path, hastened):
+    few = tmp_path / "few"
+    few.mkdir()
+    for k in range(3):
+        shutil.copy(compared["photos"] / f"{k:02d}.png", few)
+    with pytest.raises(UsageError, match="expected at least 4 images, found 3"):
+        again(compared, tmp_path / "out", images=few)
+
+
+def test_settings_of_the_function_are_checked(compared):
+    for setting in ("pears", "weights"):
+        with pytest.raises(UsageError, match=f"expected settings of a2mim compare, got {setting}"):
+            again(compared, "nowhere", **{setting: 3})
+    with pytest.raises(UsageError, match="expected two or more checkpoints, got 1;"):
+        compare(compared["one"], images=compared["photos"])
 
 
 def test_one_checkpoint_twice_is_an_error(compared, tmp_path):
@@ -204,21 +283,6 @@ def test_one_checkpoint_twice_is_an_error(compared, tmp_path):
             images=compared["photos"],
             out=tmp_path / "out",
         )
-
-
-def test_grids_divide_all_images():
-    assert module._largest_grid([224]) == 14
-    assert module._largest_grid([224, 192]) == 8
-    assert module._largest_grid([32]) == 8
-    with pytest.raises(UsageError, match="4 x 4 to 14 x 14 patches divide, got 31; give --image-s"):
-        module._largest_grid([31])
-
-
-@pytest.mark.parametrize("count", [4, 30, 47, 48, 97, 100, 101, 1000])
-def test_batches_of_similarity_leave_no_image_out(count):
-    size = module._batch(count)
-    rest = count % size
-    assert rest == 0 or rest >= 4
 
 
 def test_titles_and_meanings_are_of_the_same_scores():

@@ -1,5 +1,5 @@
 import shutil
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,14 @@ from experiments.comparison import (
     TITLES,
     Comparison,
     Score,
+    _of_similarity,
+    comparable,
     difference,
     named_networks,
+    newcombe,
     shown,
     shown_differences,
+    shown_p,
     shown_scores,
 )
 from experiments.results import strength_from
@@ -53,6 +57,9 @@ def test_accuracy_and_its_test(comparison):
     assert found["value"] == pytest.approx(correct[0].mean() - correct[1].mean(), abs=1e-7)
     a, b = int((correct[0] > correct[1]).sum()), int((correct[1] > correct[0]).sum())
     assert found["p"] == pytest.approx(stats.binomtest(a, a + b).pvalue if a + b else 1)
+    both = int(((correct[0] == 1) & (correct[1] == 1)).sum())
+    ends = paired_interval(both, a, b, 12 - both - a - b)
+    assert (found["low"], found["high"]) == pytest.approx(ends, abs=1e-6)
 
 
 def test_areas_are_means_over_images(comparison):
@@ -65,13 +72,14 @@ def test_areas_are_means_over_images(comparison):
         found = number(comparison.scores(), "agreement_area", network=name)
         low, high = stats.t.interval(0.95, 11, areas[k].mean(), stats.sem(areas[k]))
         assert (found["value"], found["low"], found["high"]) == pytest.approx(
-            (areas[k].mean(), low, high), abs=1e-6
+            (areas[k].mean(), max(low, 0), min(high, 1)), abs=1e-6
         )
     found = number(comparison.differences(), "agreement_area")
     test = stats.ttest_rel(*areas)
     ends = test.confidence_interval(0.95)
     assert found["p"] == pytest.approx(test.pvalue, rel=1e-5)
-    assert (found["low"], found["high"]) == pytest.approx((ends.low, ends.high), abs=1e-6)
+    expected = max(ends.low, -1), min(ends.high, 1)
+    assert (found["low"], found["high"]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_strengths_are_those_of_the_interactions(comparison):
@@ -80,11 +88,11 @@ def test_strengths_are_those_of_the_interactions(comparison):
     bands = one.bands().set_index("band")
     differences = one.compare_bands(two).set_index("band")
     for band in bands.index:
-        found = number(comparison.scores(), f"J_{band}", network=comparison.titles[0])
+        found = number(comparison.scores(), f"J_{band}_orders", network=comparison.titles[0])
         expected = bands.loc[band]
         for ours, theirs in (("value", "J"), ("low", "low"), ("high", "high")):
             assert found[ours] == pytest.approx(expected[theirs], abs=1e-6)
-        found = number(comparison.differences(), f"J_{band}")
+        found = number(comparison.differences(), f"J_{band}_orders")
         for ours, theirs in (("value", "difference"), ("low", "low"), ("p", "p")):
             assert found[ours] == pytest.approx(differences.loc[band, theirs], rel=1e-4, abs=1e-6)
 
@@ -115,15 +123,156 @@ def test_holm_goes_over_all_differences(comparison):
     assert (table["p_holm"] >= table["p"]).all()
 
 
+def of(*values, names="abcdefghijklmnopqrstuvwxyz", **more):
+    """A score of the mean of values."""
+    values = pd.Series(values, list(names[: len(values)]), dtype=float)
+    return Score(values.mean(), np.nan, np.nan, values, **more)
+
+
 def test_differences_need_the_same_images():
-    a = Score(0.5, 0, 1, pd.Series([0.0, 1.0], ["x", "y"]))
-    b = Score(0.5, 0, 1, pd.Series([0.0, 1.0], ["x", "z"]))
     with pytest.raises(ValueError, match="expected recall of two networks on the same images"):
-        difference("recall", a, b)
-    same, images = difference("recall", a, a)
-    assert (same[""], same["_p"], images) == (0, 1, 2)
-    reordered = Score(0.5, 0, 1, pd.Series([1.0, 0.0], ["y", "x"]))
-    assert difference("recall", a, reordered)[0]["_p"] == 1
+        difference("recall", of(0, 1, names="xy"), of(0, 1, names="xz"))
+    reordered, images = difference("recall", of(0, 1, names="xy"), of(1, 0, names="yx"))
+    assert (reordered[""], reordered["_p"], images) == (0, 1, 2)
+
+
+def test_differences_are_scipys():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 9))
+    found, images = difference("similarity", of(*a), of(*b))
+    test = stats.ttest_rel(a, b)
+    low, high = test.confidence_interval(0.95)
+    assert images == 9
+    assert list(found.values()) == pytest.approx([(a - b).mean(), low, high, test.pvalue])
+
+
+@pytest.mark.parametrize(("images", "p"), [(2, 1 / 2), (4, 1 / 8), (12, 1 / 2048)])
+def test_without_spread_signs_are_flipped(images, p):
+    """All ways to flip the signs of equal differences; only two are as far from 0."""
+    found, _ = difference("recall", of(*[1.0] * images), of(*[0.75] * images))
+    flipped = [abs(sum(signs)) for signs in product((-0.25, 0.25), repeat=images)]
+    assert p == np.mean(np.isclose(flipped, images / 4))
+    assert found[""] == 0.25
+    assert found["_p"] == p
+    assert np.isnan([found["_low"], found["_high"]]).all()
+
+
+def test_what_is_rounding_is_no_spread():
+    b = np.array([0.1, 0.2, 0.3, 0.7])
+    shifted, _ = difference("similarity", of(*(b + 0.3)), of(*b))  # not all 0.3 in floating point
+    assert ((b + 0.3) - b).std() > 0
+    assert shifted["_p"] == 1 / 8
+    same, _ = difference("similarity", of(*(b + 0.3 - 0.3)), of(*b))
+    assert same["_p"] == 1
+    assert np.isnan([same["_low"], same["_high"]]).all()
+
+
+def paired_interval(both, only_a, only_b, neither):
+    """Newcombe's (1998) method 10, as he writes it: e to h are the margins of the table."""
+    n, z = both + only_a + only_b + neither, stats.norm.ppf(0.975)
+    e, f, g, h = both + only_a, only_b + neither, both + only_b, only_a + neither
+
+    def roots(x):  # of (p - x/n)^2 = z^2 p (1 - p) / n
+        return sorted(np.roots([1 + z**2 / n, -(2 * x / n + z**2 / n), (x / n) ** 2]).real)
+
+    (l2, u2), (l3, u3) = roots(e), roots(g)
+    dl2, du2, dl3, du3 = e / n - l2, u2 - e / n, g / n - l3, u3 - g / n
+    cross = both * neither - only_a * only_b
+    cross = cross - n / 2 if cross > n / 2 else min(cross, 0)
+    phi = cross / np.sqrt(e * f * g * h) if e * f * g * h else 0
+    delta = np.sqrt(dl2**2 - 2 * phi * dl2 * du3 + du3**2)
+    epsilon = np.sqrt(du2**2 - 2 * phi * du2 * dl3 + dl3**2)
+    theta = (only_a - only_b) / n
+    return theta - delta, theta + epsilon
+
+
+def flags(both, only_a, only_b, neither):
+    counts = (both, only_a, only_b, neither)
+    return np.repeat([True, True, False, False], counts), np.repeat([1, 0, 1, 0], counts) > 0
+
+
+@pytest.mark.parametrize(
+    ("table", "published"),
+    [
+        # Altman et al., Statistics with Confidence (2000), table 6.2
+        ((14, 5, 0, 22), (0.011, 0.226)),
+        # Fagerland, Lydersen and Laake (2014), Statistics in Medicine 33, 2850
+        ((1, 1, 7, 12), (-0.507, -0.026)),
+    ],
+)
+def test_newcombes_interval_as_published(table, published):
+    assert newcombe(*flags(*table)) == pytest.approx(published, abs=6e-4)
+
+
+def test_newcombes_interval_by_another_way():
+    rng = np.random.default_rng(0)
+    tables = [(50, 5, 0, 45), (50, 0, 0, 50), (12, 0, 0, 0), (0, 0, 0, 4), (0, 6, 0, 0)]
+    for table in [*tables, *rng.integers(0, 20, (20, 4)).tolist()]:
+        low, high = newcombe(*flags(*table))
+        assert (low, high) == pytest.approx(paired_interval(*table), abs=1e-6)
+        assert -1 - 1e-9 <= low < high <= 1 + 1e-9
+
+
+def test_accuracies_without_a_discordant_image_are_not_certain_to_be_the_same():
+    a, _ = flags(50, 0, 0, 50)
+    score = Score(0.5, 0, 1, pd.Series(a.astype(float)))
+    found, images = difference("accuracy", score, score)
+    assert (found[""], found["_p"], images) == (0, 1, 100)
+    assert found["_low"] < 0 < found["_high"]
+
+
+def test_images_without_a_value_are_left_out():
+    a, b = of(1.0, np.nan, 3.0, 5.0), of(0.5, 2.0, np.nan, 1.5)
+    found, images = difference("similarity", a, b)
+    alone, _ = difference("similarity", of(1.0, 5.0), of(0.5, 1.5))
+    assert images == 2
+    assert found == alone
+    found, images = difference("similarity", a, of(0.5, np.nan, np.nan, np.nan))
+    assert images == 1
+    assert np.isnan(list(found.values())).all()
+
+
+def test_baselines_that_are_the_same_leave_no_difference_of_their_own():
+    base = of(0.1, 0.2).values_I
+    one, two = of(1, 2, baseline_I=base), of(3, 5, baseline_I=base[::-1] + 1e-8)
+    assert not comparable(one, two)
+    assert comparable(one, of(3, 5, baseline_I=base + np.array([0, 1e-3])))
+    assert comparable(of(1, 2), of(3, 5))
+    assert not comparable(of(1, 2, setting="cells=4"), of(3, 5, setting="cells=6"))
+
+
+def similarity_table(cosines, untrained=0.1):
+    """Of four images, hidden by 0, 0.5 and 0.9; cosines by image at 0.9."""
+    rows = [
+        (image, "output", "output", ratio, cosine if ratio == 0.9 else 0.8, 1.0, untrained)
+        for image, cosine in zip("abcd", cosines, strict=True)
+        for ratio in (0.0, 0.5, 0.9)
+    ]
+    columns = ["image", "layer", "readout", "ratio", "centred_cosine", "recall@1"]
+    return pd.DataFrame(rows, columns=[*columns, "untrained_centred_cosine"])
+
+
+def test_features_without_a_cosine_make_no_score_of_other_shares():
+    """An image that is NaN where much is hidden is not the mean of where little is."""
+    scores = _of_similarity(similarity_table([0.2, np.nan, 0.4, 0.6]))
+    cosine = scores["similarity"]
+    assert cosine.values_I["b"] != cosine.values_I["b"]
+    assert cosine.estimate == pytest.approx(np.mean([0.5, 0.6, 0.7]))
+    low, high = stats.t.interval(0.95, 2, 0.6, stats.sem([0.5, 0.6, 0.7]))
+    assert (cosine.low, cosine.high) == pytest.approx((low, high))
+    assert scores["similarity_excess"].estimate == pytest.approx(0.5)
+    assert (scores["similarity_excess"].baseline_I == 0.1).all()
+    assert scores["recall"].estimate == 1
+    assert np.isnan(scores["recall"].low)  # all images have 1
+    dead = _of_similarity(similarity_table([0.2, np.nan, np.nan, np.nan]))["similarity"]
+    assert np.isnan([dead.estimate, dead.low, dead.high]).all()
+
+
+def test_intervals_of_shares_end_where_shares_do():
+    scores = _of_similarity(similarity_table([0.5] * 4).assign(**{"recall@1": [1.0] * 11 + [0.0]}))
+    assert scores["recall"].high == 1
+    found, _ = difference("recall", of(1, 1, 1, 0), of(0, 0, 0, 0.5))
+    assert found["_high"] == 1
 
 
 def report(architecture, source):
@@ -175,7 +324,10 @@ def test_what_a_person_sees(comparison):
 def test_numbers_are_shown_with_their_units():
     assert shown("accuracy", 0.5, 0.25, 0.75) == "50.0 % [25.0, 75.0]"
     assert shown("recall", 0.5, -0.25, 0.75, difference=True) == "+50.0 points [-25.0, +75.0]"
-    assert shown("J_low", 1.5, 1, 2) == "1.500 [1.000, 2.000]"
+    assert shown("J_low_orders", 1.5, 1, 2) == "1.500 [1.000, 2.000]"
+    assert shown("recall", 0.25, np.nan, np.nan, difference=True) == "+25.0 points [–]"
+    assert shown("recall", np.nan, np.nan, np.nan) == "–"
+    assert (shown_p(0.0123), shown_p(np.nan)) == ("0.012", "–")
 
 
 def test_a_finished_comparison_is_drawn_again_to_the_same_bytes(comparison, tmp_path, capsys):

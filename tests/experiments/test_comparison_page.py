@@ -1,14 +1,142 @@
+import json
 import re
+import shutil
 
-from experiments.comparison import TITLES
-from experiments.comparison_page import findings, html
+import numpy as np
+import pandas as pd
+import pytest
+
+from a2mim.convert import LoadReport
+from experiments import comparison as module
+from experiments.comparison import TITLES, Comparison, Network, Score
+from experiments.comparison_page import findings, html, joined
+from experiments.results import COLUMNS, write_table
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A finished comparison of scores that are given: title -> score -> values of images."""
+
+    def make(values, apart=None):
+        networks = [
+            Network(title, "", title, 10, "0123", LoadReport(title, "plain", title))
+            for title in values
+        ]
+        monkeypatch.setattr(
+            module,
+            "network_scores",
+            lambda rows, panels, network: {
+                key: Score(np.mean(x), np.nan, np.nan, pd.Series(x, dtype=float))
+                for key, x in values[network.model].items()
+            },
+        )
+        rows = module.scores_and_differences(pd.DataFrame(), tmp_path, networks)
+        rows = rows.assign(dataset="photos", seed=0, commit="c")
+        write_table(rows[list(COLUMNS)], tmp_path / "rows.csv")
+        plan = {
+            "networks": [network.to_dict() for network in networks],
+            "images": 1200,
+            "similarity_batch": 24,
+            "forwards": {"predictions": 12000},
+            "apart": apart or {},
+            "notes": ["Left out: spectrum (no stream)."],
+        }
+        (tmp_path / "compare.json").write_text(json.dumps(plan))
+        label = {"config": {}, "commit": "c", "versions": {}, "machine": ""}
+        (tmp_path / "config.json").write_text(json.dumps(label))
+        comparison = Comparison(tmp_path)
+        comparison.save_figures()
+        return comparison
+
+    return make
+
+
+def values_around(mean):
+    """Eight values that differ, so that there is an interval."""
+    return [mean + 0.001 * (-1) ** k * (k // 2) for k in range(8)]
+
+
+def test_real_differences_have_a_sentence_each(made):
+    """Of three networks with no spread in what differs: p is 2 / 2^8, and Holm's 3 / 128."""
+    found = findings(
+        made(
+            {
+                "one": {"similarity": values_around(0.5)},
+                "two": {"similarity": values_around(0.75)},
+                "three": {"similarity": values_around(0.5)},
+            }
+        )
+    )
+    name = TITLES["similarity"]
+    assert found[:3] == [
+        f"{name}: lower for one than for two, -0.250 [–].",
+        f"{name}: higher for two than for three, +0.250 [–].",
+        "The other 1 of 3 paired differences cannot be told from chance with these images (p above "
+        "0.05 after Holm's correction for all 3).",
+    ]
+    assert found[3] == "Left out: spectrum (no stream)."
+
+
+def test_many_real_differences_are_a_sentence_for_each_score(made):
+    rng = np.random.default_rng(0)
+    levels = {"a": 3, "b": 1, "c": 2, "d": 1, "e": 0, "f": 2}
+    comparison = made(
+        {
+            title: {"J_low_orders": level + 0.01 * rng.normal(size=9), "recall": [1, 0] * 4 + [1]}
+            for title, level in levels.items()
+        }
+    )
+    found = findings(comparison)
+    assert found[0] == (
+        "J, low orders: 13 of 15 pairs of networks differ. Networks by how many others they are "
+        "above, 5: a; 3: c and f; 1: b and d; 0: e."
+    )
+    assert found[1].startswith("The other 17 of 30 paired differences cannot be told from chance")
+    assert "recall" not in found[0]
+    text = html(comparison)
+    assert "<h1>6 networks compared</h1>" in text
+    assert "6 networks on the same 1 200 images of photos: the same pixels" in text
+    assert "12 000" in text
+
+
+def test_what_has_no_number_is_a_dash_and_not_chance(made):
+    nothing = [np.nan] * 8
+    comparison = made(
+        {
+            "one": {"similarity": nothing, "recall": [1.0] * 8},
+            "two": {"similarity": values_around(0.5), "recall": [1.0] * 8},
+        }
+    )
+    table = comparison.differences().set_index("score")
+    assert np.isnan(table.loc["similarity", ["value", "p", "p_holm"]].astype(float)).all()
+    assert table.loc["similarity", "images"] == 0
+    assert table.loc["recall", "p_holm"] == table.loc["recall", "p"] == 1  # a family of one
+    found = findings(comparison)
+    assert found[0].startswith("All 1 of 1 paired differences cannot be told from chance")
+    assert found[1].startswith("Not tested: 1 differences, of scores that fewer than two images")
+    assert "nan" not in re.sub('base64,[^"]*', "", html(comparison))
+    assert "nan" not in str(comparison)
+
+
+def test_a_network_without_scores_is_still_a_line(made):
+    comparison = made({"one": {"recall": [0, 1]}, "two": {"recall": [1, 1]}, "none": {}})
+    assert "none" in str(comparison)
+    assert list(comparison.looks) == ["one", "two", "none"]
+    assert '<th scope="row">none</th><td class="number">–</td>' in html(comparison)
+
+
+def test_names_are_joined():
+    assert joined(["a"]) == "a"
+    assert joined(["a", "b"]) == "a and b"
+    assert joined(["a", "b", "c"]) == "a, b and c"
 
 
 def test_findings_tell_what_is_real_and_what_is_not(comparison):
     sentences = findings(comparison)
     table = comparison.differences()
     real = table[table["p_holm"] < 0.05]
-    assert len([s for s in sentences if " than for other, " in s]) == len(real)
+    said = [s for s in sentences if " than for other, " in s]
+    assert len(said) == len(real)
     if len(real) < len(table):
         assert any(f"{len(table) - len(real)} of {len(table)} " in s for s in sentences)
     assert sentences[-1].startswith("Intervals are over images.")
@@ -23,8 +151,28 @@ def test_every_score_and_difference_is_on_the_page(comparison):
     assert text.count('<table class="sortable">') == 3
     assert text.count("data:image/svg+xml;base64,") == 6
     assert not re.search(r'(src|href)="(?!data:|#)', text)
-    sha256 = comparison.plan["networks"][0]["sha256"][:16]
-    assert sha256 in text
+    first = comparison.plan["networks"][0]
+    assert f"<td>{first['weights']}</td><td>own</td><td>{first['sha256'][:16]}</td>" in text
+
+
+def test_the_page_says_what_numbers_were_measured_on(comparison):
+    rows = comparison.to_frame().query("measure == 'interaction_strength'")
+    images, text = rows["image"].nunique(), html(comparison)
+    (pairs,) = set(rows["setting"].str.extract(r"pairs=(\d+)")[0])
+    contexts = rows["setting"].str.extract(r"contexts=(\d+)x(\d+)").iloc[0]
+    assert f"Measured on {images} images, {pairs} pair" in text
+    assert f"{contexts[0]} x {contexts[1]} contexts" in text
+    assert (f"(interactions: {images} of them)" in text) == (images < 12)
+    assert f"of batches of {comparison.plan['similarity_batch']} images" in text
+    assert "on the same 12 images of photos" in text
+
+
+def test_networks_that_are_apart_are_named_with_their_reason(comparison, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(comparison.folder, copy)
+    plan = comparison.plan | {"apart": {"spectrum": {"one": "no <b> maps", "other": "no <b> maps"}}}
+    (copy / "compare.json").write_text(json.dumps(plan))
+    assert "<p>Without one and other: no &lt;b&gt; maps.</p>" in html(Comparison(copy))
 
 
 def test_the_same_tables_give_the_same_page(comparison, tmp_path):

@@ -7,12 +7,15 @@ import pandas as pd
 import pytest
 
 from experiments.figures import (
+    Look,
     draw_all,
     interaction_curves,
+    interaction_overlay,
     named,
     networks,
     occlusion_effects,
     of,
+    titled,
 )
 from experiments.results import read_table, strength_from
 from interactions import plots
@@ -21,6 +24,8 @@ from interactions import plots
 def test_names_have_a_fallback():
     assert named("vit") == "ViT"
     assert named("my-model") == "my-model"
+    assert titled("vit", "scratch") == "ViT (from scratch)"
+    assert titled("scratch", "") == "scratch"  # a title of its own
 
 
 def test_curves_show_the_table(run_folder):
@@ -86,6 +91,23 @@ def test_occlusion_effects_show_the_table():
         assert (band.min(), band.max()) == pytest.approx((0.55, 1.0))
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["net (a)", "net (b)"]
+
+
+def test_networks_look_as_they_are_told(run_folder):
+    rows = read_table(run_folder / "rows.csv")
+    rows = rows.assign(model=rows["model"] + " " + rows["weights"], weights="")
+    titles = list(networks(rows))
+    looks = {title: Look(f"#{k}{k}{k}", "os^vP"[k]) for k, title in enumerate(["apart", *titles])}
+    ax = interaction_overlay(rows, looks).axes[0]
+    lines = [line for line in ax.get_lines() if line.get_label() in looks]
+    assert len(lines) == 4
+    for line in lines:
+        assert (line.get_color(), line.get_marker()) == looks[line.get_label()]
+    measures = ["occlusion_agreement" + end for end in ("", "_low", "_high")]
+    table = pd.DataFrame({"measure": measures, "value": [0.5, 0.4, 0.6], "at": 0.5, "weights": ""})
+    table = table.assign(model=titles[1], setting="occluder=random")
+    (line,) = occlusion_effects(table, looks).axes[0].get_lines()
+    assert (line.get_color(), line.get_marker()) == looks[titles[1]]
 
 
 def test_occlusion_effects_without_accuracy_are_one_panel():

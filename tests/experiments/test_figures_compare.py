@@ -1,7 +1,11 @@
+from itertools import pairwise
+
+import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.figures_compare import score_dots
+from experiments.figures import Look
+from experiments.figures_compare import looks_of, score_dots
 
 
 def test_every_score_is_a_panel_with_a_dot_and_an_interval_for_each_network():
@@ -21,3 +25,22 @@ def test_every_score_is_a_panel_with_a_dot_and_an_interval_for_each_network():
     assert [list(c.get_segments()[0][:, 0]) for c in hits.collections] == [[25, 75], [50, 70]]
     assert [label.get_text() for label in size.get_yticklabels()] == ["a", "b"]
     assert not empty.axison
+
+
+def test_many_networks_look_different_and_neighbours_in_both_ways():
+    titles = [f"net{k}" for k in range(35)]
+    looks = looks_of(titles)
+    assert list(looks) == titles
+    assert len(set(looks.values())) == 35
+    for a, b in pairwise(looks.values()):
+        assert a.colour != b.colour
+        assert a.marker != b.marker
+
+
+def test_dots_look_as_they_are_told():
+    rows = [("b", "hit", 0.5, np.nan, np.nan), ("c", "hit", np.nan, np.nan, np.nan)]
+    scores = pd.DataFrame(rows, columns=["network", "score", "value", "low", "high"])
+    looks = {"a": Look("red", "o"), "b": Look("green", "s"), "c": Look("blue", "P")}
+    figure = score_dots(scores, {"hit": "Hits"}, looks=looks)
+    lines = figure.axes[0].lines
+    assert [(line.get_color(), line.get_marker()) for line in lines] == [*looks.values()][1:]

@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.figures import Look
 from experiments.figures_features import (
     BASELINES,
     ENDS,
@@ -166,6 +167,26 @@ def test_attention_and_down_samplings_are_marked(spectrum_rows):
     lines = variance.get_lines()[4:8]
     assert lines[3].get_xydata().tolist() == [[1, 4]]  # the first map after the down-sampling
     assert lines[2].get_xdata().tolist() == []
+
+
+def test_networks_look_as_they_are_told(invariances, spectrum_rows):
+    """Whichever others there are; marks are on the network's own line, not on its baselines."""
+    looks = {"a (w)": Look("red", "o"), "two (w)": Look("green", "s"), "one (w)": Look("blue", "v")}
+    figure = invariance_over_ratios(invariance_table(invariances), looks)
+    lines_of_both = np.split(np.array(figure.axes[1].get_lines()), 2)
+    for lines, title in zip(lines_of_both, ("one", "two"), strict=True):
+        assert {line.get_color() for line in lines} == {looks[f"{title} (w)"].colour}
+        assert [line.get_marker() for line in lines] == [
+            looks[f"{title} (w)"].marker,
+            *[""] * 3,
+        ]
+    looks = {"net (w)": Look("green", "s"), "ViT (w)": Look("blue", "v")}
+    _, variance = stream_over_depth(spectrum_table(spectrum_rows), looks).axes
+    marks = [(line.get_color(), line.get_marker()) for line in variance.get_lines()]
+    blue, green = (
+        [(c, m) for m in ("None", mark, mark, "D")] for c, mark in (("blue", "v"), ("green", "s"))
+    )
+    assert marks == [*blue, *green]
 
 
 def test_files_are_the_same_bytes_when_drawn_again(invariances, tmp_path):

@@ -44,7 +44,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def weights(tmp_path):
-    path = tmp_path / "weights.safetensors"
+    path = tmp_path / "net.safetensors"
     torch.manual_seed(1)
     model = create_model("test_resnet")
     with torch.no_grad():
@@ -80,7 +80,7 @@ def rows_of(config):
 def test_the_table_is_what_the_library_measures(config, images, weights, capsys):
     interaction_curves(config)
     rows = read_table(config.out / "rows.csv")
-    got = strength_from(of(rows, "test_resnet", "weights.safetensors"))
+    got = strength_from(of(rows, "test_resnet", "net.safetensors"))
     model = create_model("test_resnet", checkpoint_path=str(weights)).eval()
     transform = create_transform(
         **(resolve_model_data_config(model) | {"input_size": (3, 64, 64)}), is_training=False
@@ -109,7 +109,7 @@ def test_the_table_is_what_the_library_measures(config, images, weights, capsys)
     ]
     assert str(images.parent) not in rows_of(config).decode()
     (folder,) = (config.out / "records").iterdir()
-    assert folder.name == "test_resnet-weights.safetensors"
+    assert folder.name == "test_resnet-net.safetensors"
     kept = ix.strength(read_records(folder))
     np.testing.assert_allclose(kept.per_image_IO, got.per_image_IO, rtol=1e-6)
 
@@ -300,7 +300,7 @@ def test_a_budget_is_planned_for_and_kept(config, capsys):
     pilot = 3 * 4 * 3 * (8 + 2)  # images, coalitions, pairs, contexts at m = 7 and the ends
     assert images * 4 * pairs * (2 * replicates + 2) <= 1500
     assert images * 4 * pairs * (2 * replicates + 2) > 0.6 * (1500 - pilot)
-    assert len(read_records(budget.out / "records" / "test_resnet-weights.safetensors")) == images
+    assert len(read_records(budget.out / "records" / "test_resnet-net.safetensors")) == images
 
 
 def test_a_data_set_by_name(config, tmp_path):
@@ -403,7 +403,7 @@ def test_bad_files(config, images, weights):
     with pytest.raises(UsageError, match="a row for every image"):
         interaction_curves(config)
     weights.write_bytes(b"no weights")
-    with pytest.raises(UsageError, match=r"weights\.safetensors"):
+    with pytest.raises(UsageError, match=r"net\.safetensors"):
         interaction_curves(changed(config, label="1"))
     torch.save({"state_dict": create_model("test_vit").state_dict()}, weights.with_suffix(".pth"))
     other = changed(config, label="1", models=(f"test_resnet={weights.with_suffix('.pth')}",))

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from a2mim.convert import load_model
 from a2mim.data import DataError
+from a2mim.sampler import keyed_generator
 from experiments import invariance as module
 from experiments.configs.invariance import InvarianceConfig
 from experiments.configs.weights import WeightsConfig
@@ -87,7 +88,10 @@ def test_every_number_and_its_baselines(config, capsys):
     loaded = load_model(config.checkpoints[0])
     fresh = load_model("untrained:vit_tiny_patch16_224", options=loaded.report.options, seed=1)
     subject = subject_of(config.checkpoints[0], config.weights, "cpu", headless=True)
-    sources = folder_images(config.images, 10, 0, truth=False)
+    order = torch.randperm(10, generator=keyed_generator("batches", 0)).tolist()
+    assert order != sorted(order)
+    by_name = folder_images(config.images, 10, 0, truth=False)
+    sources = [by_name[k] for k in order]
     expected = similarity.invariance(
         loaded.model,
         [torch.stack([subject.transform(source.read()) for source in sources])],
@@ -182,7 +186,7 @@ def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
 @pytest.mark.parametrize("layers", [(), ("blocks.1", "blocks.0")])
 def test_the_means_of_images_are_those_of_the_last_layer(config, layers, monkeypatch):
     monkeypatch.setattr(module, "save", lambda figures, folder: None)
-    # The last 4 images are a batch that retrieval leaves out.
+    # The last 4 images that are drawn are a batch that retrieval leaves out.
     some = {"batch": 6, "ratios": (0.25, 0.7), "checkpoints": config.checkpoints[:1]}
     invariance(changed(config, layers=layers, against="complement", **some))
     (images,) = images_tables(config.out).values()
@@ -201,6 +205,28 @@ def test_the_means_of_images_are_those_of_the_last_layer(config, layers, monkeyp
     np.testing.assert_allclose(means[measures], wide["value"][measures], rtol=1e-6, atol=1e-7)
     expected = wide["untrained"][list(BESIDE)]
     np.testing.assert_allclose(means[beside], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_batch_is_not_what_lies_in_one_folder(config, monkeypatch):
+    """Batches are drawn by the seed, and the same for all checkpoints; masks are by name."""
+    monkeypatch.setattr(module, "save", lambda figures, folder: None)
+    seen = []
+
+    def watched(subject, sources, size):
+        seen.append([source.name for source in sources])
+        return batches(subject, sources, size)
+
+    monkeypatch.setattr(module, "batches", watched)
+    some = {"layers": ("output",), "ratios": (0.75,), "repeats": 1}
+    for seed in (0, 1):
+        invariance(changed(config, seed=seed, **some))
+    names = [f"{k}.png" for k in range(10)]
+    assert seen[0] == seen[1] != seen[2] == seen[3]
+    for order in seen:
+        assert sorted(order) == names
+        assert set(order[:5]) != set(names[:5])
+    for images in images_tables(config.out).values():
+        assert images["image"].tolist() == names  # the table is by name all the same
 
 
 def test_images_may_have_any_name(tmp_path):

@@ -1,4 +1,5 @@
 import re
+import sys
 
 import pytest
 import torch
@@ -6,9 +7,9 @@ from torch import nn
 
 from a2mim.convert import WeightsError
 from experiments.configs.weights import WeightsConfig
-from experiments.own import build, load_own
+from experiments.own import build, code_hash, load_own, split_own
 from experiments.runs import UsageError
-from experiments.weights import load, recognised, subject_of
+from experiments.weights import load, own_code, recognised, subject_of
 
 CODE = """
 import torch
@@ -43,7 +44,7 @@ def word():
     return "net"
 
 def broken():
-    raise RuntimeError("no such thing")
+    raise RuntimeError("no such thing,\\nnor another")
 """
 
 
@@ -115,7 +116,7 @@ def test_a_module_that_says_nothing_of_its_images_can_be_told(code):
     [
         ("untrained:{code}:missing", "expected a function missing in"),
         ("untrained:{code}:word", "expected a torch module from .*word, got str"),
-        ("untrained:{code}:broken", "broken failed: RuntimeError: no such thing"),
+        ("untrained:{code}:broken", "broken failed: RuntimeError: no such thing, nor another"),
         ("untrained:{code}:maps", r"expected outputs \(B, classes\) from .*, got \(1, 4, 16, 16\)"),
         ("untrained:nowhere.py:net", "expected a Python file at nowhere.py, found none"),
         ("{code}:net", "expected .*:net=WEIGHTS, or untrained:"),
@@ -132,6 +133,66 @@ def test_a_file_that_fails_is_named(tmp_path):
     path.write_text("1 / 0")
     with pytest.raises(UsageError, match=re.escape(f"{path} failed: ZeroDivisionError")):
         build(f"{path}:net")
+
+
+def test_the_code_may_use_dataclasses(tmp_path):
+    """Which look their module up by name, where annotations are words."""
+    path = tmp_path / "nets.py"
+    path.write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from torch import nn\n"
+        "@dataclass\nclass Sizes:\n    width: int = 3\n"
+        "def net():\n    return nn.Linear(Sizes().width, 2)\n"
+    )
+    assert build(f"{path}:net").in_features == 3
+
+
+def test_the_code_may_import_what_lies_beside_it(tmp_path):
+    """Two folders with files of one name: each network is made of its own."""
+    before, path = set(sys.modules), list(sys.path)
+    for width in (3, 4):
+        folder = tmp_path / f"width{width}"
+        (folder / "parts").mkdir(parents=True)
+        (folder / "parts" / "__init__.py").write_text("")
+        (folder / "parts" / "sizes.py").write_text(f"WIDTH = {width}")
+        (folder / "layers.py").write_text(
+            "from torch import nn\nfrom parts.sizes import WIDTH\n"
+            "def layer():\n    from parts.sizes import WIDTH as again\n"
+            "    return nn.Linear(WIDTH, again)"
+        )
+        (folder / "nets.py").write_text("from layers import layer\ndef net():\n    return layer()")
+    hashes = [code_hash(f"{tmp_path}/width{width}/nets.py:net") for width in (3, 4)]
+    assert hashes[0] != hashes[1]  # though the files themselves are the same
+    widths = [build(f"{tmp_path}/width{width}/nets.py:net").weight.shape for width in (3, 4, 3)]
+    assert widths == [(3, 3), (4, 4), (3, 3)]
+    assert sys.path == path
+    left = {name for name in sys.modules.keys() - before if not name.startswith("own_")}
+    assert not left & {"layers", "parts", "parts.sizes"}
+
+
+def test_equals_signs_in_paths(tmp_path):
+    assert split_own("lr=0.1/nets.py:net=b=2/w.pth") == ("lr=0.1/nets.py:net", "b=2/w.pth")
+    assert split_own("untrained:lr=0.1/nets.py:net") == ("untrained:lr=0.1/nets.py:net", None)
+    assert split_own("vit_tiny_patch16_224=lr=0.1/w.pth") is None
+    folder = tmp_path / "lr=0.1"
+    folder.mkdir()
+    (folder / "nets.py").write_text(CODE)
+    network, file = f"{folder}/nets.py:net", folder / "net.pth"
+    torch.save(build(network, seed=7).state_dict(), file)
+    assert load(f"{network}={file}", WeightsConfig()).report.classes == 5
+    assert load(f"untrained:{network}", WeightsConfig()).report.layout == "untrained"
+    with pytest.raises(UsageError, match=r"expected .*:net=WEIGHTS"):
+        load(network, WeightsConfig())
+
+
+def test_other_code_has_another_hash(code, weights):
+    before = own_code(f"{code}:net={weights}")
+    assert before == code_hash(f"{code}:net") == own_code(f"untrained:{code}:net")
+    with open(code, "a") as file:
+        file.write("# more")
+    assert own_code(f"{code}:net={weights}") != before
+    assert own_code("untrained:test_resnet") == own_code(weights) == ""
 
 
 def test_options_are_for_timm_models(code, weights):

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from experiments.figures import of
 from experiments.report import (
     differences,
     findings,
@@ -81,6 +82,8 @@ def test_noisy_contexts_are_said(rows):
     assert "ViT, from scratch: contexts" not in text
     loud.loc[chosen, "value"] = np.nan
     assert "many more would be needed" in noisy_contexts(loud, "vit", "scratch")
+    alone = of(loud, "vit", "scratch").assign(model="scratch", weights="")
+    assert noisy_contexts(alone, "scratch", "").startswith("scratch: contexts")  # a title
 
 
 def test_differences_are_paired(rows):

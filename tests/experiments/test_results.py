@@ -104,6 +104,26 @@ def test_other_tables_are_refused(tmp_path):
         strength_from(rows.assign(setting="none"))
 
 
+def test_words_are_kept_as_they_are(tmp_path):
+    """Weights called 100, an image called NA, no setting; only a value may be missing."""
+    words = {"model": "1e3", "weights": "100", "dataset": "nan", "commit": "1234567", "run": "test"}
+    rows = per_image_rows(
+        np.array([[1.0], [np.nan]]),
+        ["NA", "007"],
+        [0.5],
+        measure="x",
+        setting="",
+        samples=1,
+        seed=0,
+        **words,
+    )
+    write_table(rows, tmp_path / "rows.csv")
+    back = read_table(tmp_path / "rows.csv")
+    pd.testing.assert_frame_equal(back, rows, check_dtype=False)
+    for name, word in words.items():
+        assert back[name].tolist() == [word, word]
+
+
 def test_writing_is_atomic(tmp_path):
     path = tmp_path / "file.txt"
     write_atomic(path, "one")

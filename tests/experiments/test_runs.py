@@ -9,9 +9,11 @@ import pytest
 from experiments.runs import (
     UsageError,
     commit,
+    counted,
     finish_run,
     open_run,
     provenance,
+    run_key,
 )
 
 
@@ -38,6 +40,18 @@ def test_the_same_command_finds_its_work_and_another_does_not(tmp_path):
     assert not (open_run(out, {"seed": 1}) / "half").exists()
 
 
+def test_a_key_names_settings_and_code(tmp_path, monkeypatch):
+    key = run_key({"seed": 0, "images": "a"})
+    assert open_run(tmp_path / "run", {"images": "a", "seed": 0}).name == f"run.{key}.partial"
+    assert run_key({"seed": 1, "images": "a"}) != key
+    monkeypatch.setattr("experiments.runs.commit", lambda: "other")
+    assert run_key({"seed": 0, "images": "a"}) != key
+
+
+def test_numbers_for_people():
+    assert [counted(n) for n in (0, 999, 1000, 1234567)] == ["0", "999", "1 000", "1 234 567"]
+
+
 def test_starting_anew(tmp_path):
     out = tmp_path / "run"
     (open_run(out, {"seed": 0}) / "half").write_text("done")
@@ -52,7 +66,7 @@ def test_a_finished_run_is_replaced_whole(tmp_path):
         (work / f"seed{seed}").write_text("")
         finish_run(work, out, {"seed": seed}, seconds=0)
     assert sorted(p.name for p in out.iterdir()) == ["config.json", "rows.csv", "seed1"]
-    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "run.previous"]
 
 
 def test_another_projects_config_does_not_make_a_run(tmp_path):
@@ -111,3 +125,31 @@ def test_freed_memory_is_kept():
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
         faults.append(int(done.stdout))
     assert faults[1] < faults[0] / 10
+
+
+def finished(tmp_path, name, out, **settings):
+    work = open_run(out, settings)
+    (work / "rows.csv").write_text(name)
+    finish_run(work, out, settings, 1.0)
+
+
+def test_a_run_of_other_settings_is_kept_beside_and_one_of_the_same_is_replaced(tmp_path, capsys):
+    out, previous = tmp_path / "run", tmp_path / "run.previous"
+    finished(tmp_path, "one", out, seed=0)
+    finished(tmp_path, "two", out, seed=0)
+    assert (out / "rows.csv").read_text() == "two"
+    assert not previous.exists()
+    assert capsys.readouterr().out == ""
+    finished(tmp_path, "three", out, seed=1)
+    assert (previous / "rows.csv").read_text() == "two"
+    assert capsys.readouterr().out == "what was in run before is in run.previous now\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.previous"]
+
+
+def test_what_somebody_put_into_a_run_is_not_lost(tmp_path):
+    out = tmp_path / "run"
+    finished(tmp_path, "one", out, seed=0)
+    (out / "notes.txt").write_text("mine")
+    finished(tmp_path, "two", out, seed=0)
+    assert (tmp_path / "run.previous" / "notes.txt").read_text() == "mine"
+    assert (out / "rows.csv").read_text() == "two"

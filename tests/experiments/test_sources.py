@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,7 +7,7 @@ from PIL import Image
 from a2mim.data import DataError
 from experiments import sources as sources_module
 from experiments.runs import UsageError
-from experiments.sources import folder_images, named_images, some
+from experiments.sources import classes_of, folder_images, named_images, some
 
 
 @pytest.fixture
@@ -34,6 +36,26 @@ def test_fewer_are_drawn_by_seed(photos):
     assert all(list(names) == sorted(names) for names in drawn)
     again = folder_images(photos, 2, 0, truth=False)
     assert [s.name for s in again] == [s.name for s in folder_images(photos, 2, 0, truth=False)]
+
+
+def test_what_an_image_is_known_by(photos):
+    """Its name, its class and its bytes, of which any may change."""
+    before = [source.identity() for source in folder_images(photos, 9, 0, truth=True)]
+    assert [(name, truth) for name, truth, _ in before] == [
+        ("2.png", 5),
+        ("a/0.png", 3),
+        ("a/1.PNG", 7),
+    ]
+    assert before[0][2] == hashlib.sha256((photos / "2.png").read_bytes()).hexdigest()
+    Image.new("L", (4, 4), 99).save(photos / "2.png")
+    after = [source.identity() for source in folder_images(photos, 9, 0, truth=True)]
+    assert after[0][2] != before[0][2]
+    assert after[1:] == before[1:]
+    (gone, *_) = folder_images(photos, 9, 0, truth=False)
+    (photos / "2.png").unlink()
+    with pytest.raises(DataError, match=r"cannot read .*2\.png"):
+        gone.identity()
+    assert named_images("digits", 2, 0)[0].identity()[2] == ""
 
 
 def test_some():
@@ -67,6 +89,18 @@ def test_sets_of_torchvision_by_name(monkeypatch):
         k = int(source.name.removeprefix("test/"))
         assert source.truth == k % 2
         assert source.read().getpixel((0, 0)) == (k, k, k)
+
+
+def test_numbers_of_classes(monkeypatch):
+    assert classes_of("digits") == 10
+
+    class Stand:
+        targets = (0, 2, 1)
+
+    monkeypatch.setattr(sources_module, "torchvision_set", lambda name, split: Stand)
+    assert classes_of("cifar10") == 3
+    Stand.targets = (0, -1)
+    assert classes_of("cifar10") is None
 
 
 def test_bad_folders(photos, tmp_path):

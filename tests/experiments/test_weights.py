@@ -7,9 +7,19 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm import create_model
 
+from a2mim.convert import LoadReport
 from experiments.configs.weights import ModelsConfig, WeightsConfig
 from experiments.runs import UsageError
-from experiments.weights import called, check_different, load, model_options, models, subject_of
+from experiments.weights import (
+    called,
+    check_different,
+    load,
+    model_options,
+    models,
+    subject_of,
+    without_path,
+    write_reports,
+)
 
 
 def saved(tmp_path, name="test_resnet", classes=10):
@@ -72,8 +82,42 @@ def test_names_in_tables(tmp_path):
     ]
     assert [called(report) for report in reports] == ["test_resnet.safetensors", "untrained"]
     check_different(reports)
-    with pytest.raises(UsageError, match="every network once"):
+    with pytest.raises(
+        UsageError,
+        match=r"every network once, got test_resnet test_resnet\.safetensors twice; .* rename the",
+    ):
         check_different([*reports, reports[0]])
+
+
+def test_files_that_are_all_called_the_same_are_called_with_their_folder(tmp_path, monkeypatch):
+    """As ``a2mim pretrain`` and others write them."""
+
+    def name(source):
+        return called(LoadReport(str(source), "a2mim", "vit"))
+
+    runs = [tmp_path / run / "backbone.safetensors" for run in ("runA", "runB")]
+    check_different([LoadReport(str(path), "a2mim", "vit") for path in runs])
+    assert [name(path) for path in runs] == [
+        f"{run}/backbone.safetensors" for run in ("runA", "runB")
+    ]
+    for file in ("model_best.pth.tar", "pytorch_model.bin", "last.ckpt", "checkpoint.pth"):
+        assert name(f"x/runA/{file}") == f"runA/{file}"
+    assert name("x/runA/mae.pth") == "mae.pth"
+    monkeypatch.chdir(tmp_path)
+    assert name("model.pth") == f"{tmp_path.name}/model.pth"
+
+
+def test_what_is_kept_names_no_folder_of_the_machine(tmp_path):
+    for source, expected in (
+        (f"{tmp_path}/a.pth", "a.pth"),
+        (f"untrained:{tmp_path}/nets.py:net", "untrained:nets.py:net"),
+        ("untrained:resnet50", "untrained:resnet50"),
+        ("hf-hub:user/net", "hf-hub:user/net"),
+        ("resnet50.a1_in1k", "resnet50.a1_in1k"),
+    ):
+        assert without_path(source) == expected
+    write_reports([LoadReport(f"{tmp_path}/a.pth", "plain", "vit")], tmp_path / "weights.json")
+    assert str(tmp_path) not in (tmp_path / "weights.json").read_text()
 
 
 def test_our_own_checkpoints_tell_their_network(tmp_path):

@@ -1,4 +1,4 @@
-"""The networks of results/compare, as a2mim takes networks of one's own.
+"""The networks of results/compare-*, as a2mim takes networks of one's own.
 
 ``FILE.py:FUNCTION=WEIGHTS``: SqueezeNet 1.1 is torchvision's, the MobileNets are timm's, padded as
 in TensorFlow, V1 with a quarter of its channels; the ResNets are those of He et al. for CIFAR-10
