@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -43,6 +44,12 @@ CAPTIONS = {
     "pixels": "raw pixels",
     "permuted": "another image, permuted",
 }
+
+CHARACTERS = 12
+"""Of a legend, in an inch."""
+
+TITLE_WIDTH = 36
+"""Characters in a line of a title above a panel of 3.9 inches."""
 
 RATIOS_SHOWN = 4
 """Ratios in the figure of layers; the table has them all."""
@@ -120,7 +127,7 @@ def invariance_over_ratios(table: pd.DataFrame, looks: Looks | None = None) -> F
         ax.set(title=title, xlabel=f"share of patches, {what}", xlim=(-0.02, 1.0))
         ax.set_ylim(top=1.03, bottom=min(-0.03, ax.get_ylim()[0]))
     handles = [*axes[0].get_legend_handles_labels()[0], *_style_handles()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles=handles, **below(handles, figure))
     return figure
 
 
@@ -231,7 +238,7 @@ def spectra(table: pd.DataFrame) -> Figure:
     for ax, ((model, weights), rows) in zip(axes, networks, strict=False):
         for _, of in rows.groupby("index"):
             ax.plot(of["at"], of["value"], color=DEPTHS(0.92 * of["depth"].iloc[0]), lw=1.3)
-        ax.set(title=titled(model, weights), xlim=(0, 1))
+        ax.set(title=fill(titled(model, weights), TITLE_WIDTH), xlim=(0, 1))
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25π", "0.5π", "0.75π", "π"])
         ax.set_xlabel("frequency, per cell of the map")
     for ax in axes[::columns]:
@@ -279,7 +286,7 @@ def stream_over_depth(table: pd.DataFrame, looks: Looks | None = None) -> Figure
         Line2D([], [], color=GREY, ls="", marker="D", ms=7, label="first after a down-sampling"),
     ]
     handles = [*axes[0].get_legend_handles_labels()[0], *marks]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles=handles, **below(handles, figure))
     return figure
 
 
@@ -328,6 +335,13 @@ def _style_handles() -> list[Line2D]:
         Line2D([], [], color=GREY, ls=dashes, lw=width, label=CAPTIONS[name])
         for name, (dashes, width) in STYLES.items()
     ]
+
+
+def below(handles: Sequence[Any], figure: Figure) -> dict[str, Any]:
+    """Where a legend goes: below the panels, in as many columns as its labels leave room for."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    room = int(figure.get_figwidth() * CHARACTERS // (longest + 8))
+    return {"loc": "outside lower center", "ncols": max(1, min(room, 3)), "frameon": False}
 
 
 def _some_ratios(ratios: Sequence[float]) -> list[float]:
