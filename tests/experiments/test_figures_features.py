@@ -2,11 +2,14 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from experiments.figures import Look
 from experiments.figures_features import (
     BASELINES,
     ENDS,
+    below,
     ends_of_stream,
     hidden,
     invariance_over_layers,
@@ -196,3 +199,9 @@ def test_files_are_the_same_bytes_when_drawn_again(invariances, tmp_path):
         save({"x": lambda: invariance_over_ratios(table)}, tmp_path / folder)
     for name in ("x.png", "x.svg"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("length", "columns"), [(10, 3), (40, 2), (100, 1), (500, 1)])
+def test_a_legend_has_as_many_columns_as_its_labels_leave_room_for(length, columns):
+    handles = [Line2D([], [], label="x" * n) for n in (3, length)]
+    assert below(handles, Figure(figsize=(10.5, 4)))["ncols"] == columns
