@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
 from typing import TYPE_CHECKING, Literal
@@ -352,9 +352,9 @@ class Similarity:
 
         Returns:
             One row per measure and statistic: ``metric``, ``statistic``, ``value``, ``low`` and
-            ``high`` (an interval over batches for CKA and over images for other means; NaN for
-            quantiles), ``mask_sd`` (standard deviation of the value over repeats, NaN for a single
-            one), ``images``.
+            ``high`` (an interval over batches for CKA and over images for other means, cut to 0 and
+            1 for recalls; NaN for quantiles), ``mask_sd`` (standard deviation of the value over
+            repeats, NaN for a single one), ``images``.
 
         Raises:
             ValueError: before the first batch.
@@ -374,7 +374,8 @@ class Similarity:
         for metric, interval, values_R in zip(
             RECALLS, self._found.intervals(level), found_RK.T, strict=True
         ):
-            rows.append(_row(metric, "mean", interval, values_R, self._found.count))
+            share = replace(interval, low=max(interval.low, 0.0), high=min(interval.high, 1.0))
+            rows.append(_row(metric, "mean", share, values_R, self._found.count))
         return rows
 
 

@@ -256,6 +256,8 @@ def test_similarity_puts_batches_and_repeats_together():
     found = [recalls(x[part], y[part])[:, 0].mean() for y in ys for part in parts[:2]]
     assert rows["recall@1", "mean"]["value"] == pytest.approx(float(np.mean(found)))
     assert [rows[key]["images"] for key in (("cka", "mean"), ("recall@1", "mean"))] == [20, 16]
+    for metric in ("recall@1", "recall@5"):
+        assert 0 <= rows[metric, "mean"]["low"] <= rows[metric, "mean"]["high"] <= 1
     with pytest.raises(ValueError, match="expected 2 repeats, got 1 and 2 of partners"):
         similarity.update([x, x], ys[:1])
     with pytest.raises(ValueError, match="expected 2 repeats, got 2 and 1 of partners"):
