@@ -140,11 +140,12 @@ def _by_score(real: pd.DataFrame, tested: pd.DataFrame) -> list[str]:
         for name in names:
             others.setdefault(int(above.get(name, 0)), []).append(name)
         ranks = "; ".join(
-            f"{count}: {joined(others[count])}" for count in sorted(others, reverse=True)
+            f"{joined(others[count])} above {count or 'none'}"
+            for count in sorted(others, reverse=True)
         )
         sentences.append(
             f"{TITLES[score]}: {counted(len(of))} of {counted(len(pairs))} pairs of networks "
-            f"differ. Networks by how many others they are above, {ranks}."
+            f"differ; {ranks}."
         )
     return sentences
 

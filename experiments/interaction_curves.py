@@ -205,7 +205,8 @@ def _report(config: InteractionsConfig, measured: list[Measured]) -> None:
         print(f"numerical noise floor of one difference: {one.floor:.1e}")
         print(strength.to_frame().to_string(index=False, float_format="%.3f"))
         print(strength.bands().to_string(index=False, float_format="%.3f"))
-        if not config.protocol and (orders := ix.biased_orders(one.records)):
+        diagnosed = not one.records[0].replicates(0).shape[1] % 4  # so the diagnostic splits them
+        if diagnosed and not config.protocol and (orders := ix.biased_orders(one.records)):
             what = "contexts are at their maximum" if config.bias_tol else "try --bias-tol 0.02"
             print(f"J may be biased by more than 2 % at m = {', '.join(map(str, orders))}: {what}")
     for one, strength in zip(measured[1:], strengths[1:], strict=True):

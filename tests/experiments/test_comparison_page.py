@@ -88,8 +88,8 @@ def test_many_real_differences_are_a_sentence_for_each_score(made):
     )
     found = findings(comparison)
     assert found[0] == (
-        "J, low orders: 13 of 15 pairs of networks differ. Networks by how many others they are "
-        "above, 5: a; 3: c and f; 1: b and d; 0: e."
+        "J, low orders: 13 of 15 pairs of networks differ; a above 5; c and f above 3; b and d "
+        "above 1; e above none."
     )
     assert found[1].startswith("The other 17 of 30 paired differences cannot be told from chance")
     assert "recall" not in found[0]

@@ -303,6 +303,13 @@ def test_a_budget_is_planned_for_and_kept(config, capsys):
     assert len(read_records(budget.out / "records" / "test_resnet-net.safetensors")) == images
 
 
+def test_replicates_that_the_diagnostic_cannot_split_are_reported_without_it(config, capsys):
+    interaction_curves(changed(config, replicates=6))
+    said = capsys.readouterr().out
+    assert "may be biased" not in said
+    assert "figure: " in said
+
+
 def test_a_data_set_by_name(config, tmp_path):
     torch.manual_seed(1)
     ten = tmp_path / "ten.safetensors"
