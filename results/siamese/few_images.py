@@ -26,7 +26,7 @@ def table():
 
 def draw(rows):
     """A panel per measure: subsets, their mean, and the untrained network."""
-    figure = Figure(figsize=(8.4, 3.4), layout="constrained")
+    figure = Figure(figsize=(8.4, 3.7), layout="constrained")
     for ax, (measure, title) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
         of = rows[rows["measure"] == measure]
         few = of.dropna(subset="images")
@@ -38,7 +38,8 @@ def draw(rows):
         ax.set(xscale="log", title=title, xlabel="images of pre-training", ylabel="accuracy, %")
         ax.set_xticks(mean.index, [f"{int(images):,}" for images in mean.index])
         ax.minorticks_off()
-    ax.legend()
+    handles = ax.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -46,4 +47,3 @@ if __name__ == "__main__":
     with mpl.rc_context(plots.STYLE):
         figure = draw(table())
         figure.savefig(HERE / "few_images.png")
-        figure.savefig(HERE / "few_images.svg", metadata={"Date": None})
