@@ -68,7 +68,7 @@ def infer(
             names = _beit_choices() if beit else _vit_choices(state)
             raise _doubt(names, _VIT_DOUBT, where)
         return (_beit if beit else _vit)(state, layout, options, where)
-    family = next((row for row in FAMILIES if row.tell in state), None)
+    family = _family(state)
     members = () if family is None else family.members.get(_stages(state, family.block), ())
     fitting = [name for name in members if _fits(name, state)]
     if not fitting or family is None:
@@ -324,8 +324,13 @@ def _doubt(names: list[str], why: str, where: str) -> WeightsError:
 
 def doubt_of(architecture: str, state: State) -> str | None:
     """What weights do not tell although their network was named; None where a tag tells it."""
-    family = next((row for row in FAMILIES if row.tell in state), None)
+    family = _family(state)
     return None if family is None or "." in architecture else family.doubt
+
+
+def _family(state: State) -> Family | None:
+    """The family of which a file has the names."""
+    return next((row for row in FAMILIES if row.tell in state), None)
 
 
 def _unknown(state: State, family: Family | None, where: str) -> WeightsError:

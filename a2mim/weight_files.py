@@ -174,7 +174,6 @@ def _unpickled(path: Path) -> Any:
                 f"expected weights only, {path} also asks to run {asked[1]} and was not opened; if "
                 "you trust it, load it where it was made and save the state_dict alone"
             ) from error
-        # torch's own advice is to unpickle the file all the same.
         # What surrounds the reason is torch's advice to unpickle the file all the same.
         said = re.search(
             r"WeightsUnpickler error:(.*?)(Check the doc|Please file|$)", str(error), re.S

@@ -159,14 +159,12 @@ def _predictions(plan: Plan, config: CompareConfig, out: Path) -> None:
     occlusion(
         OcclusionConfig(
             plan.checkpoints("predictions"),
-            **_shared(config, out),
+            **_masked(config, out),
             label="truth" if config.label == "truth" else "prediction",
             fill=config.fill,
             fractions=HIDDEN,
             probe_data=config.probe_data,
             probe_max_train=config.probe_max_train,
-            precision=config.precision,
-            grid=config.grid,
         )
     )
 
@@ -175,13 +173,11 @@ def _interactions(plan: Plan, config: CompareConfig, out: Path) -> None:
     interaction_curves(
         InteractionsConfig(
             plan.checkpoints("interactions"),
-            **_shared(config, out),
+            **_masked(config, out),
             label="prediction" if plan.projection else config.label,
             reward="projection" if plan.projection else "log_odds",
             fill=config.fill,
             budget=plan.forwards["interactions"],
-            precision=config.precision,
-            grid=config.grid,
         )
     )
 
@@ -190,14 +186,12 @@ def _similarity(plan: Plan, config: CompareConfig, out: Path) -> None:
     invariance(
         InvarianceConfig(
             plan.checkpoints("similarity"),
-            **_shared(config, out),
+            **_masked(config, out),
             hiding=config.fill,
             ratios=SIMILAR_AT,
             repeats=1,
             layers=("output",),
             batch=batch_of(config.count),
-            precision=config.precision,
-            grid=config.grid,
         )
     )
 
@@ -212,6 +206,11 @@ _COMMANDS: dict[Panel, Callable[[Plan, CompareConfig, Path], None]] = {
     "similarity": _similarity,
     "spectrum": _spectrum,
 }
+
+
+def _masked(config: CompareConfig, out: Path) -> dict[str, Any]:
+    """Settings of the panels that hide patches."""
+    return {**_shared(config, out), "precision": config.precision, "grid": config.grid}
 
 
 def _shared(config: CompareConfig, out: Path) -> dict[str, Any]:

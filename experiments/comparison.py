@@ -254,6 +254,10 @@ class Comparison:
 
     def titled(self) -> pd.DataFrame:
         """The results table with titles in the place of architectures, and no names of weights."""
+        return self._titled.copy()
+
+    @cached_property
+    def _titled(self) -> pd.DataFrame:
         titles = {(n["model"], n["weights"]): n["title"] for n in self.plan["networks"]}
         keys = zip(self._rows["model"], self._rows["weights"], strict=True)
         return self._rows.assign(model=[titles[key] for key in keys], weights="")
@@ -412,13 +416,13 @@ def network_scores(rows: pd.DataFrame, panels: Path, network: Network) -> dict[s
     """The scores of one network, in the order of :data:`TITLES`."""
     mine = rows[(rows["model"] == network.model) & (rows["weights"] == network.weights)]
     scores: dict[str, Score] = {}
-    if (table := _images_of("predictions", panels, rows, network)) is not None:
-        scores |= _of_predictions(read_predictions(table), bool(_has(mine, "occlusion_top1")))
+    if (table := _images_of("predictions", panels, network)) is not None:
+        scores |= _of_predictions(read_predictions(table), _has(mine, "occlusion_top1"))
     if _has(mine, "interaction_strength"):
         scores |= _of_interactions(mine)
-    if (table := _images_of("similarity", panels, rows, network)) is not None:
+    if (table := _images_of("similarity", panels, network)) is not None:
         scores |= _of_similarity(read_similarity(table))
-    if (table := _images_of("spectrum", panels, rows, network)) is not None:
+    if (table := _images_of("spectrum", panels, network)) is not None:
         scores |= _of_spectrum(read_spectrum(table))
     return {key: scores[key] for key in TITLES if key in scores}
 
@@ -588,7 +592,7 @@ def _has(rows: pd.DataFrame, measure: str) -> bool:
     return bool((rows["measure"] == measure).any())
 
 
-def _images_of(panel: str, panels: Path, rows: pd.DataFrame, network: Network) -> Path | None:
+def _images_of(panel: str, panels: Path, network: Network) -> Path | None:
     """The table of single images of a network in a panel: tables are numbered in its order."""
     folder = panels / panel / "images"
     if not folder.is_dir():

@@ -22,6 +22,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -135,14 +136,9 @@ def load_own(
     notes = [note for note in report.notes if "up to the caller" not in note]
     if not hasattr(module, "reset_classifier"):
         notes.append(AS_IT_IS)
-    about = {
-        **vars(report),
-        "architecture": name,
-        "image_size": config["input_size"][1],
-        "classes": classes,
-        "notes": tuple(notes),
-    }
-    return Loaded(module, config, LoadReport(**about))
+    size = config["input_size"][1]
+    about = replace(report, architecture=name, image_size=size, classes=classes, notes=tuple(notes))
+    return Loaded(module, config, about)
 
 
 def _code(network: str) -> Path:
