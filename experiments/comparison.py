@@ -47,12 +47,11 @@ from scipy.stats import binomtest, t
 
 from a2mim.convert import LoadReport
 from a2mim.features import wilson
-from experiments.figures import Look, interaction_overlay, occlusion_effects
+from experiments.figures import Look, interaction_overlay, occlusion_effects, save
 from experiments.figures_compare import looks_of, score_dots
 from experiments.figures_features import (
     invariance_over_ratios,
     invariance_table,
-    save,
     spectra,
     spectrum_table,
     stream_over_depth,

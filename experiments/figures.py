@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,6 +143,15 @@ def reconstructions(pictures: dict[str, dict[str, np.ndarray]]) -> Figure:
     return figure
 
 
+def save(figures: Mapping[str, Callable[[], Figure]], folder: Path) -> None:
+    """Draw figures in the house style, each as PNG and SVG; the same table gives the same bytes."""
+    with mpl.rc_context(plots.STYLE):
+        for name, draw in figures.items():
+            figure = draw()
+            figure.savefig(folder / f"{name}.png")
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+
+
 def draw_all(run: Path) -> list[str]:
     """Draw all figures of a run folder from its tables, as PNG and SVG; returns their names."""
     rows = read_table(run / "rows.csv")
@@ -149,16 +159,13 @@ def draw_all(run: Path) -> list[str]:
     for file in sorted(run.glob("reconstructions-*.npz"), reverse=True):
         with np.load(file, allow_pickle=False) as stacks:
             pictures[file.stem.removeprefix("reconstructions-")] = dict(stacks)
-    with mpl.rc_context(plots.STYLE):
-        figures = {
-            "interaction_curves": interaction_curves(rows),
-            "occlusion_curves": occlusion_curves(rows),
-        }
-        if pictures:
-            figures["reconstructions"] = reconstructions(pictures)
-        for name, figure in figures.items():
-            figure.savefig(run / f"{name}.png")
-            figure.savefig(run / f"{name}.svg", metadata={"Date": None})
+    figures = {
+        "interaction_curves": partial(interaction_curves, rows),
+        "occlusion_curves": partial(occlusion_curves, rows),
+    }
+    if pictures:
+        figures["reconstructions"] = partial(reconstructions, pictures)
+    save(figures, run)
     return list(figures)
 
 

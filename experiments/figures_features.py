@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -288,15 +287,6 @@ def stream_over_depth(table: pd.DataFrame, looks: Looks | None = None) -> Figure
     handles = [*axes[0].get_legend_handles_labels()[0], *marks]
     figure.legend(handles=handles, **below(handles, figure))
     return figure
-
-
-def save(figures: Mapping[str, Callable[[], Figure]], folder: Path) -> None:
-    """Draw figures in the house style, each as PNG and SVG; the same table gives the same bytes."""
-    with mpl.rc_context(plots.STYLE):
-        for name, draw in figures.items():
-            figure = draw()
-            figure.savefig(folder / f"{name}.png")
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
 def _marked(

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
 import interactions as ix
 from experiments.configs.interactions import ENCODER_REWARDS, InteractionsConfig
-from experiments.figures import interaction_overlay
+from experiments.figures import interaction_overlay, save
 from experiments.measuring import Measured, Share, forwards_of, grid_of, measure, usable
 from experiments.records import tidy_records
 from experiments.results import per_image_rows, strength_rows, write_table
@@ -30,7 +29,6 @@ from experiments.runs import (
 )
 from experiments.sources import Source, folder_images, named_images, some
 from experiments.weights import Subject, check_different, subject_of, write_reports
-from interactions import plots
 from interactions.forwards import check_precision
 from interactions.protocols import protocol
 
@@ -85,10 +83,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
     rows = _rows(config, design, dataset, measured)
     write_table(rows, work / "rows.csv")
     write_reports([subject.report for subject in subjects], work / "weights.json")
-    with mpl.rc_context(plots.STYLE):
-        figure = interaction_overlay(rows)
-        figure.savefig(work / "interaction_curves.png")
-        figure.savefig(work / "interaction_curves.svg", metadata={"Date": None})
+    save({"interaction_curves": partial(interaction_overlay, rows)}, work)
     for other in range(1, world):
         while not (work / f"done-{other}").exists():
             time.sleep(0.1)

@@ -35,6 +35,7 @@ from a2mim.convert import LoadReport
 from a2mim.sampler import keyed_generator
 from experiments.configs.invariance import InvarianceConfig
 from experiments.configs.spectrum import SpectrumConfig
+from experiments.figures import save
 from experiments.figures_features import (
     BASELINES,
     ENDS,
@@ -44,7 +45,6 @@ from experiments.figures_features import (
     invariance_over_ratios,
     invariance_table,
     last_layer,
-    save,
 )
 from experiments.measuring import FILLS, safe_name
 from experiments.results import COLUMNS, read_table, write_atomic, write_table

@@ -26,7 +26,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 import torch
 from timm.data import create_transform
@@ -41,7 +40,7 @@ from a2mim.probe import fit_linear
 from a2mim.samples import SomeSamples
 from experiments.configs.occlusion import OcclusionConfig
 from experiments.configs.weights import WeightsConfig
-from experiments.figures import occlusion_effects
+from experiments.figures import occlusion_effects, save
 from experiments.measuring import safe_name, usable
 from experiments.occlusion_tables import (
     Measured,
@@ -69,7 +68,7 @@ from experiments.sources import (
     without_folders,
 )
 from experiments.weights import called, check_different, kept, load
-from interactions import fills, plots
+from interactions import fills
 from interactions.compose import token_grid, with_modules
 from interactions.effects import WithProbe, effects
 from interactions.forwards import check_precision
@@ -226,10 +225,7 @@ def occlusion(config: OcclusionConfig) -> None:
     rows = usable(partial(_rows, config, plan, reports, files))
     write_table(rows, work / "rows.csv")
     write_atomic(work / "occlusion.json", json.dumps(about, indent=2) + "\n")
-    with mpl.rc_context(plots.STYLE):
-        figure = occlusion_effects(rows)
-        figure.savefig(work / "occlusion.png")
-        figure.savefig(work / "occlusion.svg", metadata={"Date": None})
+    save({"occlusion": partial(occlusion_effects, rows)}, work)
     finish_run(work, config.out, settings, time.perf_counter() - start)
     shutil.rmtree(config.out / "parts")
     print(summary(rows))

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from experiments import invariance
 from experiments.configs.spectrum import SpectrumConfig
+from experiments.figures import save
 from experiments.figures_features import (
     ends_of_stream,
-    save,
     spectra,
     spectrum_table,
     stream_over_depth,

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.figures import Look
+from experiments.figures import Look, save
 from experiments.figures_features import (
     BASELINES,
     ENDS,
@@ -16,7 +16,6 @@ from experiments.figures_features import (
     invariance_over_ratios,
     invariance_table,
     last_layer,
-    save,
     spectra,
     spectrum_table,
     stream_over_depth,
