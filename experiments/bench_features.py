@@ -49,11 +49,20 @@ such as a hash of the weights, counts as little as in use."""
 OCCLUDED_SIZE, OCCLUDED = 224, 16
 """Edge and number of the images of the occlusion rows; the number is the batch, so all are full."""
 
-MEMORY_SIZE, MEMORY_BATCH, FEW = 32, 64, 128
+MEMORY_SIZE, MEMORY_BATCH, FEW = 32, 64, 256
 """Edge, batch and number N of the images of the memory row."""
 
 WIDTH = 96
 """Of the network of the memory row."""
+
+STEADY = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_ARENA_MAX": "1",
+    "OMP_NUM_THREADS": "1",
+}
+"""Environment of the memory row's processes: what is kept is to be measured, and not the holes that
+glibc leaves between what was freed, nor what each thread sets aside."""
 
 
 def features(row: str, what: What, name: str, repeats: int) -> Row:
@@ -185,9 +194,9 @@ def _against_bare(
 
 def _in_a_process(images: int) -> float:
     command = [sys.executable, "-m", "experiments.bench_features", str(images)]
-    # What is kept is to be measured, and not the holes that glibc leaves between what was freed.
-    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    done = subprocess.run(command, capture_output=True, check=True, text=True, env=env)
+    done = subprocess.run(
+        command, capture_output=True, check=True, text=True, env=os.environ | STEADY
+    )
     return float(done.stdout)
 
 
