@@ -106,9 +106,8 @@ class LinearCKA:
     """
 
     def __init__(self) -> None:
-        self._terms = array(
-            "d"
-        )  # three plain numbers per batch: arrays would be six times as large
+        # Plain numbers, three per batch: a small array of its own would be six times as large.
+        self._terms = array("d")
 
     def update(self, x_ND: Tensor, y_ND: Tensor) -> None:
         """Add a batch of paired features; one of fewer than 4 images is left out, with a warning.
