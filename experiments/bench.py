@@ -29,7 +29,7 @@ from experiments import bench_features
 from experiments.bench_estimator import coverage, forwards, wall
 from experiments.bench_memory import STATUS, memory
 from experiments.bench_timing import Row, overhead, overhead_names
-from experiments.bench_training import STEP_MODELS, loader, step
+from experiments.bench_training import CPU_STEPS, GPU_STEPS, STEP_MODELS, loader, step
 from experiments.results import write_atomic
 from experiments.runs import UsageError, commit
 
@@ -84,7 +84,11 @@ def available_rows(repeats: int, on_gpu: bool) -> dict[str, Callable[[], Row]]:
         row: partial(overhead, row, model, repeats, on_gpu)
         for row, model in overhead_names(on_gpu).items()
     }
+    device = torch.device("cuda" if on_gpu else "cpu")
     if on_gpu:
+        for name, steps in GPU_STEPS.items():
+            row = f"pretrain/step/gpu/{name}"
+            rows[row] = partial(step, row, steps, repeats, device)
         return rows
     if STATUS.exists():  # Linux
         rows["interactions/memory"] = partial(memory, "interactions/memory", repeats)
@@ -95,9 +99,9 @@ def available_rows(repeats: int, on_gpu: bool) -> dict[str, Callable[[], Row]]:
     for name in ("cnn16", "vit_tiny"):
         row = f"interactions/wall/{name}"
         rows[row] = partial(wall, row, name, repeats)
-    for name in STEP_MODELS:
+    for name, steps in CPU_STEPS.items():
         row = f"pretrain/step/{name}"
-        rows[row] = partial(step, row, name, repeats)
+        rows[row] = partial(step, row, steps, repeats, device)
     for kind in ("folder", "tar"):
         row = f"loader/{kind}"
         rows[row] = partial(loader, row, kind, repeats)

@@ -38,6 +38,7 @@ from a2mim.data import digits
 from a2mim.train import train
 from experiments.bench_timing import Row, alternate
 from experiments.published import published_differences, published_J
+from interactions.keys import torch_seeded
 
 GRID = ix.PatchGrid(4, 4)
 CONTEXTS = 50
@@ -241,8 +242,7 @@ def trained(name: str) -> Network:
     train_set, test_set = digits(case.size)
     statistics = train_set.statistics()
     images_ICHW, test_ICHW = train_set.normalised(*statistics), test_set.normalised(*statistics)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with torch_seeded(0):
         model = case.build()
     with tqdm(total=case.steps, desc=f"training {name}", leave=False) as bar:
         train(

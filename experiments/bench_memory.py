@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import interactions as ix
 from experiments.bench_timing import Row
+from interactions.keys import torch_seeded
 
 IMAGE_SIZE = 224
 BATCH_SIZE = 32
@@ -63,8 +64,7 @@ def memory(row: str, repeats: int) -> Row:
 
 def peak_of(job: str) -> float:
     """Do one job in this process and return the process's peak so far in MiB."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with torch_seeded(0):
         model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10)).eval()
         image_CHW = torch.randn(3, IMAGE_SIZE, IMAGE_SIZE)
     if job == "bare":

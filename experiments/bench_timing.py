@@ -12,6 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 import interactions as ix
+from interactions.keys import torch_seeded
 
 CPU_MODELS = ("vit_tiny_patch16_224", "resnet18")
 IMAGE_SIZE = 224
@@ -60,8 +61,7 @@ def overhead(row: str, name: str, repeats: int, on_gpu: bool) -> Row:
 
     device = torch.device("cuda" if on_gpu else "cpu")
     batch_size, pairs = (256, 50) if on_gpu else (32, 1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with torch_seeded(0):
         model: nn.Module = create_model(name).to(device).eval()
         image = torch.randn(3, IMAGE_SIZE, IMAGE_SIZE)
     grid = ix.PatchGrid(14, 14)

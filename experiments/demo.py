@@ -39,6 +39,7 @@ from experiments.results import (
     write_table,
 )
 from experiments.runs import UsageError, commit, finish_run, open_run, pick_device
+from interactions.keys import torch_seeded
 
 BACKBONES = ("vit", "resnet")
 ARMS = ("scratch", "a2mim")
@@ -180,7 +181,7 @@ def _stages(config: DemoConfig, material: Material, work: Path) -> Iterator[Stag
 
 def pretrain(name: str, config: DemoConfig, material: Material, work: Path, label: str) -> None:
     """Pretrain a backbone; keep its weights and a few reconstructions."""
-    with _seeded(config.seed):
+    with torch_seeded(config.seed):
         model = MaskedImageModel(
             backbone(name, material.classes), BlockMask(IMAGE_SIZE, MASK_BLOCK, config.mask_ratio)
         ).to(config.device)
@@ -320,16 +321,8 @@ def _keep_reconstructions(
 
 def _initialised(name: str, config: DemoConfig, material: Material) -> nn.Module:
     """A backbone with the initial weights that both arms share."""
-    with _seeded(config.seed):
+    with torch_seeded(config.seed):
         return backbone(name, material.classes).to(config.device)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed the global generator for initial weights only; it is put back afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

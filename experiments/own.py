@@ -34,6 +34,7 @@ from torch import nn
 from a2mim.convert import Loaded, LoadReport, fill
 from a2mim.weight_files import one_line, weights_hash
 from experiments.runs import UsageError
+from interactions.keys import torch_seeded
 
 MARK = ".py:"
 """What tells such a network from timm's names."""
@@ -78,8 +79,7 @@ def build(network: str, seed: int = 0) -> nn.Module:
 def _built(network: str, seed: int) -> tuple[nn.Module, list[Path]]:
     """The module, and the files of its code."""
     file, function = _code(network), network.rpartition(":")[2]
-    with torch.random.fork_rng(devices=[]), _neighbours(file.resolve().parent) as beside:
-        torch.manual_seed(seed)
+    with torch_seeded(seed), _neighbours(file.resolve().parent) as beside:
         make = getattr(_imported(file), function, None)
         if not callable(make):
             raise UsageError(f"expected a function {function} in {file}, found none")

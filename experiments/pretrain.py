@@ -58,6 +58,7 @@ from experiments.training import engine_arguments, errors_explained
 from experiments.watching import PICTURES, Images, Log, Masked, OnlineKnn, Watch, pictures
 from interactions import plots
 from interactions.fills import image_mean
+from interactions.keys import torch_seeded
 
 RULES = {
     "vit": OFFICIAL_VIT,
@@ -288,8 +289,7 @@ def method_of(config: PretrainConfig) -> Masked:
         TypeError: for a backbone that the method cannot be built around.
         ValueError: for choices that do not go together.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(keyed_seed(config.seed, "weights"))
+    with torch_seeded(keyed_seed(config.seed, "weights")):
         backbone = backbone_of(config)
         if config.method != "a2mim":
             return _token_method(config, backbone)

@@ -318,9 +318,8 @@ class PatchGames:
         return (self[index] for index in range(len(self)))
 
 
-@torch.inference_mode()
 def predicted_class(model: nn.Module, image_CHW: Tensor) -> int:
     """The class that a classifier gives to a whole image."""
     device = device_of(model)
-    with arithmetic("float32", device):
+    with torch.inference_mode(), arithmetic("float32", device):
         return int(model(image_CHW[None].to(device)).argmax(dim=1))

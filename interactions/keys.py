@@ -13,8 +13,11 @@ does not guarantee the output of ``Generator.permutation``.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Key = str | int
@@ -42,3 +45,15 @@ def raw_words(count: int, *key: Key) -> NDArray[np.uint64]:
 def permutation(n: int, *key: Key) -> NDArray[np.int64]:
     """A uniform permutation of ``range(n)``, the same for the same key."""
     return np.argsort(raw_words(n, *key), kind="stable")
+
+
+@contextmanager
+def torch_seeded(seed: int) -> Iterator[None]:
+    """Let torch draw from this seed on the CPU; afterwards it goes on from where it was.
+
+    For what draws from the global generator, such as initial weights. The generators of other
+    devices stay as they are and are not asked, since that would take memory on each of them.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -46,7 +46,7 @@ from torch.nn import functional as F
 
 from interactions import fills
 from interactions.forwards import Precision, arithmetic, check_precision, device_of
-from interactions.keys import permutation, raw_words
+from interactions.keys import permutation, raw_words, torch_seeded
 from interactions.layers import LayerFeatures, Readout, layer_features, mean_of_visible, readouts_of
 from interactions.occlusion import TENTHS, random_drop
 from interactions.patches import PatchGrid, hide
@@ -394,8 +394,7 @@ def untrained(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     Returns:
         The network in eval mode.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(raw_words(1, "untrained", seed)[0]) >> 1)
+    with torch_seeded(int(raw_words(1, "untrained", seed)[0]) >> 1):
         return make().eval()
 
 

@@ -72,7 +72,7 @@ strength.bands()
 # %%
 import torch
 
-with torch.random.fork_rng():
+with torch.random.fork_rng(devices=[]):
     torch.manual_seed(1)
     twin = timm.create_model("test_vit").eval()
 others = ix.PatchGames(twin, images, "prediction", players, names)

@@ -26,8 +26,11 @@ SHARED = {  # files that share a fixture, which takes long
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """A file's tests stay in one process, and so its fixtures are made once."""
+    """A file's tests stay in one process, so its fixtures are made once; no GPU, no GPU tests."""
+    no_gpu = pytest.mark.skip(reason="no CUDA device")
     for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(no_gpu)
         file = SHARED.get(item.path.name, str(item.path))
         item.add_marker(pytest.mark.xdist_group(file))
 

@@ -154,6 +154,7 @@ def fit(
     lr=ramp,
     on_step=None,
     samples=None,
+    cpu=True,
     **options,
 ):
     """Train; the method, the reports, and what pretrain returned."""
@@ -168,7 +169,7 @@ def fit(
         batch_size=batch_size,
         log_every=log_every,
         on_step=lambda report: (reports.append(report), on_step and on_step(report)),
-        cpu=True,
+        cpu=cpu,
         **options,
     )
     return method, reports, done
@@ -414,6 +415,31 @@ def test_compiled_it_is_the_same_training():
     for a, b in zip(reports, others, strict=True):
         assert a.losses == pytest.approx(b.losses, abs=1e-5)
     assert deviation(weights(method), weights(plain)) < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "digits"), [("no", 1e-4), ("bf16", 0.05), ("fp16", 0.05)])
+def test_a_gpu_trains_as_the_cpu_does_and_goes_on(precision, digits, tmp_path):
+    """The same images and masks; what was averaged and what the optimiser knows is saved too."""
+    _, expected, _ = fit(heavy(), ema=0.5)
+    options = {"cpu": False, "precision": precision, "ema": 0.5}
+    method, reports, done = fit(heavy(), **options)
+    assert done.device.type == "cuda"
+    assert [r.losses for r in reports] == [pytest.approx(r.losses, rel=digits) for r in expected]
+
+    def stop(report):
+        if report.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    saving = Saving(tmp_path)
+    with pytest.raises(Interrupted):
+        fit(heavy(), saving=saving, on_step=stop, **options)
+    other, rest, resumed = fit(heavy(), saving=saving, **options)
+    assert resumed.resumed_from == 4
+    ended = [r.losses for r in reports[4:]]
+    assert [r.losses for r in rest] == [pytest.approx(losses, rel=1e-4) for losses in ended]
+    assert deviation(weights(method), weights(other)) < 1e-4
+    assert deviation(weights(done.ema), weights(resumed.ema)) < 1e-4
 
 
 def test_batch_norms_that_see_all_processes_keep_their_activation_and_parameters():

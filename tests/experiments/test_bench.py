@@ -103,6 +103,9 @@ def test_the_rows_there_are(monkeypatch):
         "features/overhead/evaluate/resnet18",
         "occlusion/overhead/vit_tiny",
     } <= set(names)
-    on_gpu = list(available_rows(repeats=1, on_gpu=True))
-    assert on_gpu
-    assert all(name.startswith("interactions/overhead/gpu/") for name in on_gpu)
+    assert list(available_rows(repeats=1, on_gpu=True)) == [
+        "interactions/overhead/gpu/vit_small",
+        "interactions/overhead/gpu/resnet50",
+        "pretrain/step/gpu/vit_base",
+        "pretrain/step/gpu/resnet50",
+    ]

@@ -2,8 +2,9 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 
-from interactions.keys import permutation, raw_words
+from interactions.keys import permutation, raw_words, torch_seeded
 
 
 def test_same_key_same_words_and_other_key_other_words():
@@ -49,3 +50,19 @@ def test_permutations_are_uniform():
 @pytest.mark.parametrize("count", [0, 1])
 def test_small_counts(count):
     assert raw_words(count, "x").shape == (count,)
+
+
+def test_torch_draws_from_a_seed_and_then_goes_on(monkeypatch):
+    def asked(*_):
+        raise AssertionError("another device's generator was asked")
+
+    # On a machine with several accelerators a fork without a list asks all of them.
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", asked)
+    torch.manual_seed(5)
+    first, second = torch.rand(3), torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), first)
+    with torch_seeded(5):
+        assert torch.equal(torch.rand(3), first)
+    assert torch.equal(torch.rand(3), second)

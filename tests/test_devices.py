@@ -1,0 +1,399 @@
+"""What runs on an accelerator gives the numbers of the CPU, and no tensor is on the wrong side.
+
+Each case runs on a real accelerator where there is one (mark ``gpu``), and elsewhere on a pretended
+one: its tensors say that they are on cuda:0, hold their numbers on the CPU, and refuse what CUDA
+would refuse, such as the sum of a tensor here and one there. It has no gradients, because autograd
+asks the driver.
+"""
+
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from timm import create_model
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+import interactions as ix
+from a2mim.augment import CentreCrop
+from a2mim.data import ImageSet
+from a2mim.features import Features, evaluate, extract
+from a2mim.finetune import FineTuning
+from a2mim.mae import MaskedAutoencoder
+from a2mim.masking import BlockMask
+from a2mim.mixing import Mixing
+from a2mim.model import MaskedImageModel
+from a2mim.probe import SgdRecipe, knn_probe, linear_probe, sgd_probe
+from a2mim.sampler import keyed_generator
+from a2mim.samples import ArraySamples
+from a2mim.siamese import ContrastiveMAE, RelaxedMAE
+from interactions import fills
+from interactions.effects import effects
+from interactions.keys import torch_seeded
+from interactions.lesion import lesion
+from interactions.occluders import OCCLUDERS
+from interactions.saliency import class_attention
+from interactions.similarity import invariance
+from interactions.spectrum import spectrum
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+ATEN = torch.ops.aten
+
+
+class Pretended(torch.Tensor):
+    """A tensor that says it is on cuda:0; its numbers are in ``here``."""
+
+    @staticmethod
+    def __new__(cls, here):
+        return torch.Tensor._make_wrapper_subclass(
+            cls,
+            here.shape,
+            strides=here.stride(),
+            storage_offset=here.storage_offset(),
+            dtype=here.dtype,
+            device=CUDA,
+        )
+
+    def __init__(self, here):
+        self.here = here
+
+    @classmethod
+    def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
+        return on_pretended_devices(operation, args, kwargs or {})
+
+    # What torch computes without passing an operation:
+
+    def tolist(self):
+        return self.here.tolist()
+
+    def new_tensor(self, data):
+        return Pretended(self.here.new_tensor(data))
+
+    def numpy(self, *_):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    __array__ = numpy
+
+
+class PretendedDevice(TorchDispatchMode):
+    """Also sees operations on plain tensors: those that make one on, or copy one to, the device."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        return on_pretended_devices(operation, args, kwargs or {})
+
+
+def on_pretended_devices(operation, args, kwargs):
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    there = [isinstance(tensor, Pretended) for tensor in tensors]
+    copies = operation in (ATEN._to_copy.default, ATEN.copy_.default)
+    if any(there) and not copies:
+        # CUDA takes numbers and indices from the CPU, but no index from CUDA into the CPU.
+        indexing = operation.overloadpacket in (ATEN.index, ATEN.index_put, ATEN.index_put_)
+        checked = tensors[:1] if indexing else [t for t in tensors if t.ndim]
+        if not all(isinstance(tensor, Pretended) for tensor in checked):
+            raise RuntimeError(f"expected one device, got cuda:0 and cpu in {operation}")
+    device = kwargs.get("device")
+    to = None if device is None else torch.device(device).type
+    if to == "cuda":
+        kwargs = kwargs | {"device": CPU}
+    plain_args, plain_kwargs = tree_map_only(Pretended, lambda t: t.here, (args, kwargs))
+    result = operation(*plain_args, **plain_kwargs)
+    for tensor in tensors:
+        if result is getattr(tensor, "here", tensor):  # changed in place
+            return tensor
+    if to == "cuda" or (any(there) and to != "cpu"):
+        return tree_map_only(torch.Tensor, Pretended, result)
+    return result
+
+
+@contextmanager
+def pretended():
+    torch._C._ensureCUDADeviceGuardSet()
+    cuda = {
+        "_lazy_init": lambda: None,
+        "is_available": lambda: True,
+        "current_device": lambda: 0,
+        "device_count": lambda: 1,
+        "synchronize": lambda *_: None,
+        "reset_peak_memory_stats": lambda *_: None,
+        "memory_allocated": lambda *_: 0,
+        "max_memory_allocated": lambda *_: 2**20,
+        "get_device_properties": lambda *_: SimpleNamespace(total_memory=2**24),
+    }
+    with ExitStack() as stack:
+        for name, replacement in cuda.items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, replacement))
+        # Parameters become new ones, since nothing could be put into the old.
+        replaced = "get_overwrite_module_params_on_conversion"
+        stack.enter_context(mock.patch.object(torch.__future__, replaced, return_value=True))
+        # Inference tensors cannot be wrapped.
+        stack.enter_context(mock.patch.object(torch, "inference_mode", torch.no_grad))
+        stack.enter_context(
+            mock.patch.object(torch.Tensor, "pin_memory", lambda tensor, *_: tensor)
+        )
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        stack.enter_context(PretendedDevice())
+        stack.enter_context(torch.no_grad())
+        yield
+
+
+BUILT_FOR_CUDA = pytest.mark.skipif(
+    torch.cuda.is_available() or not torch.backends.cuda.is_built(),
+    reason="a real device is there, or this torch is built without CUDA",
+)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param((pretended, 1e-5), id="pretended", marks=BUILT_FOR_CUDA),
+        pytest.param((nullcontext, 1e-4), id="real", marks=pytest.mark.gpu),
+    ]
+)
+def agrees(request):
+    """A check that a function of the device gives the numbers of the CPU on the other one."""
+    context, tolerance = request.param
+
+    def check(run):
+        expected = numbers(run(CPU))
+        with context():
+            found = numbers(run(CUDA))
+        assert len(found) == len(expected) > 0
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+
+    return check
+
+
+def numbers(result):
+    """All there is in a tensor, a table or a dictionary of tensors, as arrays."""
+    if isinstance(result, dict):
+        return [array for value in result.values() for array in numbers(value)]
+    if isinstance(result, pd.DataFrame):
+        return [result.select_dtypes("number").to_numpy(float)]
+    return [torch.as_tensor(result).detach().cpu().double().numpy()]
+
+
+GRID = ix.PatchGrid(4, 4)
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
+IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(6) % 5
+NAMES = list("abcdef")
+COALITIONS = torch.rand(9, 16, generator=torch.Generator().manual_seed(1)) < 0.5
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+
+
+def network(kind, device, classes=5):
+    with torch_seeded(0):
+        name, options = ("vit_tiny_patch16_224", SMALL) if kind == "vit" else ("test_resnet", {})
+        return create_model(name, num_classes=classes, **options).eval().to(device)
+
+
+BOTH = pytest.mark.parametrize("kind", ["vit", "cnn"])
+
+
+@BUILT_FOR_CUDA
+def test_the_pretended_device_refuses_what_cuda_does():
+    with pretended():
+        here, there = torch.ones(2), torch.ones(2, device="cuda")
+        assert there.device == CUDA
+        assert (there + there).device == CUDA
+        assert (there + torch.tensor(1.0)).cpu().tolist() == [2, 2]
+        assert there[torch.tensor([0])].tolist() == [1]
+        for wrong in (
+            lambda: here + there,
+            lambda: torch.cat([here, there]),
+            lambda: here[torch.zeros(1, dtype=torch.int64, device="cuda")],
+            lambda: there.lerp_(here, 0.5),
+        ):
+            with pytest.raises(RuntimeError, match="expected one device"):
+                wrong()
+        with pytest.raises(TypeError, match="to numpy"):
+            there.numpy()
+
+
+@BOTH
+@pytest.mark.parametrize("batch_size", [4, None])
+def test_games(kind, batch_size, agrees):
+    def run(device):
+        model = network(kind, device)
+        return ix.PatchGame(model, IMAGES[0], 1, GRID, batch_size=batch_size)(COALITIONS)
+
+    agrees(run)
+
+
+FILLS = {
+    "zero": fills.zero,
+    "image mean": fills.image_mean,
+    "black": fills.black(MEAN, STD),
+    "blur": fills.blur(2.0),
+    "noise": fills.noise(0),
+}
+
+
+@pytest.mark.parametrize("name", FILLS)
+def test_fills_of_a_game(name, agrees):
+    def run(device):
+        model = network("cnn", device)
+        return ix.PatchGame(model, IMAGES[0], 1, GRID, fill=FILLS[name], batch_size=4)(COALITIONS)
+
+    agrees(run)
+
+
+def test_the_estimator(agrees):
+    def run(device):
+        game = ix.PatchGame(network("vit", device), IMAGES[0], 1, GRID)
+        return ix.measure_one(game, ix.Design(ix.NeighbourPairs(GRID, count=2))).mean_PO
+
+    agrees(run)
+
+
+def test_dropped_tokens(agrees):
+    def run(device):
+        return ix.TokenDropGame(network("vit", device), IMAGES[0], 1, GRID)(COALITIONS)
+
+    agrees(run)
+
+
+def test_encoders(agrees):
+    def run(device):
+        games = ix.encoder_games(network("cnn", device, classes=0), IMAGES[:2], GRID)
+        return torch.cat([game(COALITIONS) for game in games])
+
+    agrees(run)
+
+
+@pytest.mark.parametrize("name", ["random", "complement", "block", "salient", "mae"])
+def test_effects(name, agrees):
+    saliency = torch.rand(6, 16, generator=torch.Generator().manual_seed(2)).double()
+
+    def run(device):
+        model = network("cnn", device)
+        return effects(model, IMAGES, LABELS, GRID, OCCLUDERS[name], saliency_IN=saliency)
+
+    agrees(run)
+
+
+@pytest.mark.parametrize(
+    "fill", [None, fills.random_colour(MEAN, STD), fills.uniform_noise(MEAN, STD)]
+)
+def test_effects_of_tokens_left_out_and_of_drawn_fills(fill, agrees):
+    def run(device):
+        return effects(network("vit", device), IMAGES, LABELS, GRID, OCCLUDERS["random"], fill=fill)
+
+    agrees(run)
+
+
+def test_attention(agrees):
+    agrees(lambda device: class_attention(network("vit", device), IMAGES, None))
+
+
+@BOTH
+def test_lesions(kind, agrees):
+    def run(device):
+        model = network(kind, device)
+        with lesion(model, "blocks.1" if kind == "vit" else "layer2", fraction=0.5):
+            return model(IMAGES.to(device))
+
+    agrees(run)
+
+
+@BOTH
+def test_invariance(kind, agrees):
+    def run(device):
+        model = network(kind, device)
+        fresh = network(kind, device)
+        options = {"ratios": (0.25, 0.5), "repeats": 2, "batch": 6}
+        return invariance(model, [IMAGES], GRID, untrained=fresh, **options)
+
+    agrees(run)
+
+
+@BOTH
+def test_spectra(kind, agrees):
+    images = IMAGES if kind == "vit" else nn.functional.interpolate(IMAGES, size=128)
+    agrees(lambda device: spectrum(network(kind, device), [images]))
+
+
+@BOTH
+@pytest.mark.parametrize("what", ["features", "top-1"])
+def test_images_of_a_loader(kind, what, agrees):
+    pixels = torch.randint(
+        0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
+    )
+    images = ImageSet(pixels, LABELS, tuple(NAMES), tuple("vwxyz"))
+    samples = ArraySamples(images, CentreCrop(32, share=1.0), seed=0)
+
+    def run(device):
+        model = network(kind, device)
+        if what == "top-1":
+            return evaluate(model, samples, batch_size=4).accuracy
+        return extract(model, samples, batch_size=4).features_ID
+
+    agrees(run)
+
+
+@pytest.mark.parametrize("kind", ["knn", "lbfgs", "sgd"])
+def test_probes(kind, agrees):
+    labels = torch.arange(300) % 3
+    features = torch.randn(300, 5, generator=torch.Generator().manual_seed(4))
+    features[:, 0] += 6 * labels
+    probe = {
+        "knn": partial(knn_probe, k=5),
+        "lbfgs": partial(linear_probe, weight_decays=(1e-3,)),
+        "sgd": partial(sgd_probe, recipe=SgdRecipe((0.1,), epochs=2, batch_size=30)),
+    }[kind]
+
+    def run(device):
+        given = Features(features.to(device), labels.to(device))
+        return probe(given, given).predictions_J
+
+    agrees(run)
+
+
+def a2mim(kind, **options):
+    size = 32 if kind == "vit" else 64
+    return MaskedImageModel(
+        network(kind, CPU, classes=0), BlockMask(size, block=size // 2), **options
+    )
+
+
+DECODER = {"decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2}
+METHODS = {
+    "A2MIM, ViT": lambda: a2mim("vit", loss="official-vit"),
+    "A2MIM, CNN": lambda: a2mim("cnn", loss="official-r50", token="damped", decoder_depth=1),
+    "SimMIM": lambda: a2mim("vit", loss="simmim", token="replace", fill=None),
+    "HOG": lambda: a2mim("vit", loss="simmim", target="hog"),
+    "fine-tuning": lambda: FineTuning(network("cnn", CPU), Mixing(group=4), 0.1, "binary"),
+}
+WITH_PLACES = {
+    "MAE": lambda vit: MaskedAutoencoder(vit, **DECODER),
+    "R-MAE": lambda vit: RelaxedMAE(vit, 0.5, momentum=0.9, **DECODER),
+    "C-MAE": lambda vit: ContrastiveMAE(vit),
+}
+
+
+@pytest.mark.parametrize("name", [*METHODS, *WITH_PLACES])
+def test_methods(name, agrees):
+    """Masks are drawn on the CPU, as the engine does."""
+
+    def run(device):
+        with torch_seeded(0):
+            method = (
+                METHODS[name]() if name in METHODS else WITH_PLACES[name](network("vit", CPU, 0))
+            )
+        method.to(device)
+        images = IMAGES if name != "A2MIM, CNN" else nn.functional.interpolate(IMAGES, size=64)
+        # As many as in one group of mixed images.
+        images = images[:4].to(device)
+        drawn = method.draw(4, keyed_generator(0)).to(device)
+        labels = (LABELS[:4].to(device),) if name == "fine-tuning" else ()
+        with torch.no_grad():
+            return method(images, drawn, *labels)
+
+    agrees(run)
