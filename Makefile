@@ -23,7 +23,7 @@ demo: $(READY)  ## Pretrain, train, measure and draw on real images (about 4 min
 	$(BIN)/a2mim demo $(ARGS)
 
 test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not gpu'
 
 check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check .

@@ -14,25 +14,12 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
-SHARED = {  # files that share a fixture, which takes long
-    "test_demo.py": "demo",
-    "test_figures.py": "demo",
-    "test_report.py": "demo",
-    "test_compare.py": "comparison",
-    "test_comparison.py": "comparison",
-    "test_comparison_page.py": "comparison",
-}
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """A file's tests stay in one process, so its fixtures are made once; no GPU, no GPU tests."""
-    no_gpu = pytest.mark.skip(reason="no CUDA device")
-    for item in items:
-        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-            item.add_marker(no_gpu)
-        file = SHARED.get(item.path.name, str(item.path))
-        item.add_marker(pytest.mark.xdist_group(file))
+    """Without an accelerator what needs one is skipped."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
 @pytest.fixture(autouse=True)
