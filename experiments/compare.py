@@ -37,6 +37,7 @@ from experiments.invariance import invariance
 from experiments.occlusion import occlusion
 from experiments.results import COLUMNS, read_table, write_atomic, write_table
 from experiments.runs import UsageError, commit, is_run, label_run, open_run, place_run
+from experiments.sources import set_name
 from experiments.spectrum import spectrum
 from experiments.weights import without_path, write_reports
 
@@ -113,7 +114,9 @@ def run(config: CompareConfig) -> Comparison:
         done.append(read_table(work / "panels" / panel / "rows.csv"))
     measured = pd.concat(done, ignore_index=True)
     own = scores_and_differences(measured, work / "panels", plan.networks)
-    own = own.assign(dataset=_dataset(config), seed=config.seed, commit=commit())
+    own = own.assign(
+        dataset=set_name(config.images, config.data), seed=config.seed, commit=commit()
+    )
     write_table(pd.concat([measured, own[list(COLUMNS)]], ignore_index=True), work / "rows.csv")
     write_reports([network.report for network in plan.networks], work / "weights.json")
     write_atomic(work / "compare.json", json.dumps(plan.to_dict(), indent=2) + "\n")
@@ -133,10 +136,6 @@ def _finished(out: Path, key: str) -> bool:
     if not is_run(out) or not (out / "compare.json").is_file():
         return False
     return Comparison(out).plan.get("key") == key
-
-
-def _dataset(config: CompareConfig) -> str:
-    return config.data if config.images is None else config.images.resolve().name
 
 
 # --------------------------------------------------------------------------------------------------

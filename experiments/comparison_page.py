@@ -163,7 +163,7 @@ def _title(comparison: Comparison) -> str:
 def _lead(comparison: Comparison) -> str:
     images = comparison.plan["images"]
     rows = _rows_of(comparison, "compare")
-    dataset = rows["dataset"].iloc[0]
+    dataset = rows["dataset"].iloc[0].removeprefix("folder:")
     measured = _measured_interactions(comparison)
     fewer = f" (interactions: {counted(measured)} of them)" if 0 < measured < images else ""
     return (

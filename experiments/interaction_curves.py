@@ -27,7 +27,7 @@ from experiments.runs import (
     pick_device,
     process_rank,
 )
-from experiments.sources import Source, folder_images, named_images, some
+from experiments.sources import Source, folder_images, named_images, set_name, some
 from experiments.weights import Subject, check_different, subject_of, write_reports
 from interactions.forwards import check_precision
 from interactions.protocols import protocol
@@ -54,7 +54,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
     if config.device == "cpu":
         keep_memory()
     design = _design(config)
-    dataset, sources = _sources(config)
+    dataset, sources = set_name(config.images, config.data), _sources(config)
     subjects = _subjects(config)
     if rank == 0:
         for subject in subjects:
@@ -273,8 +273,8 @@ def _setting(config: InteractionsConfig, design: ix.Design) -> str:
     )
 
 
-def _sources(config: InteractionsConfig) -> tuple[str, list[Source]]:
-    """Name of the data set, and the images of the run."""
+def _sources(config: InteractionsConfig) -> list[Source]:
+    """The images of the run."""
     if config.count < 2:
         raise UsageError(f"expected --count of at least 2 images, got {config.count}")
     if config.label not in ("prediction", "truth") and not config.label.isdecimal():
@@ -284,10 +284,9 @@ def _sources(config: InteractionsConfig) -> tuple[str, list[Source]]:
     if (config.images is None) == (not config.data):
         raise UsageError("expected either --images DIR or --data NAME")
     if config.images is None:
-        return config.data, named_images(config.data, config.count, config.seed)
+        return named_images(config.data, config.count, config.seed)
     truth = config.label == "truth"
-    sources = folder_images(config.images, config.count, config.seed, truth=truth)
-    return config.images.resolve().name, sources
+    return folder_images(config.images, config.count, config.seed, truth=truth)
 
 
 def _subjects(config: InteractionsConfig) -> list[Subject]:

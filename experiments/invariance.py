@@ -57,7 +57,7 @@ from experiments.runs import (
     open_run,
     pick_device,
 )
-from experiments.sources import Source, folder_images, named_images
+from experiments.sources import Source, folder_images, named_images, set_name
 from experiments.weights import Subject, called, check_different, subject_of, write_reports
 from interactions import similarity
 from interactions.layers import layer_features, layer_names
@@ -191,9 +191,8 @@ def prepare(
     if device == "cpu":
         keep_memory()
     if config.images is None:
-        dataset, sources = config.data, named_images(config.data, config.count, config.seed)
+        sources = named_images(config.data, config.count, config.seed)
     else:
-        dataset = config.images.resolve().name
         sources = folder_images(config.images, config.count, config.seed, truth=False)
     reports = []
     for name in config.checkpoints:
@@ -204,7 +203,7 @@ def prepare(
     check_different(reports)
     for report in reports:
         print(report)
-    return Prepared(dataset, sources, reports, device)
+    return Prepared(set_name(config.images, config.data), sources, reports, device)
 
 
 def measure_all(

@@ -65,6 +65,7 @@ from experiments.sources import (
     labelled_samples,
     photographs_with_classes,
     photographs_without_classes,
+    set_name,
     without_folders,
 )
 from experiments.weights import called, check_different, kept, load
@@ -586,9 +587,7 @@ def _rows(
     """The results table of every network and occluder."""
     constant: dict[str, str | int] = {
         "run": "occlusion",
-        "dataset": without_folders(config.data)
-        if config.images is None
-        else f"folder:{config.images.resolve().name}",
+        "dataset": set_name(config.images, config.data),
         "image": "all",
         "seed": config.seed,
         "commit": commit(),

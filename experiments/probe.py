@@ -35,7 +35,12 @@ from experiments.configs.probe import ProbeConfig
 from experiments.results import COLUMNS, read_table, write_atomic, write_table
 from experiments.runs import UsageError, commit, finish_run, keep_memory, open_run, pick_device
 from experiments.settings import chosen
-from experiments.sources import labelled_samples, photographs_with_classes, without_folders
+from experiments.sources import (
+    labelled_samples,
+    photographs_with_classes,
+    set_name,
+    without_folders,
+)
 from experiments.weights import called, check_different, load
 from interactions.strength import Interval, t_interval
 
@@ -140,7 +145,7 @@ def _judge(config: ProbeConfig, name: str, part: Path, device: str) -> None:
         "run": "probe",
         "model": loaded.report.architecture,
         "weights": called(loaded.report),
-        "dataset": _dataset(config),
+        "dataset": set_name(config.images, config.data),
         "image": "all",
         "commit": commit(),
     }
@@ -369,12 +374,6 @@ def _some(samples: Any, limit: int | None) -> Any:
     if limit is None or limit >= len(samples):
         return samples
     return SomeSamples(samples, subset(len(samples), limit, 0))
-
-
-def _dataset(config: ProbeConfig) -> str:
-    if config.images is not None:
-        return f"folder:{config.images.resolve().name}"
-    return without_folders(config.data)
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -237,6 +237,11 @@ def without_folders(data: str) -> str:
     return f"{kind}:{Path(where).resolve().name}" if colon else data
 
 
+def set_name(images: Path | None, data: str) -> str:
+    """What tables call the images of ``--images`` or ``--data``."""
+    return without_folders(data if images is None else f"folder:{images}")
+
+
 def some(sources: Sequence[T], count: int, seed: int) -> list[T]:
     """At most ``count`` of the images, in their order, drawn by ``seed``."""
     return [sources[k] for k in subset(len(sources), count, seed)]

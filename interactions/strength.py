@@ -469,12 +469,16 @@ def _short(value: float) -> str:
 
 
 def _tested(names: dict[str, Any], intervals: Sequence[Interval], images: int) -> pd.DataFrame:
-    """Differences with their intervals, t tests against 0, and Holm's correction over the rows."""
+    """Differences with their intervals, t tests against 0, and Holm's correction over the rows.
+
+    Where all images differ by the same the t test has nothing to go by, and p is the sign test's.
+    """
     import pandas as pd
     from scipy.stats import t
 
+    same_sign = 2.0 ** (1 - images)
     p = [
-        2 * t.sf(abs(i.estimate) / i.se, images - 1) if i.se else float(not i.estimate)
+        2 * t.sf(abs(i.estimate) / i.se, images - 1) if i.se else (same_sign if i.estimate else 1.0)
         for i in intervals
     ]
     return pd.DataFrame(

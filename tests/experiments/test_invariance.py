@@ -115,7 +115,7 @@ def test_every_number_and_its_baselines(config, capsys):
         "layer=blocks.0 readout=class hiding=image_mean grid=4x4 repeats=2 precision=float32 "
         "batch=5"
     )
-    assert (row["at"], row["samples"], row["dataset"]) == (0, 10, "photos")
+    assert (row["at"], row["samples"], row["dataset"]) == (0, 10, "folder:photos")
     assert "10 images x (1 + 3 ratios x 2 masks)" in capsys.readouterr().out
 
 

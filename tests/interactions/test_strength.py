@@ -11,7 +11,9 @@ from scipy import stats
 import interactions as ix
 from interactions.strength import (
     ESTIMATORS,
+    Interval,
     Strength,
+    _tested,
     along,
     cross_sign,
     holm,
@@ -278,6 +280,13 @@ def test_comparison_at_every_order():
     same = one.compare(one)
     assert (same["difference"] == 0).all()
     assert (same["p_holm"] == 1).all()
+
+
+def test_a_difference_that_all_images_share_has_the_p_of_its_sign():
+    differences = [Interval(0.5, 0.0, 0.5, 0.5), Interval(0.0, 0.0, 0.0, 0.0)]
+    table = _tested({"order": [0, 1]}, differences, images=5)
+    assert table["p"].tolist() == [2 * 0.5**5, 1]
+    assert table["p_holm"].tolist() == [4 * 0.5**5, 1]
 
 
 def test_holm_by_hand():
