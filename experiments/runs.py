@@ -3,6 +3,7 @@
 Work goes to ``<out>.<key>.partial``, where the key is a hash of everything that decides the result.
 The same command finds its own unfinished work there and goes on; another command never does. The
 finished folder replaces an earlier one by renaming, so that a result is complete or not there.
+While it works, a process holds a lock in its folder: the same command started twice is refused.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -24,6 +26,10 @@ from experiments.results import write_atomic
 
 # Parameters of mallopt(3).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+
+LOCK = ".lock"
+_locks: dict[Path, IO[str]] = {}
+"""Open lock files of this process by work folder: closed they would no longer be locked."""
 
 
 class UsageError(Exception):
@@ -86,7 +92,8 @@ def open_run(out: Path, config: Mapping[str, object], *, resume: bool = True) ->
         resume: whether to go on with what is left; else it is removed.
 
     Raises:
-        UsageError: if ``out`` exists and is not a run folder, or cannot be written.
+        UsageError: if ``out`` exists and is not a run folder, or cannot be written, or another
+            process is at work on this run.
     """
     if out.exists() and not is_run(out):
         raise UsageError(
@@ -96,12 +103,50 @@ def open_run(out: Path, config: Mapping[str, object], *, resume: bool = True) ->
     out = out.resolve()
     work = out.with_name(f"{out.name}.{run_key(config)}.partial")
     try:
-        if not resume and work.exists():
-            shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
+        if process_rank()[0] == 0:  # the others of its group share the folder with it
+            _lock(work)
+        for left in [] if resume else work.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
+            elif left.name != LOCK:
+                left.unlink()
     except OSError as error:
         raise UsageError(f"cannot write to {out.parent}: {error.strerror}") from error
     return work
+
+
+def _lock(work: Path) -> None:
+    """Keep other processes away for as long as this one lives, or until the run is in place."""
+    _unlock(work)
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    file = (work / LOCK).open("a+")
+    try:
+        # Of this process alone: workers that outlive it hold nothing.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise UsageError(
+            f"expected nobody at work on this run, found {holder} in {work}; "
+            "let it finish, stop it, or choose another --out"
+        ) from None
+    except OSError:  # a file system without locks
+        file.close()
+        return
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}\n")
+    file.flush()
+    _locks[work] = file
+
+
+def _unlock(work: Path) -> None:
+    if work in _locks:
+        _locks.pop(work).close()
 
 
 def run_key(config: Mapping[str, object]) -> str:
@@ -145,6 +190,8 @@ def place_run(work: Path, out: Path) -> None:
     if out.exists():
         os.replace(out, old)
     os.replace(work, out)
+    (out / LOCK).unlink(missing_ok=True)
+    _unlock(work)
     if keep:
         previous = out.with_name(out.name + ".previous")
         shutil.rmtree(previous, ignore_errors=True)

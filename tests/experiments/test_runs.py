@@ -58,6 +58,42 @@ def test_starting_anew(tmp_path):
     assert not (open_run(out, {"seed": 0}, resume=False) / "half").exists()
 
 
+HOLD = """
+import sys
+from pathlib import Path
+from experiments.runs import open_run
+open_run(Path(sys.argv[1]), {})
+print("at work", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_process_at_a_time(tmp_path, monkeypatch):
+    """The second is refused and loses nothing of the first; killed, the first is no obstacle."""
+    out = tmp_path / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "at work\n"
+    (work,) = tmp_path.iterdir()
+    (work / "part").touch()
+    said = rf"nobody at work on this run, found process {holder.pid} on .*; let it finish"
+    for resume in (True, False):
+        with pytest.raises(UsageError, match=said):
+            open_run(out, {}, resume=resume)
+    assert (work / "part").exists()
+    open_run(out, {"seed": 1})  # another run
+    monkeypatch.setenv("RANK", "1")
+    assert open_run(out, {}) == work  # a process of the same group
+    monkeypatch.delenv("RANK")
+    holder.kill()
+    holder.communicate()
+    assert open_run(out, {}) == open_run(out, {}) == work
+    (work / "rows.csv").touch()
+    finish_run(work, out, {}, seconds=1)
+    assert {path.name for path in out.iterdir()} == {"part", "rows.csv", "config.json"}
+
+
 def test_a_finished_run_is_replaced_whole(tmp_path):
     out = tmp_path / "run"
     for seed in (0, 1):
