@@ -350,7 +350,7 @@ def pretrain(
             alone = ranks == 1 and (stop.received is not None or watch.due())
             if not (logged or planned or alone):
                 continue
-            # Here, and only here, the device is waited for and processes agree on what to do.
+            # Here, and only here, the loop waits for the device and processes agree on what to do.
             met = _meet(accelerator, bad_step, stop.received is not None, watch.due(), losses)
             clipped = float(whole(norm)) if logged and norm is not None else None
             if logged and accelerator.is_main_process:

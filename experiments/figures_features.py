@@ -1,4 +1,4 @@
-"""Figures of what is measured on features: occlusion invariance and spectra, from tables only."""
+"""Figures of occluded predictions, occlusion invariance and spectra, from tables only."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from experiments.figures import Look, Looks, titled
 from interactions import plots
+from interactions.strength import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,6 +58,62 @@ DEPTHS = mpl.colormaps["viridis"].with_extremes(over="white")
 GREY, *_HOUSE = plots.COLOURS
 COLOURS = (*_HOUSE, "#7c3aed", "#a16207", "#be185d", "#4d7c0f")
 """Of networks: the house's, then violet, ochre, pink and green; grey is for captions."""
+
+
+PREDICTIONS = {
+    "top1": "top-1 accuracy",
+    "agreement": "agreement with clean",
+    "js": "JS divergence (nats)",
+    "confidence": "confidence",
+    "ece": "calibration error (ECE)",
+}
+"""Measures of occluded predictions, and how they are called in figures."""
+
+FULL_RANGE = ("top1", "agreement")
+"""Those of them that are shown from 0 to 1; the others are often so small that none is seen."""
+
+
+def occlusion_measures(rows: pd.DataFrame) -> Figure:
+    """What is measured of occluded predictions over what is hidden, with bands.
+
+    A column per measure, with one scale from 0, and a line of panels per occluder; without classes
+    there is no accuracy and no calibration.
+
+    Args:
+        rows: of the results table of ``a2mim occlusion``.
+    """
+    occluders = rows["setting"].str.extract(r"occluder=(\S+)", expand=False)
+    names = list(dict.fromkeys(occluders))
+    measured = set(rows["measure"])
+    shown = {key: title for key, title in PREDICTIONS.items() if f"occlusion_{key}" in measured}
+    figure = Figure(figsize=(0.6 + 2.7 * len(shown), 0.9 + 2.6 * len(names)), layout="constrained")
+    axes = figure.subplots(len(names), len(shown), sharex=True, sharey="col", squeeze=False)
+    for line, occluder in zip(axes, names, strict=True):
+        for ax, measure in zip(line, shown, strict=True):
+            found = rows[occluders == occluder].groupby(["model", "weights"], sort=False)
+            for k, ((model, weights), table) in enumerate(found):
+                ends = [
+                    table[table["measure"] == f"occlusion_{measure}{end}"].set_index("at")["value"]
+                    for end in ("", "_low", "_high")
+                ]
+                plots.curve(
+                    ax,
+                    ends[0].index.to_numpy(),
+                    [Interval(x, np.nan, low, high) for x, low, high in zip(*ends, strict=True)],
+                    label=titled(model, weights),
+                    colour=COLOURS[k % len(COLOURS)],
+                    marker="os^Dv"[k // len(COLOURS) % 5],
+                )
+        if len(names) > 1:
+            line[0].set_ylabel(occluder)
+    for top, bottom, (measure, title) in zip(axes[0], axes[-1], shown.items(), strict=True):
+        top.set_title(title)
+        most = 1 if measure in FULL_RANGE else top.get_ylim()[1]  # one scale for the column
+        top.set(xlim=(-0.02, 1.02), xticks=(0, 0.5, 1), ylim=(-0.02 * most, 1.02 * most))
+        bottom.set_xlabel("hidden share of the image")
+    handles = axes[0, 0].get_legend_handles_labels()[0]
+    figure.legend(handles=handles, **below(handles, figure))
+    return figure
 
 
 def invariance_table(rows: pd.DataFrame) -> pd.DataFrame:

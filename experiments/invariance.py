@@ -16,7 +16,6 @@ of its images.
 
 from __future__ import annotations
 
-import gzip
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,8 +45,9 @@ from experiments.figures_features import (
     invariance_table,
     last_layer,
 )
+from experiments.journal import Journal
 from experiments.measuring import FILLS, safe_name
-from experiments.results import COLUMNS, read_table, write_atomic, write_table
+from experiments.results import COLUMNS, read_table, write_table
 from experiments.runs import (
     UsageError,
     commit,
@@ -63,7 +63,7 @@ from interactions import similarity
 from interactions.layers import layer_features, layer_names
 from interactions.occlusion import random_drop
 from interactions.patches import PatchGrid
-from interactions.similarity import FEWEST, MEASURES, SimilarityOfImages, default_ratios
+from interactions.similarity import FEWEST, MEASURES, SimilarityOfImages, State, default_ratios
 
 FRESH = 1
 """Seed of the untrained network beside another: not that of ``untrained:`` checkpoints."""
@@ -138,13 +138,6 @@ def read_images_table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
 
 
-def write_images_table(rows: pd.DataFrame, path: Path) -> None:
-    """Write rows of images as a compressed CSV, whole or not at all, in the order of images."""
-    in_order = np.argsort(pd.factorize(rows["image"])[0], kind="stable")
-    text = rows.iloc[in_order].to_csv(index=False, float_format="%.8g", lineterminator="\n")
-    write_atomic(path, gzip.compress(text.encode(), mtime=0))
-
-
 def summary(rows: pd.DataFrame) -> str:
     """The last layer of every network, a line per ratio, beside the baselines; and the controls."""
     lines = []
@@ -209,14 +202,14 @@ def prepare(
 def measure_all(
     config: InvarianceConfig | SpectrumConfig,
     prepared: Prepared,
-    measure: Callable[[Subject], tuple[pd.DataFrame, pd.DataFrame]],
+    measure: Callable[[Subject, Journal], pd.DataFrame],
 ) -> tuple[Path, dict[str, Any], pd.DataFrame]:
     """Rows of all checkpoints; what an interrupted run has measured is read.
 
     Args:
         config: of the command.
         prepared: checkpoints and images.
-        measure: from a network to its rows, and to those of its images.
+        measure: from a network to its rows; those of its images go into the journal.
 
     Returns:
         The work folder with ``rows.csv``, ``weights.json`` and ``images`` in it, the settings of
@@ -241,10 +234,11 @@ def measure_all(
         if not part.exists():
             with _of(name):
                 subject = subject_of(name, config.weights, prepared.device, headless=True)
-                measured, of_images = measure(subject)
+                journal = Journal(work, part.stem)
+                measured = measure(subject, journal)
             # The part comes last: where it is, nothing of its checkpoint is missing.
             file = safe_name(f"{number:02d}-{subject.name}-{subject.weights}")
-            write_images_table(of_images, work / "images" / f"{file}.csv.gz")
+            journal.finish(work / "images" / f"{file}.csv.gz")
             write_table(measured, part)
     rows = pd.concat([read_table(part) for part in parts], ignore_index=True)
     write_table(rows, work / "rows.csv")
@@ -315,9 +309,9 @@ def _shuffled(prepared: Prepared, seed: int) -> Prepared:
 
 
 def _measure(
-    config: InvarianceConfig, prepared: Prepared, subject: Subject
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of one network, and those of its images."""
+    config: InvarianceConfig, prepared: Prepared, subject: Subject, journal: Journal
+) -> pd.DataFrame:
+    """The rows of one network; it goes on behind the last batch in the journal."""
     fresh = subject.untrained(FRESH).to(prepared.device)
     title = f"{subject.name} ({subject.weights})"
     layers = [k for k in layer_names(subject.model) if not config.layers or k in config.layers]
@@ -327,10 +321,18 @@ def _measure(
         if of.layer == layers[-1] and of.pairing in ("value", "untrained"):
             seen.append(of)
 
-    with _progress(title, _forwards(config, len(prepared.sources)), [subject.model, fresh]):
+    def after_batch(state: State) -> None:
+        journal.add(state, _of_images(seen))
+        seen.clear()
+
+    start = journal.state
+    done = 0 if start is None else int(start["batches"]) * config.batch
+    left = prepared.sources[done:]
+    forwards = partial(_forwards, config)
+    with _progress(title, forwards(len(prepared.sources)), forwards(done), [subject.model, fresh]):
         measured = similarity.invariance(
             subject.model,
-            batches(subject, prepared.sources, config.forward_batch),
+            batches(subject, left, config.forward_batch),
             _grid(config),
             untrained=fresh,
             hiding="token drop" if config.hiding == "token_drop" else FILLS[config.hiding],
@@ -339,12 +341,14 @@ def _measure(
             repeats=config.repeats,
             layers=config.layers or None,
             readouts=config.readouts or None,
-            names=[source.name for source in prepared.sources],
+            names=[source.name for source in left],
             seed=config.seed,
             batch=config.batch,
             forward_batch=config.forward_batch,
             precision=config.precision,
             observe=observe,
+            after_batch=after_batch,
+            start=start,
         )
     named = measured["metric"].str.replace(" ", "_")
     is_mean = measured["statistic"] == "mean"
@@ -369,11 +373,11 @@ def _measure(
         ),
         **constants("invariance", subject, prepared, config.seed),
     )
-    return rows, _of_images(seen)
+    return rows
 
 
 def _of_images(seen: Sequence[SimilarityOfImages]) -> pd.DataFrame:
-    """The rows of :func:`read_images_table`, images by name."""
+    """The rows of :func:`read_images_table` of the images of a batch."""
     names = [measure.replace(" ", "_") for measure in MEASURES]
     own, untrained = (
         pd.concat(
@@ -389,8 +393,7 @@ def _of_images(seen: Sequence[SimilarityOfImages]) -> pd.DataFrame:
         for pairing in ("value", "untrained")
     )
     beside = untrained[list(BESIDE)].add_prefix("untrained_")
-    rows = own[["image", "layer", "readout", "ratio", *names]].join(beside)
-    return rows.sort_values("image", kind="stable")
+    return own[["image", "layer", "readout", "ratio", *names]].join(beside)
 
 
 def _try(config: InvarianceConfig, model: nn.Module, image_1CHW: Tensor) -> None:
@@ -481,14 +484,14 @@ def _of(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(title: str, total: int, models: Sequence[nn.Module]) -> Iterator[None]:
+def _progress(title: str, total: int, done: int, models: Sequence[nn.Module]) -> Iterator[None]:
     """A bar that counts images through networks as they go, with the time left."""
 
     def count(_module: nn.Module, inputs: tuple[Tensor, ...], _output: object) -> None:
         bar.update(len(inputs[0]))
 
     handles = []
-    with tqdm(desc=title, total=total, unit=" forwards", unit_scale=True) as bar:
+    with tqdm(desc=title, total=total, initial=done, unit=" forwards", unit_scale=True) as bar:
         try:
             for model in models:
                 # Intermediate features are taken without the forward of the network itself.

@@ -8,7 +8,8 @@ Outputs are compared with classes, or with ``--label prediction`` only with thos
 network for the whole image: what hiding changes, of pictures that nobody has sorted.
 
 Images are read, masked and measured in chunks of fixed size, whatever the batch size; a chunk that
-is done is a file, read back by this run as by one that goes on.
+is done is a file, read back by this run as by one that goes on. Superpixels are cut out of each
+image once, for all networks, before its pixels are normalised.
 
 Shapes: I images, B images of a chunk, C channels, H x W pixels, N players, D features.
 """
@@ -16,16 +17,19 @@ Shapes: I images, B images of a chunk, C channels, H x W pixels, N players, D fe
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from timm.data import create_transform
@@ -40,7 +44,8 @@ from a2mim.probe import fit_linear
 from a2mim.samples import SomeSamples
 from experiments.configs.occlusion import OcclusionConfig
 from experiments.configs.weights import WeightsConfig
-from experiments.figures import occlusion_effects, save
+from experiments.figures import save
+from experiments.figures_features import occlusion_measures
 from experiments.measuring import safe_name, usable
 from experiments.occlusion_tables import (
     Measured,
@@ -84,6 +89,7 @@ from interactions.occluders import (
 )
 from interactions.patches import PatchGrid
 from interactions.saliency import class_attention, from_attribution
+from interactions.superpixels import PlayerMap, superpixels
 
 AnyFill = fills.Fill | fills.NamedFill | None
 Colours = Sequence[float]
@@ -91,6 +97,9 @@ Colours = Sequence[float]
 FILLS: dict[str, Callable[[Colours, Colours, int], AnyFill]] = {
     "zero": lambda mean, std, seed: fills.zero,
     "black": lambda mean, std, seed: fills.black(mean, std),
+    "white": lambda mean, std, seed: fills.constant(
+        [(1 - m) / s for m, s in zip(mean, std, strict=True)]
+    ),
     "image_mean": lambda mean, std, seed: fills.image_mean,
     "blur": lambda mean, std, seed: fills.blur(),
     "blur21": lambda mean, std, seed: fills.blur(10, radius=10),
@@ -106,6 +115,15 @@ CHUNK = 64
 SALIENT = ("salient", "non_salient", "salient_mass", "non_salient_mass")
 """Occluders that ask for saliency."""
 
+GRIDLESS = ("random", "complement", "mae")
+"""Occluders that need neither a grid nor the saliency of one: those for superpixels."""
+
+IPVIT_GRIDS = ((4, 4), (4, 8), (7, 7), (8, 8), (14, 14), (16, 16))
+"""Rows and columns that IPViT publishes curves for; the first of its presets has any of them."""
+
+PIXELS = ("input_size", "crop_pct", "crop_mode", "interpolation")
+"""What decides, of a network's data config, which pixels of an image it sees."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -113,7 +131,8 @@ class Plan:
 
     Attributes:
         occluders: by the names that they have in the table.
-        players: the patches.
+        players: the patches; None where superpixels are hidden.
+        superpixels: how many of each image; 0 where patches are hidden.
         fractions: hidden fractions.
         fill: from mean and deviation of a normalisation to what hidden pixels become, or to None
             for tokens that are left out.
@@ -123,7 +142,8 @@ class Plan:
     """
 
     occluders: dict[str, Occluder]
-    players: PatchGrid | ShiftedGrid
+    players: PatchGrid | ShiftedGrid | None
+    superpixels: int
     fractions: tuple[float, ...]
     fill: Callable[[Colours, Colours], AnyFill]
     fill_name: str
@@ -133,7 +153,20 @@ class Plan:
     @property
     def grid(self) -> PatchGrid:
         """The patches where they are not shifted."""
+        assert self.players is not None
         return self.players.grid if isinstance(self.players, ShiftedGrid) else self.players
+
+    @property
+    def n(self) -> int:
+        """The number of regions of an image."""
+        return self.superpixels if self.players is None else self.players.n
+
+    @property
+    def regions(self) -> str:
+        """What they are called in the table."""
+        if self.players is None:
+            return f"superpixels={self.superpixels}"
+        return f"grid={self.grid.rows}x{self.grid.cols}"
 
 
 @dataclass(frozen=True)
@@ -187,6 +220,11 @@ def occlusion(config: OcclusionConfig) -> None:
     check_different(reports)
     for report in reports:
         print(report)
+    if config.preset.startswith("ipvit") and (note := _otherwise(tried)):
+        print(note)
+    regions = None
+    if plan.superpixels:
+        regions = _Regions.of(config, plan, [data for _, data in tried])
     saliency = None
     if plan.salient:
         saliency = usable(partial(_Saliency.of, config, plan, [data for _, data in tried]))
@@ -197,7 +235,7 @@ def occlusion(config: OcclusionConfig) -> None:
     settings = {
         key: value
         for key, value in asdict(config).items()
-        if key not in ("device", "out", "resume", "saliency", "saliency_head")
+        if key not in ("device", "out", "resume", "grid", "saliency", "saliency_head")
     }
     settings |= {
         "checkpoints": [f"{called(report)} {report.sha256}" for report in reports],
@@ -205,6 +243,9 @@ def occlusion(config: OcclusionConfig) -> None:
         "data": without_folders(config.data),
         "probe_data": without_folders(config.probe_data),
     }
+    if not plan.superpixels:
+        side, cols = plan.grid.rows, plan.grid.cols
+        settings["grid"] = side if side == cols else f"{side}x{cols}"
     if saliency:
         settings["saliency"] = f"{saliency.loaded.report.source} head {config.saliency_head}"
         settings["saliency_sha256"] = saliency.loaded.report.sha256
@@ -213,7 +254,7 @@ def occlusion(config: OcclusionConfig) -> None:
     (work / "parts").mkdir(exist_ok=True)
     chunks = [slice(k, k + plan.chunk) for k in range(0, len(images.names), plan.chunk)]
     for number in range(len(reports)):
-        usable(partial(_measure, config, plan, number, chunks, work, saliency))
+        usable(partial(_measure, config, plan, number, chunks, work, saliency, regions))
     files = _joined(plan, reports, len(chunks), work)
     probes = [_probe(work, number) for number in range(len(reports))]
     about = [
@@ -226,7 +267,7 @@ def occlusion(config: OcclusionConfig) -> None:
     rows = usable(partial(_rows, config, plan, reports, files))
     write_table(rows, work / "rows.csv")
     write_atomic(work / "occlusion.json", json.dumps(about, indent=2) + "\n")
-    save({"occlusion": partial(occlusion_effects, rows)}, work)
+    save({"occlusion": partial(occlusion_measures, rows)}, work)
     finish_run(work, config.out, settings, time.perf_counter() - start)
     shutil.rmtree(config.out / "parts")
     print(summary(rows))
@@ -247,7 +288,7 @@ def _plan(config: OcclusionConfig) -> Plan:
         raise UsageError(f"expected --label truth or prediction, got {config.label!r}")
     for key, least in (
         ("count", 2),
-        ("grid", 1),
+        ("superpixels", 0),
         ("repeats", 1),
         ("batch_size", 0),
         ("saliency_head", -1),
@@ -256,9 +297,10 @@ def _plan(config: OcclusionConfig) -> Plan:
         value = getattr(config, key)
         if value is not None and value < least:
             raise UsageError(f"expected --{key.replace('_', '-')} of at least {least}, got {value}")
+    grid = _grid(config.grid)
     usable(lambda: check_precision(config.precision))
     if config.preset:
-        return _published(config)
+        return _published(config, grid)
     unknown = [name for name in config.occluder if name not in OCCLUDERS]
     if unknown or not config.occluder or len(set(config.occluder)) < len(config.occluder):
         raise UsageError(
@@ -270,6 +312,8 @@ def _plan(config: OcclusionConfig) -> Plan:
         raise UsageError(
             f"expected at least 2 distinct ascending --fractions, got {config.fractions}"
         )
+    if config.superpixels:
+        _check_superpixels(config)
 
     def fill(mean_C: Colours, std_C: Colours) -> AnyFill:
         if config.fill == "token_drop":
@@ -278,7 +322,8 @@ def _plan(config: OcclusionConfig) -> Plan:
 
     return Plan(
         {name: OCCLUDERS[name] for name in config.occluder},
-        PatchGrid(config.grid, config.grid),
+        None if config.superpixels else grid,
+        config.superpixels,
         config.fractions,
         fill,
         config.fill,
@@ -287,22 +332,65 @@ def _plan(config: OcclusionConfig) -> Plan:
     )
 
 
-def _published(config: OcclusionConfig) -> Plan:
-    """The plan of a preset."""
+def _grid(setting: int | str) -> PatchGrid:
+    """The patches that are meant by ``N`` or ``ROWSxCOLS``."""
+    found = re.fullmatch(r"([0-9]{1,4})(?:x([0-9]{1,4}))?", str(setting))
+    rows, cols = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not rows or not cols:
+        raise UsageError(f"expected --grid of N or ROWSxCOLS, such as 14 or 4x8, got {setting}")
+    return PatchGrid(rows, cols)
+
+
+def _check_superpixels(config: OcclusionConfig) -> None:
+    """Whether everything else goes together with superpixels."""
+    if config.superpixels < 3:
+        raise UsageError(
+            f"expected --superpixels of at least 3, or 0 for patches, got {config.superpixels}"
+        )
+    if _grid(config.grid) != _grid(OcclusionConfig.grid):
+        raise UsageError(
+            "expected --grid or --superpixels, got both; the one is instead of the other"
+        )
+    bound = [name for name in config.occluder if name not in GRIDLESS]
+    if bound:
+        raise UsageError(
+            f"expected --occluder of {', '.join(GRIDLESS)} for --superpixels, got "
+            f"{' '.join(bound)}, which needs a grid"
+        )
+    if config.fill == "token_drop":
+        raise UsageError(
+            "expected a --fill of pixels for --superpixels, got token_drop; tokens are patches"
+        )
+
+
+def _published(config: OcclusionConfig, grid: PatchGrid) -> Plan:
+    """The plan of a preset; one of them leaves the grid open."""
     if config.preset not in PRESETS:
         raise UsageError(f"expected --preset {', '.join(PRESETS)}, got {config.preset!r}")
-    for setting in fields(config):
-        given = getattr(config, setting.name)
-        if setting.name in ("occluder", "fill", "grid", "fractions") and given != setting.default:
-            raise UsageError(
-                f"expected --preset or --{setting.name}, got both; the preset decides about it"
-            )
+    default = OcclusionConfig(())
+    given = {
+        name: getattr(config, name) != getattr(default, name)
+        for name in ("occluder", "fill", "superpixels", "fractions")
+    }
+    given["grid"] = config.preset != "ipvit" and grid != _grid(default.grid)
+    both = [name for name, differs in given.items() if differs]
+    if both:
+        raise UsageError(f"expected --preset or --{both[0]}, got both; the preset decides about it")
     preset = PRESETS[config.preset]
-    assert isinstance(preset.players, PatchGrid | ShiftedGrid)
+    players = preset.players
+    assert isinstance(players, PatchGrid | ShiftedGrid)
+    if config.preset == "ipvit":
+        if (grid.rows, grid.cols) not in IPVIT_GRIDS:
+            raise UsageError(
+                f"expected --grid of {', '.join(f'{r}x{c}' for r, c in IPVIT_GRIDS)} for --preset "
+                f"ipvit, as published, got {grid.rows}x{grid.cols}"
+            )
+        players = grid
     share = preset.occluder.share if isinstance(preset.occluder, Ordered) else 1
     return Plan(
         {config.preset: preset.occluder},
-        preset.players,
+        players,
+        0,
         preset.fractions,
         preset.fill,
         "black" if preset.raw else "zero",
@@ -326,24 +414,51 @@ def _tried(config: OcclusionConfig, plan: Plan, name: str) -> tuple[LoadReport, 
             )
         label = torch.zeros_like(label)  # for now, features serve as logits
     _, H, W = loaded.data_config["input_size"]
+    players = plan.players
+    maps = {}
+    if players is None:
+        maps = _Regions.of(config, plan, [loaded.data_config])(slice(k, k + 1))
     for occluder_name, occluder in plan.occluders.items():
         rows = effects(
             loaded.model,
             torch.zeros(1, 3, H, W),
             label,
-            plan.players,
+            players or maps,
             occluder,
             fractions=plan.fractions,
             fill=_fill(plan, loaded),
             names=[images.names[k]],
-            saliency_IN=torch.ones(1, plan.players.n),
+            saliency_IN=torch.ones(1, plan.n),
         )
         if isinstance(occluder, Ordered) and rows["hidden"].duplicated().any():
+            what = "superpixels" if plan.superpixels else "patches"
             raise UsageError(
-                f"expected --fractions that {occluder_name} tells apart on {plan.grid.n} patches, "
+                f"expected --fractions that {occluder_name} tells apart on {plan.n} {what}, "
                 f"got {plan.fractions}, which hide {[round(h, 4) for h in rows['hidden']]}"
             )
     return loaded.report, loaded.data_config
+
+
+def _otherwise(tried: Sequence[tuple[LoadReport, dict[str, Any]]]) -> str:
+    """A note on networks that see images otherwise than IPViT's did; empty if there are none."""
+    notes = []
+    for report, data in tried:
+        size, crop, how = data["input_size"][1:], data["crop_pct"], data["interpolation"]
+        other = {
+            f"{size[0]}x{size[1]} pixels (--image-size 224)": tuple(size) != (224, 224),
+            f"crop_pct {crop:g} (--crop-pct 0.875)": crop != 0.875,
+            f"{how} (--interpolation bilinear)": how != "bilinear",
+            f"crop_mode {data['crop_mode']}": data["crop_mode"] != "center",
+        }
+        if any(other.values()):
+            told = ", ".join(what for what, differs in other.items() if differs)
+            notes.append(f"{report.architecture} ({called(report)}) has {told}")
+    if not notes:
+        return ""
+    return (
+        "note: IPViT resized images to 256 pixels, bilinearly, and cut out the central 224; "
+        f"{'; '.join(notes)}; what is in brackets would set it"
+    )
 
 
 def _fill(plan: Plan, loaded: Loaded) -> AnyFill:
@@ -388,6 +503,7 @@ def _measure(
     chunks: Sequence[slice],
     work: Path,
     saliency: _Saliency | None,
+    regions: _Regions | None,
 ) -> None:
     """Write the parts of one network that are not there."""
     missing = [
@@ -411,11 +527,12 @@ def _measure(
             if c != at:
                 at, images_BCHW = c, images.read(chunk)
                 saliency_BN = None if saliency is None else saliency(config, chunk, plan.grid)
+                maps = {} if regions is None else regions.kept(chunk, _cut(work, c))
             rows = effects(
                 model,
                 images_BCHW,
                 images.labels_I[chunk],
-                plan.players,
+                plan.players or maps,
                 plan.occluders[name],
                 fractions=plan.fractions,
                 repeats=config.repeats,
@@ -444,6 +561,11 @@ def _variants(config: OcclusionConfig, plan: Plan) -> int:
 
 def _part(work: Path, number: int, occluder: str, chunk: int) -> Path:
     return work / "parts" / f"{number:03d}-{occluder}-{chunk:05d}.csv.gz"
+
+
+def _cut(work: Path, chunk: int) -> Path:
+    """The superpixels of a chunk, which are the same for all networks."""
+    return work / "parts" / f"superpixels-{chunk:05d}.npz"
 
 
 def _probe(work: Path, number: int) -> Path:
@@ -559,6 +681,60 @@ class _Saliency:
         return from_attribution(attention_BL.reshape(-1, tokens.rows, tokens.cols), grid)
 
 
+@dataclass(frozen=True)
+class _Regions:
+    """The superpixels of the images of the run: the same for all networks.
+
+    Attributes:
+        images: as the networks see them but for normalisation, which would change colours and with
+            them the cut.
+        count: superpixels of an image.
+    """
+
+    images: Images
+    count: int
+
+    @classmethod
+    def of(
+        cls, config: OcclusionConfig, plan: Plan, data_configs: Sequence[dict[str, Any]]
+    ) -> _Regions:
+        """See whether these networks see the same pixels."""
+        first = data_configs[0]
+        for key in PIXELS:
+            seen = [str(data[key]).strip("[()]") for data in data_configs]  # sizes may be lists
+            if len(set(seen)) > 1:
+                raise UsageError(
+                    "expected networks that see the same pixels of an image, so that its "
+                    f"superpixels are the same, got {key} {' and '.join(dict.fromkeys(seen))}; "
+                    "give --image-size, --crop-pct and --interpolation, or measure them one by one"
+                )
+        data = first | {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+        return cls(_images(config, data), plan.superpixels)
+
+    def __call__(self, chunk: slice) -> dict[str, PlayerMap]:
+        """The maps of the images of a chunk, by their names."""
+        images_BCHW = self.images.read(chunk)
+        made = {}
+        for name, image_CHW in zip(self.images.names[chunk], images_BCHW, strict=True):
+            try:
+                made[name] = superpixels(image_CHW, self.count)
+            except ValueError as error:
+                raise ValueError(f"image {name}: {error}") from error
+        return made
+
+    def kept(self, chunk: slice, path: Path) -> dict[str, PlayerMap]:
+        """The same, read from a file if it is there and left there if not: SLIC takes a second."""
+        names = self.images.names[chunk]
+        if not path.exists():
+            players_BHW = torch.stack([players.players_HW for players in self(chunk).values()])
+            file = io.BytesIO()
+            np.savez_compressed(file, players_BHW.numpy().astype(np.int32))
+            write_atomic(path, file.getvalue())
+        with np.load(path, allow_pickle=False) as stored:
+            maps_BHW = torch.from_numpy(stored["arr_0"].astype(np.int64))
+        return {name: PlayerMap(map_HW) for name, map_HW in zip(names, maps_BHW, strict=True)}
+
+
 @contextmanager
 def _progress(model: nn.Module, name: str, total: int, done: int) -> Iterator[tqdm]:
     """A bar that counts images through the network, with the time left."""
@@ -614,7 +790,7 @@ def _setting(config: OcclusionConfig, plan: Plan, occluder: str, report: LoadRep
     label = "" if config.label == "truth" else f" label={config.label}"
     saliency = f" saliency={config.saliency}:{config.saliency_head}" if plan.salient else ""
     return (
-        f"occluder={occluder} grid={plan.grid.rows}x{plan.grid.cols} fill={plan.fill_name} "
+        f"occluder={occluder} {plan.regions} fill={plan.fill_name} "
         f"repeats={config.repeats} precision={config.precision} classifier={classifier}"
         f"{label}{saliency}"
     )

@@ -9,6 +9,7 @@ While it works, a process holds a lock in its folder: the same command started t
 from __future__ import annotations
 
 import ctypes
+import glob
 import hashlib
 import json
 import os
@@ -102,9 +103,12 @@ def open_run(out: Path, config: Mapping[str, object], *, resume: bool = True) ->
         )
     out = out.resolve()
     work = out.with_name(f"{out.name}.{run_key(config)}.partial")
+    first = process_rank()[0] == 0  # the others of its group share the folder with it
+    if first and not work.exists():
+        _name_others(work, out)
     try:
         work.mkdir(parents=True, exist_ok=True)
-        if process_rank()[0] == 0:  # the others of its group share the folder with it
+        if first:
             _lock(work)
         for left in [] if resume else work.iterdir():
             if left.is_dir():
@@ -114,6 +118,16 @@ def open_run(out: Path, config: Mapping[str, object], *, resume: bool = True) ->
     except OSError as error:
         raise UsageError(f"cannot write to {out.parent}: {error.strerror}") from error
     return work
+
+
+def _name_others(work: Path, out: Path) -> None:
+    """Say so where unfinished work lies that is not gone on with."""
+    others = sorted(path.name for path in out.parent.glob(f"{glob.escape(out.name)}.*.partial"))
+    if others:
+        print(
+            f"beginning anew in {work.name}: {', '.join(others)} is unfinished work of other "
+            "settings or other code"
+        )
 
 
 def _lock(work: Path) -> None:

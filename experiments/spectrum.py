@@ -12,7 +12,6 @@ image: what paired comparisons of networks are made of (:func:`read_images_table
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -30,10 +29,12 @@ from experiments.figures_features import (
     stream_over_depth,
 )
 from experiments.invariance import Prepared, batches, constants, finish, measure_all, prepare, tidy
+from experiments.journal import Journal
 from experiments.runs import counted
 from experiments.weights import Subject
 from interactions import spectrum as library
 from interactions.layers import stream_names
+from interactions.similarity import State
 from interactions.spectrum import SpectrumOfImages
 
 
@@ -87,37 +88,43 @@ def summary(rows: pd.DataFrame) -> str:
 
 
 def _measure(
-    config: SpectrumConfig, prepared: Prepared, subject: Subject
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of one network, and those of its images."""
-    seen: dict[str, list[pd.DataFrame]] = {}
+    config: SpectrumConfig, prepared: Prepared, subject: Subject, journal: Journal
+) -> pd.DataFrame:
+    """The rows of one network; it goes on behind the last batch in the journal."""
+    start, names = journal.state, [source.name for source in prepared.sources]
+    done = 0 if start is None else int(start["images"])
+    stream = stream_names(subject.model)
+    seen: list[pd.DataFrame] = []
 
     def observe(of: SpectrumOfImages) -> None:
-        numbers = {"variance": of.variances_B, "highest": of.deltas_BK[:, -1]}
-        seen.setdefault(of.layer, []).append(pd.DataFrame(numbers))
+        columns = {
+            "image": names[done : done + len(of.variances_B)],
+            "layer": of.layer,
+            "index": stream.index(of.layer),
+            "cells": of.cells,
+            "variance": of.variances_B,
+            "highest": of.deltas_BK[:, -1],
+        }
+        seen.append(pd.DataFrame(columns))
 
-    with tqdm(
-        desc=f"{subject.name} ({subject.weights})", total=len(prepared.sources), unit=" images"
-    ) as bar:
+    def after_batch(state: State) -> None:
+        nonlocal done
+        journal.add(state, pd.concat(seen, ignore_index=True))
+        seen.clear()
+        bar.update(int(state["images"]) - done)
+        done = int(state["images"])
 
-        def images() -> Iterator[Tensor]:
-            for images_BCHW in batches(subject, prepared.sources, config.forward_batch):
-                yield images_BCHW
-                bar.update(len(images_BCHW))
-
+    title = f"{subject.name} ({subject.weights})"
+    with tqdm(desc=title, total=len(names), initial=done, unit=" images") as bar:
         measured = library.spectrum(
-            subject.model, images(), layers=config.layers or None, observe=observe
+            subject.model,
+            batches(subject, prepared.sources[done:], config.forward_batch),
+            layers=config.layers or None,
+            observe=observe,
+            after_batch=after_batch,
+            start=start,
         )
-    names = [source.name for source in prepared.sources]
-    places = measured[["layer", "index", "cells"]].drop_duplicates()
-    of_images = [
-        pd.concat(seen[layer], ignore_index=True).assign(
-            image=names, layer=layer, index=index, cells=cells
-        )
-        for layer, index, cells in places.itertuples(index=False)
-    ]
-    columns = ["image", *places, "variance", "highest"]
-    maps = len(stream_names(subject.model))
+    maps = len(stream)
     numbers = measured[["index", "cells"]].astype(str)
     rows = tidy(
         measured.assign(
@@ -134,7 +141,7 @@ def _measure(
         ),
         **constants("spectrum", subject, prepared, config.seed),
     )
-    return rows, pd.concat(of_images)[columns]
+    return rows
 
 
 def _try(config: SpectrumConfig, model: nn.Module, image_1CHW: Tensor) -> None:

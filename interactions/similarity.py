@@ -30,17 +30,18 @@ fractions, M measures, C channels, H x W pixels, P players.
 
 from __future__ import annotations
 
+import math
 import warnings
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,6 +61,9 @@ Against = Literal["whole", "complement"]
 
 Pairing = Literal["value", "untrained", "pixels", "permuted"]
 """Whose features were compared: the network's own, or those of a baseline."""
+
+State = Mapping[str, NDArray[Any]]
+"""What was measured so far, as arrays for an ``.npz`` file."""
 
 FEWEST = 4
 """Images that a batch needs: HSIC_1 divides by n - 3."""
@@ -122,6 +126,13 @@ class LinearCKA:
         _check(x_ND, y_ND)
         if not _too_few(len(x_ND)):
             self._terms.extend(hsic_terms(x_ND, y_ND).tolist())
+
+    @classmethod
+    def restored(cls, terms_B3: ArrayLike) -> LinearCKA:
+        """One that has seen the batches of these :attr:`terms_B3`."""
+        cka = cls()
+        cka._terms.extend(np.ravel(terms_B3).tolist())
+        return cka
 
     @property
     def terms_B3(self) -> NDArray[np.float64]:
@@ -256,6 +267,19 @@ class Moments:
         self.count = total
 
     @property
+    def numbers(self) -> NDArray[np.float64]:
+        """All that is known, flat: the count, means, sums of squared deviations."""
+        return np.concatenate([[self.count], np.ravel(self._mean), np.ravel(self._squares)])
+
+    @classmethod
+    def restored(cls, numbers: NDArray[np.float64], shape: tuple[int, ...]) -> Moments:
+        """The moments of values ``(N, *shape)`` with these :attr:`numbers`."""
+        moments = cls()
+        moments.count = int(numbers[0])
+        moments._mean, moments._squares = numbers[1:].reshape(2, *shape)
+        return moments
+
+    @property
     def mean(self) -> NDArray[np.float64]:
         """Mean over images, ``(...)``."""
         if not self.count:
@@ -349,6 +373,25 @@ class Similarity:
             self._found_repeats.update(found_NRK)
         return torch.cat([values_NM, found_NK], dim=1)
 
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        """All that is known after a first batch, flat."""
+        terms = [np.ravel(cka.terms_B3) for cka in self.ckas]
+        moments = [getattr(self, name).numbers for name in _moment_shapes(len(self.ckas))]
+        return np.concatenate([[self.batch], *moments, *terms])
+
+    @classmethod
+    def restored(cls, numbers: NDArray[np.float64], repeats: int) -> Similarity:
+        """The measures with these :attr:`numbers`."""
+        similarity = cls(repeats)
+        similarity.batch, numbers = int(numbers[0]), numbers[1:]
+        for name, shape in _moment_shapes(repeats).items():
+            size = 1 + 2 * math.prod(shape)
+            setattr(similarity, name, Moments.restored(numbers[:size], shape))
+            numbers = numbers[size:]
+        similarity.ckas = [LinearCKA.restored(terms) for terms in numbers.reshape(repeats, -1)]
+        return similarity
+
     def rows(self, level: float = 0.95) -> list[dict[str, object]]:
         """The measures so far, means over repeats.
 
@@ -379,6 +422,18 @@ class Similarity:
             share = replace(interval, low=max(interval.low, 0.0), high=min(interval.high, 1.0))
             rows.append(_row(metric, "mean", share, values_R, self._found.count))
         return rows
+
+
+def _moment_shapes(repeats: int) -> dict[str, tuple[int, ...]]:
+    """Attributes of :class:`Similarity` that are moments, and of what."""
+    M, K, S = len(PER_IMAGE), len(RECALLS), len(STATISTICS)
+    return {
+        "_images": (M,),
+        "_repeats": (repeats, M),
+        "_found": (K,),
+        "_found_repeats": (repeats, K),
+        "_quantiles": (S, repeats, M),
+    }
 
 
 def untrained(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -422,6 +477,8 @@ def invariance(
     precision: Precision = "float32",
     level: float = 0.95,
     observe: Callable[[SimilarityOfImages], None] | None = None,
+    after_batch: Callable[[State], None] | None = None,
+    start: State | None = None,
 ) -> pd.DataFrame:
     """How similar features of occluded images are to those of their partners, layer by layer.
 
@@ -468,6 +525,9 @@ def invariance(
         level: coverage of the intervals.
         observe: is given the measures of every image, batch by batch, for each pairing, ratio,
             layer and readout; the means in the table are means of these. Nothing of it is kept.
+        after_batch: is given all that was measured so far after every batch, to be stored.
+        start: what it was given after ``start["batches"]`` batches in an earlier call with the same
+            arguments: go on behind them. Images and names are those that it had not seen then.
 
     Returns:
         One row per layer, readout, ratio (as realised), metric and statistic: those columns,
@@ -512,9 +572,9 @@ def invariance(
     if untrained is not None:
         networks["untrained"] = untrained
     networks["pixels"] = None
-    measured: _Measured = {}
+    done, measured = (0, {}) if start is None else _unpacked(start, repeats)
     with torch.inference_mode():
-        for b, (batch_names, images_NCHW) in enumerate(_batches(images, names, batch)):
+        for b, (batch_names, images_NCHW) in enumerate(_batches(images, names, batch), done):
             visible_RNFP = torch.stack(
                 [random_drop(grid.n, ratios, batch_names, seed, r) for r in range(repeats)]
             )
@@ -535,6 +595,8 @@ def invariance(
                         if observe is not None and values_NM is not None:
                             place = (tuple(batch_names), pairing, layer, readout, realised[f])
                             observe(SimilarityOfImages(*place, values_NM.cpu().numpy()))
+            if after_batch is not None:
+                after_batch(_packed(measured, b + 1))
     if not measured:
         raise ValueError(f"expected at least {FEWEST} images, got fewer; give more")
     how = {"hiding": "token drop" if token_drop else "fill", "against": against}
@@ -543,6 +605,21 @@ def invariance(
 
 _Measured = dict[tuple[Pairing, int, str, str], Similarity]
 """By pairing, index of the ratio, layer and readout."""
+
+
+def _packed(measured: _Measured, batches: int) -> State:
+    names = ["\t".join(map(str, key)) for key in measured]
+    numbers_KD = np.stack([similarity.numbers for similarity in measured.values()])
+    return {"batches": np.array(batches), "keys": np.array(names), "numbers": numbers_KD}
+
+
+def _unpacked(state: State, repeats: int) -> tuple[int, _Measured]:
+    """Batches that are done, and what was measured on them."""
+    measured: _Measured = {}
+    for name, numbers_D in zip(state["keys"].tolist(), state["numbers"], strict=True):
+        pairing, f, layer, readout = name.split("\t")
+        measured[pairing, int(f), layer, readout] = Similarity.restored(numbers_D, repeats)
+    return int(state["batches"]), measured
 
 
 def _pairs(

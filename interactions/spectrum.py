@@ -19,7 +19,7 @@ Shapes: B images, E features, H x H cells of a map, K frequencies, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from interactions.forwards import arithmetic, device_of
 from interactions.layers import residual_stream, stream_names
-from interactions.similarity import Moments
+from interactions.similarity import Moments, State
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,11 +45,13 @@ class SpectrumOfImages:
 
     Attributes:
         layer: the map.
+        cells: H, along one of its sides.
         deltas_BK: Delta log amplitude, as :func:`log_amplitudes` gives it.
         variances_B: as :func:`variances` gives them.
     """
 
     layer: str
+    cells: int
     deltas_BK: NDArray[np.float64]
     variances_B: NDArray[np.float64]
 
@@ -94,6 +96,8 @@ def spectrum(
     layers: Sequence[str] | None = None,
     level: float = 0.95,
     observe: Callable[[SpectrumOfImages], None] | None = None,
+    after_batch: Callable[[State], None] | None = None,
+    start: State | None = None,
 ) -> pd.DataFrame:
     """Delta log amplitude and variance of every map of a network's residual stream.
 
@@ -107,6 +111,9 @@ def spectrum(
         level: coverage of the intervals.
         observe: is given the numbers of every image, once for each batch and map; the values in the
             table are their means. Nothing of it is kept.
+        after_batch: is given all that was measured so far after every batch, to be stored.
+        start: what it was given after ``start["images"]`` images in an earlier call with the same
+            arguments: go on behind them, with the images that it had not seen then.
 
     Returns:
         One row per map and frequency: ``layer``, ``index`` (of the map in the whole stream),
@@ -131,6 +138,12 @@ def spectrum(
         raise ValueError(f"expected layers of {', '.join(names)}, got {unknown or 'none'}")
     sides: dict[str, int] = {}
     moments = {layer: (Moments(), Moments()) for layer in layers}
+    if start is not None:
+        for number, layer in enumerate(layers):
+            side, of_variance, of_deltas = np.split(start[f"map {number}"], [1, 4])
+            sides[layer] = int(side[0])
+            shape = (sides[layer] - sides[layer] // 2,)
+            moments[layer] = Moments.restored(of_deltas, shape), Moments.restored(of_variance, ())
 
     def visit(layer: str, maps_BEHH: Tensor) -> None:
         try:
@@ -146,13 +159,16 @@ def spectrum(
         deltas.update(deltas_BK)
         spread.update(variances_B)
         if observe is not None:
-            observe(SpectrumOfImages(layer, deltas_BK.cpu().numpy(), variances_B.cpu().numpy()))
+            numbers = deltas_BK.cpu().numpy(), variances_B.cpu().numpy()
+            observe(SpectrumOfImages(layer, side, *numbers))
 
     device = device_of(model)
     stream = residual_stream(model, visit, layers)
     with torch.inference_mode(), arithmetic("float32", device), stream:
         for images_BCHW in images:
             model(images_BCHW.to(device))
+            if after_batch is not None:
+                after_batch(_packed(sides, moments))
     if not sides:
         raise ValueError("expected at least one batch of images, got none")
     rows = []
@@ -176,6 +192,13 @@ def spectrum(
                 }
             )
     return pd.DataFrame(rows).astype({"k": "Int64", "position": float, "frequency": float})
+
+
+def _packed(sides: Mapping[str, int], moments: Mapping[str, tuple[Moments, Moments]]) -> State:
+    state = {"images": np.array(next(iter(moments.values()))[0].count)}
+    for k, (layer, (deltas, spread)) in enumerate(moments.items()):
+        state[f"map {k}"] = np.concatenate([[sides[layer]], spread.numbers, deltas.numbers])
+    return state
 
 
 def _side(maps_BEHH: Tensor) -> int:

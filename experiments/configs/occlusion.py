@@ -22,6 +22,7 @@ from experiments.configs.weights import WeightsConfig
 Fill = Literal[
     "zero",
     "black",
+    "white",
     "image_mean",
     "blur",
     "blur21",
@@ -56,19 +57,25 @@ class OcclusionConfig:
     """What is hidden: random, complement, salient, non_salient, salient_mass, non_salient_mass,
     block, centre, border, checkerboard, mae, simmim, beit; several are several curves."""
     fill: Fill = "zero"
-    """What hidden pixels become: zero (after normalisation: the mean colour), black, image_mean,
-    blur (sigma 10), blur21 (the same in a kernel of 21 pixels, Jain et al.), noise (Gaussian),
-    random_colour (one per image), uniform_noise (per pixel); or token_drop, which leaves the tokens
-    out of a ViT: another experiment, not another colour."""
-    grid: int = 14
-    """Patches per side."""
+    """What hidden pixels become: zero (after normalisation: the mean colour), black, white,
+    image_mean, blur (sigma 10), blur21 (the same in a kernel of 21 pixels, Jain et al.), noise
+    (Gaussian), random_colour (one per image), uniform_noise (per pixel); or token_drop, which
+    leaves the tokens out of a ViT: another experiment, not another colour."""
+    grid: Annotated[int | str, tyro.conf.arg(metavar="N|ROWSxCOLS")] = 14
+    """Patches: N on each side, or rows and columns, such as 4x8."""
+    superpixels: int = 0
+    """Hide superpixels instead of patches, this many of each image (at least 3), cut out of the
+    pixels that the networks see; 0 for patches. Only random, complement and mae can hide them, and
+    no token is left out."""
     fractions: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     """Hidden fractions, ascending; curves are drawn over what is really hidden."""
     repeats: int = 1
     """Independent masks per image, occluder and fraction."""
     preset: str = ""
-    """Occluder, fill, grid and fractions of a publication instead of those above: ipvit,
-    ipvit_offset, ipvit_salient, ipvit_non_salient or openmixup."""
+    """Occluder, fill, patches and fractions of a publication instead of those above: ipvit (its
+    --grid can be 4x4, 4x8, 7x7, 8x8, 14x14 or 16x16), ipvit_offset, ipvit_salient,
+    ipvit_non_salient or openmixup. How images are resized and cut stays the network's own; a note
+    says where IPViT's differs."""
     saliency: str = "vit_small_patch16_224.dino"
     """The network whose class attention is the saliency, for the salient occluders: a timm ViT with
     a class token, named like a checkpoint; the default is IPViT's."""

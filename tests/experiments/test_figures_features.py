@@ -16,6 +16,7 @@ from experiments.figures_features import (
     invariance_over_ratios,
     invariance_table,
     last_layer,
+    occlusion_measures,
     spectra,
     spectrum_table,
     stream_over_depth,
@@ -74,6 +75,53 @@ def spectrum_rows():
                     name = f"spectrum_{measure}{end}"
                     rows.append(row(model, name, setting, at, value + off))
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_predictions_over_what_is_hidden_show_the_table(truth):
+    """A column per measure, a line per occluder; without classes nothing that needs them."""
+    titles = {
+        "top1": "top-1 accuracy",
+        "agreement": "agreement with clean",
+        "js": "JS divergence (nats)",
+        "confidence": "confidence",
+        "ece": "calibration error (ECE)",
+    }
+    measures = list(titles) if truth else ["agreement", "js", "confidence"]
+    table = []
+    for o, occluder in enumerate(("random", "block")):
+        for k, model in enumerate(("one", "two")):
+            setting = f"occluder={occluder} grid=4x4"
+            for m, measure in enumerate((*measures, "kl")):
+                for end, off in (("", 0), ("_low", -0.01), ("_high", 0.01)):
+                    for at in (0.0, 0.5):
+                        value = 0.1 * o + 0.05 * k + 0.1 * m + at / 10 + off
+                        name = f"occlusion_{measure}{end}"
+                        table.append(row(model, name, setting, at, value))
+            minus = f"{setting} minus=two w"
+            table.append(row(model, "occlusion_agreement_difference", minus, 0.5, 0.9))
+    with mpl.rc_context(plots.STYLE):
+        figure = occlusion_measures(pd.DataFrame(table, columns=list(COLUMNS)))
+    columns = len(measures)
+    assert [ax.get_title(loc="left") for ax in figure.axes[:columns]] == [
+        titles[measure] for measure in measures
+    ]
+    assert [ax.get_ylabel() for ax in figure.axes[::columns]] == ["random", "block"]
+    for number, ax in enumerate(figure.axes):
+        o, m = divmod(number, columns)
+        for k, line in enumerate(ax.get_lines()):
+            start = 0.1 * o + 0.05 * k + 0.1 * m
+            np.testing.assert_allclose(line.get_xydata(), [[0, start], [0.5, start + 0.05]])
+            band = ax.collections[k].get_paths()[0].vertices[:, 1]
+            np.testing.assert_allclose((band.min(), band.max()), (start - 0.01, start + 0.06))
+        low, high = ax.get_ylim()
+        assert ax.get_ylim() == figure.axes[m].get_ylim()  # one scale for both occluders
+        assert low == pytest.approx(-high / 51)
+        if measures[m] in ("top1", "agreement"):
+            assert high == 1.02
+        else:
+            assert 0.1 * m + 0.21 <= high < 1  # all of both bands
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one (w)", "two (w)"]
 
 
 def test_the_table_of_invariance_is_the_rows_side_by_side(invariances):

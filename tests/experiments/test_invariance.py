@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from a2mim.convert import load_model
 from a2mim.data import DataError
@@ -22,7 +22,6 @@ from experiments.invariance import (
     invariance,
     read_images_table,
     summary,
-    write_images_table,
 )
 from experiments.results import read_table
 from experiments.runs import UsageError
@@ -159,11 +158,11 @@ def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     other = changed(config, forward_batch=3)
     measure, measured = module._measure, []
 
-    def once(config, prepared, subject):
+    def once(config, prepared, subject, journal):
         if measured:
             raise KeyboardInterrupt
         measured.append(subject.weights)
-        return measure(config, prepared, subject)
+        return measure(config, prepared, subject, journal)
 
     monkeypatch.setattr(module, "_measure", once)
     with pytest.raises(KeyboardInterrupt):
@@ -181,6 +180,61 @@ def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     assert list(found) == list(expected) == names
     for name in names:
         pd.testing.assert_frame_equal(found[name], expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_converted_checkpoint_is_the_network_it_was_converted_from(config, tmp_path):
+    """In the layout of MAE, with a decoder; the numbers of our own file of the same weights."""
+    own = config.checkpoints[0]
+    state = load_file(own) | {
+        "mask_token": torch.zeros(1, 1, 8),
+        "decoder_pos_embed": torch.zeros(1, 17, 8),
+        "decoder_embed.weight": torch.zeros(8, 24),
+    }
+    path = tmp_path / "mae.pth"
+    torch.save({"model": state, "epoch": 3}, path)
+    weights = WeightsConfig(
+        model_kwargs=("num_heads=2",), mean=(0.5,) * 3, std=(0.25,) * 3, crop_pct=1.0
+    )
+    some = {"ratios": (0.5,), "layers": ("blocks.1", "output"), "weights": weights}
+    tables = []
+    for checkpoint, name in ((own, "own"), (str(path), "converted")):
+        run = changed(config, checkpoints=(checkpoint,), out=tmp_path / name, **some)
+        invariance(run)
+        tables.append(table(run).drop(columns=["model", "weights"]))
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, monkeypatch):
+    monkeypatch.setattr(module, "save", lambda figures, folder: None)
+    # 6 images in a first batch, 4 in a last, shorter one
+    some = {"batch": 6, "ratios": (0.25, 0.5), "checkpoints": config.checkpoints[:1]}
+    whole = changed(config, out=config.out.with_name("whole"), **some)
+    invariance(whole)
+    config = changed(config, **some)
+    read, seen = module._read, []
+
+    def interrupted(subject, sources):
+        seen.extend(source.name for source in sources)
+        if len(seen) == 10:  # the first was read to try the network
+            raise KeyboardInterrupt
+        return read(subject, sources)
+
+    monkeypatch.setattr(module, "_read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        invariance(changed(config, forward_batch=1))
+    first_batch = seen[1:7]
+    seen.clear()
+    monkeypatch.setattr(module, "_read", lambda s, k: seen.extend(x.name for x in k) or read(s, k))
+    invariance(changed(config, forward_batch=3))
+    assert len(seen) == 1 + 4
+    assert not set(seen[1:]) & set(first_batch)
+    assert (config.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
+    found, expected = images_tables(config.out), images_tables(whole.out)
+    for name, table in expected.items():
+        pd.testing.assert_frame_equal(found[name], table, rtol=1e-4, atol=1e-6)
+    assert {path.name for path in config.out.iterdir()} == {
+        path.name for path in whole.out.iterdir()
+    }
 
 
 @pytest.mark.parametrize("layers", [(), ("blocks.1", "blocks.0")])
@@ -229,21 +283,12 @@ def test_a_batch_is_not_what_lies_in_one_folder(config, monkeypatch):
         assert images["image"].tolist() == names  # the table is by name all the same
 
 
-def test_images_may_have_any_name(tmp_path):
-    rows = pd.DataFrame({"image": ["NA", "b", "NA"], "ratio": [0.1, 0.1, 0.2], "x": [1, np.nan, 3]})
-    for path in (tmp_path / "a.csv.gz", tmp_path / "b.csv.gz"):
-        write_images_table(rows, path)
-    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
-    found = read_images_table(tmp_path / "a.csv.gz")
-    pd.testing.assert_frame_equal(found, rows.iloc[[0, 2, 1]].reset_index(drop=True))
-
-
 @pytest.mark.parametrize("against", ["whole", "complement"])
 def test_complements_and_the_forwards_of_the_plan(config, against, monkeypatch, capsys):
     drawn, counted = {}, []
 
     @contextmanager
-    def progress(title, total, models):
+    def progress(title, total, done, models):
         seen = []
         for model in models:
             first = model.get_submodule("patch_embed.proj")

@@ -14,15 +14,16 @@ from a2mim.probe import linear_probe
 from a2mim.samples import SomeSamples
 from experiments import occlusion as module
 from experiments.configs.occlusion import OcclusionConfig
-from experiments.occlusion import FILLS, occlusion
+from experiments.occlusion import FILLS, GRIDLESS, occlusion
 from experiments.occlusion_tables import read_images_table, summary
 from experiments.results import read_table
 from experiments.runs import UsageError
 from experiments.sources import labelled_samples
 from interactions import summaries
 from interactions.effects import effects
-from interactions.occluders import OCCLUDERS
+from interactions.occluders import OCCLUDERS, TENTHS, Scene
 from interactions.patches import PatchGrid
+from interactions.superpixels import PlayerMap, superpixels
 
 OPTIONS = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
 COUNT = 20
@@ -43,6 +44,18 @@ def saved(folder, name, seed, classes=10, mean=0.5, crop_pct=1.0):
     }
     path.with_suffix(".json").write_text(json.dumps(about))
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    """Figures take most of the time of a small run: they are drawn where a test asks for it."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(module, "save", lambda figures, folder: None)
+
+
+@pytest.fixture
+def drawn():
+    """Asked for, the runs of a test draw their figures."""
 
 
 @pytest.fixture
@@ -82,7 +95,7 @@ def written(config):
     }
 
 
-def digits(mean=0.5):
+def digits(mean=0.5, count=COUNT):
     """The test images of a run, normalised as by :func:`saved`, their classes and names."""
 
     def augment(image_CHW, generator):
@@ -90,12 +103,12 @@ def digits(mean=0.5):
         return (image_CHW / 255 - mean) / 0.25
 
     samples = labelled_samples("digits", augment)[1]
-    indices = subset(len(samples), COUNT, 0)
+    indices = subset(len(samples), count, 0)
     images = torch.stack([samples.load(k, 0) for k in indices])
     return images, samples.labels_I[indices], [samples.names[k] for k in indices]
 
 
-def test_the_tables_are_what_the_library_measures(config, capsys):
+def test_the_tables_are_what_the_library_measures(config, capsys, drawn):
     occlusion(changed(config, repeats=2, occluder=("random", "block")))
     rows = read_table(config.out / "rows.csv")
     images, labels, names = digits()
@@ -348,7 +361,7 @@ def test_a_preset_decides(config):
         checkpoints=("untrained:test_vit",),
         preset="openmixup",
         grid=14,
-        fractions=OcclusionConfig(()).fractions,
+        fractions=TENTHS,
         weights=module.WeightsConfig(("num_classes=10",), image_size=224),
         count=3,
     )
@@ -359,6 +372,190 @@ def test_a_preset_decides(config):
     assert (masks == 1).all()  # all images share their masks
     rows = read_table(config.out / "rows.csv")
     assert rows["setting"][0].startswith("occluder=openmixup grid=14x14 fill=zero repeats=1")
+
+
+@pytest.mark.parametrize(
+    ("grid", "hidden"), [(4, [1, 4, 12, 14]), ("4x8", [3, 9, 25, 28]), ("8x8", [6, 19, 51, 57])]
+)
+def test_ipvit_has_several_grids(config, grid, hidden):
+    """The counts of section 3.1 of the specification at 1, 3, 8 and 9 tenths."""
+    preset = changed(config, preset="ipvit", grid=grid, fractions=TENTHS, count=3)
+    occlusion(preset)
+    table = images_of(preset, 0, "ipvit").query("image == image.iloc[0]")
+    rows, cols = (4, 4) if grid == 4 else map(int, grid.split("x"))
+    np.testing.assert_allclose(table["hidden"].iloc[[1, 3, 8, 9]], np.divide(hidden, rows * cols))
+    settings = read_table(config.out / "rows.csv")["setting"]
+    assert settings.str.startswith(f"occluder=ipvit grid={rows}x{cols} fill=black").all()
+
+
+def test_grids_need_not_be_square(config, tmp_path):
+    one = changed(config, grid="4x8")
+    occlusion(one)
+    images, labels, names = digits()
+    model = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=32,
+        num_classes=10,
+        checkpoint_path=config.checkpoints[0],
+        **OPTIONS,
+    ).eval()
+    expected = effects(
+        *(model, images, labels, PatchGrid(4, 8), OCCLUDERS["random"]),
+        fractions=config.fractions,
+        names=names,
+    )
+    pd.testing.assert_frame_equal(images_of(one, 0), expected, rtol=1e-4, atol=1e-5)
+    assert read_table(one.out / "rows.csv")["setting"].str.contains("grid=4x8").all()
+    assert json.loads((one.out / "config.json").read_text())["config"]["grid"] == "4x8"
+    for grid in (4, "4", "4x4"):  # the same run
+        same = changed(config, grid=grid, count=2, out=tmp_path / "same")
+        occlusion(same)
+        assert json.loads((same.out / "config.json").read_text())["config"]["grid"] == 4
+    assert not (tmp_path / "same.previous").exists()
+
+
+def cut_up(config, tmp_path, **changes):
+    """A run on superpixels of networks of other normalisations."""
+    other = saved(tmp_path, "other", 2, mean=0.2)
+    return changed(
+        config,
+        checkpoints=(config.checkpoints[0], other),
+        grid=14,
+        superpixels=9,
+        fractions=(0.0, 0.4, 0.8),
+        occluder=("random", "mae"),
+        count=5,
+        **changes,
+    )
+
+
+def test_superpixels_are_those_of_the_pixels_that_networks_see(config, tmp_path):
+    config = cut_up(config, tmp_path, repeats=2)
+    occlusion(config)
+    pixels, labels, names = digits(mean=0, count=5)  # 4 times as large, which is no matter
+    maps = {name: superpixels(0.25 * image, 9) for name, image in zip(names, pixels, strict=True)}
+    assert all(players.n == 9 for players in maps.values())
+    for number, (seed, mean) in enumerate(((1, 0.5), (2, 0.2))):
+        path = saved(tmp_path, "again", seed, mean=mean)
+        model = timm.create_model(
+            "vit_tiny_patch16_224", img_size=32, num_classes=10, checkpoint_path=path, **OPTIONS
+        ).eval()
+        expected = effects(
+            *(model, digits(mean, count=5)[0], labels, maps, OCCLUDERS["mae"]),
+            fractions=config.fractions,
+            repeats=2,
+            names=names,
+        )
+        found = images_of(config, number, "mae")
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-5)
+    rows = read_table(config.out / "rows.csv")
+    assert rows["setting"].str.contains("occluder=(?:random|mae) superpixels=9 fill=zero").all()
+    label = json.loads((config.out / "config.json").read_text())["config"]
+    assert label["superpixels"] == 9
+    assert "grid" not in label
+
+
+def test_superpixels_depend_on_no_chunk_batch_or_interruption(config, tmp_path, monkeypatch):
+    config = cut_up(config, tmp_path)
+    occlusion(config)
+    tables = [images_of(config, k) for k in (0, 1)]
+    again = changed(config, batch_size=3, out=tmp_path / "again")
+    monkeypatch.setattr(module, "CHUNK", 2)
+    real, cuts = module.superpixels, []
+
+    def counting(image, count):
+        cuts.append(count)
+        return real(image, count)
+
+    def dying(image, count):
+        if len(cuts) == 5:  # of both networks on trial, and of the first chunk and a half
+            raise KeyboardInterrupt
+        return counting(image, count)
+
+    monkeypatch.setattr(module, "superpixels", dying)
+    with pytest.raises(KeyboardInterrupt):
+        occlusion(again)
+    monkeypatch.setattr(module, "superpixels", counting)
+    occlusion(again)
+    assert len(cuts) == 5 + 2 + 3  # each image is cut once for all networks, and what is left
+    for k, table in enumerate(tables):
+        found = images_of(again, k)
+        assert found["mask"].tolist() == table["mask"].tolist()
+        pd.testing.assert_frame_equal(found, table, rtol=0, atol=2e-6)
+
+
+def test_superpixels_need_the_same_pixels_for_all(config, tmp_path):
+    config = cut_up(config, tmp_path)
+    cut = saved(tmp_path, "cut", 2, crop_pct=0.9)
+    with pytest.raises(UsageError, match=r"same pixels of an image.*crop_pct 1\.0 and 0\.9; give"):
+        occlusion(changed(config, checkpoints=(config.checkpoints[0], cut)))
+
+
+def test_sizes_from_the_hub_are_lists(config, tmp_path):
+    config = cut_up(config, tmp_path)
+    data = module.load(config.checkpoints[0], config.weights).data_config
+    size = list(data["input_size"])
+    plan = module._plan(config)
+    regions = module._Regions.of(config, plan, [data, data | {"input_size": size}])
+    assert regions.count == 9
+    with pytest.raises(UsageError, match=r"got input_size 3, 32, 32 and 3, 64, 32; give"):
+        module._Regions.of(config, plan, [data, data | {"input_size": [3, 64, 32]}])
+
+
+def test_superpixels_are_for_the_occluders_that_need_no_grid():
+    scene = Scene(PlayerMap(torch.arange(12).reshape(3, 4)), ("a",))
+    able = []
+    for name, occluder in OCCLUDERS.items():
+        try:
+            occluder(scene, (0.5,))
+        except ValueError:
+            continue
+        able.append(name)
+    assert tuple(able) == GRIDLESS
+
+
+def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys):
+    one = changed(
+        config,
+        checkpoints=("untrained:test_vit", "untrained:test_resnet"),
+        preset="ipvit",
+        grid=4,
+        fractions=TENTHS,
+        count=2,
+        weights=module.WeightsConfig(("num_classes=10",)),
+    )
+    occlusion(one)
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    for name in ("test_vit", "test_resnet"):
+        data = timm.create_model(name).pretrained_cfg
+        assert (data["input_size"], data["crop_pct"] != 0.875) == ((3, 160, 160), True)
+        told = (
+            f"160x160 pixels (--image-size 224), crop_pct {data['crop_pct']:g} (--crop-pct 0.875)"
+        )
+        if data["interpolation"] != "bilinear":
+            told += f", {data['interpolation']} (--interpolation bilinear)"
+        assert f"{name} (untrained) has {told}; " in note
+    published = module.WeightsConfig(
+        ("num_classes=10",), image_size=224, crop_pct=0.875, interpolation="bilinear"
+    )
+    occlusion(changed(one, weights=published))
+    assert "note: IPViT" not in capsys.readouterr().out
+    partly = module.WeightsConfig(
+        ("num_classes=10",), image_size=224, crop_pct=0.875, interpolation="bicubic"
+    )
+    occlusion(changed(one, checkpoints=("untrained:test_vit",), weights=partly))
+    assert "has bicubic (--interpolation bilinear); what" in capsys.readouterr().out
+    occlusion(changed(one, preset="", checkpoints=("untrained:test_vit",)))
+    assert "note: IPViT" not in capsys.readouterr().out
+
+
+def test_black_and_white_are_the_ends_of_pixels():
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    image = torch.zeros(1, 3, 4, 4)
+    for name, value in (("black", 0), ("white", 1)):
+        pixel = FILLS[name](mean, std, 0)(image) * torch.tensor(std).reshape(1, 3, 1, 1)
+        pixel = pixel + torch.tensor(mean).reshape(1, 3, 1, 1)
+        torch.testing.assert_close(pixel, torch.full((1, 3, 1, 1), float(value)))
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -389,10 +586,30 @@ def test_every_fill_is_its_own(fill):
         ({"fractions": (0.5, 1.5)}, "fractions between 0 and 1"),
         ({"fractions": (0.0, 0.01, 0.5)}, "that random tells apart on 16 patches"),
         ({"grid": 5}, "an image that a 5 x 5 grid divides"),
+        ({"grid": 0}, "--grid of N or ROWSxCOLS, such as 14 or 4x8, got 0"),
+        ({"grid": "4x"}, "such as 14 or 4x8, got 4x"),
+        ({"grid": "4x8x2"}, "such as 14 or 4x8, got 4x8x2"),
+        ({"grid": "3x8"}, "an image that a 3 x 8 grid divides"),
         ({"grid": 8, "fill": "token_drop"}, "players made of whole patches"),
         ({"repeats": 0}, "--repeats of at least 1, got 0"),
+        ({"superpixels": -1}, "--superpixels of at least 0, got -1"),
+        ({"superpixels": 2}, "--superpixels of at least 3, or 0 for patches, got 2"),
+        ({"superpixels": 9}, "expected --grid or --superpixels, got both"),
+        ({"superpixels": 9, "grid": 14, "preset": "ipvit"}, "--superpixels, got both; the preset"),
+        (
+            {"superpixels": 9, "grid": 14, "occluder": ("random", "block", "salient")},
+            "--occluder of random, complement, mae for --superpixels, got block salient",
+        ),
+        ({"superpixels": 9, "grid": 14, "fill": "token_drop"}, "a --fill of pixels"),
+        ({"superpixels": 2000, "grid": 14}, "between 3 and 1024 superpixels"),
+        ({"superpixels": 3, "grid": 14, "fractions": (0.3, 0.4)}, "tells apart on 3 superpixels"),
         ({"preset": "ipvitt"}, "expected --preset ipvit, ipvit_offset,"),
-        ({"preset": "ipvit"}, "expected --preset or --grid, got both"),
+        ({"preset": "openmixup", "fractions": TENTHS}, "expected --preset or --grid, got both"),
+        ({"preset": "ipvit", "fill": "blur"}, "expected --preset or --fill, got both"),
+        (
+            {"preset": "ipvit", "grid": "2x2", "fractions": TENTHS},
+            "--grid of 4x4, 4x8, 7x7, 8x8, 14x14, 16x16 for --preset ipvit, as published, got 2x2",
+        ),
         ({"precision": "bf16"}, "float32, tf32 or float16"),
         ({"occluder": ("salient",), "saliency": "untrained:test_resnet"}, "vision transformer"),
         ({"occluder": ("simmim",), "grid": 1}, "units of 2 x 2 cells"),

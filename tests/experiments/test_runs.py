@@ -40,6 +40,17 @@ def test_the_same_command_finds_its_work_and_another_does_not(tmp_path):
     assert not (open_run(out, {"seed": 1}) / "half").exists()
 
 
+def test_unfinished_work_that_is_not_gone_on_with_is_named(tmp_path, capsys):
+    first = open_run(tmp_path / "run[1]", {"seed": 0})
+    open_run(tmp_path / "run[1]", {"seed": 0})
+    assert capsys.readouterr().out == ""
+    second = open_run(tmp_path / "run[1]", {"seed": 1})
+    assert capsys.readouterr().out == (
+        f"beginning anew in {second.name}: {first.name} is unfinished work of other settings or "
+        "other code\n"
+    )
+
+
 def test_a_key_names_settings_and_code(tmp_path, monkeypatch):
     key = run_key({"seed": 0, "images": "a"})
     assert open_run(tmp_path / "run", {"images": "a", "seed": 0}).name == f"run.{key}.partial"

@@ -4,11 +4,13 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from a2mim.data import DataError
+from experiments import invariance
 from experiments import spectrum as module
 from experiments.configs.spectrum import SpectrumConfig
+from experiments.configs.weights import WeightsConfig
 from experiments.figures_features import ends_of_stream, spectrum_table
 from experiments.results import read_table
 from experiments.runs import UsageError
@@ -87,11 +89,11 @@ def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     other = changed(config, forward_batch=3)
     measure, measured = module._measure, []
 
-    def once(config, prepared, subject):
+    def once(config, prepared, subject, journal):
         if measured:
             raise KeyboardInterrupt
         measured.append(subject.name)
-        return measure(config, prepared, subject)
+        return measure(config, prepared, subject, journal)
 
     monkeypatch.setattr(module, "_measure", once)
     with pytest.raises(KeyboardInterrupt):
@@ -109,6 +111,52 @@ def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
         pd.testing.assert_frame_equal(found, expected, rtol=1e-4)
     assert measured == ["test_resnet"]
     assert (other.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
+
+
+def test_a_converted_checkpoint_is_the_network_it_was_converted_from(config, tmp_path):
+    """In the layout of MAE, with a decoder; the numbers of our own file of the same weights."""
+    state = load_file(tmp_path / "net.safetensors") | {
+        "mask_token": torch.zeros(1, 1, 8),
+        "decoder_pos_embed": torch.zeros(1, 101, 8),
+        "decoder_embed.weight": torch.zeros(8, 64),
+    }
+    torch.save({"model": state, "epoch": 3}, tmp_path / "mae.pth")
+    weights = WeightsConfig(
+        model_kwargs=("num_heads=2",), mean=(0.5,) * 3, std=(0.25,) * 3, crop_pct=1.0
+    )
+    tables = []
+    for checkpoint in (config.checkpoints[0], str(tmp_path / "mae.pth")):
+        spectrum(changed(config, checkpoints=(checkpoint,), weights=weights, count=3))
+        found = spectrum_table(read_table(config.out / "rows.csv"))
+        tables.append(found.drop(columns=["model", "weights"]))
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, monkeypatch):
+    config = changed(config, checkpoints=config.checkpoints[:1], forward_batch=2)
+    whole = changed(config, out=config.out.with_name("whole"))
+    spectrum(whole)
+    read, seen = invariance._read, []
+
+    def interrupted(subject, sources):
+        seen.append([source.name for source in sources])
+        if len(seen) == 3:  # the first was read to try the network
+            raise KeyboardInterrupt
+        return read(subject, sources)
+
+    monkeypatch.setattr(invariance, "_read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        spectrum(config)
+    begun = seen.copy()
+    seen.clear()
+    monkeypatch.setattr(
+        invariance, "_read", lambda s, k: seen.append([x.name for x in k]) or read(s, k)
+    )
+    spectrum(config)
+    assert seen[1] == begun[2]
+    assert (config.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
+    for path in (whole.out / "images").iterdir():
+        assert (config.out / "images" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_some_maps_of_a_data_set_by_name(config):

@@ -188,6 +188,21 @@ def test_counts_of_the_other_tools():
     assert at_least(25, 0.6) == 15
 
 
+@pytest.mark.parametrize(
+    "players",
+    [GRID, PatchGrid(7, 7), PatchGrid(4, 8), PlayerMap(torch.arange(50).reshape(5, 10))],
+    ids=["14x14", "7x7", "4x8", "superpixels"],
+)
+def test_masks_of_mae_show_what_mae_keeps(players):
+    """floor((1 - f) N) players, in whole numbers: N (10 - d) // 10 for d tenths."""
+    visible = OCCLUDERS["mae"](Scene(players, NAMES), (*TENTHS, 1.0))
+    kept = [players.n * (10 - d) // 10 for d in range(11)]
+    assert visible.sum(dim=-1).tolist() == [kept] * len(NAMES)
+    quarters = OCCLUDERS["mae"](Scene(players, NAMES), (0.25, 0.75))
+    kept = [3 * players.n // 4, players.n // 4]
+    assert quarters.sum(dim=-1).tolist() == [kept] * len(NAMES)
+
+
 def test_simmim_hides_squares_of_32_pixels():
     visible = OCCLUDERS["simmim"](scene(), (0.6,)).reshape(6, 7, 2, 7, 2)
     assert (visible == visible[:, :, :1, :, :1]).all()
@@ -215,6 +230,19 @@ def test_beit_hides_rectangles_of_at_least_16_and_no_more_than_asked():
     for bad in ({"smallest": 0}, {"aspect": 2.0}):
         with pytest.raises(ValueError, match="blocks of at least 1 patch"):
             BlockWise(**bad)
+
+
+def test_masks_of_beit_come_close_to_what_is_asked_for_and_never_exceed_it():
+    images = tuple(f"{k}" for k in range(200))
+    hidden = hidden_counts(OCCLUDERS["beit"](Scene(GRID, images), TENTHS[1:]))
+    asked = torch.tensor([20, 39, 59, 78, 98, 118, 137, 157, 176])  # of 196, to the nearest
+    assert (hidden <= asked).all()
+    assert (hidden.amax(dim=0) == asked).all()
+    # A mask that is not full ends after ten refused rectangles: most are full, none is far from it.
+    assert ((hidden == asked).double().mean(dim=0) > 0.35).all()
+    assert ((asked - hidden).double().mean(dim=0) < 4).all()
+    assert (hidden >= 14).all()  # one rectangle, of an area of 16 before its sides are rounded
+    assert (hidden[:, 1:] >= hidden[:, :-1]).double().mean() > 0.99
 
 
 def _largest_rectangle(mask):

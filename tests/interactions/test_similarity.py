@@ -3,6 +3,7 @@ from itertools import permutations
 from math import isnan
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import binom, pearsonr, t
@@ -473,6 +474,26 @@ def test_the_means_of_what_is_observed_are_those_of_the_table(twins, against, fo
             left_out = [row.metric in RECALLS and k >= 8 for k in range(13)]
             assert np.isnan(values).tolist() == left_out
             assert getattr(row, pairing) == pytest.approx(np.nanmean(values), abs=1e-12)
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_from_what_was_stored_after_any_batch_it_goes_on_to_the_same_bits(twins, done, tmp_path):
+    images, names = make_images(20), [f"i{k}" for k in range(20)]
+    settings = SETTINGS | {"untrained": twins[1], "batch": 8}  # 8, 8 and 4 images
+    states = []
+    whole = invariance(twins[0], [images], GRID, names=names, after_batch=states.append, **settings)
+    assert len(states) == 3
+    np.savez(tmp_path / "state.npz", **states[done - 1])
+    with np.load(tmp_path / "state.npz", allow_pickle=False) as arrays:
+        start = dict(arrays)
+    assert start["batches"] == done
+    rest, left = images[8 * done :], names[8 * done :]
+    later = []
+    found = invariance(
+        twins[0], [rest], GRID, names=left, start=start, after_batch=later.append, **settings
+    )
+    pd.testing.assert_frame_equal(found, whole, check_exact=True)
+    assert len(later) == 3 - done
 
 
 class Pooling(nn.Module):

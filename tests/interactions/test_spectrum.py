@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import t
@@ -126,6 +127,20 @@ def test_the_means_of_what_is_observed_are_those_of_the_table(sizes):
         means = [*deltas_IK.mean(axis=0), variances_I.mean()]
         assert len(variances_I) == 7
         np.testing.assert_allclose(rows.value, means, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("layers", [None, ["blocks.2/mlp", "stem"]])
+def test_from_what_was_stored_it_goes_on_to_the_same_bits(layers, tmp_path):
+    model, batches = make_model(img_size=64).double(), make_images().double().split([3, 2, 2])
+    states = []
+    whole = spectrum(model, batches, layers=layers, after_batch=states.append)
+    for done, state in enumerate(states, start=1):
+        np.savez(tmp_path / "state.npz", **state)
+        with np.load(tmp_path / "state.npz", allow_pickle=False) as arrays:
+            start = dict(arrays)
+        assert start["images"] == sum(len(images) for images in batches[:done])
+        found = spectrum(model, batches[done:], layers=layers, start=start)
+        pd.testing.assert_frame_equal(found, whole, check_exact=True)
 
 
 def test_tokens_lie_on_their_grid():

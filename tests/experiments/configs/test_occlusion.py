@@ -4,7 +4,7 @@ from typing import get_args
 
 from experiments.configs import occlusion
 from experiments.configs.occlusion import Fill, OcclusionConfig
-from experiments.occlusion import FILLS
+from experiments.occlusion import FILLS, IPVIT_GRIDS
 from interactions.occluders import OCCLUDERS, PRESETS, TENTHS
 
 
@@ -16,6 +16,6 @@ def test_the_defaults_are_one_random_mask_per_image_and_fraction():
 
 def test_the_help_names_every_choice():
     text = Path(occlusion.__file__).read_text()
-    for name in (*OCCLUDERS, *PRESETS):
+    for name in (*OCCLUDERS, *PRESETS, *(f"{r}x{c}" for r, c in IPVIT_GRIDS)):
         assert re.search(rf"\b{name}\b", text), name
     assert set(get_args(Fill)) == {*FILLS, "token_drop"}
