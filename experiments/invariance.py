@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,7 @@ from experiments.figures_features import (
     last_layer,
 )
 from experiments.journal import Journal
-from experiments.measuring import FILLS, safe_name
+from experiments.measuring import plain_fill, safe_name
 from experiments.results import COLUMNS, read_table, write_table
 from experiments.runs import (
     UsageError,
@@ -60,6 +60,7 @@ from experiments.runs import (
 from experiments.sources import Source, folder_images, named_images, set_name
 from experiments.weights import Subject, called, check_different, subject_of, write_reports
 from interactions import similarity
+from interactions.fills import Fill
 from interactions.layers import layer_features, layer_names
 from interactions.occlusion import random_drop
 from interactions.patches import PatchGrid
@@ -325,6 +326,9 @@ def _measure(
         journal.add(state, _of_images(seen))
         seen.clear()
 
+    hiding: Fill | Literal["token drop"] = "token drop"
+    if config.hiding != "token_drop":
+        hiding = plain_fill(config.hiding, subject)
     start = journal.state
     done = 0 if start is None else int(start["batches"]) * config.batch
     left = prepared.sources[done:]
@@ -335,7 +339,7 @@ def _measure(
             batches(subject, left, config.forward_batch),
             _grid(config),
             untrained=fresh,
-            hiding="token drop" if config.hiding == "token_drop" else FILLS[config.hiding],
+            hiding=hiding,
             against=config.against,
             ratios=config.ratios,
             repeats=config.repeats,

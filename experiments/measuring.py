@@ -31,7 +31,22 @@ from interactions.protocols import PublishedPairs
 
 T = TypeVar("T")
 Records = list[ix.Interactions]
-FILLS = {"zero": ix.fills.zero, "image_mean": ix.fills.image_mean, "blur": ix.fills.blur()}
+Colours = Sequence[float]
+
+FILLS: dict[str, Callable[[Colours, Colours, int], ix.fills.Fill | ix.fills.NamedFill]] = {
+    "zero": lambda mean, std, seed: ix.fills.zero,
+    "black": lambda mean, std, seed: ix.fills.black(mean, std),
+    "white": lambda mean, std, seed: ix.fills.constant(
+        [(1 - m) / s for m, s in zip(mean, std, strict=True)]
+    ),
+    "image_mean": lambda mean, std, seed: ix.fills.image_mean,
+    "blur": lambda mean, std, seed: ix.fills.blur(),
+    "blur21": lambda mean, std, seed: ix.fills.blur(10, radius=10),
+    "noise": lambda mean, std, seed: ix.fills.noise(seed),
+    "random_colour": ix.fills.random_colour,
+    "uniform_noise": ix.fills.uniform_noise,
+}
+"""Fills by name, from the mean and deviation of a network's normalisation and a seed."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +163,7 @@ def _game(
                 grid,
                 kind=cast(Kind, config.reward),
                 names=[name],
-                fill=FILLS[config.fill],
+                fill=plain_fill(config.fill, subject),
                 batch_size=batch_size,
                 precision=config.precision,
             )
@@ -158,12 +173,17 @@ def _game(
             return ix.TokenDropGame(
                 subject.model, image, label, grid, name, reward, batch_size, config.precision
             )
-        fill = FILLS[config.fill]
+        fill = plain_fill(config.fill, subject)
         return ix.PatchGame(
             subject.model, image, label, grid, name, fill, reward, batch_size, config.precision
         )
 
     return usable(build)
+
+
+def plain_fill(name: str, subject: Subject) -> ix.fills.Fill:
+    """One of :data:`FILLS` that is not drawn, so that it needs no seed and no names of images."""
+    return cast(ix.fills.Fill, FILLS[name](*subject.colours, 0))
 
 
 def _label(subject: Subject, config: InteractionsConfig, source: Source, image: Tensor) -> int:

@@ -46,7 +46,7 @@ from experiments.configs.occlusion import OcclusionConfig
 from experiments.configs.weights import WeightsConfig
 from experiments.figures import save
 from experiments.figures_features import occlusion_measures
-from experiments.measuring import safe_name, usable
+from experiments.measuring import FILLS, Colours, safe_name, usable
 from experiments.occlusion_tables import (
     Measured,
     read_images_table,
@@ -91,24 +91,6 @@ from interactions.patches import PatchGrid
 from interactions.saliency import class_attention, from_attribution
 from interactions.superpixels import PlayerMap, superpixels
 
-AnyFill = fills.Fill | fills.NamedFill | None
-Colours = Sequence[float]
-
-FILLS: dict[str, Callable[[Colours, Colours, int], AnyFill]] = {
-    "zero": lambda mean, std, seed: fills.zero,
-    "black": lambda mean, std, seed: fills.black(mean, std),
-    "white": lambda mean, std, seed: fills.constant(
-        [(1 - m) / s for m, s in zip(mean, std, strict=True)]
-    ),
-    "image_mean": lambda mean, std, seed: fills.image_mean,
-    "blur": lambda mean, std, seed: fills.blur(),
-    "blur21": lambda mean, std, seed: fills.blur(10, radius=10),
-    "noise": lambda mean, std, seed: fills.noise(seed),
-    "random_colour": fills.random_colour,
-    "uniform_noise": fills.uniform_noise,
-}
-"""Fills by name, from the mean and deviation of a network's normalisation and a seed."""
-
 CHUNK = 64
 """Images of a chunk, but for masks that more images share."""
 
@@ -145,7 +127,7 @@ class Plan:
     players: PatchGrid | ShiftedGrid | None
     superpixels: int
     fractions: tuple[float, ...]
-    fill: Callable[[Colours, Colours], AnyFill]
+    fill: Callable[[Colours, Colours], fills.Fill | fills.NamedFill | None]
     fill_name: str
     salient: bool
     chunk: int
@@ -315,7 +297,7 @@ def _plan(config: OcclusionConfig) -> Plan:
     if config.superpixels:
         _check_superpixels(config)
 
-    def fill(mean_C: Colours, std_C: Colours) -> AnyFill:
+    def fill(mean_C: Colours, std_C: Colours) -> fills.Fill | fills.NamedFill | None:
         if config.fill == "token_drop":
             return None
         return FILLS[config.fill](mean_C, std_C, config.seed)
@@ -461,7 +443,7 @@ def _otherwise(tried: Sequence[tuple[LoadReport, dict[str, Any]]]) -> str:
     )
 
 
-def _fill(plan: Plan, loaded: Loaded) -> AnyFill:
+def _fill(plan: Plan, loaded: Loaded) -> fills.Fill | fills.NamedFill | None:
     return plan.fill(loaded.data_config["mean"], loaded.data_config["std"])
 
 

@@ -11,13 +11,15 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import matplotlib as mpl
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from a2mim.augment import CentreCrop, CropAndFlip
 from a2mim.checkpoint import save_backbone
@@ -45,17 +47,28 @@ from experiments.configs.pretrain import RECIPES, PretrainConfig
 from experiments.figures import reconstructions
 from experiments.results import write_atomic, write_table
 from experiments.runs import (
+    LOCK,
     UsageError,
-    finish_run,
     keep_memory,
+    label_run,
     open_run,
     pick_device,
+    place_run,
     process_rank,
 )
 from experiments.settings import changed, chosen
 from experiments.sources import labelled_samples, training_samples, without_folders
 from experiments.training import engine_arguments, errors_explained
-from experiments.watching import PICTURES, Images, Log, Masked, OnlineKnn, Watch, pictures
+from experiments.watching import (
+    PICTURES,
+    Images,
+    Log,
+    Masked,
+    OnlineKnn,
+    Watch,
+    pictures,
+    writing,
+)
 from interactions import plots
 from interactions.fills import image_mean
 from interactions.keys import torch_seeded
@@ -70,11 +83,16 @@ KNN_TRAIN, KNN_TEST = 10_000, 2_000
 """Images of the online k-NN probe, at most."""
 
 BELONGS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("target", "loss", "fourier_weight", "token", "token_init", "fill", "position"), ("a2mim",)
+    ),
+    "depthwise": ("a2mim",),
+    "decoder": ("mae", "rmae", "cmae"),
     "penalty_weight": ("rmae",),
     **dict.fromkeys(("view2", "stop_gradient", "momentum"), ("rmae", "cmae")),
     **dict.fromkeys(("temperature", "level", "head", "negatives"), ("cmae",)),
 }
-"""The methods that a setting of two views means something to."""
+"""The methods that a setting means something to, where it does not to all."""
 
 
 def run(
@@ -107,7 +125,10 @@ def run(
     try:
         samples = samples_of(config)
         method = method_of(config)
+        groups = parameter_groups(method, config.lr, config.weight_decay, RULES[config.rules])
+        optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
         steps_per_epoch = Batches(len(samples), config.batch_size, config.seed).per_epoch
+        images_ICHW = first_images(samples)
         knn = online_knn(config, device)
     except (DataError, TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
@@ -116,19 +137,21 @@ def run(
     work = open_run(
         out, settings | {"images": len(samples)}, resume=resume or process_rank()[0] > 0
     )
-    groups = parameter_groups(method, config.lr, config.weight_decay, RULES[config.rules])
     steps = config.epochs * steps_per_epoch
-    watch = Watch(method, config, steps, steps_per_epoch, first_images(samples), samples, knn)
+    watch = Watch(method, config, steps, steps_per_epoch, images_ICHW, samples, knn)
     log = Log(work, steps, config.batch_size, watch)
+    rank, ranks = process_rank()
+    cut = what_a_cut_changes(method, config, ranks)
+    if cut and rank == 0:
+        print(cut)
     try:
         with errors_explained():
             trained = pretrain(
                 method,
                 samples,
-                torch.optim.AdamW(groups, lr=config.lr, betas=config.betas),
+                optimiser,
                 schedule(config, steps, steps_per_epoch),
                 steps=steps,
-                fsdp=config.fsdp,
                 on_step=log,
                 saving=Saving(
                     work / "checkpoints",
@@ -140,18 +163,21 @@ def run(
             )
     finally:
         log.close()
+        if rank == 0:
+            _leave_nothing_empty(work)
     if torch.distributed.is_initialized():
         first = torch.distributed.get_rank() == 0
         torch.distributed.destroy_process_group()
         if not first:
             return
-    save(method, trained, config, work)
-    with mpl.rc_context(plots.STYLE):
-        figure = reconstructions({config.backbone: pictures(method, watch.images_ICHW, config)})
+    with writing(work), mpl.rc_context(plots.STYLE):
+        save(method, trained, config, work)
+        figure = reconstructions({config.backbone: pictures(method, images_ICHW, config)})
         figure.savefig(work / "reconstructions.png")
-    write_table(log.rows(name, config), work / "rows.csv")
-    shutil.rmtree(work / "checkpoints", ignore_errors=True)
-    finish_run(work, out, settings, time.perf_counter() - start)
+        write_table(log.rows(name, config), work / "rows.csv")
+        label_run(work, settings, time.perf_counter() - start)
+        shutil.rmtree(work / "checkpoints", ignore_errors=True)
+        place_run(work, out)
     last = log.reports[-1]
     print(f"{name}: {steps} steps, loss {last['loss']:.4f}")
     if knn:
@@ -165,10 +191,12 @@ def configured(name: str, changes: Sequence[str]) -> PretrainConfig:
     """A recipe with settings changed, each as KEY=VALUE.
 
     Raises:
-        UsageError: if there is no such recipe or setting, or a value cannot be.
+        UsageError: if there is no such recipe or setting, or a value cannot be, or does nothing.
     """
-    config = changed(chosen(name, RECIPES)(), changes)
+    recipe = chosen(name, RECIPES)()
+    config = changed(recipe, changes)
     _check(config)
+    _check_effects(config, recipe)
     return config
 
 
@@ -185,21 +213,68 @@ def _check(config: PretrainConfig) -> None:
         value = getattr(config, key)
         if value is not None and not value > 0:
             raise UsageError(f"expected {key} above 0, got {value}")
+    for key in ("weight_decay", "final_lr", "depthwise", "workers"):
+        if not getattr(config, key) >= 0:
+            raise UsageError(f"expected {key} of at least 0, got {getattr(config, key)}")
+    _check_tuples(config)
     if config.ema is not None and not 0 < config.ema < 1:
         raise UsageError(f"expected ema between 0 and 1, as 0.9999, got {config.ema}")
     if config.fsdp and config.knn_every:
         raise UsageError("expected no k-NN probes with fsdp, whose parameters lie in parts")
+    for key in ("channels_last", "unused_parameters"):
+        if config.fsdp and getattr(config, key):
+            raise UsageError(f"expected fsdp or {key}, got both; leave out one of them")
     if config.few is None and config.few_seed:
         raise UsageError(f"expected few with few_seed={config.few_seed}, got all images; set few")
+    if config.images is not None and config.data and not config.data.startswith("stream:"):
+        raise UsageError(
+            f"expected images={config.images} for stream:PATTERN, which cannot count them, got "
+            f"{config.data}; leave it out"
+        )
+    if config.method == "cmae":
+        _check_contrast(config)
+
+
+def _check_tuples(config: PretrainConfig) -> None:
+    """How many values there are in settings of several, and of which type."""
+    for key, hint in get_type_hints(PretrainConfig).items():
+        if get_origin(hint) is not tuple:
+            continue
+        kind, *others = get_args(hint)
+        value, several = getattr(config, key), "numbers" if kind is float else "whole numbers"
+        if Ellipsis not in others:
+            several = f"{1 + len(others)} {several}"
+        right = Ellipsis in others or len(value) == 1 + len(others)
+        kinds = (int, float) if kind is float else (int,)
+        if not right or any(type(one) not in kinds for one in value):
+            raise UsageError(f"expected {key} as {several}, got {value}")
+    width, depth, heads = config.decoder
+    if min(width, depth + 1, heads, *config.head) < 1:
+        raise UsageError(
+            "expected width and heads of decoder, and channels of head, above 0, "
+            f"got {config.decoder} and {config.head}"
+        )
+
+
+def _check_effects(config: PretrainConfig, recipe: PretrainConfig) -> None:
+    """Whether all that was changed does something."""
     for key, methods in BELONGS.items():
-        usual = getattr(PretrainConfig, key)
+        usual = getattr(recipe, key)
         if config.method not in methods and getattr(config, key) != usual:
             raise UsageError(
                 f"expected {key} for {' or '.join(methods)} alone, got it for {config.method}; "
                 f"leave it at {usual}"
             )
-    if config.method == "cmae":
-        _check_contrast(config)
+    if config.method == "cmae" and config.level == "image" and config.decoder != recipe.decoder:
+        raise UsageError(
+            f"expected level=token for decoder={config.decoder}, got level=image, whose head has "
+            "no blocks; change head instead"
+        )
+    if config.schedule == "step" and config.final_lr != recipe.final_lr:
+        raise UsageError(
+            f"expected schedule=cosine for final_lr={config.final_lr}, got schedule=step, which "
+            "ends at a tenth of lr; leave it out"
+        )
 
 
 def _check_contrast(config: PretrainConfig) -> None:
@@ -219,6 +294,41 @@ def _check_contrast(config: PretrainConfig) -> None:
             f"expected at least 2 images at once, each other's negatives, got {at_once}; use a "
             "larger batch_size, or less accumulate or processes"
         )
+
+
+def what_a_cut_changes(method: Masked, config: PretrainConfig, processes: int) -> str | None:
+    """One line on why losses are not those of one process that sees a batch at once.
+
+    Args:
+        method: what is trained.
+        config: of the run.
+        processes: how many share a batch.
+
+    Returns:
+        What sees how many images; None if the batch is not cut, or no loss mixes its images.
+    """
+    at_once = config.batch_size // (config.accumulate * processes)
+    sees: dict[str, int] = {}
+    if isinstance(method, MaskedImageModel):
+        if method.loss.fourier_weight and method.loss.reduce_spectrum == "batch":
+            sees[f"the mean spectrum of loss={config.loss}"] = at_once
+    elif isinstance(method, ContrastiveMAE) and config.negatives != "positions":
+        sees["the choice of negatives"] = at_once
+    if any(isinstance(module, _BatchNorm) for module in method.modules()):
+        sees["batch norm"] = at_once * (processes if config.sync_batchnorm else 1)
+    parts = [f"{what} sees {n}" for what, n in sees.items() if n < config.batch_size]
+    if not parts:
+        return None
+    return (
+        f"losses are not those of one process without accumulate: of the {config.batch_size} "
+        f"images of a step, {' and '.join(parts)} at once"
+    )
+
+
+def _leave_nothing_empty(work: Path) -> None:
+    """Remove a work folder in which nothing was written: that of a run that was refused."""
+    if not any(path.is_file() and path.name != LOCK for path in work.rglob("*")):
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def samples_of(config: PretrainConfig) -> Images:
@@ -244,9 +354,9 @@ def samples_of(config: PretrainConfig) -> Images:
 
 
 def first_images(samples: Images) -> Tensor:
-    """A few of the training images ``(I, C, H, W)``, to look at."""
+    """A few of the training images ``(I, C, H, W)``, to look at: all, if there are fewer."""
     if isinstance(samples, ShardStream):
-        return next(iter(samples.epoch(0, PICTURES)))["image"]
+        return next(iter(samples.epoch(0, min(PICTURES, len(samples)))))["image"]
     return torch.stack([samples.load(k, 0) for k in subset(len(samples), PICTURES, 0)])
 
 
@@ -294,9 +404,11 @@ def method_of(config: PretrainConfig) -> Masked:
         if config.method != "a2mim":
             return _token_method(config, backbone)
         size, position = config.image_size, config.position
+        mask = BlockMask(size, config.block, config.mask_ratio)
+        _check_hidden(config, mask.grid.n, mask.hidden)
         return MaskedImageModel(
             backbone,
-            BlockMask(size, config.block, config.mask_ratio),
+            mask,
             site=None if position is None else site_at(backbone, position, size),
             token=config.token,
             token_init=config.token_init,
@@ -305,6 +417,14 @@ def method_of(config: PretrainConfig) -> Masked:
             fourier_weight=config.fourier_weight,
             decoder_depth=config.depthwise,
             target=config.target,
+        )
+
+
+def _check_hidden(config: PretrainConfig, blocks: int, hidden: int) -> None:
+    if not 0 < hidden < blocks:
+        raise ValueError(
+            f"expected a mask_ratio that hides some of {blocks} blocks and not all, got "
+            f"{config.mask_ratio}, which hides {hidden}"
         )
 
 
@@ -349,18 +469,27 @@ def _token_method(
             f"expected block={patch} for {config.method}, which hides patches of {patch} px, "
             f"got {config.block}"
         )
+    _check_hidden(config, method.grid.n, method.grid.n - method.kept)
     return method
 
 
 def backbone_of(config: PretrainConfig) -> nn.Module:
-    """The timm model of a configuration, without a classifier."""
+    """The timm model of a configuration, without a classifier.
+
+    Raises:
+        ValueError: for the name of no timm model, with the nearest ones.
+        TypeError: for options that it does not have.
+    """
     options: dict[str, Any] = {"num_classes": 0, **config.options}
     try:
         return timm.create_model(config.backbone, img_size=config.image_size, **options)
     except TypeError:  # a network for images of any size
         return timm.create_model(config.backbone, **options)
     except RuntimeError as error:
-        raise ValueError(f"expected the name of a timm model: {error}") from error
+        known = timm.is_model(config.backbone)
+        near = [] if known else get_close_matches(config.backbone, timm.list_models(), 3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"expected the name of a timm model: {error}{hint}") from error
 
 
 def description(config: PretrainConfig) -> dict[str, object]:

@@ -17,15 +17,20 @@ from experiments.runs import UsageError
 def engine_arguments(
     config: PretrainConfig | FinetuneConfig, device: str, steps_per_epoch: int
 ) -> dict[str, Any]:
-    """The arguments of ``a2mim.engine.pretrain`` that both kinds of configuration settle.
+    """The arguments of ``a2mim.engine.pretrain`` that a configuration settles.
 
     Args:
         config: of the run.
         device: cpu or cuda.
         steps_per_epoch: about ten reports are made in an epoch, and one every 50 steps at least.
     """
-    on_gpu = device == "cuda"
+    only: dict[str, Any] = {}
+    if isinstance(config, PretrainConfig):
+        only = {"fsdp": config.fsdp, "unused_parameters": config.unused_parameters}
+    # Parameters spread over processes have no such layout.
+    usual_layout = device == "cuda" and not only.get("fsdp")
     return {
+        **only,
         "batch_size": config.batch_size,
         "accumulate": config.accumulate,
         "clip": config.clip,
@@ -33,7 +38,7 @@ def engine_arguments(
         "seed": config.seed,
         "precision": config.precision,
         "compile": config.compile,
-        "channels_last": on_gpu if config.channels_last is None else config.channels_last,
+        "channels_last": usual_layout if config.channels_last is None else config.channels_last,
         "sync_batchnorm": config.sync_batchnorm,
         "cpu": device == "cpu",
         "workers": config.workers,

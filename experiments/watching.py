@@ -8,8 +8,10 @@ Shapes: I images, C channels, H x W pixels.
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -31,7 +33,7 @@ from a2mim.samples import RepeatedSamples, SomeSamples
 from a2mim.siamese import ContrastiveMAE, RelaxedMAE
 from experiments.configs.pretrain import PretrainConfig
 from experiments.results import COLUMNS, write_atomic
-from experiments.runs import commit, process_rank
+from experiments.runs import UsageError, commit, process_rank
 from experiments.sources import Training, without_folders
 from interactions.fills import image_mean
 from interactions.patches import PatchGrid, hide
@@ -92,6 +94,7 @@ class Log:
         self._batch_size = batch_size
         self._watch = watch
         self._writer: SummaryWriter | None = None
+        self._hook = threading.excepthook
         self._bar = tqdm(
             total=steps * batch_size,
             unit=" images",
@@ -101,13 +104,19 @@ class Log:
         )
 
     def __call__(self, report: StepReport) -> None:
-        """Note a report."""
+        """Note a report.
+
+        Raises:
+            UsageError: if it cannot be written.
+        """
         if self._writer is None:  # the first report of this process
             self.reports = [r for r in self.reports if r["step"] < report.step]
-            write_atomic(self.path, "".join(json.dumps(r) + "\n" for r in self.reports))
+            with writing(self._work):
+                write_atomic(self.path, "".join(json.dumps(r) + "\n" for r in self.reports))
+                self._writer = SummaryWriter(self._work / "tensorboard", purge_step=report.step)
+            threading.excepthook = self._of_thread
             self._bar.initial = self._bar.n = max(report.step - 1, 0) * self._batch_size
             self._bar.start_t = time.time()
-            self._writer = SummaryWriter(self._work / "tensorboard", purge_step=report.step)
         entry = {
             "step": report.step,
             "epoch": report.epoch,
@@ -120,14 +129,15 @@ class Log:
         if self._watch is not None:
             entry |= self._watch.measure(report)
         self.reports.append(entry)
-        with self.path.open("a") as lines:
-            lines.write(json.dumps(entry) + "\n")
-        for key, value in entry.items():
-            if key not in ("step", "epoch"):
-                self._writer.add_scalar(key, value, report.step)
         picture = self._watch and self._watch.look(report)
-        if picture is not None:
-            self._writer.add_image("reconstructions", picture, report.step, dataformats="HWC")
+        with writing(self._work):
+            with self.path.open("a") as lines:
+                lines.write(json.dumps(entry) + "\n")
+            for key, value in entry.items():
+                if key not in ("step", "epoch"):
+                    self._writer.add_scalar(key, value, report.step)
+            if picture is not None:
+                self._writer.add_image("reconstructions", picture, report.step, dataformats="HWC")
         self._bar.set_postfix({k: f"{v:.4f}" for k, v in report.losses.items()}, refresh=False)
         self._bar.update(report.step * self._batch_size - self._bar.n)
 
@@ -156,10 +166,41 @@ class Log:
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def close(self) -> None:
-        """End the bar and the TensorBoard file."""
+        """End the bar and the TensorBoard file.
+
+        Raises:
+            UsageError: if what is left to write cannot be.
+        """
         self._bar.close()
-        if self._writer is not None:
-            self._writer.close()
+        if self._writer is None:
+            return
+        try:
+            with writing(self._work):
+                self._writer.close()
+        finally:
+            threading.excepthook = self._hook
+
+    def _of_thread(self, error: threading.ExceptHookArgs) -> None:
+        """Print no traceback of TensorBoard's thread: the writer raises the same error again."""
+        of_writer = type(error.thread).__module__.startswith("tensorboard.")
+        if not (of_writer and isinstance(error.exc_value, OSError)):
+            self._hook(error)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """While the context is open, the folder of a run is written.
+
+    Raises:
+        UsageError: if it cannot be, as on a full disk. Checkpoints stay.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {folder}: {error.strerror or error}; make room, and the same "
+            "command goes on from the last checkpoint"
+        ) from error
 
 
 @dataclass(frozen=True)

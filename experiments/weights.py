@@ -39,6 +39,7 @@ class Subject:
         model: in eval mode.
         transform: from a picture to what the model wants to see.
         report: what became of the weights.
+        colours: mean and standard deviation of its normalisation.
         untrained: makes the same network with fresh weights of a seed, and without a classifier.
     """
 
@@ -47,6 +48,7 @@ class Subject:
     model: nn.Module
     transform: Callable[[object], Tensor]
     report: LoadReport
+    colours: tuple[Sequence[float], Sequence[float]]
     untrained: Callable[[int], nn.Module]
 
 
@@ -115,6 +117,7 @@ def subject_of(name: str, config: WeightsConfig, device: str, *, headless: bool 
         model.to(device),
         create_transform(**loaded.data_config),
         loaded.report,
+        (loaded.data_config["mean"], loaded.data_config["std"]),
         partial(_untrained, name, loaded.report),
     )
 

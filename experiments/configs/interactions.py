@@ -67,8 +67,9 @@ class InteractionsConfig:
     """The value of a masked image; projection, cosine and features need no classifier."""
     game: Literal["fill", "token_drop"] = "fill"
     """Whether hidden patches are filled or, in a ViT, left out: another game, other numbers."""
-    fill: Literal["zero", "image_mean", "blur"] = "zero"
-    """What a hidden patch becomes, after normalisation."""
+    fill: Literal["zero", "black", "white", "image_mean", "blur"] = "zero"
+    """What a hidden patch becomes: zero is the mean colour, black and white are those before
+    normalisation."""
     seed: int = 0
     """Names the random draws; the same seed gives the same pairs and contexts to all models."""
     precision: Literal["float32", "tf32", "float16"] = "float32"

@@ -46,9 +46,10 @@ class InvarianceConfig:
     complement, which would be empty."""
     repeats: int = 3
     """Random masks per image and ratio."""
-    hiding: Literal["zero", "image_mean", "blur", "token_drop"] = "zero"
-    """What a hidden patch becomes, after normalisation; or its token is left out of a vision
-    transformer, which is another experiment with other numbers."""
+    hiding: Literal["zero", "black", "white", "image_mean", "blur", "token_drop"] = "zero"
+    """What a hidden patch becomes: zero is the mean colour, black and white are those before
+    normalisation; or its token is left out of a vision transformer, which is another experiment
+    with other numbers."""
     layers: tuple[str, ...] = ()
     """Layers, such as blocks.11, norm, layer4 or output; all if left out."""
     readouts: tuple[Literal["class", "mean", "visible"], ...] = ()

@@ -54,7 +54,7 @@ class PretrainConfig:
         negatives: what C-MAE tells a token from; images from other images.
         data: a set by name, ``folder:PATH``, ``tar:PATTERN`` or ``stream:PATTERN``; to be given
             where empty.
-        images: in all shards of a stream, which cannot count them.
+        images: in all shards of a stream, which cannot count them; for streams alone.
         few: how many of the images are used, again and again; None: all.
         few_seed: names the choice of these.
         epoch_images: images per epoch, whose number of steps they decide; None: as many as there
@@ -65,7 +65,7 @@ class PretrainConfig:
         batch_size: images per optimiser step, over all processes.
         accumulate: micro-batches per step and process.
         lr: peak learning rate.
-        final_lr: where a cosine ends.
+        final_lr: where a cosine ends; a ``step`` ends at a tenth of ``lr``.
         warmup: epochs of linear warm-up.
         schedule: ``cosine``, or ``step``: a tenth from 7/8 of the epochs on.
         betas: of AdamW.
@@ -75,8 +75,10 @@ class PretrainConfig:
         ema: decay per step of averaged weights, which are saved beside the last ones; None: none.
         precision: arithmetic.
         compile: whether to use ``torch.compile``.
-        channels_last: layout of images and kernels in memory; None: on CUDA devices.
+        channels_last: layout of images and kernels in memory; None: on CUDA devices without fsdp.
         sync_batchnorm: whether batch norms see the images of all processes.
+        unused_parameters: with several processes, look for parameters without a gradient; some
+            backbones have such.
         fsdp: whether to shard parameters over processes (FSDP2).
         knn_every: epochs between k-NN probes of images with classes; None: no probes.
         seed: names every random draw.
@@ -132,6 +134,7 @@ class PretrainConfig:
     compile: bool = False
     channels_last: bool | None = None
     sync_batchnorm: bool = False
+    unused_parameters: bool = False
     fsdp: bool = False
     knn_every: int | None = None
     seed: int = 0
@@ -496,7 +499,13 @@ def a2mim_r50_cifar100() -> PretrainConfig:
     Expected: no published number is known.
     """
     return _cnn(
-        epochs=1000, batch_size=512, accumulate=2, crop=(0.67, 1.0), precision="fp16", **CIFAR
+        data="cifar100",
+        epochs=1000,
+        batch_size=512,
+        accumulate=2,
+        crop=(0.67, 1.0),
+        precision="fp16",
+        **CIFAR,
     )
 
 
@@ -510,6 +519,7 @@ def a2mim_vit_s_cifar100() -> PretrainConfig:
     return replace(
         a2mim_vit_s_in1k(),
         fourier_weight=0.0,
+        data="cifar100",
         epochs=1000,
         accumulate=2,
         lr=8e-4,
@@ -565,13 +575,19 @@ _SMALL_RESNET = {
 
 @recipe
 def digits_vit() -> PretrainConfig:
-    """A2MIM, a ViT of 1 M parameters, digits at 32 px, 60 epochs: minutes on two cores."""
+    """A2MIM, a ViT of 1 M parameters, digits at 32 px, 60 epochs: minutes on two cores.
+
+    Expected: not measured.
+    """
     return _small(data="digits", epochs=60, batch_size=64, workers=0, save_every=20, **GREY)
 
 
 @recipe
 def digits_resnet() -> PretrainConfig:
-    """A2MIM, a ResNet of 1 M parameters, digits at 64 px, 60 epochs: minutes on two cores."""
+    """A2MIM, a ResNet of 1 M parameters, digits at 64 px, 60 epochs: minutes on two cores.
+
+    Expected: not measured.
+    """
     return _small(
         data="digits",
         image_size=64,
@@ -587,13 +603,21 @@ def digits_resnet() -> PretrainConfig:
 
 @recipe
 def cifar10_vit() -> PretrainConfig:
-    """A2MIM, a ViT of 1 M parameters, CIFAR-10, 5 epochs: for two cores."""
+    """A2MIM, a ViT of 1 M parameters, CIFAR-10, 5 epochs: for two cores.
+
+    Expected: not measured at 5 epochs; at 3, a loss of 0.854 at step 39 and 0.621 at the end
+    (LOG.md; images as JPEG, one run).
+    """
     return _small()
 
 
 @recipe
 def cifar10_resnet() -> PretrainConfig:
-    """A2MIM, a ResNet of 1 M parameters, CIFAR-10 at 64 px, 5 epochs: for two cores."""
+    """A2MIM, a ResNet of 1 M parameters, CIFAR-10 at 64 px, 5 epochs: for two cores.
+
+    Expected: a loss of 0.146 at step 39 and 0.052 in the last epoch; a linear probe of 39.9 %
+    [37.8, 42.1], untrained 27.3 % [25.4, 29.3] (LOG.md; images as JPEG, one run).
+    """
     return _small(image_size=64, block=16, **_SMALL_RESNET)
 
 
@@ -617,32 +641,50 @@ def _small_mae(**changes: object) -> PretrainConfig:
 
 @recipe
 def cifar10_mae() -> PretrainConfig:
-    """MAE, a ViT of 1 M parameters, CIFAR-10, 5 epochs: for two cores."""
+    """MAE, a ViT of 1 M parameters, CIFAR-10, 5 epochs: for two cores.
+
+    Expected: not measured at 5 epochs; at 2, a linear probe of 49.1 % [46.9, 51.3], untrained
+    37.9 % [35.7, 40.0] (LOG.md; images as JPEG, one run).
+    """
     return _small_mae()
 
 
 @recipe
 def cifar10_rmae() -> PretrainConfig:
-    """R-MAE, a ViT of 1 M parameters, CIFAR-10, 5 epochs: for two cores."""
+    """R-MAE, a ViT of 1 M parameters, CIFAR-10, 5 epochs: for two cores.
+
+    Expected: not measured at 5 epochs; at 2, a linear probe of 47.3 % [45.1, 49.5], untrained
+    37.9 % [35.7, 40.0] (LOG.md; images as JPEG, one run).
+    """
     return _small_mae(method="rmae")
 
 
 @recipe
 def cifar10_cmae() -> PretrainConfig:
-    """C-MAE of images, a ViT of 1 M parameters, CIFAR-10, 5 epochs: for two cores."""
+    """C-MAE of images, a ViT of 1 M parameters, CIFAR-10, 5 epochs: for two cores.
+
+    Expected: not measured at 5 epochs; at 2, a linear probe of 41.6 % [39.5, 43.8], untrained
+    37.9 % [35.7, 40.0] (LOG.md; images as JPEG, one run).
+    """
     return _small_mae(method="cmae", head=(512, 512, 128))
 
 
 @recipe
 def cifar10_vit_gpu() -> PretrainConfig:
-    """A2MIM, ViT-Tiny with 4-px patches, CIFAR-10, 100 epochs: for one GPU."""
+    """A2MIM, ViT-Tiny with 4-px patches, CIFAR-10, 100 epochs: for one GPU.
+
+    Expected: not measured.
+    """
     tiny = {"patch_size": 4, "class_token": False, "global_pool": "avg", "fc_norm": False}
     return _small(options=tiny, epochs=100, batch_size=512, workers=8, precision="bf16", warmup=5)
 
 
 @recipe
 def cifar10_resnet_gpu() -> PretrainConfig:
-    """A2MIM, ResNet-18, CIFAR-10 at 64 px, 60 epochs: for one GPU."""
+    """A2MIM, ResNet-18, CIFAR-10 at 64 px, 60 epochs: for one GPU.
+
+    Expected: not measured.
+    """
     return _small(
         image_size=64,
         block=16,
@@ -657,7 +699,10 @@ def cifar10_resnet_gpu() -> PretrainConfig:
 
 @recipe
 def tiny_imagenet100_vit() -> PretrainConfig:
-    """A2MIM, ViT-Tiny with 8-px patches at 64 px, Tiny-ImageNet-100, 100 epochs: for one GPU."""
+    """A2MIM, ViT-Tiny with 8-px patches at 64 px, Tiny-ImageNet-100, 100 epochs: for one GPU.
+
+    Expected: not measured.
+    """
     tiny = {"patch_size": 8, "class_token": False, "global_pool": "avg", "fc_norm": False}
     return _small(
         options=tiny,
@@ -676,7 +721,10 @@ def tiny_imagenet100_vit() -> PretrainConfig:
 
 @recipe
 def tiny_imagenet100_resnet() -> PretrainConfig:
-    """A2MIM, ResNet-18 at 64 px, Tiny-ImageNet-100, 100 epochs: for one GPU."""
+    """A2MIM, ResNet-18 at 64 px, Tiny-ImageNet-100, 100 epochs: for one GPU.
+
+    Expected: not measured.
+    """
     return replace(
         tiny_imagenet100_vit(),
         **(_SMALL_RESNET | {"options": {}}),  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ from experiments.runs import UsageError
 from experiments.sources import folder_images
 from experiments.weights import subject_of
 from interactions import similarity
-from interactions.fills import image_mean
+from interactions.fills import black, image_mean
 from interactions.patches import PatchGrid
 from interactions.similarity import MEASURES
 
@@ -80,9 +80,14 @@ def table(config):
     return invariance_table(read_table(config.out / "rows.csv"))
 
 
-def test_every_number_and_its_baselines(config, capsys):
+@pytest.mark.parametrize(
+    ("hiding", "fill"),
+    [("image_mean", image_mean), ("black", black((0.5,) * 3, (0.25,) * 3))],
+    ids=["image_mean", "black"],
+)
+def test_every_number_and_its_baselines(config, capsys, hiding, fill):
     """Against the library, called as a reader would call it."""
-    invariance(changed(config, hiding="image_mean", checkpoints=config.checkpoints[:1]))
+    invariance(changed(config, hiding=hiding, checkpoints=config.checkpoints[:1]))
     rows = read_table(config.out / "rows.csv")
     loaded = load_model(config.checkpoints[0])
     fresh = load_model("untrained:vit_tiny_patch16_224", options=loaded.report.options, seed=1)
@@ -96,7 +101,7 @@ def test_every_number_and_its_baselines(config, capsys):
         [torch.stack([subject.transform(source.read()) for source in sources])],
         PatchGrid(4, 4),
         untrained=fresh.model,
-        hiding=image_mean,
+        hiding=fill,
         ratios=RATIOS,
         repeats=2,
         names=[source.name for source in sources],
@@ -111,8 +116,7 @@ def test_every_number_and_its_baselines(config, capsys):
     assert found["metric"].iloc[[1, 5]].tolist() == ["cosine", "cosine_median"]
     row = rows.query("measure == 'invariance_centred_cosine_p05_untrained'").iloc[0]
     assert row["setting"] == (
-        "layer=blocks.0 readout=class hiding=image_mean grid=4x4 repeats=2 precision=float32 "
-        "batch=5"
+        f"layer=blocks.0 readout=class hiding={hiding} grid=4x4 repeats=2 precision=float32 batch=5"
     )
     assert (row["at"], row["samples"], row["dataset"]) == (0, 10, "folder:photos")
     assert "10 images x (1 + 3 ratios x 2 masks)" in capsys.readouterr().out

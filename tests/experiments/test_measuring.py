@@ -56,7 +56,9 @@ def subject():
         return pixels.float() / 255
 
     report = LoadReport("net", "timm", "net", sha256="0")
-    return Subject("net", "none", Seen().eval(), transform, report, lambda seed: Seen())
+    return Subject(
+        "net", "none", Seen().eval(), transform, report, ((0,) * 3, (1,) * 3), lambda seed: Seen()
+    )
 
 
 @pytest.fixture

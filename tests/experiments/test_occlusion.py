@@ -14,7 +14,8 @@ from a2mim.probe import linear_probe
 from a2mim.samples import SomeSamples
 from experiments import occlusion as module
 from experiments.configs.occlusion import OcclusionConfig
-from experiments.occlusion import FILLS, GRIDLESS, occlusion
+from experiments.measuring import FILLS
+from experiments.occlusion import GRIDLESS, occlusion
 from experiments.occlusion_tables import read_images_table, summary
 from experiments.results import read_table
 from experiments.runs import UsageError

@@ -13,7 +13,15 @@ from safetensors.torch import load_file
 from a2mim.sampler import Batches
 from a2mim.siamese import ImageLevel, TokenLevel
 from experiments import pretrain as module
-from experiments.pretrain import configured, method_of, run, samples_of
+from experiments.configs.pretrain import RECIPES
+from experiments.pretrain import (
+    configured,
+    first_images,
+    method_of,
+    run,
+    samples_of,
+    what_a_cut_changes,
+)
 from experiments.results import read_table
 from experiments.runs import UsageError
 
@@ -25,6 +33,10 @@ TINY = (
     "options={'patch_size': 8, 'embed_dim': 24, 'depth': 2, 'num_heads': 2, "
     "'class_token': False, 'global_pool': 'avg', 'fc_norm': False}",
 )
+
+
+def reports_of(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +159,26 @@ def test_folders_and_shards(tmp_path):
         (["method=cmae", "negatives=all"], "expected level=token for negatives=all"),
         (["method=cmae", "level=token"], "head as one number of channels with level=token"),
         (["method=cmae", "batch_size=4", "accumulate=4"], "at least 2 images at once"),
+        *(
+            (["method=mae", change], f"{change.split('=')[0]} for a2mim alone, got it for mae")
+            for change in (
+                *("target=hog", "loss=paper", "fourier_weight=0.5", "token=replace"),
+                *("token_init=zeros", "fill=none", "position=1", "depthwise=1"),
+            )
+        ),
+        (["decoder=(16, 1, 2)"], "decoder for mae or rmae or cmae alone, got it for a2mim"),
+        (["head=(16,)"], "head for cmae alone, got it for a2mim; leave it at (2048, 2048, 256)"),
+        (["method=cmae", "decoder=(16, 1, 2)"], "expected level=token for decoder=(16, 1, 2)"),
+        (["images=9"], "images=9 for stream:PATTERN, which cannot count them, got digits"),
+        (["schedule=step", "final_lr=1e-6"], "schedule=cosine for final_lr=1e-06, got schedule"),
+        (["fsdp=True", "channels_last=True"], "expected fsdp or channels_last, got both"),
+        (["fsdp=True", "unused_parameters=True"], "expected fsdp or unused_parameters, got both"),
+        (["weight_decay=-1"], "expected weight_decay of at least 0, got -1"),
+        (["method=mae", "decoder=(16,)"], "decoder as 3 whole numbers, got (16,)"),
+        (["method=mae", "decoder=(16, 1.5, 2)"], "decoder as 3 whole numbers"),
+        (["method=mae", "decoder=(16, 1, 0)"], "width and heads of decoder, and channels of head"),
+        (["betas=(0.9,)"], "betas as 2 numbers, got (0.9,)"),
+        (["mean=('a', 'b', 'c')"], "mean as numbers, got ('a', 'b', 'c')"),
     ],
 )
 def test_bad_settings(changes, message):
@@ -173,6 +205,15 @@ def test_bad_settings(changes, message):
         ("digits-vit", ("batch_size=1000",), "", "1000"),
         ("digits-vit", ("options={'flavour': 1}",), "", "flavour"),
         ("digits-vit", ("backbone=vitt",), "", "expected the name of a timm model"),
+        ("digits-vit", ("backbone=resnet500",), "", "did you mean resnet50"),
+        ("digits-vit", ("backbone=moganet_smal",), "", "did you mean moganet_small"),
+        ("digits-vit", ("mask_ratio=0.99",), "", "hides some of 16 blocks and not all, got 0.99"),
+        ("cifar10-mae", ("mask_ratio=1e-12",), "digits", "some of 64 blocks and not all, got 1e"),
+        ("cifar10-mae", ("mask_ratio=0.999",), "digits", "a mask ratio between 0 and 1 that keeps"),
+        ("digits-vit", ("betas=(0.9, 1.0)",), "", "Invalid beta"),
+        ("digits-vit", ("mean=(0.5,)", "std=(0.5,)"), "", "give a mean and std per channel"),
+        ("digits-vit", ("fsdp=True",), "", "expected several processes for fsdp, got 1"),
+        ("digits-vit", ("precision=fp16",), "", "expected an accelerator for fp16, got the CPU"),
         ("digits-vit", ("block=6",), "", "blocks that divide an image of 32 px"),
         ("digits-vit", ("method=rmae",), "", "expected block=4 for rmae, which hides patches of 4"),
         ("digits-resnet", ("method=cmae",), "", "a timm VisionTransformer, got ResNet"),
@@ -194,6 +235,102 @@ def test_bad_runs(name, changes, data, message, tmp_path):
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_recipes_of_mae_become_others():
+    """What a recipe says itself is no change, and so no error where it means nothing."""
+    for name in ("cifar10-mae", "cifar10-rmae", "cifar10-cmae", "mae-vit-b-in1k"):
+        for method in ("a2mim", "mae", "rmae", "cmae"):
+            assert configured(name, [f"method={method}"]).method == method
+    for name, recipe in RECIPES.items():
+        assert configured(name, []) == recipe()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "processes", "sees"),
+    [
+        ("digits-vit", [], 1, None),
+        ("digits-vit", [], 2, "of the 64 images of a step, {spectrum} sees 32 at once"),
+        ("digits-vit", ["accumulate=2"], 1, "{spectrum} sees 32 at once"),
+        ("digits-vit", ["accumulate=2"], 2, "{spectrum} sees 16 at once"),
+        ("digits-vit", ["loss=paper", "accumulate=2"], 2, None),
+        ("digits-vit", ["fourier_weight=0", "accumulate=2"], 2, None),
+        ("digits-resnet", [], 2, "{spectrum} sees 32 and batch norm sees 32 at once"),
+        ("digits-resnet", ["loss=simmim"], 2, "of a step, batch norm sees 32 at once"),
+        ("digits-resnet", ["loss=simmim", "sync_batchnorm=True"], 2, None),
+        (
+            "digits-resnet",
+            ["sync_batchnorm=True", "accumulate=2"],
+            2,
+            "{spectrum} sees 16 and batch norm sees 32 at once",
+        ),
+        ("cifar10-mae", ["accumulate=2"], 2, None),
+        ("cifar10-rmae", ["accumulate=2"], 2, None),
+        ("cifar10-cmae", [], 2, "the choice of negatives sees 64 at once"),
+        ("cifar10-cmae", ["level=token", "head=(8,)", "negatives=positions"], 2, None),
+    ],
+)
+def test_a_run_says_which_losses_depend_on_how_a_batch_is_cut(name, changes, processes, sees):
+    config = configured(name, changes)
+    said = what_a_cut_changes(method_of(config), config, processes)
+    if sees is None:
+        assert said is None
+    else:
+        assert said.startswith("losses are not those of one process without accumulate: ")
+        assert said.endswith(sees.format(spectrum=f"the mean spectrum of loss={config.loss}"))
+
+
+def test_losses_are_cut_as_the_line_says(tmp_path, capsys):
+    """Means over images are the same with accumulate=2, to rounding; mean spectra are not."""
+    first = []
+    for accumulate in (1, 2):
+        settings = [*TINY, "epochs=1", "warmup=0", "batch_size=298", f"accumulate={accumulate}"]
+        out = tmp_path / str(accumulate)
+        run("digits-vit", settings, "", out, device="cpu")
+        first.append(reports_of(out)[0])
+        said = "the mean spectrum of loss=official-vit sees 149 at" in capsys.readouterr().out
+        assert said == (accumulate == 2)
+    whole, cut = first
+    assert cut["spatial"] == pytest.approx(whole["spatial"], rel=1e-6)
+    assert cut["fourier"] > 1.0002 * whole["fourier"]
+
+
+def test_fewer_images_than_pictures_show(tmp_path):
+    from a2mim.shards import write_shards
+
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(3):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{k}.png")
+    write_shards(folder, tmp_path / "shards")
+    for data in (f"stream:{tmp_path}/shards/shard-000000.tar", f"folder:{folder}"):
+        changes = ["images=3"] if data.startswith("stream") else []
+        config = configured("digits-vit", [f"data={data}", "batch_size=2", *changes])
+        assert first_images(samples_of(config)).shape == (3, 3, 32, 32)
+
+
+@pytest.mark.parametrize("full", ["log", "backbone"])
+def test_a_full_disk_is_said_and_the_same_command_goes_on(full, finished, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if full == "log":
+            patch.setattr("experiments.watching.SummaryWriter.add_image", fail)  # after an epoch
+        else:
+            patch.setattr(module, "save_backbone", fail)
+        with pytest.raises(UsageError) as caught:
+            run("digits-vit", TINY, "", tmp_path / "run", device="cpu")
+    (work,) = tmp_path.iterdir()
+    assert str(caught.value) == (
+        f"cannot write to {work}: No space left on device; make room, and the same command goes on "
+        "from the last checkpoint"
+    )
+    assert len(list(work.glob("checkpoints/*.safetensors"))) == (2 if full == "backbone" else 0)
+    run("digits-vit", TINY, "", tmp_path / "run", device="cpu")
+    one, other = (f / "backbone.safetensors" for f in (finished, tmp_path / "run"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_what_is_seen_of_a_run(tmp_path):
@@ -265,17 +402,14 @@ def test_a_stream_of_shards(tmp_path):
 
 SIAMESE = (
     *("epochs=2", "warmup=0.5", "batch_size=299", "save_every=1", "workers=0", "block=8"),
-    *("decoder=(16, 1, 2)", TINY[-1]),
+    TINY[-1],
 )
+DECODER = "decoder=(16, 1, 2)"
 VIEWS = {
-    "cifar10-mae": [],
-    "cifar10-rmae": ["penalty_weight=0.5", "view2=full"],
+    "cifar10-mae": [DECODER],
+    "cifar10-rmae": [DECODER, "penalty_weight=0.5", "view2=full"],
     "cifar10-cmae": ["momentum=0.9", "head=(16, 8)"],
 }
-
-
-def reports_of(out):
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("name", VIEWS)
@@ -304,14 +438,14 @@ def test_mae_and_its_relatives(name, tmp_path):
 
 def test_settings_of_two_views_arrive():
     shared = [*SIAMESE, "view2=full", "stop_gradient=view2"]
-    relaxed = method_of(configured("cifar10-rmae", [*shared, "penalty_weight=0.25"]))
+    relaxed = method_of(configured("cifar10-rmae", [*shared, DECODER, "penalty_weight=0.25"]))
     assert (relaxed.view2, relaxed.stop_gradient) == ("full", "view2")
     assert relaxed.penalty_weight == 0.25
     assert relaxed.target is None
     image = method_of(configured("cifar10-cmae", [*shared, "temperature=0.2", "head=(8,)"]))
     assert (image.view2, image.stop_gradient, image.temperature) == ("full", "view2", 0.2)
     assert image.level == ImageLevel((8,))
-    changes = [*SIAMESE, "level=token", "head=(8,)", "negatives=all", "momentum=0.9"]
+    changes = [*SIAMESE, DECODER, "level=token", "head=(8,)", "negatives=all", "momentum=0.9"]
     token = method_of(configured("cifar10-cmae", changes))
     assert token.level == TokenLevel(16, 1, 2, 8, "all")
     assert token.stop_gradient is None

@@ -25,6 +25,21 @@ def test_settings_become_arguments_of_the_engine(config):
     assert engine_arguments(said, "cuda", 1000)["channels_last"] is False
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_sharded_parameters_keep_their_layout(device):
+    """The engine refuses fsdp with channels_last: what was left open becomes what it takes."""
+    config = replace(PRETRAIN["digits-vit"](), fsdp=True)
+    arguments = engine_arguments(config, device, 1000)
+    assert (arguments["fsdp"], arguments["channels_last"]) == (True, False)
+    said = replace(config, channels_last=True)
+    assert engine_arguments(said, device, 1000)["channels_last"] is True
+
+
+def test_a_search_for_unused_parameters_is_passed_on():
+    config = replace(PRETRAIN["digits-vit"](), unused_parameters=True)
+    assert engine_arguments(config, "cpu", 1000)["unused_parameters"] is True
+
+
 @pytest.mark.parametrize(("steps", "every"), [(3, 1), (40, 4), (626, 50)])
 def test_about_ten_reports_an_epoch(steps, every):
     assert engine_arguments(PRETRAIN["digits-vit"](), "cpu", steps)["log_every"] == every

@@ -1,11 +1,13 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 
 from a2mim.engine import StepReport
 from a2mim.samples import SomeSamples
 from experiments.pretrain import configured, first_images, method_of, samples_of
+from experiments.runs import UsageError
 from experiments.watching import Log, OnlineKnn, contact_sheet, pictures
 
 
@@ -61,6 +63,36 @@ def test_a_log_forgets_what_is_done_again(tmp_path):
     assert set(few["setting"]) == {"method=a2mim size=32 few=10"}
     assert rows["at"].tolist() == [1, 2, 3, 4, 5]
     assert np.allclose(rows["value"], 1 / rows["at"])
+
+
+@pytest.mark.parametrize(
+    "which",
+    [
+        "experiments.watching.SummaryWriter.add_scalar",
+        "experiments.watching.SummaryWriter.close",
+        "tensorboard.summary.writer.record_writer.RecordWriter.write",  # in a thread
+    ],
+)
+def test_what_cannot_be_written_is_said(which, tmp_path, monkeypatch, capsys):
+    log = Log(tmp_path, steps=9, batch_size=2)
+    log(report(1))
+
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    def write():
+        try:
+            log(report(2))
+        finally:
+            log.close()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(which, fail)
+        with pytest.raises(UsageError) as caught:
+            write()
+    assert str(caught.value).startswith(f"cannot write to {tmp_path}: No space left on device; ")
+    assert "the same command goes on" in str(caught.value)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_the_probe_sees_images_of_a_class_together():

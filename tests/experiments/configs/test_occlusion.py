@@ -4,7 +4,8 @@ from typing import get_args
 
 from experiments.configs import occlusion
 from experiments.configs.occlusion import Fill, OcclusionConfig
-from experiments.occlusion import FILLS, IPVIT_GRIDS
+from experiments.measuring import FILLS
+from experiments.occlusion import IPVIT_GRIDS
 from interactions.occluders import OCCLUDERS, PRESETS, TENTHS
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from a2mim.named import NAMES
 from a2mim.optim import parameter_groups
 from a2mim.sampler import keyed_generator
 from experiments.configs.pretrain import RECIPES
@@ -52,10 +53,15 @@ def test_a_step(name):
 def test_a_label_says_what_it_is(name):
     lines = RECIPES[name].__doc__.splitlines()
     assert lines[0].endswith(".")
+    assert "Expected: " in RECIPES[name].__doc__
     if not name.startswith(("digits", "cifar10", "tiny")):
-        text = RECIPES[name].__doc__
-        assert "Source:" in text
-        assert "Expected:" in text
+        assert "Source: " in RECIPES[name].__doc__
+
+
+def test_sets_that_can_be_had_by_name_are_named():
+    for name, recipe in RECIPES.items():
+        named = [part for part in name.split("-") if part in NAMES]
+        assert [recipe().data] == (named or [""])
 
 
 def test_mae_and_its_relatives_differ_in_nothing_else():
