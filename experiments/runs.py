@@ -19,7 +19,6 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO
 
 import torch
 
@@ -29,8 +28,8 @@ from experiments.results import write_atomic
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 LOCK = ".lock"
-_locks: dict[Path, IO[str]] = {}
-"""Open lock files of this process by work folder: closed they would no longer be locked."""
+_locks: dict[Path, int] = {}
+"""Descriptors of this process's lock files by work folder: closed they are no longer locked."""
 
 
 class UsageError(Exception):
@@ -137,30 +136,28 @@ def _lock(work: Path) -> None:
         import fcntl
     except ImportError:  # not on Windows
         return
-    file = (work / LOCK).open("a+")
+    file = os.open(work / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         # Of this process alone: workers that outlive it hold nothing.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
+        holder = os.read(file, 200).decode().strip() or "another process"
+        os.close(file)
         raise UsageError(
             f"expected nobody at work on this run, found {holder} in {work}; "
             "let it finish, stop it, or choose another --out"
         ) from None
     except OSError:  # a file system without locks
-        file.close()
+        os.close(file)
         return
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}\n")
-    file.flush()
+    os.ftruncate(file, 0)
+    os.write(file, f"process {os.getpid()} on {platform.node()}\n".encode())
     _locks[work] = file
 
 
 def _unlock(work: Path) -> None:
     if work in _locks:
-        _locks.pop(work).close()
+        os.close(_locks.pop(work))
 
 
 def run_key(config: Mapping[str, object]) -> str:
