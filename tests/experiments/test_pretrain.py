@@ -292,7 +292,8 @@ def test_losses_are_cut_as_the_line_says(tmp_path, capsys):
         assert said == (accumulate == 2)
     whole, cut = first
     assert cut["spatial"] == pytest.approx(whole["spatial"], rel=1e-6)
-    assert cut["fourier"] > 1.0002 * whole["fourier"]
+    # Rounding changes it by 1e-7; the direction depends on images and weights.
+    assert abs(cut["fourier"] / whole["fourier"] - 1) > 1e-5
 
 
 def test_fewer_images_than_pictures_show(tmp_path):
