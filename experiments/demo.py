@@ -6,7 +6,6 @@ Each backbone is trained twice with the same supervised budget: from its random 
 
 from __future__ import annotations
 
-import io
 import math
 import shutil
 import time
@@ -16,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -35,7 +33,7 @@ from experiments.results import (
     per_image_rows,
     read_table,
     strength_rows,
-    write_atomic,
+    write_arrays,
     write_table,
 )
 from experiments.runs import UsageError, commit, finish_run, open_run, pick_device
@@ -314,9 +312,7 @@ def _keep_reconstructions(
         what: ((x.cpu() * std + mean) * 255).round().clamp(0, 255).byte().numpy()
         for what, x in pictures.items()
     }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **levels)
-    write_atomic(path, buffer.getvalue())
+    write_arrays(path, levels)
 
 
 def _initialised(name: str, config: DemoConfig, material: Material) -> nn.Module:

@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.results import occlusion_from, read_table, strength_from
@@ -169,6 +170,22 @@ def draw_all(run: Path) -> list[str]:
     return list(figures)
 
 
+def occlusion_curve(ax: Axes, table: pd.DataFrame, measure: str, title: str, look: Look) -> None:
+    """A measure of one network under one occluder over what is hidden, with its band."""
+    ends = [
+        table[table["measure"] == f"occlusion_{measure}{end}"].set_index("at")["value"]
+        for end in ("", "_low", "_high")
+    ]
+    plots.curve(
+        ax,
+        ends[0].index.to_numpy(),
+        [Interval(x, np.nan, low, high) for x, low, high in zip(*ends, strict=True)],
+        label=title,
+        colour=look.colour,
+        marker=look.marker,
+    )
+
+
 def occlusion_effects(rows: pd.DataFrame, looks: Looks | None = None) -> Figure:
     """Top-1 accuracy and agreement over what is hidden, with bands; all networks in each panel.
 
@@ -190,21 +207,10 @@ def occlusion_effects(rows: pd.DataFrame, looks: Looks | None = None) -> Figure:
         for ax, (measure, what) in zip(line, measures.items(), strict=True):
             for k, (model, weights) in enumerate(pairs):
                 table = of(rows[occluders == occluder], model, weights)
-                ends = [
-                    table[table["measure"] == f"occlusion_{measure}{end}"].set_index("at")["value"]
-                    for end in ("", "_low", "_high")
-                ]
                 title = titled(model, weights)
                 marker = "os^Dv"[k // len(plots.COLOURS) % 5]
                 look = looks[title] if looks else Look(_colour(k), marker)
-                plots.curve(
-                    ax,
-                    ends[0].index.to_numpy(),
-                    [Interval(x, np.nan, low, high) for x, low, high in zip(*ends, strict=True)],
-                    label=title,
-                    colour=look.colour,
-                    marker=look.marker,
-                )
+                occlusion_curve(ax, table, measure, title, look)
             ax.set_title(f"{occluder}: {what}" if len(names) > 1 else what)
             ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     for ax in axes[-1]:

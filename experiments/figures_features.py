@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from experiments.figures import Look, Looks, titled
+from experiments.figures import Look, Looks, occlusion_curve, titled
 from interactions import plots
-from interactions.strength import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,18 +91,8 @@ def occlusion_measures(rows: pd.DataFrame) -> Figure:
         for ax, measure in zip(line, shown, strict=True):
             found = rows[occluders == occluder].groupby(["model", "weights"], sort=False)
             for k, ((model, weights), table) in enumerate(found):
-                ends = [
-                    table[table["measure"] == f"occlusion_{measure}{end}"].set_index("at")["value"]
-                    for end in ("", "_low", "_high")
-                ]
-                plots.curve(
-                    ax,
-                    ends[0].index.to_numpy(),
-                    [Interval(x, np.nan, low, high) for x, low, high in zip(*ends, strict=True)],
-                    label=titled(model, weights),
-                    colour=COLOURS[k % len(COLOURS)],
-                    marker="os^Dv"[k // len(COLOURS) % 5],
-                )
+                look = Look(COLOURS[k % len(COLOURS)], "os^Dv"[k // len(COLOURS) % 5])
+                occlusion_curve(ax, table, measure, titled(model, weights), look)
         if len(names) > 1:
             line[0].set_ylabel(occluder)
     for top, bottom, (measure, title) in zip(axes[0], axes[-1], shown.items(), strict=True):

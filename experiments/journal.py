@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import os
 from collections.abc import Iterator
 from operator import itemgetter
@@ -18,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from experiments.results import write_atomic
+from experiments.results import write_arrays
 from interactions.similarity import State
 
 _LENGTH = "length of the rows"
@@ -62,9 +61,7 @@ class Journal:
         with self._rows.open("ab") as rows:
             rows.write(text.encode())
         self._length += len(text.encode())
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **{**state, _LENGTH: np.array(self._length)})
-        write_atomic(self._file, buffer.getvalue())
+        write_arrays(self._file, {**state, _LENGTH: np.array(self._length)})
 
     def finish(self, path: Path) -> None:
         """Put the rows, images by name and compressed, where they belong; remove the journal."""

@@ -32,8 +32,9 @@ from interactions.protocols import PublishedPairs
 T = TypeVar("T")
 Records = list[ix.Interactions]
 Colours = Sequence[float]
+AnyFill = ix.fills.Fill | ix.fills.NamedFill
 
-FILLS: dict[str, Callable[[Colours, Colours, int], ix.fills.Fill | ix.fills.NamedFill]] = {
+FILLS: dict[str, Callable[[Colours, Colours, int], AnyFill]] = {
     "zero": lambda mean, std, seed: ix.fills.zero,
     "black": lambda mean, std, seed: ix.fills.black(mean, std),
     "white": lambda mean, std, seed: ix.fills.constant(

@@ -17,7 +17,6 @@ Shapes: I images, B images of a chunk, C channels, H x W pixels, N players, D fe
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import re
 import shutil
@@ -46,7 +45,7 @@ from experiments.configs.occlusion import OcclusionConfig
 from experiments.configs.weights import WeightsConfig
 from experiments.figures import save
 from experiments.figures_features import occlusion_measures
-from experiments.measuring import FILLS, Colours, safe_name, usable
+from experiments.measuring import FILLS, AnyFill, Colours, safe_name, usable
 from experiments.occlusion_tables import (
     Measured,
     read_images_table,
@@ -54,7 +53,7 @@ from experiments.occlusion_tables import (
     summary,
     without_truth,
 )
-from experiments.results import write_atomic, write_table
+from experiments.results import write_arrays, write_atomic, write_table
 from experiments.runs import (
     UsageError,
     commit,
@@ -74,7 +73,6 @@ from experiments.sources import (
     without_folders,
 )
 from experiments.weights import called, check_different, kept, load
-from interactions import fills
 from interactions.compose import token_grid, with_modules
 from interactions.effects import WithProbe, effects
 from interactions.forwards import check_precision
@@ -127,7 +125,7 @@ class Plan:
     players: PatchGrid | ShiftedGrid | None
     superpixels: int
     fractions: tuple[float, ...]
-    fill: Callable[[Colours, Colours], fills.Fill | fills.NamedFill | None]
+    fill: Callable[[Colours, Colours], AnyFill | None]
     fill_name: str
     salient: bool
     chunk: int
@@ -297,7 +295,7 @@ def _plan(config: OcclusionConfig) -> Plan:
     if config.superpixels:
         _check_superpixels(config)
 
-    def fill(mean_C: Colours, std_C: Colours) -> fills.Fill | fills.NamedFill | None:
+    def fill(mean_C: Colours, std_C: Colours) -> AnyFill | None:
         if config.fill == "token_drop":
             return None
         return FILLS[config.fill](mean_C, std_C, config.seed)
@@ -443,7 +441,7 @@ def _otherwise(tried: Sequence[tuple[LoadReport, dict[str, Any]]]) -> str:
     )
 
 
-def _fill(plan: Plan, loaded: Loaded) -> fills.Fill | fills.NamedFill | None:
+def _fill(plan: Plan, loaded: Loaded) -> AnyFill | None:
     return plan.fill(loaded.data_config["mean"], loaded.data_config["std"])
 
 
@@ -709,11 +707,9 @@ class _Regions:
         names = self.images.names[chunk]
         if not path.exists():
             players_BHW = torch.stack([players.players_HW for players in self(chunk).values()])
-            file = io.BytesIO()
-            np.savez_compressed(file, players_BHW.numpy().astype(np.int32))
-            write_atomic(path, file.getvalue())
+            write_arrays(path, {"players_BHW": players_BHW.numpy().astype(np.int32)})
         with np.load(path, allow_pickle=False) as stored:
-            maps_BHW = torch.from_numpy(stored["arr_0"].astype(np.int64))
+            maps_BHW = torch.from_numpy(stored["players_BHW"].astype(np.int64))
         return {name: PlayerMap(map_HW) for name, map_HW in zip(names, maps_BHW, strict=True)}
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.results import write_atomic
+from experiments.results import write_arrays
 from interactions.estimator import Interactions
 
 
@@ -32,21 +32,18 @@ def record_key(settings: Mapping[str, object], image_CHW: Tensor, label: int) ->
 
 def write_record(record: Interactions, path: Path, label: int) -> None:
     """Write a record and the class that was played for, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        allow_pickle=False,
-        image=np.array(record.image),
-        n=np.array(record.n),
-        pairs_P2=record.pairs_P2.astype(np.int32),
-        orders_O=record.orders_O.astype(np.int32),
-        replicates_PRO=record.replicates_PRO.astype(np.float32),
-        per_replicate=np.array(record.per_replicate),
-        forwards=np.array(record.forwards),
-        label=np.array(label),
-    )
+    arrays = {
+        "image": np.array(record.image),
+        "n": np.array(record.n),
+        "pairs_P2": record.pairs_P2.astype(np.int32),
+        "orders_O": record.orders_O.astype(np.int32),
+        "replicates_PRO": record.replicates_PRO.astype(np.float32),
+        "per_replicate": np.array(record.per_replicate),
+        "forwards": np.array(record.forwards),
+        "label": np.array(label),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, buffer.getvalue())
+    write_arrays(path, arrays)
 
 
 def read_record(path: Path) -> Interactions | None:
