@@ -24,6 +24,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -130,6 +131,8 @@ class StepReport:
         losses: ``loss`` and its parts: means over the whole batch.
         grad_norm: norm of the gradient before it was clipped; None without clipping.
         images_per_second: over all processes, since the last report.
+        skipped: unreadable images that any process has met since the run began or was resumed;
+            None where images cannot be unreadable.
     """
 
     step: int
@@ -138,6 +141,7 @@ class StepReport:
     losses: dict[str, float]
     grad_norm: float | None
     images_per_second: float
+    skipped: int | None = None
 
 
 @dataclass(frozen=True)
@@ -323,9 +327,10 @@ def pretrain(
     micro_batches = share(start, steps)
     loaded = load(samples, micro_batches, workers=workers, pin_memory=device.type == "cuda")
     watch = _Watch(None if saving is None else saving.every_minutes)
+    damage = getattr(samples, "damage", None)
     bad_step = torch.full((), torch.inf, device=device)
     done = start
-    with _stop_signals(alone=ranks == 1) as stop, closing(loaded) as images:
+    with _stop_signals(alone=ranks == 1) as stop, closing(loaded) as images, _quiet_strides():
         for step in range(start, steps):
             for group in optimiser.param_groups:
                 group["lr"] = lr(step, group.get("lr_scale", 1.0))
@@ -352,11 +357,12 @@ def pretrain(
                 continue
             # Here, and only here, the loop waits for the device and processes agree on what to do.
             met = _meet(accelerator, bad_step, stop.received is not None, watch.due(), losses)
+            skipped = None if damage is None else _unreadable(accelerator, damage)
             clipped = float(whole(norm)) if logged and norm is not None else None
             if logged and accelerator.is_main_process:
                 pace = watch.pace((done - start) * batch_size)
                 epoch = step // batches.per_epoch
-                on_step(StepReport(done, epoch, rate, met.losses, clipped, pace))
+                on_step(StepReport(done, epoch, rate, met.losses, clipped, pace, skipped))
                 learner.train()  # whatever mode a look at the model has left
             # One process need not keep to what it knew before its report.
             stopping = met.stop if ranks > 1 else stop.received is not None
@@ -517,6 +523,16 @@ def _meet(
     )
 
 
+def _unreadable(accelerator: Accelerator, damage: Any) -> int:
+    """How many images could not be read in any process; all know of all of them afterwards."""
+    if accelerator.num_processes > 1:
+        marks = damage.marks().to(accelerator.device)
+        torch.distributed.all_reduce(marks, torch.distributed.ReduceOp.MAX)
+        damage.learn(marks.cpu())
+    count: int = damage.count()
+    return count
+
+
 def _settings(
     batches: Batches,
     steps: int,
@@ -599,16 +615,27 @@ def _keyed_dropout(device: torch.device, *key: int | str) -> Iterator[None]:
 
 
 @contextmanager
+def _quiet_strides() -> Iterator[None]:
+    """Without DDP's warning of gradients laid out in another way.
+
+    It compares strides of axes of length 1 too, which mean nothing: those of 1 x 1 kernels.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        yield
+
+
+@contextmanager
 def _unused_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "find_unused_parameters" in str(error):  # DDP's name for it, in a long message
-            error.add_note(
-                "expected a gradient for every parameter, some have none; "
-                "freeze them, leave out the classifier, or use unused_parameters=True"
-            )
-        raise
+        if "find_unused_parameters" not in str(error):  # DDP's name for it, in a long message
+            raise
+        raise ValueError(
+            "expected a gradient for every parameter, some have none; "
+            "freeze them, leave out the classifier, or use unused_parameters=True"
+        ) from error
 
 
 class _Stop:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from a2mim.data import DataError
 from a2mim.sampler import MicroBatches, Samples, leave_signals_to_the_parent, make_loader
 from a2mim.shards import ShardStream
 
@@ -43,6 +44,7 @@ def load(
         pin_memory: whether to prepare the copy to a CUDA device.
 
     Raises:
+        DataError: while iterating, if too much is unreadable; the same with and without workers.
         ValueError: if a stream has fewer shards than there are processes.
     """
     if not isinstance(samples, ShardStream):
@@ -91,12 +93,30 @@ def stream_order(
 
 
 def each(loaders: Iterable[DataLoader[Any]]) -> Generator[dict[str, Tensor], None, None]:
-    """What loaders load, one after the other; close it, and no worker outlives it."""
+    """What loaders load, one after the other; close it, and no worker outlives it.
+
+    Raises:
+        DataError: as a worker raised it: with its own message, of one line.
+    """
     for loader in loaders:
         batches = iter(loader)
         try:
             yield from batches
+        except DataError as error:
+            if not loader.num_workers:
+                raise
+            raise DataError(own_message(error)) from error
         finally:
             # Left to the garbage collector, they would live as long as an exception's traceback.
             if loader.num_workers:
                 cast(Any, batches)._shutdown_workers()
+
+
+def own_message(error: DataError) -> str:
+    """What a worker's error says.
+
+    torch makes the error anew, from the text of its traceback as Python prints it: the causes come
+    first, and last the kind of the error and its message.
+    """
+    kind = f"{type(error).__module__}.{type(error).__qualname__}"
+    return str(error).rpartition(f"\n{kind}: ")[2].rstrip("\n")

@@ -1,4 +1,4 @@
-"""The mask token: one learnable vector that tells the network where patches are hidden.
+"""The mask token: one vector, usually learnable, that tells the network where patches are hidden.
 
     add:      z <- z + t m                                 (A2MIM, ViT)
     damped:   z <- z (1 - m) + gamma z m + t m             (A2MIM, CNN "init" configurations)
@@ -12,6 +12,10 @@ hidden positions:  dL/dt = sum G,  dL/dgamma = sum G z.
 
 A token that replaces features has to enter before position embeddings are added, or hidden
 positions lose theirs: position 0 of :func:`a2mim.sites.site_at`.
+
+Instead of being learned, the token can stay what it started as, or be the mean of the features that
+come in, hidden ones included: over all images of the batch at hand (a constant, without gradient)
+or over each image (with it). So the official code has it; no published configuration uses it.
 
 The token works on the three layouts of timm's features, so one hook serves every family.
 
@@ -31,7 +35,7 @@ from a2mim.sites import Layout, Site, site_prefix
 from interactions.patches import PatchGrid
 
 TokenMode = Literal["add", "damped", "replace"]
-TokenInit = Literal["normal", "zeros", "frozen_zeros", "frozen_randn"]
+TokenInit = Literal["normal", "zeros", "frozen_zeros", "frozen_normal", "mean", "instance_mean"]
 GAMMA_START = 1e-6
 """``mask_init`` of the official CNN configurations."""
 
@@ -39,7 +43,8 @@ GAMMA_START = 1e-6
 class TokenBlend(nn.Module):
     """Blend a mask token into features at hidden positions.
 
-    The parameters are ``token`` ``(E,)`` and, in mode ``damped``, ``gamma`` ``(E,)``.
+    The parameters are ``token`` ``(E,)``, unless it is a mean, and, in mode ``damped``, ``gamma``
+    ``(E,)``.
 
     Args:
         channels: E of the features.
@@ -49,7 +54,8 @@ class TokenBlend(nn.Module):
         mode: ``"add"``, ``"damped"`` or ``"replace"``.
         init: how the token starts: ``"normal"`` (truncated, standard deviation 0.02: ResNet, ViT
             and Swin), ``"zeros"`` (what the official ConvNeXt and MogaNet come to), or without
-            learning as ``"frozen_zeros"`` or ``"frozen_randn"``.
+            learning as ``"frozen_zeros"`` or ``"frozen_normal"``; or what it is in every forward:
+            ``"mean"`` of the batch or ``"instance_mean"``.
         detach: whether no gradient passes back into hidden features (gamma and the token keep
             theirs); off in all official configurations.
 
@@ -57,6 +63,7 @@ class TokenBlend(nn.Module):
         ValueError: for an unknown mode or init.
     """
 
+    token: nn.Parameter | None
     gamma: nn.Parameter | None
 
     def __init__(
@@ -74,23 +81,26 @@ class TokenBlend(nn.Module):
             raise ValueError(f"expected the mode 'add', 'damped' or 'replace', got {mode!r}")
         if init not in get_args(TokenInit):
             raise ValueError(f"expected the init {', '.join(get_args(TokenInit))}, got {init!r}")
+        self.channels = channels
         self.layout = layout
         self.grid = grid
         self.prefix = prefix
         self.mode = mode
+        self.init = init
         self.detach = detach
-        self.token = nn.Parameter(torch.zeros(channels), requires_grad="frozen" not in init)
-        if init == "normal":
-            nn.init.trunc_normal_(self.token, std=0.02)
-        elif init == "frozen_randn":
-            nn.init.normal_(self.token)
+        token = None
+        if "mean" not in init:
+            token = nn.Parameter(torch.zeros(channels), requires_grad="frozen" not in init)
+            if "normal" in init:
+                nn.init.trunc_normal_(token, std=0.02)
+        self.register_parameter("token", token)
         gamma = nn.Parameter(torch.full((channels,), GAMMA_START)) if mode == "damped" else None
         self.register_parameter("gamma", gamma)
 
     def forward(self, features: Tensor, visible_BN: Tensor) -> Tensor:
         """Features with the token at hidden cells; ``visible_BN`` is on this blend's grid."""
         hidden = self._like(~visible_BN, features)
-        token = self._per_channel(self.token, features)
+        token = self._token(features)
         if self.mode == "replace":
             return torch.where(hidden, token, features)
         passed = torch.where(hidden, features.detach(), features) if self.detach else features
@@ -100,6 +110,15 @@ class TokenBlend(nn.Module):
             )
         return passed + token * hidden
 
+    def _token(self, features: Tensor) -> Tensor:
+        if self.token is not None:
+            return self._per_channel(self.token, features)
+        cells = features[:, self.prefix :] if self.layout == "BNE" else features
+        places = {"BEhw": (2, 3), "BhwE": (1, 2), "BNE": (1,)}[self.layout]
+        if self.init == "instance_mean":
+            return cells.mean(places, keepdim=True)
+        return cells.detach().mean((0, *places), keepdim=True)
+
     def _per_channel(self, vector: Tensor, features: Tensor) -> Tensor:
         vector = vector.to(features.dtype)
         return vector[:, None, None] if self.layout == "BEhw" else vector
@@ -107,9 +126,9 @@ class TokenBlend(nn.Module):
     def _like(self, hidden_BN: Tensor, features: Tensor) -> Tensor:
         h, w = self.grid.rows, self.grid.cols
         expected = {
-            "BEhw": (len(hidden_BN), len(self.token), h, w),
-            "BhwE": (len(hidden_BN), h, w, len(self.token)),
-            "BNE": (len(hidden_BN), self.prefix + h * w, len(self.token)),
+            "BEhw": (len(hidden_BN), self.channels, h, w),
+            "BhwE": (len(hidden_BN), h, w, self.channels),
+            "BNE": (len(hidden_BN), self.prefix + h * w, self.channels),
         }[self.layout]
         if tuple(features.shape) != expected:
             raise ValueError(f"expected features {expected}, got {tuple(features.shape)}")

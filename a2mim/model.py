@@ -2,7 +2,7 @@
 
     x_in = x with hidden pixels filled           A2MIM: the image's mean colour; SimMIM: as they are
     z    = backbone(x_in), a mask token blended in at hidden cells of the site
-    x^   = decoder(z)
+    x^   = decoder(z)                            residual: + mean over the target map, per channel
     loss = L(x^, target(x), visible)
 
 Shapes: B images, C colours, H x W pixels, N mask squares, E channels, h x w feature cells,
@@ -42,7 +42,8 @@ class MaskedImageModel(nn.Module):
         mask: the mask; also tells the image size.
         site: where the mask token enters; by default that of the backbone's family.
         token: ``"add"`` (A2MIM), ``"damped"`` (A2MIM, official CNNs) or ``"replace"`` (SimMIM).
-        token_init: how the token starts: see :class:`a2mim.mask_tokens.TokenBlend`.
+        token_init: how the token starts, or what it is: see
+            :class:`a2mim.mask_tokens.TokenBlend`.
         detach: whether no gradient passes back into hidden features.
         fill: what hidden pixels become in the input; None leaves them, as SimMIM does.
         loss: a loss, or its name in :data:`a2mim.losses.LOSSES`.
@@ -50,6 +51,8 @@ class MaskedImageModel(nn.Module):
         decoder_depth: depth-wise layers before the linear decoder.
         target: what is predicted, a target or its name: ``"rgb"`` or ``"hog"``. The loss, its
             Fourier part included, is taken over the target map; ``loss="simmim"`` is L1 alone.
+        residual: whether what is predicted is the difference from the mean of each image's target,
+            per channel (off in all official configurations). Then ``output`` knows that mean.
 
     Raises:
         ValueError: if mask squares do not consist of whole feature and target cells, because a
@@ -71,10 +74,12 @@ class MaskedImageModel(nn.Module):
         fourier_weight: float | None = None,
         decoder_depth: int = 0,
         target: Literal["rgb", "hog"] | Target = "rgb",
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.loss = loss_spec(loss, fourier_weight)
         self.target = target_of(target)
+        self.residual = residual
         size = mask.image_size
         site = site or site_of(backbone, size)
         channels, cells = shape_at(backbone, site, size)
@@ -118,10 +123,12 @@ class MaskedImageModel(nn.Module):
         """
         masked = hide(images_BCHW, visible_BN, self.mask.grid, self.fill(images_BCHW))
         features = self.encode(masked, visible_BN)
-        prediction = self.decoder(features)
+        prediction, target = self.decoder(features), self.target(images_BCHW)
+        if self.residual:
+            prediction = prediction + target.mean(dim=(2, 3), keepdim=True)
         p, q = self.target_cells.rows, self.target_cells.cols
         visible_B1pq = self.mask.grid.pixels(visible_BN, p, q)
-        losses = self.loss(prediction, self.target(images_BCHW), visible_B1pq)
+        losses = self.loss(prediction, target, visible_B1pq)
         return {**losses, "output": prediction}
 
     def encode(self, masked_BCHW: Tensor, visible_BN: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from a2mim.augment import Augment
 from a2mim.data import DataError, digits
-from a2mim.samples import ArraySamples, DatasetSamples
+from a2mim.samples import TOLERANCE, ArraySamples, DatasetSamples, Tolerance
 
 Split = Literal["train", "test"]
 
@@ -74,6 +74,7 @@ def named_samples(
     root: Path = Path("data"),
     size: int = 32,
     unlabelled: bool = False,
+    tolerance: Tolerance = TOLERANCE,
 ) -> ArraySamples | DatasetSamples:
     """The images of a set, for training or testing.
 
@@ -85,6 +86,7 @@ def named_samples(
         root: folder of the set; downloaded if it is not there. The digits need none.
         size: edge of the digits in pixels.
         unlabelled: whether images without a class belong to the training images, where there are.
+        tolerance: how many unreadable images are put up with.
 
     Raises:
         DataError: if there is no set of that name, or it cannot be had.
@@ -92,7 +94,7 @@ def named_samples(
     if name == "digits":
         return ArraySamples(digits(size)[split == "test"], augment, seed)
     dataset = torchvision_set(name, split, root, unlabelled=unlabelled)
-    return DatasetSamples(dataset, augment, seed, labels_I=labels_of(dataset))
+    return DatasetSamples(dataset, augment, seed, tolerance, labels_of(dataset))
 
 
 def torchvision_set(

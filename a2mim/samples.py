@@ -50,6 +50,13 @@ class Tolerance:
         if self.least < 0 or not 0 <= self.share <= 1:
             raise ValueError(f"expected least >= 0 and a share in [0, 1], got {self}")
 
+    def advice(self) -> str:
+        """What to do at the limit; at the command line the share is the setting ``unreadable``."""
+        return (
+            f"repair or remove them, or allow a larger share than unreadable={self.share:g} "
+            "(a2mim.samples.Tolerance in Python)"
+        )
+
 
 TOLERANCE = Tolerance()
 
@@ -57,18 +64,19 @@ TOLERANCE = Tolerance()
 class Damage:
     """Which images were read and which could not be, in memory that worker processes share.
 
-    One byte per image, and a mark is never taken back: two workers cannot disturb one another,
+    Two bytes per image, and a mark is never taken back: two workers cannot disturb one another,
     and an image counts once however often it is met. What is pickled by hand is a copy; what a
     ``DataLoader`` sends to its workers, forked or spawned, stays shared.
     """
 
     def __init__(self, count: int, tolerance: Tolerance) -> None:
-        self._marks_I = torch.zeros(count, dtype=torch.uint8).share_memory_()
+        self._read_I = torch.zeros(count, dtype=torch.uint8).share_memory_()
+        self._bad_I = torch.zeros(count, dtype=torch.uint8).share_memory_()
         self._tolerance = tolerance
 
     def good(self, index: int) -> None:
         """This image was read."""
-        self._marks_I[index] = 1
+        self._read_I[index] = 1
 
     def bad(self, index: int, name_of: Callable[[int], str], error: DataError) -> None:
         """This image could not be read.
@@ -76,28 +84,39 @@ class Damage:
         Raises:
             DataError: if it is one too many.
         """
-        if self._marks_I[index] == 2:
+        if self._bad_I[index]:
             return
-        self._marks_I[index] = 2
-        logger.warning("replaced by another image: %s: %s", name_of(index), error)
+        self._bad_I[index] = 1
         found = self.indices()
-        read = int(self._marks_I.count_nonzero())
+        logger.warning(
+            "replaced by another image (%d so far): %s: %s", len(found), name_of(index), error
+        )
+        read = int((self._read_I | self._bad_I).sum())
         allowed = max(self._tolerance.least, int(self._tolerance.share * read))
         if len(found) > allowed:
             names = ", ".join(name_of(k) for k in found[:5])
             raise DataError(
                 f"expected at most {allowed} unreadable images among {read}, got {len(found)}: "
-                f"{names}{', ...' if len(found) > 5 else ''}; repair or remove them, or allow more "
-                f"by a2mim.samples.Tolerance. The last: {error}"
+                f"{names}{', ...' if len(found) > 5 else ''}; {self._tolerance.advice()}. "
+                f"The last: {error}"
             ) from error
 
     def indices(self) -> list[int]:
         """The images that could not be read, so far."""
-        return (self._marks_I == 2).nonzero()[:, 0].tolist()
+        return self._bad_I.nonzero()[:, 0].tolist()
 
     def count(self) -> int:
         """How many could not be read, so far."""
-        return len(self.indices())
+        return int(self._bad_I.sum())
+
+    def marks(self) -> Tensor:
+        """What is known, uint8 ``(2, I)``: that of several processes is the maximum of theirs."""
+        return torch.stack([self._read_I, self._bad_I])
+
+    def learn(self, marks_2I: Tensor) -> None:
+        """Know what others know, by their :meth:`marks`."""
+        for own_I, others_I in zip((self._read_I, self._bad_I), marks_2I, strict=True):
+            own_I[others_I > 0] = 1
 
 
 def read_or_replace(
@@ -141,6 +160,11 @@ def read_or_replace(
     ) from last
 
 
+def in_a_line(error: Exception) -> str:
+    """Kind and message of an error that a library made, for messages of one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def decode(data: bytes, name: str) -> Tensor:
     """A uint8 image ``(3, H, W)`` from the bytes of an image file, in RGB.
 
@@ -152,14 +176,17 @@ def decode(data: bytes, name: str) -> Tensor:
     """
     from PIL import Image
 
+    file = io.BytesIO(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow remarks on files that it can read
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(file) as image:
                 pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except Exception as error:  # damaged files make Pillow raise nearly anything
-        what = f"{len(data)} bytes, {type(error).__name__}: {error}"
-        raise DataError(f"expected an image, cannot read {name}: {what}") from error
+        told = in_a_line(error).replace(f" {file!r}", "")  # a place in memory says nothing
+        raise DataError(
+            f"expected an image, cannot read {name}: {len(data)} bytes, {told}"
+        ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -244,7 +271,7 @@ class DatasetSamples:
         try:
             item = self._dataset[index]
         except Exception as error:  # as in decode; the limit stops what is wrong everywhere
-            raise DataError(f"{type(error).__name__}: {error}") from error
+            raise DataError(in_a_line(error)) from error
         image = item[0] if isinstance(item, (tuple, list)) else item
         if isinstance(image, Image.Image):
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
@@ -353,6 +380,12 @@ class _SomeDamage:
 
     def count(self) -> int:
         return len(self.indices())
+
+    def marks(self) -> Tensor:
+        return self.all.marks()
+
+    def learn(self, marks_2I: Tensor) -> None:
+        self.all.learn(marks_2I)
 
 
 class PackedNames(Sequence[str]):

@@ -10,7 +10,7 @@ place in the file, so order, resuming and worker processes are as exact as with 
     image:   augmented by draws keyed by (seed, epoch, image's name)
 
 Source: the WebDataset layout (Aizman et al. 2019, arXiv:2001.01858); addresses are expanded and
-opened by the ``webdataset`` library.
+opened by the ``webdataset`` library, those of object stores opened by ``fsspec``.
 
 Shapes: B images in a batch, I images, C channels, H x W pixels.
 """
@@ -29,11 +29,13 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlparse
 
+import fsspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -50,6 +52,7 @@ from a2mim.samples import (
     Tolerance,
     decode,
     find_training_files,
+    in_a_line,
     read_or_replace,
 )
 
@@ -61,6 +64,18 @@ SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 READ_BYTES = 1 << 18
 OPEN_SHARDS = 128  # per process; the usual limit is 1,024 open files
 IMAGE_ENDINGS = tuple(sorted(IMAGE_SUFFIXES))
+BUFFER = 1000
+"""Images in the shuffle buffer of every worker of a stream, if nothing else is said."""
+
+STORE_BYTES = 1 << 23  # per request to an object store; about as much of a shard is in memory
+
+NO_STORES = {
+    *("asyncwrapper", "blockcache", "cached", "dask", "dir", "filecache", "generic", "libarchive"),
+    *("reference", "simplecache", "tar", "zip"),  # up to here: they hand over to other ones
+    *("asynclocal", "data", "local"),  # nothing remote
+    *("dvc", "git", "gist", "github", "jlab", "jupyter", "pyscript"),  # no streams of large files
+}
+"""File systems of fsspec from which no shards are read."""
 
 
 def expand_shards(
@@ -70,23 +85,35 @@ def expand_shards(
 
     A ``Path`` is one file, or a folder of shards. A string may also hold braces
     (``train-{000..127}.tar``), ``::`` between several, ``${NAME}`` for the variable ``WDS_NAME``,
-    ``*`` and ``?`` for local files, and what webdataset opens: ``http://``, ``https://``,
-    ``gs://``, ``hf://``, ``sftp://`` and others by their usual programs (curl, gsutil).
+    ``*`` and ``?`` for local files, and addresses:
+
+    * what webdataset opens: ``http://``, ``https://``, ``gs://``, ``hf://``, ``sftp://`` and others
+      by their usual programs (curl, gsutil);
+    * of the others what fsspec opens: ``s3://``, ``az://``, ``oss://``, ``hdfs://`` and others by
+      packages of their own (s3fs, adlfs, ...), configured as these say.
 
     Security: ``pipe:COMMAND`` hands COMMAND to a shell. Who can write the address can run programs
-    here, so such addresses are refused unless ``allow_pipe`` says that they come from you.
+    here, so such addresses are refused unless ``allow_pipe`` says that they come from you. File
+    systems of fsspec that are no stores (:data:`NO_STORES`) are always refused.
 
     Raises:
         DataError: if there is no such file, no way to open an address, or it is a pipe that was
             not allowed.
     """
+    return _expanded(shards, partial(_check_address, allow_pipe=allow_pipe))
+
+
+def _expanded(
+    shards: str | Path | Sequence[str | Path], check: Callable[[str], None]
+) -> tuple[str, ...]:
+    """As ``expand_shards``; ``check`` refuses addresses."""
     given = [shards] if isinstance(shards, (str, Path)) else list(shards)
     found: list[str] = []
     for one in given:
         for address in _braces(one) if isinstance(one, str) else (str(one),):
             opened = _rewritten(address)
             if urlparse(opened).scheme:
-                _check_scheme(opened, allow_pipe)
+                check(opened)
                 found.append(address)
             else:
                 found += _local(address, pattern=isinstance(one, str))
@@ -118,7 +145,7 @@ def _rewritten(address: str) -> str:
     return rewrite_url(address)
 
 
-def _check_scheme(address: str, allow_pipe: bool) -> None:
+def _check_address(address: str, allow_pipe: bool) -> None:
     from webdataset.gopen import gopen_curl, gopen_schemes
 
     scheme = urlparse(address).scheme
@@ -127,14 +154,48 @@ def _check_scheme(address: str, allow_pipe: bool) -> None:
             f"expected no commands among the shards, got {address!r}; pass allow_pipe=True if it "
             "is yours, for it will be run by a shell"
         )
-    known = {*gopen_schemes, "file"} - {"__default__"}
-    if scheme not in known:
-        raise DataError(
-            f"expected an address that webdataset opens ({', '.join(sorted(known))}), got "
-            f"{address!r}; copy the shards, mount them, or use 'pipe:...' with allow_pipe=True"
-        )
     if gopen_schemes.get(scheme) is gopen_curl and shutil.which("curl") is None:
         raise DataError(f"expected the program curl to read {address!r}; install it")
+    if not _for_webdataset(scheme):
+        _check_store(address)
+
+
+def _for_webdataset(scheme: str) -> bool:
+    from webdataset.gopen import gopen_schemes
+
+    return scheme in {*gopen_schemes, "file", ""} - {"__default__"}
+
+
+def _check_store(address: str) -> None:
+    """Refuse what fsspec does not open, or should not."""
+    scheme = address.partition("://")[0]  # as fsspec cuts it; to it, "s3:a" is a local file
+    if scheme in NO_STORES or "::" in address:  # braces can make a "::" after the text was split
+        raise DataError(
+            f"expected the address of a shard in a store, as s3://bucket/a.tar, got {address!r}; "
+            "give the shard's own address or path"
+        )
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ValueError as error:
+        raise DataError(
+            "expected an address that webdataset opens (http, https, gs, hf, sftp, pipe, ...) or "
+            f"fsspec (s3, az, oss, ...), got {address!r}; copy or mount the shards, or read them "
+            "by a command, pipe:COMMAND"
+        ) from error
+    except ImportError as error:
+        raise DataError(
+            f"expected a package for {scheme}://, got none to read {address!r}: {error} "
+            f"({error.__cause__})"
+        ) from error
+    if "*" in address:
+        raise DataError(f"expected braces, as {{000..127}}, in place of * in {address!r}")
+
+
+def _refuse_address(address: str) -> None:
+    raise DataError(
+        f"expected local shards, got {address!r}; read them as a stream (stream:PATTERN, "
+        "a2mim.shards.ShardStream in Python)"
+    )
 
 
 def _local(address: str, pattern: bool) -> list[str]:
@@ -181,7 +242,7 @@ class TarSamples:
     The index takes about 20 µs and 60 bytes per member.
 
     Args:
-        shards: as in ``expand_shards``, local ones.
+        shards: as in ``expand_shards``, without addresses.
         augment: from uint8 pixels to the network's input.
         seed: names the draws.
         tolerance: how many unreadable images are put up with.
@@ -199,7 +260,7 @@ class TarSamples:
         tolerance: Tolerance = TOLERANCE,
         endings: tuple[str, ...] = IMAGE_ENDINGS,
     ) -> None:
-        self.shards = expand_shards(shards)
+        self.shards = _expanded(shards, _refuse_address)
         names, places = [], array("q")
         for number, shard in enumerate(self.shards):
             for name, offset, size in _index(shard, endings):
@@ -243,8 +304,6 @@ class TarSamples:
 
 def _index(shard: str, endings: tuple[str, ...]) -> Iterator[tuple[str, int, int]]:
     """Name, offset and size in bytes of the images of one shard."""
-    if urlparse(shard).scheme:
-        raise DataError(f"expected local shards, got {shard}; read it with ShardStream")
     try:
         with tarfile.open(shard, "r:", tarinfo=_StrictHeader) as archive:
             for member in _images(archive, endings):
@@ -254,7 +313,8 @@ def _index(shard: str, endings: tuple[str, ...]) -> Iterator[tuple[str, int, int
     except (OSError, tarfile.TarError) as error:
         raise DataError(
             f"expected an uncompressed, complete tar file, cannot read {shard}: {error}; "
-            "write it again, or read compressed ones with ShardStream"
+            "write it again, or read compressed ones as a stream (stream:PATTERN, "
+            "a2mim.shards.ShardStream in Python)"
         ) from error
 
 
@@ -290,7 +350,7 @@ class StreamSettings:
     """
 
     images: int
-    buffer: int = 1000
+    buffer: int = BUFFER
 
     def __post_init__(self) -> None:
         if min(self.images, self.buffer) < 1:
@@ -508,9 +568,9 @@ def _files(shards: Iterable[str], stream: ShardStream) -> Iterator[tuple[str, st
 
 
 def _members(shard: str, endings: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    from webdataset.gopen import gopen, set_options
+    from webdataset.gopen import set_options
 
-    source = gopen(shard)
+    source = _opened(shard)
     try:
         with tarfile.open(
             fileobj=source, mode="r|*", bufsize=READ_BYTES, tarinfo=_StrictHeader
@@ -527,6 +587,17 @@ def _members(shard: str, endings: tuple[str, ...]) -> Iterator[tuple[str, bytes]
         raise
     finally:
         source.close()
+
+
+def _opened(shard: str) -> Any:
+    """A file to be read once, from its beginning; of an object store, in requests one by one."""
+    from webdataset.gopen import gopen
+
+    address = _rewritten(shard)
+    if _for_webdataset(urlparse(address).scheme):
+        return gopen(shard)
+    store, path = fsspec.core.url_to_fs(address)
+    return store.open(path, "rb", block_size=STORE_BYTES)
 
 
 def _shuffled(items: Sequence[str], *key: int | str) -> list[str]:
@@ -563,29 +634,37 @@ class _StreamDamage:
         self._per_shard = max(1, images // shards)
         self._allowed = max(tolerance.least, int(tolerance.share * images))
         self._images = images
+        self._tolerance = tolerance
         self._seen: list[str] = []
 
     def image(self, number: int, error: DataError) -> None:
         self._mark(number % self.SLOTS, 1, str(error))
 
     def shard(self, shard: str, error: Exception) -> None:
-        what = f"expected a shard, cannot read all of {shard}: {type(error).__name__}: {error}"
+        what = f"expected a shard, cannot read all of {shard}: {in_a_line(error)}"
         self._mark(keyed_seed("shard", shard) % self.SLOTS, self._per_shard, what)
 
     def count(self) -> int:
         return int(self._weights.sum())
+
+    def marks(self) -> Tensor:
+        return self._weights.clone()
+
+    def learn(self, marks: Tensor) -> None:
+        known = marks > 0
+        self._weights[known] = marks[known]
 
     def _mark(self, slot: int, weight: int, what: str) -> None:
         if self._weights[slot] > 0:
             return
         self._weights[slot] = weight
         self._seen.append(what)
-        logger.warning("passed over: %s", what)
+        logger.warning("passed over (%d images so far): %s", self.count(), what)
         if self.count() > self._allowed:
             raise DataError(
                 f"expected at most {self._allowed} unreadable images of {self._images} (a shard "
-                f"counts {self._per_shard}), got {self.count()}; repair or remove them, or allow "
-                f"more by a2mim.samples.Tolerance: {'; '.join(self._seen[-5:])}"
+                f"counts {self._per_shard}), got {self.count()}; {self._tolerance.advice()}. "
+                f"The last: {'; '.join(self._seen[-5:])}"
             )
 
 

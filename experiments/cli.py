@@ -62,7 +62,10 @@ class Pretrain:
 
 @dataclass(frozen=True)
 class Configs:
-    """List the recipes of a2mim pretrain and a2mim probe."""
+    """List the recipes of a2mim pretrain and a2mim probe, or show all of one."""
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[NAME]")] = ""
+    """Of the recipe to show: what is known of it, and its settings."""
 
 
 Command = (
@@ -181,14 +184,14 @@ def _run(command: Any) -> None:
         from a2mim.probe import RECIPES as SGD
         from experiments.configs.finetune import RECIPES as FINETUNE
         from experiments.configs.pretrain import RECIPES as PRETRAIN
-        from experiments.settings import list_recipes
+        from experiments.settings import list_recipes, show_recipe
 
-        commands: dict[str, Mapping[str, object]] = {
+        commands: dict[str, Mapping[str, Any]] = {
             "a2mim pretrain": PRETRAIN,
             "a2mim probe --method finetune --recipe": FINETUNE,
             "a2mim probe --method sgd --recipe": SGD,
         }
-        print(list_recipes(commands))
+        print(show_recipe(command.name, commands) if command.name else list_recipes(commands))
     elif isinstance(command, ModelsConfig):
         from experiments.weights import models
 

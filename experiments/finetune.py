@@ -40,7 +40,7 @@ from experiments.results import COLUMNS, read_table, write_atomic, write_table
 from experiments.runs import UsageError, commit, process_rank
 from experiments.settings import changed, chosen
 from experiments.sources import Labelled, labelled_samples, without_folders
-from experiments.training import engine_arguments, errors_explained
+from experiments.training import engine_arguments, errors_explained, what_a_cut_changes
 from experiments.watching import Log
 from interactions.strength import Interval, t_interval
 
@@ -225,6 +225,10 @@ def finetune(
             "pretrained": {k: str(v) for k, v in asdict(pretrained).items()},
         },
     )
+    rank, ranks = process_rank()
+    cut = what_a_cut_changes(method, config, ranks)
+    if cut and rank == 0:
+        print(cut)
     work.mkdir(parents=True, exist_ok=True)
     log = Log(work, steps, config.batch_size, judge)
     try:
@@ -242,7 +246,7 @@ def finetune(
                 resume=resume,
                 **engine_arguments(config, device, steps_per_epoch),
             )
-            if process_rank()[0] > 0:
+            if rank > 0:
                 return pd.DataFrame(columns=list(COLUMNS))
             models = {"last": model}
             if trained.ema is not None:

@@ -45,8 +45,9 @@ from experiments.figures_features import (
     invariance_table,
     last_layer,
 )
+from experiments.fills import plain_fill
 from experiments.journal import Journal
-from experiments.measuring import plain_fill, safe_name
+from experiments.measuring import safe_name
 from experiments.results import COLUMNS, read_table, write_table
 from experiments.runs import (
     UsageError,
@@ -328,7 +329,7 @@ def _measure(
 
     hiding: Fill | Literal["token drop"] = "token drop"
     if config.hiding != "token_drop":
-        hiding = plain_fill(config.hiding, subject)
+        hiding = plain_fill(config.hiding, *subject.colours)
     start = journal.state
     done = 0 if start is None else int(start["batches"]) * config.batch
     left = prepared.sources[done:]

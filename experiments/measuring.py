@@ -21,6 +21,7 @@ from tqdm import tqdm
 import interactions as ix
 from a2mim.data import DataError
 from experiments.configs.interactions import ENCODER_REWARDS, InteractionsConfig
+from experiments.fills import plain_fill
 from experiments.records import read_record, record_key, shard, write_record
 from experiments.runs import UsageError
 from experiments.sources import Source
@@ -31,23 +32,6 @@ from interactions.protocols import PublishedPairs
 
 T = TypeVar("T")
 Records = list[ix.Interactions]
-Colours = Sequence[float]
-AnyFill = ix.fills.Fill | ix.fills.NamedFill
-
-FILLS: dict[str, Callable[[Colours, Colours, int], AnyFill]] = {
-    "zero": lambda mean, std, seed: ix.fills.zero,
-    "black": lambda mean, std, seed: ix.fills.black(mean, std),
-    "white": lambda mean, std, seed: ix.fills.constant(
-        [(1 - m) / s for m, s in zip(mean, std, strict=True)]
-    ),
-    "image_mean": lambda mean, std, seed: ix.fills.image_mean,
-    "blur": lambda mean, std, seed: ix.fills.blur(),
-    "blur21": lambda mean, std, seed: ix.fills.blur(10, radius=10),
-    "noise": lambda mean, std, seed: ix.fills.noise(seed),
-    "random_colour": ix.fills.random_colour,
-    "uniform_noise": ix.fills.uniform_noise,
-}
-"""Fills by name, from the mean and deviation of a network's normalisation and a seed."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +148,7 @@ def _game(
                 grid,
                 kind=cast(Kind, config.reward),
                 names=[name],
-                fill=plain_fill(config.fill, subject),
+                fill=plain_fill(config.fill, *subject.colours),
                 batch_size=batch_size,
                 precision=config.precision,
             )
@@ -174,17 +158,12 @@ def _game(
             return ix.TokenDropGame(
                 subject.model, image, label, grid, name, reward, batch_size, config.precision
             )
-        fill = plain_fill(config.fill, subject)
+        fill = plain_fill(config.fill, *subject.colours)
         return ix.PatchGame(
             subject.model, image, label, grid, name, fill, reward, batch_size, config.precision
         )
 
     return usable(build)
-
-
-def plain_fill(name: str, subject: Subject) -> ix.fills.Fill:
-    """One of :data:`FILLS` that is not drawn, so that it needs no seed and no names of images."""
-    return cast(ix.fills.Fill, FILLS[name](*subject.colours, 0))
 
 
 def _label(subject: Subject, config: InteractionsConfig, source: Source, image: Tensor) -> int:

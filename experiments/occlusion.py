@@ -45,7 +45,8 @@ from experiments.configs.occlusion import OcclusionConfig
 from experiments.configs.weights import WeightsConfig
 from experiments.figures import save
 from experiments.figures_features import occlusion_measures
-from experiments.measuring import FILLS, AnyFill, Colours, safe_name, usable
+from experiments.fills import FILLS, AnyFill, Colours
+from experiments.measuring import safe_name, usable
 from experiments.occlusion_tables import (
     Measured,
     read_images_table,

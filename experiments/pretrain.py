@@ -7,11 +7,13 @@ the network made of hidden patches.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
@@ -19,7 +21,6 @@ import matplotlib as mpl
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from a2mim.augment import CentreCrop, CropAndFlip
 from a2mim.checkpoint import save_backbone
@@ -36,15 +37,17 @@ from a2mim.optim import (
     OFFICIAL_VIT,
     cosine_lr,
     parameter_groups,
+    plain_cosine_lr,
     step_lr,
 )
 from a2mim.sampler import Batches, keyed_seed
-from a2mim.samples import RepeatedSamples, SomeSamples, few_images
+from a2mim.samples import TOLERANCE, RepeatedSamples, SomeSamples, Tolerance, few_images
 from a2mim.shards import ShardStream
 from a2mim.siamese import ContrastiveMAE, ImageLevel, RelaxedMAE, TokenLevel
 from a2mim.sites import site_at
 from experiments.configs.pretrain import RECIPES, PretrainConfig
 from experiments.figures import reconstructions
+from experiments.fills import plain_fill
 from experiments.results import write_atomic, write_table
 from experiments.runs import (
     LOCK,
@@ -58,7 +61,7 @@ from experiments.runs import (
 )
 from experiments.settings import changed, chosen
 from experiments.sources import labelled_samples, training_samples, without_folders
-from experiments.training import engine_arguments, errors_explained
+from experiments.training import engine_arguments, errors_explained, what_a_cut_changes
 from experiments.watching import (
     PICTURES,
     Images,
@@ -70,7 +73,6 @@ from experiments.watching import (
     writing,
 )
 from interactions import plots
-from interactions.fills import image_mean
 from interactions.keys import torch_seeded
 
 RULES = {
@@ -84,9 +86,12 @@ KNN_TRAIN, KNN_TEST = 10_000, 2_000
 
 BELONGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
-        ("target", "loss", "fourier_weight", "token", "token_init", "fill", "position"), ("a2mim",)
+        (
+            *("target", "residual", "loss", "fourier_weight", "depthwise"),
+            *("token", "token_init", "detach", "fill", "position"),
+        ),
+        ("a2mim",),
     ),
-    "depthwise": ("a2mim",),
     "decoder": ("mae", "rmae", "cmae"),
     "penalty_weight": ("rmae",),
     **dict.fromkeys(("view2", "stop_gradient", "momentum"), ("rmae", "cmae")),
@@ -118,6 +123,7 @@ def run(
         UsageError: if the recipe, a setting, the data or the folder cannot be used.
     """
     start = time.perf_counter()
+    launched = torch.distributed.is_initialized()  # by whom called us, who will end it
     config = configured(name, [*changes, *([f"data={data}"] if data else [])])
     device = pick_device(device)
     if device == "cpu":
@@ -138,7 +144,7 @@ def run(
         out, settings | {"images": len(samples)}, resume=resume or process_rank()[0] > 0
     )
     steps = config.epochs * steps_per_epoch
-    watch = Watch(method, config, steps, steps_per_epoch, images_ICHW, samples, knn)
+    watch = Watch(method, config, steps, steps_per_epoch, images_ICHW, knn)
     log = Log(work, steps, config.batch_size, watch)
     rank, ranks = process_rank()
     cut = what_a_cut_changes(method, config, ranks)
@@ -165,11 +171,10 @@ def run(
         log.close()
         if rank == 0:
             _leave_nothing_empty(work)
-    if torch.distributed.is_initialized():
-        first = torch.distributed.get_rank() == 0
+    if torch.distributed.is_initialized() and not launched:
         torch.distributed.destroy_process_group()
-        if not first:
-            return
+    if rank > 0:
+        return
     with writing(work), mpl.rc_context(plots.STYLE):
         save(method, trained, config, work)
         figure = reconstructions({config.backbone: pictures(method, images_ICHW, config)})
@@ -208,7 +213,7 @@ def _check(config: PretrainConfig) -> None:
         raise UsageError(
             f"expected a warm-up of less than the {config.epochs} epochs, got {config.warmup}"
         )
-    above_0 = ("epochs", "batch_size", "accumulate", "lr", "save_every", "keep")
+    above_0 = ("epochs", "batch_size", "accumulate", "lr", "save_every", "keep", "shuffle_buffer")
     for key in (*above_0, "clip", "images", "few", "epoch_images", "knn_every"):
         value = getattr(config, key)
         if value is not None and not value > 0:
@@ -226,10 +231,12 @@ def _check(config: PretrainConfig) -> None:
             raise UsageError(f"expected fsdp or {key}, got both; leave out one of them")
     if config.few is None and config.few_seed:
         raise UsageError(f"expected few with few_seed={config.few_seed}, got all images; set few")
-    if config.images is not None and config.data and not config.data.startswith("stream:"):
+    if not 0 <= config.unreadable <= 1:
+        raise UsageError(f"expected unreadable as a share, as 0.01, got {config.unreadable}")
+    if config.detach and config.token == "replace":
         raise UsageError(
-            f"expected images={config.images} for stream:PATTERN, which cannot count them, got "
-            f"{config.data}; leave it out"
+            "expected token=add or token=damped with detach, got token=replace, which lets no "
+            "hidden feature pass; leave one of them out"
         )
     if config.method == "cmae":
         _check_contrast(config)
@@ -270,6 +277,13 @@ def _check_effects(config: PretrainConfig, recipe: PretrainConfig) -> None:
             f"expected level=token for decoder={config.decoder}, got level=image, whose head has "
             "no blocks; change head instead"
         )
+    if config.data and not config.data.startswith("stream:"):
+        for key in ("images", "shuffle_buffer"):
+            if getattr(config, key) != getattr(recipe, key):
+                raise UsageError(
+                    f"expected {key} for stream:PATTERN alone, got it for {config.data}; "
+                    f"leave it at {getattr(recipe, key)}"
+                )
     if config.schedule == "step" and config.final_lr != recipe.final_lr:
         raise UsageError(
             f"expected schedule=cosine for final_lr={config.final_lr}, got schedule=step, which "
@@ -296,35 +310,6 @@ def _check_contrast(config: PretrainConfig) -> None:
         )
 
 
-def what_a_cut_changes(method: Masked, config: PretrainConfig, processes: int) -> str | None:
-    """One line on why losses are not those of one process that sees a batch at once.
-
-    Args:
-        method: what is trained.
-        config: of the run.
-        processes: how many share a batch.
-
-    Returns:
-        What sees how many images; None if the batch is not cut, or no loss mixes its images.
-    """
-    at_once = config.batch_size // (config.accumulate * processes)
-    sees: dict[str, int] = {}
-    if isinstance(method, MaskedImageModel):
-        if method.loss.fourier_weight and method.loss.reduce_spectrum == "batch":
-            sees[f"the mean spectrum of loss={config.loss}"] = at_once
-    elif isinstance(method, ContrastiveMAE) and config.negatives != "positions":
-        sees["the choice of negatives"] = at_once
-    if any(isinstance(module, _BatchNorm) for module in method.modules()):
-        sees["batch norm"] = at_once * (processes if config.sync_batchnorm else 1)
-    parts = [f"{what} sees {n}" for what, n in sees.items() if n < config.batch_size]
-    if not parts:
-        return None
-    return (
-        f"losses are not those of one process without accumulate: of the {config.batch_size} "
-        f"images of a step, {' and '.join(parts)} at once"
-    )
-
-
 def _leave_nothing_empty(work: Path) -> None:
     """Remove a work folder in which nothing was written: that of a run that was refused."""
     if not any(path.is_file() and path.name != LOCK for path in work.rglob("*")):
@@ -340,7 +325,14 @@ def samples_of(config: PretrainConfig) -> Images:
         ValueError: if there are not as many.
     """
     augment = CropAndFlip(config.image_size, config.crop, mean=config.mean, std=config.std)
-    samples = training_samples(config.data, augment, config.seed, images=config.images)
+    samples = training_samples(
+        config.data,
+        augment,
+        config.seed,
+        images=config.images,
+        buffer=config.shuffle_buffer,
+        tolerance=Tolerance(TOLERANCE.least if config.unreadable else 0, config.unreadable),
+    )
     if config.few is None and config.epoch_images is None:
         return samples
     if isinstance(samples, ShardStream):
@@ -389,7 +381,17 @@ def save(
     save_backbone(method.backbone, work / "backbone.safetensors")
     if trained.ema is not None:
         save_backbone(cast(Any, trained.ema).backbone, work / "backbone-ema.safetensors")
-    write_atomic(work / "backbone.json", json.dumps(description(config), indent=2) + "\n")
+    about = json.dumps(description(method.backbone, config), indent=2) + "\n"
+    write_atomic(work / "backbone.json", about)
+    # What timm's "local-dir:" reads: the same two files under the names that it looks for.
+    folder = work / "timm"
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that a full disk ended
+    folder.mkdir()
+    write_atomic(folder / "config.json", about)
+    try:
+        os.link(work / "backbone.safetensors", folder / "model.safetensors")
+    except OSError:  # not every file system has links
+        shutil.copyfile(work / "backbone.safetensors", folder / "model.safetensors")
 
 
 def method_of(config: PretrainConfig) -> Masked:
@@ -406,17 +408,22 @@ def method_of(config: PretrainConfig) -> Masked:
         size, position = config.image_size, config.position
         mask = BlockMask(size, config.block, config.mask_ratio)
         _check_hidden(config, mask.grid.n, mask.hidden)
+        fill = None
+        if config.fill != "none":
+            fill = plain_fill(config.fill, config.mean, config.std, config.seed)
         return MaskedImageModel(
             backbone,
             mask,
             site=None if position is None else site_at(backbone, position, size),
             token=config.token,
             token_init=config.token_init,
-            fill=image_mean if config.fill == "image_mean" else None,
+            detach=config.detach,
+            fill=fill,
             loss=config.loss,
             fourier_weight=config.fourier_weight,
             decoder_depth=config.depthwise,
             target=config.target,
+            residual=config.residual,
         )
 
 
@@ -492,11 +499,13 @@ def backbone_of(config: PretrainConfig) -> nn.Module:
         raise ValueError(f"expected the name of a timm model: {error}{hint}") from error
 
 
-def description(config: PretrainConfig) -> dict[str, object]:
+def description(backbone: nn.Module, config: PretrainConfig) -> dict[str, object]:
     """How to make the network that the saved weights belong to, for people and for timm."""
+    sized = "img_size" in signature(type(backbone)).parameters
     return {
         "architecture": config.backbone,
-        "model_args": {"img_size": config.image_size, **config.options},
+        "num_classes": 0,
+        "model_args": ({"img_size": config.image_size} if sized else {}) | config.options,
         "pretrained_cfg": {
             "input_size": [3, config.image_size, config.image_size],
             "mean": list(config.mean),
@@ -512,6 +521,10 @@ def schedule(
 ) -> Callable[[int, float], float]:
     """From step and a scale of the peak to the learning rate."""
     warmup = round(config.warmup * steps_per_epoch)
+    if config.schedule == "plain_cosine":
+        return lambda step, scale: plain_cosine_lr(
+            step, steps, warmup, config.lr * scale, config.final_lr
+        )
     if config.schedule == "step":
         drop = round(config.epochs * 7 / 8) * steps_per_epoch
         return lambda step, scale: step_lr(

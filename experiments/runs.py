@@ -240,7 +240,9 @@ def counted(number: int) -> str:
 
 
 def process_rank() -> tuple[int, int]:
-    """Which process this is, of how many: what ``torchrun`` says, else the only one."""
+    """Which process this is, of how many: as its group or ``torchrun`` says, else the only one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -72,6 +73,30 @@ def _fitting(key: str, value: object, hint: Any) -> Any:
 
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def show_recipe(name: str, recipes: Mapping[str, Mapping[str, Any]]) -> str:
+    """All of one recipe: its command, its description, its settings as ``--set`` takes them.
+
+    Args:
+        name: of the recipe.
+        recipes: by command and name: settings, or functions that make them.
+
+    Raises:
+        UsageError: if there is none of that name, with the nearest names.
+    """
+    chosen(name, {name: recipe for group in recipes.values() for name, recipe in group.items()})
+    parts = []
+    for command, group in recipes.items():
+        if name not in group:
+            continue
+        recipe = group[name]
+        settings = vars(recipe() if callable(recipe) else recipe)
+        data = " --data folder:DIR" if settings.get("data") == "" else ""
+        about = [inspect.cleandoc(recipe.__doc__ or "")] if callable(recipe) else []
+        lines = [f"  {key}={value}" for key, value in settings.items()]
+        parts.append("\n".join([f"{command} {name}{data}", *about, "settings:", *lines]))
+    return "\n\n".join(parts)
 
 
 def list_recipes(recipes: Mapping[str, Mapping[str, object]]) -> str:

@@ -1,7 +1,8 @@
 """Where images come from: a data set by name, a folder, tar shards.
 
 ``--data NAME``, ``folder:PATH``, ``tar:PATTERN`` (local shards, in any order) or
-``stream:PATTERN`` (shards from their beginning to their end, also from an address or a pipe).
+``stream:PATTERN`` (shards from their beginning to their end, also from the web, an object store
+such as ``s3://``, or a pipe; see ``a2mim.shards.expand_shards``).
 Photographs to measure are read when they are needed and not kept.
 """
 
@@ -23,15 +24,17 @@ from a2mim.augment import Augment
 from a2mim.data import DataError, ImageSet, digits, find_images, read_image, subset
 from a2mim.named import NAMES, labels_of, named_samples, torchvision_set
 from a2mim.samples import (
+    TOLERANCE,
     ArraySamples,
     DatasetSamples,
     FolderSamples,
     ImageFiles,
     PackedNames,
+    Tolerance,
     find_test_files,
     find_training_files,
 )
-from a2mim.shards import ShardStream, StreamSettings, TarSamples
+from a2mim.shards import BUFFER, ShardStream, StreamSettings, TarSamples
 from experiments.runs import UsageError
 
 T = TypeVar("T")
@@ -133,7 +136,13 @@ def classes_of(data: str) -> int | None:
 
 
 def training_samples(
-    data: str, augment: Augment, seed: int, *, images: int | None = None
+    data: str,
+    augment: Augment,
+    seed: int,
+    *,
+    images: int | None = None,
+    buffer: int = BUFFER,
+    tolerance: Tolerance = TOLERANCE,
 ) -> Training:
     """The images to pre-train on that ``--data`` names.
 
@@ -142,25 +151,29 @@ def training_samples(
         augment: from uint8 pixels to the network's input.
         seed: names the draws.
         images: in all shards of a stream.
+        buffer: images in the shuffle buffer of every worker of a stream.
+        tolerance: how many unreadable images are put up with.
 
     Raises:
         UsageError: if it names none.
         DataError: if they cannot be had.
+        ValueError: if a stream has less than one image, or a buffer for less than one.
     """
     kind, _, where = data.partition(":")
     if data and not where:
-        return named_samples(data, "train", augment, seed, unlabelled=True)
+        return named_samples(data, "train", augment, seed, unlabelled=True, tolerance=tolerance)
     if kind == "folder":
-        return FolderSamples(find_training_files(Path(where)), augment, seed)
+        return FolderSamples(find_training_files(Path(where)), augment, seed, tolerance)
     if kind == "tar":
-        return TarSamples(where, augment, seed)
+        return TarSamples(where, augment, seed, tolerance)
     if kind == "stream":
         if images is None:
             raise UsageError(
                 f"expected the number of images in {data}, got none; say --set images=NUMBER"
             )
         # Who types a pipe here could as well type it into the shell.
-        return ShardStream(where, augment, seed, StreamSettings(images), allow_pipe=True)
+        settings = StreamSettings(images, buffer)
+        return ShardStream(where, augment, seed, settings, allow_pipe=True, tolerance=tolerance)
     raise UsageError(
         f"expected --data NAME ({', '.join(NAMES[:3])}, ...), folder:PATH, tar:PATTERN or "
         f"stream:PATTERN, got {data!r}"

@@ -1,4 +1,7 @@
-"""What pre-training and fine-tuning share: the engine's arguments, and how its errors are said."""
+"""What pre-training and fine-tuning share: the engine's arguments, and how its errors are said.
+
+A line, too, on what the cut of a batch into micro-batches and processes changes.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from a2mim.data import DataError
 from a2mim.engine import Interrupted
+from a2mim.model import MaskedImageModel
+from a2mim.siamese import ContrastiveMAE
 from a2mim.state import CheckpointError
 from experiments.configs.finetune import FinetuneConfig
 from experiments.configs.pretrain import PretrainConfig
@@ -44,6 +52,40 @@ def engine_arguments(
         "workers": config.workers,
         "log_every": max(min(steps_per_epoch // 10, 50), 1),
     }
+
+
+def what_a_cut_changes(
+    method: nn.Module, config: PretrainConfig | FinetuneConfig, processes: int
+) -> str | None:
+    """One line on why losses are not those of one process that sees a batch at once.
+
+    Args:
+        method: what is trained.
+        config: of the run.
+        processes: how many share a batch.
+
+    Returns:
+        What sees how many images; None if the batch is not cut, or no loss mixes its images.
+    """
+    at_once = config.batch_size // (config.accumulate * processes)
+    sees: dict[str, int] = {}
+    if isinstance(config, PretrainConfig):
+        if isinstance(method, MaskedImageModel):
+            if method.loss.fourier_weight and method.loss.reduce_spectrum == "batch":
+                sees[f"the mean spectrum of loss={config.loss}"] = at_once
+            if config.token_init == "mean":
+                sees["the mean of token_init=mean"] = at_once
+        elif isinstance(method, ContrastiveMAE) and config.negatives != "positions":
+            sees["the choice of negatives"] = at_once
+    if any(isinstance(module, _BatchNorm) for module in method.modules()):
+        sees["batch norm"] = at_once * (processes if config.sync_batchnorm else 1)
+    parts = [f"{what} sees {n}" for what, n in sees.items() if n < config.batch_size]
+    if not parts:
+        return None
+    return (
+        f"losses are not those of one process without accumulate: of the {config.batch_size} "
+        f"images of a step, {' and '.join(parts)} at once"
+    )
 
 
 @contextmanager

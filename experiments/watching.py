@@ -124,8 +124,9 @@ class Log:
             **report.losses,
             "images_per_second": round(report.images_per_second, 1),
         }
-        if report.grad_norm is not None:
-            entry["grad_norm"] = report.grad_norm
+        for key in ("grad_norm", "skipped"):
+            if getattr(report, key) is not None:
+                entry[key] = getattr(report, key)
         if self._watch is not None:
             entry |= self._watch.measure(report)
         self.reports.append(entry)
@@ -197,9 +198,10 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        saved = any((folder / "checkpoints").glob("*.safetensors"))
         raise UsageError(
             f"cannot write to {folder}: {error.strerror or error}; make room, and the same "
-            "command goes on from the last checkpoint"
+            f"command {'goes on from the last checkpoint' if saved else 'begins again'}"
         ) from error
 
 
@@ -231,7 +233,7 @@ class OnlineKnn:
 
 @dataclass(frozen=True)
 class Watch:
-    """What pre-training is watched by: skipped images; at ends of epochs a picture and a probe.
+    """What pre-training is watched by at ends of epochs: a picture and a probe.
 
     Attributes:
         method: in training.
@@ -239,7 +241,6 @@ class Watch:
         steps: how many there will be.
         steps_per_epoch: of them.
         images_ICHW: what the picture shows.
-        samples: the training images.
         knn: the probe, if there is one.
     """
 
@@ -248,17 +249,13 @@ class Watch:
     steps: int
     steps_per_epoch: int
     images_ICHW: Tensor
-    samples: Images
     knn: OnlineKnn | None
 
     def measure(self, report: StepReport) -> dict[str, float]:
-        """``skipped``, where images can be unreadable; ``knn_top1``, where it is its turn."""
-        found: dict[str, float] = {}
-        if hasattr(self.samples, "damage"):
-            found["skipped"] = self.samples.damage.count()
-        if self.knn is not None and self._ends(report, self.config.knn_every or 1):
-            found["knn_top1"] = self.knn(self.method.backbone)
-        return found
+        """``knn_top1``, where it is its turn."""
+        if self.knn is None or not self._ends(report, self.config.knn_every or 1):
+            return {}
+        return {"knn_top1": self.knn(self.method.backbone)}
 
     def look(self, report: StepReport) -> np.ndarray | None:
         """The contact sheet of :func:`pictures`."""
@@ -286,7 +283,11 @@ def pictures(method: Masked, images_ICHW: Tensor, config: PretrainConfig) -> dic
     visible = method.draw(len(images), keyed_generator(config.seed, "pictures")).to(device)
     grid: PatchGrid = method.mask.grid if isinstance(method, MaskedImageModel) else method.grid
     output = method.eval()(images, visible)["output"].float()
-    stacks = {"original": images, "masked": hide(images, visible, grid, image_mean(images))}
+    # Where nothing is filled, the mean colour tells what is hidden.
+    hidden = image_mean(images)
+    if isinstance(method, MaskedImageModel) and config.fill != "none":
+        hidden = method.fill(images)
+    stacks = {"original": images, "masked": hide(images, visible, grid, hidden)}
     if output.shape == images.shape:
         stacks["prediction"] = output
         stacks["completed"] = hide(images, visible, grid, output)

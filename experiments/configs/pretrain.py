@@ -16,6 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from a2mim.mask_tokens import TokenInit
+from a2mim.samples import TOLERANCE
+from a2mim.shards import BUFFER
+
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 GREY = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
@@ -33,12 +37,16 @@ class PretrainConfig:
         image_size: edge of the images in pixels.
         block: edge of a mask block in pixels; but for ``a2mim``, that of a patch.
         mask_ratio: hidden share of the blocks.
-        fill: what hidden pixels become.
+        fill: what hidden pixels become: ``zero`` is the data's mean colour, because images are
+            normalised; ``noise`` is one pattern for all images, named by ``seed``; ``none`` leaves
+            them, so that only a token that replaces can hide them.
         position: where the mask token enters, as the official code counts; None: the family's.
         token: how the mask token enters.
-        token_init: what it starts as.
+        token_init: what it starts as, whether it learns, or of which features it is the mean.
+        detach: whether no gradient passes back into hidden features.
         depthwise: depth-wise convolutions before the decoder.
         target: what is predicted.
+        residual: whether as the difference from the mean of the image's target.
         loss: name of a preset of losses.
         fourier_weight: lambda of the Fourier loss; None: the preset's.
         decoder: width, depth and heads of the decoder of MAE, of both of R-MAE, or of the blocks of
@@ -55,6 +63,9 @@ class PretrainConfig:
         data: a set by name, ``folder:PATH``, ``tar:PATTERN`` or ``stream:PATTERN``; to be given
             where empty.
         images: in all shards of a stream, which cannot count them; for streams alone.
+        shuffle_buffer: images that wait in every worker to be shuffled; for streams alone.
+        unreadable: the largest share of images that may be unreadable: of those read so far, or of
+            all in a stream; unless it is 0, ten always may.
         few: how many of the images are used, again and again; None: all.
         few_seed: names the choice of these.
         epoch_images: images per epoch, whose number of steps they decide; None: as many as there
@@ -67,7 +78,8 @@ class PretrainConfig:
         lr: peak learning rate.
         final_lr: where a cosine ends; a ``step`` ends at a tenth of ``lr``.
         warmup: epochs of linear warm-up.
-        schedule: ``cosine``, or ``step``: a tenth from 7/8 of the epochs on.
+        schedule: ``cosine`` from where warm-up ends; ``plain_cosine`` over all epochs, times the
+            warm-up; or ``step``: a tenth from 7/8 of the epochs on.
         betas: of AdamW.
         weight_decay: of AdamW.
         rules: table of parameter groups.
@@ -93,12 +105,14 @@ class PretrainConfig:
     image_size: int = 224
     block: int = 32
     mask_ratio: float = 0.6
-    fill: Literal["image_mean", "none"] = "image_mean"
+    fill: Literal["image_mean", "zero", "black", "white", "noise", "none"] = "image_mean"
     position: int | None = None
     token: Literal["add", "replace", "damped"] = "add"
-    token_init: Literal["normal", "zeros"] = "normal"
+    token_init: TokenInit = "normal"
+    detach: bool = False
     depthwise: int = 0
     target: Literal["rgb", "hog"] = "rgb"
+    residual: bool = False
     loss: str = "official-vit"
     fourier_weight: float | None = None
     decoder: tuple[int, int, int] = (512, 8, 16)
@@ -112,6 +126,8 @@ class PretrainConfig:
     negatives: Literal["images", "positions", "all"] = "images"
     data: str = ""
     images: int | None = None
+    shuffle_buffer: int = BUFFER
+    unreadable: float = TOLERANCE.share
     few: int | None = None
     few_seed: int = 0
     epoch_images: int | None = None
@@ -124,7 +140,7 @@ class PretrainConfig:
     lr: float = 4e-4
     final_lr: float = 0.0
     warmup: float = 10
-    schedule: Literal["cosine", "step"] = "cosine"
+    schedule: Literal["cosine", "plain_cosine", "step"] = "cosine"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
     rules: Literal["vit", "cnn", "cnn-gamma", "moganet"] = "vit"

@@ -531,7 +531,7 @@ def test_backbones_of_our_own_pretraining(name, size, tmp_path):
     config = PretrainConfig(backbone=name, image_size=size)
     model = scrambled(backbone_of(config))
     save_backbone(model, tmp_path / "backbone.safetensors")
-    (tmp_path / "backbone.json").write_text(json.dumps(description(config)))
+    (tmp_path / "backbone.json").write_text(json.dumps(description(model, config)))
     loaded = load_model(tmp_path / "backbone.safetensors")
     same(model, loaded, size)
     assert loaded.report.layout == "a2mim"

@@ -32,6 +32,7 @@ from a2mim.engine import (
     pretrain,
 )
 from a2mim.sampler import Batches, keyed_generator
+from a2mim.samples import DatasetSamples, Tolerance
 from a2mim.shards import ShardStream, StreamSettings, write_shards
 from a2mim.siamese import RelaxedMAE
 from a2mim.state import CheckpointError, latest, load_checkpoint
@@ -695,6 +696,23 @@ def test_two_processes_with_labels_are_one(processes):
     assert deviation(found[0]["labelled"], weights(one)) < 1e-5
 
 
+def test_two_processes_count_an_unreadable_image_once(processes):
+    """Four epochs: each of them meets both."""
+    found = [torch.load(processes / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert [f["known"] for f in found] == [[3, 11]] * 2
+    assert found[0]["skipped"] == sorted(found[0]["skipped"])
+    assert found[0]["skipped"][-1] == 2
+    assert fit()[1][-1].skipped is None  # these cannot be unreadable
+
+
+def test_two_processes_say_which_parameters_have_no_gradient(processes):
+    for rank, reports in enumerate((10, 0)):
+        found = torch.load(processes / f"{rank}.pt", weights_only=True)
+        assert "\n" not in found["missed"]
+        assert "or use unused_parameters=True" in found["missed"]
+        assert found["not missed"] == reports
+
+
 def test_two_processes_share_a_stream_or_refuse_it(processes):
     found = [torch.load(processes / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert [f["one shard"] for f in found] == [
@@ -797,6 +815,7 @@ def share(folder, rank, port):
     found["labelled"] = weights(method)
     found["labelled losses"] = torch.tensor([r.losses["loss"] for r in reports]).double()
     found |= share_a_stream(folder, rank) | share_weights(folder, rank, Signalled)
+    found |= share_damage() | miss_gradients()
     torch.save(found, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -818,6 +837,36 @@ def share_a_stream(folder, rank):
         fit(make(0.1), **options, saving=saving, on_step=signal_itself)
     found["streamed in two parts"] = weights(fit(make(0.1), **options, saving=saving)[0])
     return found
+
+
+class Damaged:
+    """Pictures, of which two cannot be read."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        if index in (3, 11):
+            raise OSError("damaged")
+        return torch.full((3, 8, 8), index, dtype=torch.uint8)
+
+
+def share_damage():
+    samples = DatasetSamples(Damaged(), lambda image, generator: image / 255, 0, Tolerance(2))
+    _, reports, _ = fit(samples=samples)
+    return {"skipped": [r.skipped for r in reports], "known": samples.damage.indices()}
+
+
+def miss_gradients():
+    class Superfluous(Tiny):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.head_of_nothing = nn.Linear(2, 2)
+
+    with pytest.raises(ValueError, match="a gradient for every parameter") as caught:
+        fit(make(method=Superfluous))
+    _, reports, _ = fit(make(method=Superfluous), unused_parameters=True)
+    return {"missed": str(caught.value), "not missed": len(reports)}
 
 
 def share_weights(folder, rank, signalled):

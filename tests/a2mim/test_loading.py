@@ -1,15 +1,18 @@
 import gzip
+import shutil
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._utils import ExceptionWrapper
 
 from a2mim.augment import CropAndFlip
-from a2mim.loading import load, stream_order
+from a2mim.data import DataError
+from a2mim.loading import load, own_message, stream_order
 from a2mim.sampler import Batches, MicroBatches, make_loader
-from a2mim.samples import FolderSamples
+from a2mim.samples import FolderSamples, Tolerance
 from a2mim.shards import ShardStream, StreamSettings, write_shards
 
 COUNT = 24
@@ -117,3 +120,42 @@ def test_what_decides_the_order(made):
     }
     assert stream_order(stream, plan(), 0) == stream_order(stream, plan(), 1)
     assert same(load(stream, plan(), workers=0), load(stream, plan(), workers=1))
+
+
+@pytest.mark.parametrize("kind", ["folder", "stream"])
+def test_workers_say_what_no_workers_say(made, tmp_path, kind):
+    """At the limit: torch would put a whole traceback into the message."""
+    folder = shutil.copytree(made / "images", tmp_path / "images")
+    for k in range(0, COUNT, 2):
+        (folder / f"{k:02d}.png").write_bytes(b"not an image")
+    write_shards(folder, tmp_path / "tars", per_shard=4)
+
+    def said(workers):
+        if kind == "folder":
+            files = sorted(folder.iterdir())
+            samples = FolderSamples(files, CropAndFlip(8), 0, Tolerance(3, 0.1))
+        else:
+            samples = stream_of(tmp_path / "tars", tolerance=Tolerance(3, 0.1))
+        with pytest.raises(DataError) as told:
+            list(load(samples, plan(), workers=workers))
+        return told.value
+
+    alone, worker = said(0), said(1)
+    assert str(worker) == str(alone)
+    assert "\n" not in str(worker)
+    assert str(worker).startswith("expected at most 3 unreadable images")
+    assert "Original Traceback" in str(worker.__cause__)  # not lost for who looks for it
+
+
+def test_the_own_message_of_an_error():
+    try:
+        try:
+            raise DataError("the cause")
+        except DataError as error:
+            raise DataError("expected a: b, got\nc") from error
+    except DataError:
+        wrapper = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(DataError, match="Original Traceback") as told:
+        wrapper.reraise()
+    assert own_message(told.value) == "expected a: b, got\nc"
+    assert own_message(DataError("plain: this")) == "plain: this"

@@ -78,14 +78,39 @@ def test_parameter_names():
 def test_how_tokens_start():
     starts = {
         init: TokenBlend(4000, "BNE", GRID, init=init).token
-        for init in ("normal", "zeros", "frozen_zeros", "frozen_randn")
+        for init in ("normal", "zeros", "frozen_zeros", "frozen_normal")
     }
     # the error of a standard deviation of 4000 draws is 1.1 %
-    assert starts["normal"].std().item() == pytest.approx(0.02, rel=0.05)
-    assert starts["frozen_randn"].std().item() == pytest.approx(1, rel=0.05)
+    for init in ("normal", "frozen_normal"):
+        assert starts[init].std().item() == pytest.approx(0.02, rel=0.05)
     assert not starts["zeros"].any()
     assert not starts["frozen_zeros"].any()
     assert [token.requires_grad for token in starts.values()] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(("layout", "prefix"), [("BEhw", 0), ("BhwE", 0), ("BNE", 0), ("BNE", 1)])
+@pytest.mark.parametrize("init", ["mean", "instance_mean"])
+def test_means_of_features_against_a_loop(init, prefix, layout):
+    """Of all patches, hidden ones too, but of no prefix; only the mean of an image has gradient."""
+    blend = TokenBlend(4, layout, GRID, prefix, mode="replace", init=init).double()
+    assert not list(blend.parameters())
+    z = tokens().double().requires_grad_()
+    with_prefix = torch.cat([torch.full((2, prefix, 4), 1e3).double(), z], dim=1)
+    expected = z.detach().clone()
+    for b in range(2):
+        for k in range(6):
+            if not VISIBLE[b, k]:
+                expected[b, k] = sum(z[c, j] for c in range(2) for j in range(6)) / 12
+                if init == "instance_mean":
+                    expected[b, k] = sum(z[b, j] for j in range(6)) / 6
+    expected = torch.cat([with_prefix[:, :prefix], expected], dim=1).detach()
+    blended = blend(LAYOUTS[layout](with_prefix), VISIBLE)
+    torch.testing.assert_close(blended.detach(), LAYOUTS[layout](expected))
+    blended.sum().backward()
+    passed = VISIBLE[:, :, None].double().expand(2, 6, 4)
+    if init == "instance_mean":
+        passed = passed + (~VISIBLE).sum(dim=1)[:, None, None] / 6
+    torch.testing.assert_close(z.grad, passed)
 
 
 @pytest.mark.parametrize("mode", ["add", "damped", "replace"])

@@ -230,11 +230,35 @@ def test_masks_of_patches():
 
 
 def test_a_frozen_token_is_not_trained():
-    model = make_model("test_resnet", token_init="frozen_randn")
+    model = make_model("test_resnet", token_init="frozen_normal")
     images, visible = batch()
     model(images, visible)["loss"].backward()
     assert model.token_blend.token.grad is None
     assert model.token_blend.token.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("init", ["mean", "instance_mean"])
+def test_a_token_that_is_a_mean_of_features(init, name):
+    model = make_model(name, token_init=init)
+    out = model(*batch())
+    out["loss"].backward()
+    assert [n for n, _ in model.token_blend.named_parameters()] == []
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    assert not torch.equal(out["output"], make_model(name)(*batch())["output"])
+
+
+@pytest.mark.parametrize("target", ["rgb", "hog"])
+def test_a_residual_is_predicted_from_the_mean_of_the_target(target):
+    plain, residual = (make_model("test_resnet", target=target, residual=r) for r in (False, True))
+    images, visible = batch()
+    goal = plain.target(images)
+    mean = goal.flatten(2).double().mean(dim=2)[:, :, None, None].float()
+    expected = plain(images, visible)["output"] + mean
+    out = residual(images, visible)
+    torch.testing.assert_close(out["output"], expected)
+    pixels = plain.mask.grid.pixels(visible, *goal.shape[2:])
+    torch.testing.assert_close(out["loss"], plain.loss(expected, goal, pixels)["loss"])
 
 
 def test_autocast_keeps_the_losses_in_float32():

@@ -6,6 +6,7 @@ from torchvision import datasets
 
 from a2mim.data import DataError
 from a2mim.named import TORCHVISION, labels_of, named_samples, torchvision_set
+from a2mim.samples import Tolerance
 
 
 class Stand(torch.utils.data.Dataset):
@@ -51,6 +52,20 @@ def test_a_set_of_torchvision(monkeypatch, tmp_path):
     samples = named_samples("stl10", "test", plain, 0, root=tmp_path)
     assert samples.labels_I.tolist() == [3, 1, 2]
     assert torch.equal(samples.load(2, 0), torch.full((3, 9, 9), 20.0))
+
+
+def test_how_many_unreadable_images_of_a_set_are_put_up_with(monkeypatch, tmp_path):
+    class Damaged(Stand):
+        def __getitem__(self, k):
+            if k == 1:
+                raise OSError("cut")
+            return super().__getitem__(k)
+
+    monkeypatch.setattr(datasets, "SVHN", Damaged)
+    named_samples("svhn", "train", plain, 0, root=tmp_path).load(1, 0)
+    strict = named_samples("svhn", "train", plain, 0, root=tmp_path, tolerance=Tolerance(0, 0.0))
+    with pytest.raises(DataError, match="at most 0 unreadable images"):
+        strict.load(1, 0)
 
 
 def test_labels_without_reading_images():

@@ -26,6 +26,7 @@ from a2mim.samples import (
     few_images,
     find_test_files,
     find_training_files,
+    in_a_line,
 )
 
 AUGMENT = CropAndFlip(16)
@@ -170,6 +171,8 @@ def test_an_unreadable_image_is_replaced_and_told_once(folder, caplog):
     for k in bad:
         assert sum(samples.names[k] in message for message in told) == 1
     assert any("0 bytes" in message for message in told)
+    assert ["(3 so far)" in message for message in told] == [False, False, True]
+    assert not any("0x" in message for message in told)  # where Pillow had the file in memory
 
 
 def test_replacements_do_not_depend_on_workers(folder):
@@ -206,8 +209,13 @@ def test_one_in_a_hundred_is_put_up_with():
     for k in range(5000, 5020):
         damage.bad(k, str, error)
         damage.bad(k, str, error)
-    with pytest.raises(DataError, match=r"at most 20 unreadable images among 2021, got 21: 5000"):
+    with pytest.raises(DataError) as told:
         damage.bad(9000, str, error)
+    assert str(told.value) == (
+        "expected at most 20 unreadable images among 2021, got 21: 5000, 5001, 5002, 5003, 5004, "
+        "...; repair or remove them, or allow a larger share than unreadable=0.01 "
+        "(a2mim.samples.Tolerance in Python). The last: cut"
+    )
 
 
 def test_a_storage_that_is_gone(folder):
@@ -301,6 +309,7 @@ def test_items_of_any_data_set():
     assert torch.equal(samples.load(0, 0), samples.load(1, 0))
     assert torch.equal(samples.load(2, 0), samples.load(1, 0))
     assert samples.damage.indices() == [2]
+    assert in_a_line(ValueError("two\nlines")) == "ValueError: two lines"
     with pytest.raises(ValueError, match="without a transform"):
         DatasetSamples(Items([torch.zeros(3, 9, 9)]), AUGMENT, 0).load(0, 0)
 

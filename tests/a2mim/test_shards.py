@@ -5,10 +5,12 @@ import logging
 import os
 import pickle
 import shutil
+import sys
 import tarfile
 import threading
 from collections import Counter
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -177,7 +179,15 @@ def test_a_path_is_taken_as_it_is(tmp_path):
         ("s-{0..", "cannot expand"),
         ("${NOT_SET_HERE}/a.tar", "cannot expand"),
         ([], "expected shards, found none"),
-        ("s3://bucket/a.tar", "an address that webdataset opens"),
+        ("x://bucket/a.tar", r"webdataset opens .* or fsspec .*, got 'x://bucket/a.tar'"),
+        ("S3://bucket/a.tar", "got 'S3://bucket/a.tar'"),
+        ("memory:/etc/passwd", "got 'memory:/etc/passwd'"),  # fsspec would take it for a file
+        ("memory://*.tar", r"expected braces, as \{000..127\}, in place of \* in 'memory"),
+        ("local:///a.tar", "in a store, as s3://bucket/a.tar, got 'local:///a.tar'"),
+        ("reference://a.tar", "in a store"),
+        ("zip://a.tar::memory://b.zip", "got 'zip://a.tar'"),
+        ("simplecache::memory://b.tar", "found none at simplecache"),
+        ("memory://a{:,x}:file:///b.tar", "got 'memory://a::file:///b.tar'"),  # a chain by braces
         ("pipe:cat a.tar", "pass allow_pipe=True"),
         ("PIPE:cat a.tar", "pass allow_pipe=True"),
         ("-", "found none at -"),
@@ -186,6 +196,17 @@ def test_a_path_is_taken_as_it_is(tmp_path):
 def test_addresses_that_cannot_be_opened(shards, message):
     with pytest.raises(DataError, match=message):
         expand_shards(shards)
+
+
+def test_a_store_without_its_package(monkeypatch):
+    """It is told before anything is read, with the name that fsspec knows."""
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not there
+    with pytest.raises(DataError) as told:
+        expand_shards("s3://bucket/train-{000..003}.tar")
+    assert str(told.value) == (
+        "expected a package for s3://, got none to read 's3://bucket/train-000.tar': Install s3fs "
+        "to access S3 (import of s3fs halted; None in sys.modules)"
+    )
 
 
 def test_a_rewritten_address_is_judged_by_what_it_becomes(made, monkeypatch):
@@ -282,10 +303,11 @@ def test_a_shard_has_to_be_complete(tars, tmp_path):
     shard.unlink()
     with tarfile.open(tars / "shard-000009.tar.gz", "w:gz"):
         pass
-    with pytest.raises(DataError, match="read compressed ones with ShardStream"):
+    with pytest.raises(DataError, match=r"read compressed ones as a stream \(stream:PATTERN"):
         TarSamples(tars, AUGMENT, seed=0)
-    with pytest.raises(DataError, match="expected local shards"):
-        TarSamples("file:/a.tar", AUGMENT, seed=0)
+    for address in ("file:/a.tar", "s3://bucket/a.tar", "pipe:cat a.tar"):
+        with pytest.raises(DataError, match=r"expected local shards, .*as a stream \(stream:PATT"):
+            TarSamples(address, AUGMENT, seed=0)
     with pytest.raises(DataError, match=r"expected images \(.webp\)"):
         TarSamples(tars / "shard-000001.tar", AUGMENT, 0, endings=(".webp",))
 
@@ -459,9 +481,17 @@ def test_unreadable_members_of_a_stream(tars, caplog):
     assert len(set(indices(some))) == 45
     assert len(caplog.records) == 3  # once each, not in every epoch
     assert stream.damage.count() == 3
-    strict = stream_of(tars, images=45, tolerance=Tolerance(2, 0.0))
-    with pytest.raises(DataError, match=r"at most 2 unreadable images of 45.*000002\.tar/train"):
+    assert ["(3 images so far)" in record.getMessage() for record in caplog.records] == [0, 0, 1]
+    strict = stream_of(tars, images=45, tolerance=Tolerance(2, 0.01))
+    with pytest.raises(DataError) as told:
         batches(strict)
+    assert str(told.value).startswith(
+        "expected at most 2 unreadable images of 45 (a shard counts 5), got 3; repair or remove "
+        "them, or allow a larger share than unreadable=0.01 (a2mim.samples.Tolerance in Python). "
+        "The last: expected an image, cannot read "
+    )
+    assert "000002.tar/train/" in str(told.value)
+    assert "\n" not in str(told.value)
 
 
 def test_damage_is_counted_over_workers(tars):
@@ -517,6 +547,78 @@ def test_a_pipe_that_was_allowed(made):
     failing = stream_of("pipe:exit 3", allow_pipe=True, images=20)
     with pytest.raises(DataError, match="pipe:exit 3"):
         batches(failing)
+
+
+@pytest.fixture
+def stored(made):
+    """The shards in fsspec's file system in memory, which workers get by forking."""
+    store = fsspec.filesystem("memory")
+    for shard in (made / "tars").iterdir():
+        store.pipe_file(f"/bucket/{shard.name}", shard.read_bytes())
+    yield "memory://bucket/shard-{000000..000007}.tar"
+    store.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_in_an_object_store(made, stored, workers):
+    local = batches(stream_of(made / "tars"), 3, workers=workers)
+    stream = stream_of(stored)
+    assert stream.shards[1] == "memory://bucket/shard-000001.tar"
+    for one, two in zip(batches(stream, 3, workers=workers), local, strict=True):
+        assert torch.equal(one["index"], two["index"])
+        assert torch.equal(one["image"], two["image"])
+    assert stream.damage.count() == 0
+    fsspec.filesystem("memory").rm("/bucket/shard-000004.tar")
+    stream = stream_of(stored)
+    found = indices(batches(stream, 3, workers=workers))
+    assert len(set(found)) == COUNT - PER_SHARD  # as with a cut shard
+    assert stream.damage.count() == PER_SHARD
+    strict = stream_of(stored, tolerance=Tolerance(5, 0.0))
+    with pytest.raises(DataError, match=r"all of memory://bucket/shard-000004\.tar: FileNotFound"):
+        batches(strict)
+
+
+def test_an_address_rewritten_to_a_store(stored, monkeypatch):
+    monkeypatch.setenv("GOPEN_REWRITE", "https://mirror=memory://bucket")
+    shards = stored.replace("memory://bucket", "https://mirror")
+    assert len(set(indices(batches(stream_of(shards), 3)))) == COUNT
+
+
+class Requests(fsspec.AbstractFileSystem):
+    """A store that remembers which bytes it was asked for."""
+
+    protocol = "requests"
+    data = b""
+    asked: list[tuple[int, int]] = []  # noqa: RUF012
+
+    def info(self, path, **options):
+        return {"name": path, "size": len(self.data), "type": "file"}
+
+    def _open(self, path, mode="rb", **options):
+        return Asked(self, path, mode, **options)
+
+
+class Asked(fsspec.spec.AbstractBufferedFile):
+    def _fetch_range(self, start, end):
+        self.fs.asked.append((start, end))
+        return self.fs.data[start:end]
+
+
+def test_a_stored_shard_is_read_in_parts(made, monkeypatch):
+    """Before its first image only the first part, and every byte once."""
+    fsspec.register_implementation("requests", Requests, clobber=True)
+    monkeypatch.setattr(Requests, "data", (made / "tars" / "shard-000000.tar").read_bytes())
+    monkeypatch.setattr(Requests, "asked", [])
+    monkeypatch.setattr(module, "READ_BYTES", 512)
+    monkeypatch.setattr(module, "STORE_BYTES", 1024)
+    (shard,) = expand_shards("requests://bucket/shard-000000.tar")
+    members = module._members(shard, module.IMAGE_ENDINGS)
+    next(members)
+    assert Requests.asked[-1][1] < len(Requests.data) / 4
+    assert len(list(members)) == PER_SHARD - 1
+    assert len(Requests.asked) > 5
+    assert max(end - start for start, end in Requests.asked) <= 512 + 1024
+    assert b"".join(Requests.data[a:b] for a, b in Requests.asked) == Requests.data
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

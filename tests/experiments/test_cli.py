@@ -90,6 +90,29 @@ def test_unknown_words_are_exit_code_2(tmp_path, here, arguments):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "command", "setting"),
+    [
+        ("a2mim-r50-in1k", "a2mim pretrain a2mim-r50-in1k --data folder:DIR", "loss=official-r50"),
+        ("digits-vit", "a2mim pretrain digits-vit", "data=digits"),
+        ("in1k-vit", "a2mim probe --method sgd --recipe in1k-vit", "lrs=(12.0,)"),
+    ],
+)
+def test_a_recipe_is_shown(name, command, setting, capsys):
+    main(["configs", name])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == command
+    assert f"  {setting}" in lines
+    assert name == "in1k-vit" or any(line.startswith("Expected: ") for line in lines)
+
+
+def test_a_recipe_that_is_not_there(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["configs", "a2mim-r50"])
+    assert caught.value.code == 2
+    assert "did you mean a2mim-r50-in1k" in capsys.readouterr().err
+
+
 def test_recipes_are_listed(capsys):
     main(["configs"])
     lines = capsys.readouterr().out.splitlines()

@@ -14,7 +14,6 @@ from a2mim.probe import linear_probe
 from a2mim.samples import SomeSamples
 from experiments import occlusion as module
 from experiments.configs.occlusion import OcclusionConfig
-from experiments.measuring import FILLS
 from experiments.occlusion import GRIDLESS, occlusion
 from experiments.occlusion_tables import read_images_table, summary
 from experiments.results import read_table
@@ -548,28 +547,6 @@ def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys):
     assert "has bicubic (--interpolation bilinear); what" in capsys.readouterr().out
     occlusion(changed(one, preset="", checkpoints=("untrained:test_vit",)))
     assert "note: IPViT" not in capsys.readouterr().out
-
-
-def test_black_and_white_are_the_ends_of_pixels():
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    image = torch.zeros(1, 3, 4, 4)
-    for name, value in (("black", 0), ("white", 1)):
-        pixel = FILLS[name](mean, std, 0)(image) * torch.tensor(std).reshape(1, 3, 1, 1)
-        pixel = pixel + torch.tensor(mean).reshape(1, 3, 1, 1)
-        torch.testing.assert_close(pixel, torch.full((1, 3, 1, 1), float(value)))
-
-
-@pytest.mark.parametrize("fill", FILLS)
-def test_every_fill_is_its_own(fill):
-    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-    def filled(name):
-        made = FILLS[name]((0.4,) * 3, (0.2,) * 3, 0)
-        if not callable(made):
-            made = made.for_images(["a", "b"])
-        return made(images).expand_as(images)
-
-    assert all(not torch.equal(filled(fill), filled(other)) for other in FILLS if other != fill)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from a2mim.sampler import Batches
+from a2mim.data import DataError
+from a2mim.sampler import Batches, keyed_generator
 from a2mim.siamese import ImageLevel, TokenLevel
 from experiments import pretrain as module
 from experiments.configs.pretrain import RECIPES
@@ -20,10 +21,10 @@ from experiments.pretrain import (
     method_of,
     run,
     samples_of,
-    what_a_cut_changes,
 )
 from experiments.results import read_table
 from experiments.runs import UsageError
+from experiments.watching import pictures
 
 TINY = (
     "epochs=2",
@@ -33,6 +34,8 @@ TINY = (
     "options={'patch_size': 8, 'embed_dim': 24, 'depth': 2, 'num_heads': 2, "
     "'class_token': False, 'global_pool': 'avg', 'fc_norm': False}",
 )
+MEANS = (*TINY, "epochs=1", "warmup=0.5", "batch_size=298", "loss=simmim")
+"""One epoch of a loss that does not depend on how a batch is cut."""
 
 
 def reports_of(out):
@@ -49,7 +52,7 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_a_backbone_a_log_and_pictures(finished):
     assert sorted(p.name for p in finished.iterdir()) == [
         *("backbone.json", "backbone.safetensors", "config.json", "log.jsonl"),
-        *("reconstructions.png", "rows.csv", "tensorboard"),
+        *("reconstructions.png", "rows.csv", "tensorboard", "timm"),
     ]
     reports = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     assert [report["step"] for report in reports] == [1, 2, 3, 4, 5, 6]
@@ -62,37 +65,36 @@ def test_a_run_leaves_a_backbone_a_log_and_pictures(finished):
     assert list((finished / "tensorboard").iterdir())
 
 
-def test_timm_loads_the_backbone(finished):
-    """As any timm checkpoint, by what the file beside it says."""
-    about = json.loads((finished / "backbone.json").read_text())
-    path = finished / "backbone.safetensors"
-    model = timm.create_model(
-        about["architecture"], num_classes=0, checkpoint_path=str(path), **about["model_args"]
-    )
-    for key, tensor in load_file(path).items():
-        assert torch.equal(model.state_dict()[key], tensor)
-
-
-@pytest.mark.parametrize("name", ["a2mim-r50-in1k", "a2mim-convnext-t-in1k"])
-def test_timm_loads_cnns(name, tmp_path):
-    from a2mim.checkpoint import save_backbone
-
+@pytest.mark.parametrize("name", ["digits-vit", "a2mim-r50-in1k", "a2mim-convnext-t-in1k"])
+def test_timm_loads_what_a_run_leaves(name, tmp_path):
+    """By its path, with what the file beside it says; and by its folder, which says all."""
     options = {
+        "digits-vit": TINY[-1].removeprefix("options="),
         "a2mim-r50-in1k": {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)},
         "a2mim-convnext-t-in1k": {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)},
     }[name]
-    config = configured(name, [f"options={options}"])
-    backbone = method_of(config).backbone
-    save_backbone(backbone, tmp_path / "backbone.safetensors")
-    model = timm.create_model(
-        config.backbone,
+    small = ("epochs=1", "warmup=0", "batch_size=449", "workers=0", "precision=no")
+    size = () if name == "digits-vit" else ("image_size=64",)
+    settings = (*small, *size, f"options={options}")
+    out = tmp_path / "run"
+    run(name, settings, "digits", out, device="cpu")
+    about = json.loads((out / "backbone.json").read_text())
+    by_path = timm.create_model(
+        about["architecture"],
         num_classes=0,
-        checkpoint_path=str(tmp_path / "backbone.safetensors"),
-        **options,
+        checkpoint_path=str(out / "backbone.safetensors"),
+        **about["model_args"],
     )
-    images = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        torch.testing.assert_close(model.eval()(images), backbone.eval()(images))
+    by_folder = timm.create_model(f"local-dir:{out / 'timm'}", pretrained=True)
+    weights = load_file(out / "backbone.safetensors")
+    for model in (by_path, by_folder):
+        assert model.num_classes == 0
+        for key, tensor in weights.items():
+            assert torch.equal(model.state_dict()[key], tensor)
+    config = configured(name, settings)
+    data = timm.data.resolve_model_data_config(by_folder)
+    assert data["input_size"] == [3, config.image_size, config.image_size]
+    assert (data["mean"], data["std"]) == (list(config.mean), list(config.std))
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(finished, tmp_path):
@@ -115,6 +117,46 @@ def test_a_killed_run_goes_on_to_the_same_bytes(finished, tmp_path):
         assert (out / name).read_bytes() == (finished / name).read_bytes()
     steps = [json.loads(x)["step"] for x in (out / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone") / "run"
+    run("digits-vit", MEANS, "", out, device="cpu")
+    return out
+
+
+def test_two_processes_by_torchrun_are_one(alone, tmp_path):
+    check_shared(
+        alone,
+        tmp_path / "run",
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "experiments.cli", "pretrain", "digits-vit", "--device", "cpu"),
+        *("--out", str(tmp_path / "run"), "--set", *MEANS),
+    )
+
+
+def test_two_processes_from_a_notebook_are_one(alone, tmp_path):
+    """accelerate's launcher for trying it on a CPU: the same fork as on GPUs, another group."""
+    script = (
+        "import sys; from functools import partial; from pathlib import Path\n"
+        "from accelerate import debug_launcher; from experiments.pretrain import run\n"
+        "arguments = ('digits-vit', sys.argv[2:], '', Path(sys.argv[1]))\n"
+        "debug_launcher(partial(run, device='cpu'), arguments, num_processes=2)"
+    )
+    check_shared(alone, tmp_path / "run", "-c", script, str(tmp_path / "run"), *MEANS)
+
+
+def check_shared(alone, out, *arguments):
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("digits-vit: 3 steps") == 1
+    assert "Warning" not in done.stderr
+    for one, two in zip(reports_of(alone), reports_of(out), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    one, two = (load_file(folder / "backbone.safetensors") for folder in (alone, out))
+    for key, tensor in one.items():
+        torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-4)
 
 
 def test_folders_and_shards(tmp_path):
@@ -169,7 +211,13 @@ def test_folders_and_shards(tmp_path):
         (["decoder=(16, 1, 2)"], "decoder for mae or rmae or cmae alone, got it for a2mim"),
         (["head=(16,)"], "head for cmae alone, got it for a2mim; leave it at (2048, 2048, 256)"),
         (["method=cmae", "decoder=(16, 1, 2)"], "expected level=token for decoder=(16, 1, 2)"),
-        (["images=9"], "images=9 for stream:PATTERN, which cannot count them, got digits"),
+        (["images=9"], "images for stream:PATTERN alone, got it for digits; leave it at None"),
+        (["shuffle_buffer=9"], "shuffle_buffer for stream:PATTERN alone, got it for digits"),
+        (["shuffle_buffer=0"], "shuffle_buffer above 0"),
+        (["unreadable=2"], "unreadable as a share, as 0.01, got 2"),
+        (["token=replace", "detach=True"], "token=add or token=damped with detach, got"),
+        (["method=mae", "residual=True"], "residual for a2mim alone, got it for mae"),
+        (["method=mae", "detach=True"], "detach for a2mim alone, got it for mae"),
         (["schedule=step", "final_lr=1e-6"], "schedule=cosine for final_lr=1e-06, got schedule"),
         (["fsdp=True", "channels_last=True"], "expected fsdp or channels_last, got both"),
         (["fsdp=True", "unused_parameters=True"], "expected fsdp or unused_parameters, got both"),
@@ -246,40 +294,6 @@ def test_recipes_of_mae_become_others():
         assert configured(name, []) == recipe()
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "processes", "sees"),
-    [
-        ("digits-vit", [], 1, None),
-        ("digits-vit", [], 2, "of the 64 images of a step, {spectrum} sees 32 at once"),
-        ("digits-vit", ["accumulate=2"], 1, "{spectrum} sees 32 at once"),
-        ("digits-vit", ["accumulate=2"], 2, "{spectrum} sees 16 at once"),
-        ("digits-vit", ["loss=paper", "accumulate=2"], 2, None),
-        ("digits-vit", ["fourier_weight=0", "accumulate=2"], 2, None),
-        ("digits-resnet", [], 2, "{spectrum} sees 32 and batch norm sees 32 at once"),
-        ("digits-resnet", ["loss=simmim"], 2, "of a step, batch norm sees 32 at once"),
-        ("digits-resnet", ["loss=simmim", "sync_batchnorm=True"], 2, None),
-        (
-            "digits-resnet",
-            ["sync_batchnorm=True", "accumulate=2"],
-            2,
-            "{spectrum} sees 16 and batch norm sees 32 at once",
-        ),
-        ("cifar10-mae", ["accumulate=2"], 2, None),
-        ("cifar10-rmae", ["accumulate=2"], 2, None),
-        ("cifar10-cmae", [], 2, "the choice of negatives sees 64 at once"),
-        ("cifar10-cmae", ["level=token", "head=(8,)", "negatives=positions"], 2, None),
-    ],
-)
-def test_a_run_says_which_losses_depend_on_how_a_batch_is_cut(name, changes, processes, sees):
-    config = configured(name, changes)
-    said = what_a_cut_changes(method_of(config), config, processes)
-    if sees is None:
-        assert said is None
-    else:
-        assert said.startswith("losses are not those of one process without accumulate: ")
-        assert said.endswith(sees.format(spectrum=f"the mean spectrum of loss={config.loss}"))
-
-
 def test_losses_are_cut_as_the_line_says(tmp_path, capsys):
     """Means over images are the same with accumulate=2, to rounding; mean spectra are not."""
     first = []
@@ -311,8 +325,53 @@ def test_fewer_images_than_pictures_show(tmp_path):
         assert first_images(samples_of(config)).shape == (3, 3, 32, 32)
 
 
-@pytest.mark.parametrize("full", ["log", "backbone"])
-def test_a_full_disk_is_said_and_the_same_command_goes_on(full, finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("fill", "colour"),
+    [("zero", 128), ("black", 0), ("white", 255), ("image_mean", None), ("noise", None)],
+)
+def test_hidden_pixels_are_filled_and_shown_so(fill, colour):
+    """Digits are normalised by a mean of 0.5: zero is grey."""
+    config = configured("digits-vit", [*TINY, f"fill={fill}"])
+    method = method_of(config)
+    images_ICHW = first_images(samples_of(config))
+    shown = pictures(method, images_ICHW, config)
+    visible = method.draw(len(images_ICHW), keyed_generator(config.seed, "pictures"))
+    hidden = ~method.mask.grid.pixels(visible, 32, 32).expand_as(images_ICHW).numpy()
+    assert np.array_equal(shown["masked"][~hidden], shown["original"][~hidden])
+    if colour is not None:
+        assert set(shown["masked"][hidden]) == {colour}
+    if fill == "noise":
+        others = method_of(configured("digits-vit", [*TINY, "fill=noise", "seed=1"]))
+        assert not torch.equal(method.fill(images_ICHW), others.fill(images_ICHW))
+
+
+def test_settings_of_the_token_and_the_prediction_arrive():
+    changes = ("token_init=instance_mean", "detach=True", "residual=True")
+    method = method_of(configured("digits-vit", [*TINY, *changes]))
+    assert (method.token_blend.init, method.token_blend.detach) == ("instance_mean", True)
+    assert method.residual
+
+
+def test_how_many_unreadable_images_are_put_up_with(tmp_path):
+    for k in range(3):
+        (tmp_path / f"{k}.png").write_bytes(b"damaged")
+    Image.new("RGB", (40, 40)).save(tmp_path / "3.png")
+    few, none = (
+        samples_of(configured("cifar10-vit", [f"data=folder:{tmp_path}", f"unreadable={share}"]))
+        for share in (0.5, 0)
+    )
+    assert few.load(0, 0).shape == (3, 32, 32)
+    with pytest.raises(DataError, match="at most 0 unreadable images"):
+        none.load(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("full", "then", "saved"),
+    [("log", "begins again", 0), ("backbone", "goes on from the last checkpoint", 2)],
+)
+def test_a_full_disk_is_said_and_the_same_command_does_it(
+    full, then, saved, finished, tmp_path, monkeypatch
+):
     def fail(*arguments, **options):
         raise OSError(28, "No space left on device")
 
@@ -325,10 +384,9 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(full, finished, tmp_pa
             run("digits-vit", TINY, "", tmp_path / "run", device="cpu")
     (work,) = tmp_path.iterdir()
     assert str(caught.value) == (
-        f"cannot write to {work}: No space left on device; make room, and the same command goes on "
-        "from the last checkpoint"
+        f"cannot write to {work}: No space left on device; make room, and the same command {then}"
     )
-    assert len(list(work.glob("checkpoints/*.safetensors"))) == (2 if full == "backbone" else 0)
+    assert len(list(work.glob("checkpoints/*.safetensors"))) == saved
     run("digits-vit", TINY, "", tmp_path / "run", device="cpu")
     one, other = (f / "backbone.safetensors" for f in (finished, tmp_path / "run"))
     assert one.read_bytes() == other.read_bytes()

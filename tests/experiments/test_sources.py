@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from a2mim.augment import CropAndFlip
 from a2mim.data import DataError
+from a2mim.samples import Tolerance
+from a2mim.shards import write_shards
 from experiments import sources as sources_module
 from experiments.runs import UsageError
-from experiments.sources import classes_of, folder_images, named_images, some
+from experiments.sources import classes_of, folder_images, named_images, some, training_samples
 
 
 @pytest.fixture
@@ -118,3 +121,40 @@ def test_bad_folders(photos, tmp_path):
     (photos / "2.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"cannot read .*2\.png"):
         folder_images(photos, 9, 0, truth=False)[0].read()
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "stream"])
+def test_images_to_train_on(photos, tmp_path, kind):
+    """All kinds take the same tolerance: here for the one image of three that is damaged."""
+    (photos / "2.png").write_bytes(b"no image")
+    write_shards(photos, tmp_path / "tars", per_shard=3)
+    where = photos if kind == "folder" else tmp_path / "tars" / "shard-{000000..000000}.tar"
+
+    def read(tolerance):
+        options = {"images": 2, "buffer": 1} if kind == "stream" else {}
+        options |= {"tolerance": tolerance} if tolerance else {}
+        samples = training_samples(f"{kind}:{where}", CropAndFlip(4), 0, **options)
+        if kind == "stream":
+            assert samples.settings.buffer == 1
+            assert len(next(iter(samples.epoch(0, 2)))["image"]) == 2
+        else:
+            assert len([samples.load(k, 0) for k in range(3)]) == 3
+        assert samples.damage.count() == 1
+
+    read(None)
+    read(Tolerance(0, 1.0))
+    with pytest.raises(DataError, match="or allow a larger share than unreadable=0 "):
+        read(Tolerance(0, 0.0))
+
+
+def test_training_images_that_cannot_be_named(monkeypatch):
+    given = {}
+    monkeypatch.setattr(sources_module, "named_samples", lambda *a, **options: given | options)
+    found = training_samples("svhn", CropAndFlip(4), 0, tolerance=Tolerance(3))
+    assert found == {"unlabelled": True, "tolerance": Tolerance(3)}
+    with pytest.raises(UsageError, match=r"expected the number of images in stream:a\.tar"):
+        training_samples("stream:a.tar", CropAndFlip(4), 0)
+    with pytest.raises(ValueError, match="expected numbers of at least 1"):
+        training_samples("stream:a.tar", CropAndFlip(4), 0, images=5, buffer=0)
+    with pytest.raises(UsageError, match="expected --data NAME"):
+        training_samples("shards:a.tar", CropAndFlip(4), 0)

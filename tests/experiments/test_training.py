@@ -2,14 +2,16 @@ import inspect
 from dataclasses import replace
 
 import pytest
+from torch import nn
 
 from a2mim.data import DataError
 from a2mim.engine import Interrupted, pretrain
 from a2mim.state import CheckpointError
 from experiments.configs.finetune import RECIPES as FINETUNE
 from experiments.configs.pretrain import RECIPES as PRETRAIN
+from experiments.pretrain import configured, method_of
 from experiments.runs import UsageError
-from experiments.training import engine_arguments, errors_explained
+from experiments.training import engine_arguments, errors_explained, what_a_cut_changes
 
 
 @pytest.mark.parametrize("config", [PRETRAIN["digits-vit"](), FINETUNE["digits"]()])
@@ -54,3 +56,51 @@ def test_errors_are_said_to_the_user(error):
 def test_a_signal_is_an_interrupt():
     with pytest.raises(KeyboardInterrupt, match="stopped by SIGTERM"), errors_explained():
         raise Interrupted("SIGTERM", 3, 10, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "processes", "sees"),
+    [
+        ("digits-vit", [], 1, None),
+        ("digits-vit", [], 2, "of the 64 images of a step, {spectrum} sees 32 at once"),
+        ("digits-vit", ["accumulate=2"], 1, "{spectrum} sees 32 at once"),
+        ("digits-vit", ["accumulate=2"], 2, "{spectrum} sees 16 at once"),
+        ("digits-vit", ["loss=paper", "accumulate=2"], 2, None),
+        ("digits-vit", ["fourier_weight=0", "accumulate=2"], 2, None),
+        ("digits-resnet", [], 2, "{spectrum} sees 32 and batch norm sees 32 at once"),
+        ("digits-resnet", ["loss=simmim"], 2, "of a step, batch norm sees 32 at once"),
+        ("digits-resnet", ["loss=simmim", "sync_batchnorm=True"], 2, None),
+        (
+            "digits-resnet",
+            ["sync_batchnorm=True", "accumulate=2"],
+            2,
+            "{spectrum} sees 16 and batch norm sees 32 at once",
+        ),
+        (
+            "digits-vit",
+            ["loss=paper", "token_init=mean", "accumulate=2"],
+            1,
+            "of a step, the mean of token_init=mean sees 32 at once",
+        ),
+        ("digits-vit", ["loss=paper", "token_init=instance_mean", "accumulate=2"], 1, None),
+        ("cifar10-mae", ["accumulate=2"], 2, None),
+        ("cifar10-rmae", ["accumulate=2"], 2, None),
+        ("cifar10-cmae", [], 2, "the choice of negatives sees 64 at once"),
+        ("cifar10-cmae", ["level=token", "head=(8,)", "negatives=positions"], 2, None),
+    ],
+)
+def test_a_run_says_which_losses_depend_on_how_a_batch_is_cut(name, changes, processes, sees):
+    config = configured(name, changes)
+    said = what_a_cut_changes(method_of(config), config, processes)
+    if sees is None:
+        assert said is None
+    else:
+        assert said.startswith("losses are not those of one process without accumulate: ")
+        assert said.endswith(sees.format(spectrum=f"the mean spectrum of loss={config.loss}"))
+
+
+def test_batch_norm_sees_as_little_in_fine_tuning():
+    config = replace(FINETUNE["digits"](), batch_size=64, accumulate=4)
+    said = what_a_cut_changes(nn.Sequential(nn.BatchNorm2d(3)), config, 2)
+    assert said.endswith("of the 64 images of a step, batch norm sees 8 at once")
+    assert what_a_cut_changes(nn.Sequential(nn.LayerNorm(3)), config, 2) is None

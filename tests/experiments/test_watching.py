@@ -91,7 +91,7 @@ def test_what_cannot_be_written_is_said(which, tmp_path, monkeypatch, capsys):
         with pytest.raises(UsageError) as caught:
             write()
     assert str(caught.value).startswith(f"cannot write to {tmp_path}: No space left on device; ")
-    assert "the same command goes on" in str(caught.value)
+    assert "the same command begins again" in str(caught.value)
     assert "Traceback" not in capsys.readouterr().err
 
 

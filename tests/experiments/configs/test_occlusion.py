@@ -4,7 +4,7 @@ from typing import get_args
 
 from experiments.configs import occlusion
 from experiments.configs.occlusion import Fill, OcclusionConfig
-from experiments.measuring import FILLS
+from experiments.fills import FILLS
 from experiments.occlusion import IPVIT_GRIDS
 from interactions.occluders import OCCLUDERS, PRESETS, TENTHS
 

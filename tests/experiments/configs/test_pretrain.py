@@ -105,6 +105,10 @@ def test_schedules():
     for step, rate in {1: 1.911363e-7, 626: 1.197174e-4, 6260: 1.2e-3, 50_000: 1.037533e-3}.items():
         assert cosine(step, 1.0) == pytest.approx(rate, rel=1e-6)
     assert cosine(50_000, 0.1) == pytest.approx(1.049821e-4, rel=1e-6)
+    plain = schedule(replace(RECIPES["a2mim-r50-in1k"](), schedule="plain_cosine"), 187_800, 626)
+    assert plain(0, 1.0) == 0
+    assert plain(93_900, 1.0) == pytest.approx((1.2e-3 + 1e-5) / 2)  # half-way, and no warm-up
+    assert plain(93_900, 0.1) == pytest.approx((1.2e-4 + 1e-5) / 2)
     step = schedule(RECIPES["a2mim-vit-b-in1k"](), 800 * 626, 626)
     assert step(699 * 626, 1.0) == pytest.approx(4e-4)
     assert step(700 * 626, 1.0) == pytest.approx(4e-5)
