@@ -61,6 +61,7 @@ from experiments.runs import (
 )
 from experiments.settings import changed, chosen
 from experiments.sources import labelled_samples, training_samples, without_folders
+from experiments.trackers import Trackers
 from experiments.training import engine_arguments, errors_explained, what_a_cut_changes
 from experiments.watching import (
     PICTURES,
@@ -140,12 +141,13 @@ def run(
         raise UsageError(str(error)) from error
     settings = {"recipe": name, **asdict(config)}
     settings["data"] = without_folders(config.data)
+    trackers = Trackers(config.trackers, f"a2mim-{name}", settings)
     work = open_run(
         out, settings | {"images": len(samples)}, resume=resume or process_rank()[0] > 0
     )
     steps = config.epochs * steps_per_epoch
     watch = Watch(method, config, steps, steps_per_epoch, images_ICHW, knn)
-    log = Log(work, steps, config.batch_size, watch)
+    log = Log(work, steps, config.batch_size, watch, trackers)
     rank, ranks = process_rank()
     cut = what_a_cut_changes(method, config, ranks)
     if cut and rank == 0:
@@ -222,6 +224,7 @@ def _check(config: PretrainConfig) -> None:
         if not getattr(config, key) >= 0:
             raise UsageError(f"expected {key} of at least 0, got {getattr(config, key)}")
     _check_tuples(config)
+    Trackers(config.trackers).check()
     if config.ema is not None and not 0 < config.ema < 1:
         raise UsageError(f"expected ema between 0 and 1, as 0.9999, got {config.ema}")
     if config.fsdp and config.knn_every:
@@ -248,11 +251,12 @@ def _check_tuples(config: PretrainConfig) -> None:
         if get_origin(hint) is not tuple:
             continue
         kind, *others = get_args(hint)
-        value, several = getattr(config, key), "numbers" if kind is float else "whole numbers"
+        value = getattr(config, key)
+        several = {float: "numbers", int: "whole numbers", str: "names"}[kind]
         if Ellipsis not in others:
             several = f"{1 + len(others)} {several}"
         right = Ellipsis in others or len(value) == 1 + len(others)
-        kinds = (int, float) if kind is float else (int,)
+        kinds = (int, float) if kind is float else (kind,)
         if not right or any(type(one) not in kinds for one in value):
             raise UsageError(f"expected {key} as {several}, got {value}")
     width, depth, heads = config.decoder

@@ -54,6 +54,8 @@ def _fitting(key: str, value: object, hint: Any) -> Any:
     if origin is Literal:
         fits, wanted = value in parts, " or ".join(map(str, parts))
     elif origin is tuple:
+        if parts[0] is str and isinstance(value, str):
+            value = tuple(value.split(",")) if value else ()
         fits, wanted = isinstance(value, tuple | list), "several values, as (1, 2)"
         value = tuple(value) if isinstance(value, tuple | list) else value
     elif origin is dict:

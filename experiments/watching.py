@@ -1,4 +1,4 @@
-"""What is seen of pre-training while it runs: a bar, JSON lines, TensorBoard, pictures, a probe.
+"""What is seen of pre-training while it runs: a bar, JSON lines, trackers, pictures, a probe.
 
 Nothing here changes the run: pictures and the probe see the network in eval mode, between steps.
 
@@ -14,13 +14,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from a2mim.engine import StepReport
@@ -35,6 +34,7 @@ from experiments.configs.pretrain import PretrainConfig
 from experiments.results import COLUMNS, write_atomic
 from experiments.runs import UsageError, commit, process_rank
 from experiments.sources import Training, without_folders
+from experiments.trackers import Trackers, log_picture
 from interactions.fills import image_mean
 from interactions.patches import PatchGrid, hide
 
@@ -73,7 +73,7 @@ class Watching(Protocol):
 
 
 class Log:
-    """A bar, JSON lines and TensorBoard.
+    """A bar, JSON lines and trackers, such as TensorBoard.
 
     Reports of steps that a resumed run does again replace those of the interrupted one.
 
@@ -82,10 +82,16 @@ class Log:
         steps: how many there will be.
         batch_size: images per step.
         watch: what else belongs to a report.
+        trackers: where else reports go.
     """
 
     def __init__(
-        self, work: Path, steps: int, batch_size: int, watch: Watching | None = None
+        self,
+        work: Path,
+        steps: int,
+        batch_size: int,
+        watch: Watching | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
         self.path = work / "log.jsonl"
         lines = self.path.read_text().splitlines() if self.path.exists() else []
@@ -93,7 +99,8 @@ class Log:
         self._work = work
         self._batch_size = batch_size
         self._watch = watch
-        self._writer: SummaryWriter | None = None
+        self._trackers = trackers or Trackers()
+        self._started: list[Any] | None = None
         self._hook = threading.excepthook
         self._bar = tqdm(
             total=steps * batch_size,
@@ -109,11 +116,11 @@ class Log:
         Raises:
             UsageError: if it cannot be written.
         """
-        if self._writer is None:  # the first report of this process
+        if self._started is None:  # the first report of this process
             self.reports = [r for r in self.reports if r["step"] < report.step]
             with writing(self._work):
                 write_atomic(self.path, "".join(json.dumps(r) + "\n" for r in self.reports))
-                self._writer = SummaryWriter(self._work / "tensorboard", purge_step=report.step)
+                self._started = self._trackers.start(self._work, report.step)
             threading.excepthook = self._of_thread
             self._bar.initial = self._bar.n = max(report.step - 1, 0) * self._batch_size
             self._bar.start_t = time.time()
@@ -130,15 +137,15 @@ class Log:
         if self._watch is not None:
             entry |= self._watch.measure(report)
         self.reports.append(entry)
-        picture = self._watch and self._watch.look(report)
+        picture = None if self._watch is None else self._watch.look(report)
         with writing(self._work):
             with self.path.open("a") as lines:
                 lines.write(json.dumps(entry) + "\n")
-            for key, value in entry.items():
-                if key not in ("step", "epoch"):
-                    self._writer.add_scalar(key, value, report.step)
-            if picture is not None:
-                self._writer.add_image("reconstructions", picture, report.step, dataformats="HWC")
+            numbers = {k: v for k, v in entry.items() if k not in ("step", "epoch")}
+            for tracker in self._started:
+                tracker.log(numbers, step=report.step)
+                if picture is not None:
+                    log_picture(tracker, "reconstructions", picture, report.step)
         self._bar.set_postfix({k: f"{v:.4f}" for k, v in report.losses.items()}, refresh=False)
         self._bar.update(report.step * self._batch_size - self._bar.n)
 
@@ -167,17 +174,18 @@ class Log:
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def close(self) -> None:
-        """End the bar and the TensorBoard file.
+        """End the bar and the trackers.
 
         Raises:
             UsageError: if what is left to write cannot be.
         """
         self._bar.close()
-        if self._writer is None:
+        if self._started is None:
             return
         try:
             with writing(self._work):
-                self._writer.close()
+                for tracker in self._started:
+                    tracker.finish()
         finally:
             threading.excepthook = self._hook
 

@@ -93,6 +93,8 @@ class PretrainConfig:
             backbones have such.
         fsdp: whether to shard parameters over processes (FSDP2).
         knn_every: epochs between k-NN probes of images with classes; None: no probes.
+        trackers: where reports go too, by accelerate's names: ``tensorboard`` is a folder of the
+            run; ``wandb``, ``mlflow``, ``comet_ml`` and others need their packages.
         seed: names every random draw.
         workers: processes that read images.
         keep: how many checkpoints stay.
@@ -153,6 +155,7 @@ class PretrainConfig:
     unused_parameters: bool = False
     fsdp: bool = False
     knn_every: int | None = None
+    trackers: tuple[str, ...] = ("tensorboard",)
     seed: int = 0
     workers: int = 8
     keep: int = 2

@@ -225,6 +225,9 @@ def test_folders_and_shards(tmp_path):
         (["method=mae", "decoder=(16,)"], "decoder as 3 whole numbers, got (16,)"),
         (["method=mae", "decoder=(16, 1.5, 2)"], "decoder as 3 whole numbers"),
         (["method=mae", "decoder=(16, 1, 0)"], "width and heads of decoder, and channels of head"),
+        (["trackers=wand"], "got 'wand'; did you mean wandb?"),
+        (["trackers=tensorboard,clearml"], "expected the package of the tracker clearml, it is"),
+        (["trackers=(1,)"], "trackers as names, got (1,)"),
         (["betas=(0.9,)"], "betas as 2 numbers, got (0.9,)"),
         (["mean=('a', 'b', 'c')"], "mean as numbers, got ('a', 'b', 'c')"),
     ],
@@ -377,7 +380,9 @@ def test_a_full_disk_is_said_and_the_same_command_does_it(
 
     with monkeypatch.context() as patch:
         if full == "log":
-            patch.setattr("experiments.watching.SummaryWriter.add_image", fail)  # after an epoch
+            patch.setattr(
+                "torch.utils.tensorboard.SummaryWriter.add_images", fail
+            )  # after an epoch
         else:
             patch.setattr(module, "save_backbone", fail)
         with pytest.raises(UsageError) as caught:

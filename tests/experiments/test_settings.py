@@ -16,6 +16,7 @@ class Settings:
     on: bool = False
     kind: Literal["soft", "hard"] = "soft"
     range: tuple[float, float] = (0.0, 1.0)
+    names: tuple[str, ...] = ("a",)
     options: dict[str, object] = field(default_factory=dict)
 
 
@@ -30,6 +31,10 @@ class Settings:
         ("on=True", True),
         ("kind=hard", "hard"),
         ("range=0.5,1", (0.5, 1)),
+        ("names=b", ("b",)),
+        ("names=b,c", ("b", "c")),
+        ("names=('b', 'c')", ("b", "c")),
+        ("names=", ()),
         ("options={'depth': 2}", {"depth": 2}),
     ],
 )

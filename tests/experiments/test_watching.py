@@ -68,8 +68,8 @@ def test_a_log_forgets_what_is_done_again(tmp_path):
 @pytest.mark.parametrize(
     "which",
     [
-        "experiments.watching.SummaryWriter.add_scalar",
-        "experiments.watching.SummaryWriter.close",
+        "torch.utils.tensorboard.SummaryWriter.add_scalar",
+        "torch.utils.tensorboard.SummaryWriter.close",
         "tensorboard.summary.writer.record_writer.RecordWriter.write",  # in a thread
     ],
 )
@@ -77,7 +77,7 @@ def test_what_cannot_be_written_is_said(which, tmp_path, monkeypatch, capsys):
     log = Log(tmp_path, steps=9, batch_size=2)
     log(report(1))
 
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise OSError(28, "No space left on device")
 
     def write():
