@@ -31,7 +31,7 @@ from timm.layers import LayerNorm, PatchEmbed, build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from a2mim.masking import kept_patches, random_ranks
+from a2mim.masking import kept_patches, random_squares
 from interactions.patches import PatchGrid, check_visible
 
 EPSILON = 1e-6
@@ -79,7 +79,7 @@ class MaskedAutoencoder(nn.Module):
         The same number of patches is visible in every image; which ones, is a uniform draw per
         image.
         """
-        return random_ranks(count, self.grid.n, generator) < self.kept
+        return random_squares(count, self.grid.n, self.kept, generator)
 
     def forward(self, images_BCHW: Tensor, visible_BN: Tensor) -> dict[str, Tensor]:
         """One step of masked autoencoding.

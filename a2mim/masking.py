@@ -86,7 +86,7 @@ class BlockMask:
         The draw depends on the generator and on ``count``. Several processes that are to share
         one stream draw for the global batch and take their rows of it.
         """
-        return random_ranks(count, self.grid.n, generator) >= self.hidden
+        return ~random_squares(count, self.grid.n, self.hidden, generator)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class PatchMask:
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Masks for ``count`` images, bool ``(count, N)``: see :meth:`BlockMask.draw`."""
-        return random_ranks(count, self.grid.n, generator) >= self.hidden
+        return ~random_squares(count, self.grid.n, self.hidden, generator)
 
 
 def _check_ratio(ratio: float) -> None:
@@ -154,7 +154,23 @@ def kept_patches(n: int, ratio: float) -> int:
     return floor((1 - ratio) * n + 1e-9)
 
 
-def random_ranks(count: int, n: int, generator: torch.Generator) -> Tensor:
-    """A uniform permutation of 0 .. n-1 per image, ``(count, n)`` on the generator's device."""
+def random_squares(count: int, n: int, chosen: int, generator: torch.Generator) -> Tensor:
+    """Some of n squares per image, uniform draws without replacement.
+
+    Every square draws a number; those with the smallest are chosen, of equal ones the first.
+
+    Args:
+        count: B, images.
+        n: N, squares of an image.
+        chosen: how many of them, 1 to N.
+        generator: of the draws.
+
+    Returns:
+        bool ``(B, N)`` on the generator's device.
+    """
     noise_BN = torch.rand(count, n, generator=generator, device=generator.device)
-    return noise_BN.argsort(dim=1).argsort(dim=1)
+    # A number has 24 bits: with the place of its square behind it, no two are equal, and the
+    # smallest are the same whatever way they are found.
+    places_N = torch.arange(n, device=generator.device)
+    keys_BN = (noise_BN * 2**24).long() * n + places_N
+    return keys_BN <= keys_BN.kthvalue(chosen, dim=1, keepdim=True).values

@@ -77,7 +77,7 @@ from a2mim.mae import (
     visible_places,
     vision_transformer,
 )
-from a2mim.masking import random_ranks
+from a2mim.masking import random_squares
 from interactions.patches import PatchGrid
 
 View2 = Literal["complement", "full"]
@@ -150,7 +150,7 @@ class RelaxedMAE(nn.Module):
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Masks of view 1: see :meth:`a2mim.mae.MaskedAutoencoder.draw`."""
-        return random_ranks(count, self.grid.n, generator) < self.kept
+        return random_squares(count, self.grid.n, self.kept, generator)
 
     def forward(self, images_BCHW: Tensor, visible_BN: Tensor) -> dict[str, Tensor]:
         """One step.
@@ -316,7 +316,7 @@ class ContrastiveMAE(nn.Module):
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Masks of view 1: see :meth:`a2mim.mae.MaskedAutoencoder.draw`."""
-        return random_ranks(count, self.grid.n, generator) < self.kept
+        return random_squares(count, self.grid.n, self.kept, generator)
 
     def forward(self, images_BCHW: Tensor, visible_BN: Tensor) -> dict[str, Tensor]:
         """One step.

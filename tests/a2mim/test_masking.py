@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from a2mim.masking import BlockMask, PatchMask
+from a2mim.masking import BlockMask, PatchMask, random_squares
 
 
 def generator(seed=0):
@@ -90,3 +90,13 @@ def test_bad_patches():
         PatchMask(32, 16, 0.8)
     with pytest.raises(ValueError, match="mask ratio between 0 and 1"):
         PatchMask(ratio=1.0)
+
+
+def test_squares_are_those_of_a_stable_sort_even_where_numbers_are_equal():
+    noise = torch.rand(5000, 196, generator=torch.Generator().manual_seed(3))
+    ordered = noise.sort(dim=1).values
+    assert (ordered[:, 1:] == ordered[:, :-1]).any()
+    expected = torch.zeros(5000, 196, dtype=torch.bool)
+    expected.scatter_(1, noise.argsort(stable=True, dim=1)[:, :49], True)
+    got = random_squares(5000, 196, 49, torch.Generator().manual_seed(3))
+    assert torch.equal(got, expected)

@@ -380,9 +380,7 @@ def test_a_full_disk_is_said_and_the_same_command_does_it(
 
     with monkeypatch.context() as patch:
         if full == "log":
-            patch.setattr(
-                "torch.utils.tensorboard.SummaryWriter.add_images", fail
-            )  # after an epoch
+            patch.setattr("torch.utils.tensorboard.SummaryWriter.add_images", fail)
         else:
             patch.setattr(module, "save_backbone", fail)
         with pytest.raises(UsageError) as caught:
