@@ -127,7 +127,14 @@ Command = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit code 0 when done, 2 for bad input, 130 when interrupted."""
-    command = tyro.cli(Command, args=arguments, prog="a2mim", description=__doc__)
+    try:
+        _run_explained(tyro.cli(Command, args=arguments, prog="a2mim", description=__doc__))
+    except BrokenPipeError:  # the reader had enough, of the help too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _run_explained(command: Any) -> None:
     from a2mim.data import DataError
     from experiments.runs import UsageError
 
@@ -138,9 +145,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt as stop:
         why = str(stop) or "interrupted; run the same command again to go on"
         sys.exit(_say(f"\na2mim: {why}", 130))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 def _run(command: Any) -> None:

@@ -624,8 +624,8 @@ def digits_resnet() -> PretrainConfig:
 def cifar10_vit() -> PretrainConfig:
     """A2MIM, a ViT of 1 M parameters, CIFAR-10, 5 epochs: for two cores.
 
-    Expected: not measured at 5 epochs; at 3, a loss of 0.854 at step 39 and 0.621 at the end
-    (LOG.md; images as JPEG, one run).
+    Expected: a loss of 0.852 at step 39 and 0.526 at the end; a linear probe of 48.0 %
+    [45.8, 50.1], untrained 42.4 % [40.3, 44.6] (LOG.md; images as JPEG, one run).
     """
     return _small()
 
