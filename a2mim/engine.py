@@ -330,7 +330,12 @@ def pretrain(
     damage = getattr(samples, "damage", None)
     bad_step = torch.full((), torch.inf, device=device)
     done = start
-    with _stop_signals(alone=ranks == 1) as stop, closing(loaded) as images, _quiet_strides():
+    with (
+        _stop_signals(alone=ranks == 1) as stop,
+        closing(loaded) as images,
+        _quiet_strides(),
+        _fastest_convolutions(device),
+    ):
         for step in range(start, steps):
             for group in optimiser.param_groups:
                 group["lr"] = lr(step, group.get("lr_scale", 1.0))
@@ -612,6 +617,17 @@ def _keyed_dropout(device: torch.device, *key: int | str) -> Iterator[None]:
         if cuda:
             torch.cuda.manual_seed(seed)
         yield
+
+
+@contextmanager
+def _fastest_convolutions(device: torch.device) -> Iterator[None]:
+    """On CUDA, cuDNN tries its algorithms for every shape: here all batches have the same."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from a2mim.engine import (
     StepReport,
     Trained,
     _check_fsdp,
+    _fastest_convolutions,
     _synchronised,
     pretrain,
 )
@@ -394,6 +395,13 @@ def test_channels_last_is_the_same_training():
     assert method.strides[0] == (192, 1, 24, 3)
     for a, b in zip(reports, fit()[1], strict=True):
         assert a.losses == pytest.approx(b.losses, abs=1e-5)
+
+
+@pytest.mark.parametrize(("device", "tried"), [("cuda", True), ("cpu", False)])
+def test_convolutions_are_the_fastest_on_a_gpu_while_it_trains(device, tried):
+    with _fastest_convolutions(torch.device(device)):
+        assert torch.backends.cudnn.benchmark == tried
+    assert not torch.backends.cudnn.benchmark
 
 
 def test_compiling_is_asked_for(monkeypatch):
