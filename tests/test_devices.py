@@ -368,7 +368,9 @@ METHODS = {
     "A2MIM, ViT": lambda: a2mim("vit", loss="official-vit"),
     "A2MIM, CNN": lambda: a2mim("cnn", loss="official-r50", token="damped", decoder_depth=1),
     "SimMIM": lambda: a2mim("vit", loss="simmim", token="replace", fill=None),
-    "HOG": lambda: a2mim("vit", loss="simmim", target="hog"),
+    "HOG": lambda: a2mim("vit", loss="simmim", target="hog", residual=True),
+    "mean token": lambda: a2mim("vit", token_init="mean", fill=fills.noise(0)),
+    "mean token of an image": lambda: a2mim("vit", token_init="instance_mean", fill=fills.zero),
     "fine-tuning": lambda: FineTuning(network("cnn", CPU), Mixing(group=4), 0.1, "binary"),
 }
 WITH_PLACES = {
