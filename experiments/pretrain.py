@@ -140,7 +140,8 @@ def run(
     except (DataError, TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     settings = {"recipe": name, **asdict(config)}
-    settings["data"] = without_folders(config.data)
+    for key in ("data", "knn_data"):
+        settings[key] = without_folders(settings[key])
     trackers = Trackers(config.trackers, f"a2mim-{name}", settings)
     work = open_run(
         out, settings | {"images": len(samples)}, resume=resume or process_rank()[0] > 0
@@ -232,6 +233,10 @@ def _check(config: PretrainConfig) -> None:
     for key in ("channels_last", "unused_parameters"):
         if config.fsdp and getattr(config, key):
             raise UsageError(f"expected fsdp or {key}, got both; leave out one of them")
+    if config.knn_data and config.knn_every is None:
+        raise UsageError(
+            f"expected knn_every with knn_data={config.knn_data}, got no probes; set knn_every"
+        )
     if config.few is None and config.few_seed:
         raise UsageError(f"expected few with few_seed={config.few_seed}, got all images; set few")
     if not 0 <= config.unreadable <= 1:
@@ -357,7 +362,7 @@ def first_images(samples: Images) -> Tensor:
 
 
 def online_knn(config: PretrainConfig, device: str) -> OnlineKnn | None:
-    """The probe of a configuration, on images from where its training images come.
+    """The probe of a configuration, on images of its own or from where its training images come.
 
     Raises:
         UsageError: if that is neither a set by name nor a folder.
@@ -365,12 +370,16 @@ def online_knn(config: PretrainConfig, device: str) -> OnlineKnn | None:
     """
     if config.knn_every is None:
         return None
+    data = config.knn_data or config.data
+    if data.startswith(("tar:", "stream:")):
+        raise UsageError(
+            "expected knn_data=folder:PATH or a set by name for k-NN probes, for shards have no "
+            f"classes here, got {data}"
+        )
     crop = CentreCrop(config.image_size, 1.0, mean=config.mean, std=config.std)
     train, test = (
         SomeSamples(samples, subset(len(samples), limit, config.seed))
-        for samples, limit in zip(
-            labelled_samples(config.data, crop), (KNN_TRAIN, KNN_TEST), strict=True
-        )
+        for samples, limit in zip(labelled_samples(data, crop), (KNN_TRAIN, KNN_TEST), strict=True)
     )
     return OnlineKnn(train, test, min(config.batch_size, 256), torch.device(device))
 

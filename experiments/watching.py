@@ -152,13 +152,15 @@ class Log:
     def rows(self, name: str, config: PretrainConfig) -> pd.DataFrame:
         """Losses, and what was measured beside them, as rows of the results table."""
         few = "" if config.few is None else f" few={config.few}"
+        data = dict.fromkeys(MEASURES, config.data)
+        data["knn_top1"] = config.knn_data or config.data
         rows = [
             {
                 "run": "pretrain",
                 "measure": f"pretrain_{key}",
                 "model": config.backbone,
                 "weights": name,
-                "dataset": without_folders(config.data),
+                "dataset": without_folders(data[key]),
                 "image": "all",
                 "setting": f"method={config.method} size={config.image_size}{few}",
                 "at": report["step"],

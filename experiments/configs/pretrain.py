@@ -93,6 +93,7 @@ class PretrainConfig:
             backbones have such.
         fsdp: whether to shard parameters over processes (FSDP2).
         knn_every: epochs between k-NN probes of images with classes; None: no probes.
+        knn_data: these images, a set by name or ``folder:PATH``, if not those of ``data``.
         trackers: where reports go too, by accelerate's names: ``tensorboard`` is a folder of the
             run; ``wandb``, ``mlflow``, ``comet_ml`` and others need their packages.
         seed: names every random draw.
@@ -155,6 +156,7 @@ class PretrainConfig:
     unused_parameters: bool = False
     fsdp: bool = False
     knn_every: int | None = None
+    knn_data: str = ""
     trackers: tuple[str, ...] = ("tensorboard",)
     seed: int = 0
     workers: int = 8

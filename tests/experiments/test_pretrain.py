@@ -186,6 +186,7 @@ def test_folders_and_shards(tmp_path):
         (["knn_every=0"], "knn_every above 0"),
         (["ema=1.5"], "expected ema between 0 and 1"),
         (["fsdp=True", "knn_every=1"], "expected no k-NN probes with fsdp"),
+        (["knn_data=digits"], "expected knn_every with knn_data=digits, got no probes"),
         (["few=0"], "few above 0"),
         (["few_seed=3"], "expected few with few_seed=3, got all images"),
         (["epoch_images=0"], "epoch_images above 0"),
@@ -441,7 +442,7 @@ def test_a_stream_of_shards(tmp_path):
     for k in range(24):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{k}.png")
     write_shards(folder, tmp_path / "shards", per_shard=6)
-    settings = [*TINY, "batch_size=8", "images=24"]
+    settings = [*TINY, "batch_size=8", "images=24", "knn_every=2", "knn_data=digits"]
     run(
         "digits-vit",
         settings,
@@ -452,6 +453,13 @@ def test_a_stream_of_shards(tmp_path):
     reports = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [report["step"] for report in reports] == [1, 2, 3, 4, 5, 6]
     assert reports[-1]["skipped"] == 0
+    assert reports[-1]["knn_top1"] > 0.2  # 0.1 is chance
+    rows = read_table(tmp_path / "run" / "rows.csv").set_index("measure")["dataset"]
+    assert rows["pretrain_knn_top1"] == "digits"
+    assert set(rows["pretrain_loss"]) == {"stream:shard-{000000..000003}.tar"}
+    shards = f"tar:{tmp_path}/shards/shard-000000.tar"
+    with pytest.raises(UsageError, match="knn_data=folder:PATH or a set by name for k-NN probes"):
+        run("digits-vit", ["knn_every=1", "batch_size=6"], shards, tmp_path / "k")
     with pytest.raises(UsageError, match="images by index for few or epoch_images, got a stream"):
         run(
             "digits-vit",
