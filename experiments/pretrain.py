@@ -82,6 +82,9 @@ RULES = {
     "cnn-gamma": OFFICIAL_CNN_GAMMA,
     "moganet": OFFICIAL_MOGANET,
 }
+INTERPOLATION = "bilinear"
+"""Of crops, in training and where the backbone is used as it says of itself."""
+
 KNN_TRAIN, KNN_TEST = 10_000, 2_000
 """Images of the online k-NN probe, at most."""
 
@@ -239,6 +242,8 @@ def _check(config: PretrainConfig) -> None:
         )
     if config.few is None and config.few_seed:
         raise UsageError(f"expected few with few_seed={config.few_seed}, got all images; set few")
+    if not 0 < config.crop_pct <= 1:
+        raise UsageError(f"expected crop_pct above 0 and up to 1, got {config.crop_pct}")
     if not 0 <= config.unreadable <= 1:
         raise UsageError(f"expected unreadable as a share, as 0.01, got {config.unreadable}")
     if config.detach and config.token == "replace":
@@ -376,7 +381,13 @@ def online_knn(config: PretrainConfig, device: str) -> OnlineKnn | None:
             "expected knn_data=folder:PATH or a set by name for k-NN probes, for shards have no "
             f"classes here, got {data}"
         )
-    crop = CentreCrop(config.image_size, 1.0, mean=config.mean, std=config.std)
+    crop = CentreCrop(
+        config.image_size,
+        config.crop_pct,
+        mean=config.mean,
+        std=config.std,
+        interpolation=INTERPOLATION,
+    )
     train, test = (
         SomeSamples(samples, subset(len(samples), limit, config.seed))
         for samples, limit in zip(labelled_samples(data, crop), (KNN_TRAIN, KNN_TEST), strict=True)
@@ -521,9 +532,10 @@ def description(backbone: nn.Module, config: PretrainConfig) -> dict[str, object
         "model_args": ({"img_size": config.image_size} if sized else {}) | config.options,
         "pretrained_cfg": {
             "input_size": [3, config.image_size, config.image_size],
+            "crop_pct": config.crop_pct,
             "mean": list(config.mean),
             "std": list(config.std),
-            "interpolation": "bilinear",
+            "interpolation": INTERPOLATION,
             "num_classes": 0,
         },
     }

@@ -14,6 +14,7 @@ from a2mim.data import DataError
 from a2mim.sampler import Batches, keyed_generator
 from a2mim.siamese import ImageLevel, TokenLevel
 from experiments import pretrain as module
+from experiments.cli import main
 from experiments.configs.pretrain import RECIPES
 from experiments.pretrain import (
     configured,
@@ -95,6 +96,7 @@ def test_timm_loads_what_a_run_leaves(name, tmp_path):
     data = timm.data.resolve_model_data_config(by_folder)
     assert data["input_size"] == [3, config.image_size, config.image_size]
     assert (data["mean"], data["std"]) == (list(config.mean), list(config.std))
+    assert data["crop_pct"] == config.crop_pct == (1.0 if name == "digits-vit" else 0.875)
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(finished, tmp_path):
@@ -215,6 +217,7 @@ def test_folders_and_shards(tmp_path):
         (["images=9"], "images for stream:PATTERN alone, got it for digits; leave it at None"),
         (["shuffle_buffer=9"], "shuffle_buffer for stream:PATTERN alone, got it for digits"),
         (["shuffle_buffer=0"], "shuffle_buffer above 0"),
+        (["crop_pct=1.5"], "crop_pct above 0 and up to 1, got 1.5"),
         (["unreadable=2"], "unreadable as a share, as 0.01, got 2"),
         (["token=replace", "detach=True"], "token=add or token=damped with detach, got"),
         (["method=mae", "residual=True"], "residual for a2mim alone, got it for mae"),
@@ -408,6 +411,14 @@ def test_what_is_seen_of_a_run(tmp_path):
     assert all(0.2 < accuracy <= 1 for accuracy in probed.values())  # 0.1 is chance
     rows = read_table(tmp_path / "run" / "rows.csv").query("measure == 'pretrain_knn_top1'")
     assert dict(zip(rows["at"], rows["value"], strict=True)) == pytest.approx(probed)
+    main(
+        [
+            *("probe", str(tmp_path / "run/backbone.safetensors"), "--data", "digits"),
+            *("--method", "knn", "--out", str(tmp_path / "probe")),
+        ]
+    )
+    again = read_table(tmp_path / "probe" / "rows.csv").query("measure == 'knn_top1'")["value"]
+    assert again.tolist() == pytest.approx([probed[9]])
     last, averaged = (
         load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("backbone", "backbone-ema")
     )
