@@ -604,7 +604,9 @@ _SMALL_RESNET = {
 def digits_vit() -> PretrainConfig:
     """A2MIM, a ViT of 1 M parameters, digits at 32 px, 60 epochs: minutes on two cores.
 
-    Expected: not measured.
+    Expected: a way to see a run, not a feature: a loss of 1.557 at first and 0.863 at the end, and
+    the mean digit at hidden places; a linear probe of 43.5 % [40.3, 46.8], untrained 63.4 %
+    [60.2, 66.5] (LOG.md, one run).
     """
     return _small(data="digits", epochs=60, batch_size=64, workers=0, save_every=20, **GREY)
 
@@ -613,7 +615,8 @@ def digits_vit() -> PretrainConfig:
 def digits_resnet() -> PretrainConfig:
     """A2MIM, a ResNet of 1 M parameters, digits at 64 px, 60 epochs: minutes on two cores.
 
-    Expected: not measured.
+    Expected: a loss of 0.639 at first and 0.076 at the end; a linear probe of 88.7 % [86.4, 90.6],
+    untrained 64.7 % [61.6, 67.8] (LOG.md, one run).
     """
     return _small(
         data="digits",
