@@ -266,6 +266,8 @@ def pretrain(
     Raises:
         ValueError: for arguments that do not go together.
         CheckpointError: if a checkpoint cannot be written, read, or is another run's.
+        DataError: if too many images are unreadable: several processes count together, and end
+            together at the next step that is logged or saved.
         FloatingPointError: if a loss is not finite.
         Interrupted: if a signal stopped it.
     """
@@ -324,10 +326,12 @@ def pretrain(
         settings["run"] = dict(saving.settings)
         start = _resumed(accelerator, saving, settings, parts, optimiser, resume)
 
+    damage = getattr(samples, "damage", None)
+    if damage is not None:
+        damage.together = ranks > 1
     micro_batches = share(start, steps)
     loaded = load(samples, micro_batches, workers=workers, pin_memory=device.type == "cuda")
     watch = _Watch(None if saving is None else saving.every_minutes)
-    damage = getattr(samples, "damage", None)
     bad_step = torch.full((), torch.inf, device=device)
     done = start
     with (
@@ -529,11 +533,16 @@ def _meet(
 
 
 def _unreadable(accelerator: Accelerator, damage: Any) -> int:
-    """How many images could not be read in any process; all know of all of them afterwards."""
+    """How many images could not be read in any process; all know of all of them afterwards.
+
+    Raises:
+        DataError: in all processes, if there are too many.
+    """
     if accelerator.num_processes > 1:
         marks = damage.marks().to(accelerator.device)
         torch.distributed.all_reduce(marks, torch.distributed.ReduceOp.MAX)
         damage.learn(marks.cpu())
+        damage.check()
     count: int = damage.count()
     return count
 

@@ -15,7 +15,8 @@ positions lose theirs: position 0 of :func:`a2mim.sites.site_at`.
 
 Instead of being learned, the token can stay what it started as, or be the mean of the features that
 come in, hidden ones included: over all images of the batch at hand (a constant, without gradient)
-or over each image (with it). So the official code has it; no published configuration uses it.
+or over each image (with it). So the official ResNet has it. The official ViT has the first alone,
+and counts the class token in where there is one; we do not. No published configuration uses either.
 
 The token works on the three layouts of timm's features, so one hook serves every family.
 
@@ -57,7 +58,8 @@ class TokenBlend(nn.Module):
             learning as ``"frozen_zeros"`` or ``"frozen_normal"``; or what it is in every forward:
             ``"mean"`` of the batch or ``"instance_mean"``.
         detach: whether no gradient passes back into hidden features (gamma and the token keep
-            theirs); off in all official configurations.
+            theirs, and so an ``instance_mean`` all its features); off in all official
+            configurations.
 
     Raises:
         ValueError: for an unknown mode or init.

@@ -44,7 +44,8 @@ class MaskedImageModel(nn.Module):
         token: ``"add"`` (A2MIM), ``"damped"`` (A2MIM, official CNNs) or ``"replace"`` (SimMIM).
         token_init: how the token starts, or what it is: see
             :class:`a2mim.mask_tokens.TokenBlend`.
-        detach: whether no gradient passes back into hidden features.
+        detach: whether no gradient passes back into hidden features, but through an
+            ``instance_mean``.
         fill: what hidden pixels become in the input; None leaves them, as SimMIM does.
         loss: a loss, or its name in :data:`a2mim.losses.LOSSES`.
         fourier_weight: lambda of the Fourier loss, if not that of ``loss``.

@@ -67,7 +67,13 @@ class Damage:
     Two bytes per image, and a mark is never taken back: two workers cannot disturb one another,
     and an image counts once however often it is met. What is pickled by hand is a copy; what a
     ``DataLoader`` sends to its workers, forked or spawned, stays shared.
+
+    Attributes:
+        together: whether several processes train together. Then none of them ends at the limit by
+            itself, which would leave the others waiting: all :meth:`check` it at one time.
     """
+
+    together = False
 
     def __init__(self, count: int, tolerance: Tolerance) -> None:
         self._read_I = torch.zeros(count, dtype=torch.uint8).share_memory_()
@@ -91,15 +97,28 @@ class Damage:
         logger.warning(
             "replaced by another image (%d so far): %s: %s", len(found), name_of(index), error
         )
-        read = int((self._read_I | self._bad_I).sum())
-        allowed = max(self._tolerance.least, int(self._tolerance.share * read))
-        if len(found) > allowed:
+        if not self.together:
             names = ", ".join(name_of(k) for k in found[:5])
+            named = f": {names}{', ...' if len(found) > 5 else ''}"
+            self.check(named, f". The last: {error}")
+
+    def check(self, named: str = ", which warnings name", last: str = "") -> None:
+        """See whether there are too many.
+
+        Args:
+            named: which they are, for the message.
+            last: what was wrong with the last one, for the message.
+
+        Raises:
+            DataError: if there are.
+        """
+        count, read = self.count(), int((self._read_I | self._bad_I).sum())
+        allowed = max(self._tolerance.least, int(self._tolerance.share * read))
+        if count > allowed:
             raise DataError(
-                f"expected at most {allowed} unreadable images among {read}, got {len(found)}: "
-                f"{names}{', ...' if len(found) > 5 else ''}; {self._tolerance.advice()}. "
-                f"The last: {error}"
-            ) from error
+                f"expected at most {allowed} unreadable images among {read}, got {count}{named}; "
+                f"{self._tolerance.advice()}{last}"
+            )
 
     def indices(self) -> list[int]:
         """The images that could not be read, so far."""
@@ -368,24 +387,35 @@ def few_images(samples: Samples, count: int, length: int, seed: int) -> Repeated
     return RepeatedSamples(SomeSamples(samples, order[:count].tolist()), length)
 
 
-@dataclass(frozen=True)
 class _SomeDamage:
     """Which of some images could not be read."""
 
-    all: Damage
-    indices_I: NDArray[np.int64]
+    def __init__(self, all_images: Damage, indices_I: NDArray[np.int64]) -> None:
+        self._all = all_images
+        self._indices_I = indices_I
+
+    @property
+    def together(self) -> bool:
+        return self._all.together
+
+    @together.setter
+    def together(self, together: bool) -> None:
+        self._all.together = together
 
     def indices(self) -> list[int]:
-        return np.isin(self.indices_I, self.all.indices()).nonzero()[0].tolist()
+        return np.isin(self._indices_I, self._all.indices()).nonzero()[0].tolist()
 
     def count(self) -> int:
         return len(self.indices())
 
     def marks(self) -> Tensor:
-        return self.all.marks()
+        return self._all.marks()
 
     def learn(self, marks_2I: Tensor) -> None:
-        self.all.learn(marks_2I)
+        self._all.learn(marks_2I)
+
+    def check(self) -> None:
+        self._all.check()
 
 
 class PackedNames(Sequence[str]):

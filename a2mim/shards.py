@@ -94,7 +94,7 @@ def expand_shards(
 
     Security: ``pipe:COMMAND`` hands COMMAND to a shell. Who can write the address can run programs
     here, so such addresses are refused unless ``allow_pipe`` says that they come from you. File
-    systems of fsspec that are no stores (:data:`NO_STORES`) are always refused.
+    systems of fsspec in :data:`NO_STORES` are always refused.
 
     Raises:
         DataError: if there is no such file, no way to open an address, or it is a pipe that was
@@ -628,6 +628,7 @@ class _StreamDamage:
     """
 
     SLOTS = 1 << 16
+    together = False  # as there
 
     def __init__(self, images: int, shards: int, tolerance: Tolerance) -> None:
         self._weights = torch.zeros(self.SLOTS, dtype=torch.int32).share_memory_()
@@ -659,12 +660,16 @@ class _StreamDamage:
             return
         self._weights[slot] = weight
         self._seen.append(what)
-        logger.warning("passed over (%d images so far): %s", self.count(), what)
+        logger.warning("passed over (%d so far): %s", self.count(), what)
+        if not self.together:
+            self.check("", f". The last: {'; '.join(self._seen[-5:])}")
+
+    def check(self, named: str = ", which warnings name", last: str = "") -> None:
         if self.count() > self._allowed:
             raise DataError(
                 f"expected at most {self._allowed} unreadable images of {self._images} (a shard "
-                f"counts {self._per_shard}), got {self.count()}; {self._tolerance.advice()}. "
-                f"The last: {'; '.join(self._seen[-5:])}"
+                f"counts {self._per_shard}), got {self.count()}{named}; "
+                f"{self._tolerance.advice()}{last}"
             )
 
 

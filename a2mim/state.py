@@ -147,7 +147,8 @@ def save_checkpoint(
         raise CheckpointError(
             f"cannot save step {step} to {folder}: {_reason(error)}; "
             + (f"the last good checkpoint is {last.name}" if last else "there is no earlier one")
-            + "; make room or rights and start again to go on from there"
+            + "; make room or rights and start again"
+            + (" to go on from there" if last else "")
         ) from error
     older = [other for other in _files(folder) if other.name < path.name]
     later = [other for other in _files(folder) if other.name > path.name]

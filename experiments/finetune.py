@@ -40,7 +40,12 @@ from experiments.results import COLUMNS, read_table, write_atomic, write_table
 from experiments.runs import UsageError, commit, process_rank
 from experiments.settings import changed, chosen
 from experiments.sources import Labelled, labelled_samples, without_folders
-from experiments.training import engine_arguments, errors_explained, what_a_cut_changes
+from experiments.training import (
+    engine_arguments,
+    errors_explained,
+    tolerance,
+    what_a_cut_changes,
+)
 from experiments.watching import Log
 from interactions.strength import Interval, t_interval
 
@@ -130,7 +135,13 @@ def samples_of(config: FinetuneConfig) -> tuple[Labelled, Labelled]:
         DataError: if they cannot be had, or have no classes.
     """
     train, test = training_transform(config), judging_transform(config)
-    return labelled_samples(config.data, train, config.seed, test_augment=test)
+    return labelled_samples(
+        config.data,
+        train,
+        config.seed,
+        test_augment=test,
+        tolerance=tolerance(config.unreadable),
+    )
 
 
 def training_transform(config: FinetuneConfig) -> PilTransform:
@@ -502,7 +513,7 @@ def _check(config: FinetuneConfig) -> None:
         value = getattr(config, key)
         if value is not None and not value > 0:
             raise UsageError(f"expected {key} above 0, got {value}")
-    for key in ("flip", "erasing"):
+    for key in ("flip", "erasing", "unreadable"):
         if not 0 <= getattr(config, key) <= 1:
             raise UsageError(f"expected {key} from 0 to 1, got {getattr(config, key)}")
     if config.ema is not None and not 0 < config.ema < 1:

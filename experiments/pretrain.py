@@ -41,7 +41,7 @@ from a2mim.optim import (
     step_lr,
 )
 from a2mim.sampler import Batches, keyed_seed
-from a2mim.samples import TOLERANCE, RepeatedSamples, SomeSamples, Tolerance, few_images
+from a2mim.samples import RepeatedSamples, SomeSamples, few_images
 from a2mim.shards import ShardStream
 from a2mim.siamese import ContrastiveMAE, ImageLevel, RelaxedMAE, TokenLevel
 from a2mim.sites import site_at
@@ -62,7 +62,12 @@ from experiments.runs import (
 from experiments.settings import changed, chosen
 from experiments.sources import labelled_samples, training_samples, without_folders
 from experiments.trackers import Trackers
-from experiments.training import engine_arguments, errors_explained, what_a_cut_changes
+from experiments.training import (
+    engine_arguments,
+    errors_explained,
+    tolerance,
+    what_a_cut_changes,
+)
 from experiments.watching import (
     PICTURES,
     Images,
@@ -87,6 +92,9 @@ INTERPOLATION = "bilinear"
 
 KNN_TRAIN, KNN_TEST = 10_000, 2_000
 """Images of the online k-NN probe, at most."""
+
+UNDECIDING = ("keep", "save_every", "trackers", "unreadable", "workers")
+"""Settings that change no result: a run may go on with others."""
 
 BELONGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
@@ -146,8 +154,9 @@ def run(
     for key in ("data", "knn_data"):
         settings[key] = without_folders(settings[key])
     trackers = Trackers(config.trackers, f"a2mim-{name}", settings)
+    deciding = {key: value for key, value in settings.items() if key not in UNDECIDING}
     work = open_run(
-        out, settings | {"images": len(samples)}, resume=resume or process_rank()[0] > 0
+        out, deciding | {"images": len(samples)}, resume=resume or process_rank()[0] > 0
     )
     steps = config.epochs * steps_per_epoch
     watch = Watch(method, config, steps, steps_per_epoch, images_ICHW, knn)
@@ -169,7 +178,7 @@ def run(
                     work / "checkpoints",
                     every_steps=config.save_every * steps_per_epoch,
                     keep=config.keep,
-                    settings={"config": {k: str(v) for k, v in settings.items()}},
+                    settings={"config": {k: str(v) for k, v in deciding.items()}},
                 ),
                 **engine_arguments(config, device, steps_per_epoch),
             )
@@ -194,7 +203,7 @@ def run(
     if knn:
         print(f"k-NN probe: {last['knn_top1']:.1%} of {len(knn.test)} test images")
     if last.get("skipped"):
-        print(f"{last['skipped']} unreadable images were replaced; warnings name them")
+        print(f"unreadable images, for which others came: {last['skipped']:g}; warnings name them")
     print(f"backbone: {out / 'backbone.safetensors'}   pictures: {out / 'reconstructions.png'}")
 
 
@@ -248,8 +257,18 @@ def _check(config: PretrainConfig) -> None:
         raise UsageError(f"expected unreadable as a share, as 0.01, got {config.unreadable}")
     if config.detach and config.token == "replace":
         raise UsageError(
-            "expected token=add or token=damped with detach, got token=replace, which lets no "
-            "hidden feature pass; leave one of them out"
+            "expected token=add or token=damped with detach, got token=replace, with which it does "
+            "nothing; leave one of them out"
+        )
+    if config.method == "a2mim" and config.fill == "none" and config.token == "add":
+        raise UsageError(
+            "expected token=replace or token=damped with fill=none, got token=add, with which "
+            "nothing is hidden; change one of them"
+        )
+    for key in sorted({"img_size", "num_classes"} & config.options.keys()):
+        raise UsageError(
+            f"expected options of the backbone without {key}, got {key}={config.options[key]}; "
+            "image_size says the size, and there is no classifier"
         )
     if config.method == "cmae":
         _check_contrast(config)
@@ -290,6 +309,11 @@ def _check_effects(config: PretrainConfig, recipe: PretrainConfig) -> None:
         raise UsageError(
             f"expected level=token for decoder={config.decoder}, got level=image, whose head has "
             "no blocks; change head instead"
+        )
+    if config.data == "digits" and config.unreadable != recipe.unreadable:
+        raise UsageError(
+            f"expected unreadable for images in files, got it for digits, which are in memory; "
+            f"leave it at {recipe.unreadable:g}"
         )
     if config.data and not config.data.startswith("stream:"):
         for key in ("images", "shuffle_buffer"):
@@ -345,7 +369,7 @@ def samples_of(config: PretrainConfig) -> Images:
         config.seed,
         images=config.images,
         buffer=config.shuffle_buffer,
-        tolerance=Tolerance(TOLERANCE.least if config.unreadable else 0, config.unreadable),
+        tolerance=tolerance(config.unreadable),
     )
     if config.few is None and config.epoch_images is None:
         return samples

@@ -54,9 +54,12 @@ def _fitting(key: str, value: object, hint: Any) -> Any:
     if origin is Literal:
         fits, wanted = value in parts, " or ".join(map(str, parts))
     elif origin is tuple:
-        if parts[0] is str and isinstance(value, str):
-            value = tuple(value.split(",")) if value else ()
-        fits, wanted = isinstance(value, tuple | list), "several values, as (1, 2)"
+        wanted = "several values, as (1, 2)"
+        if parts[0] is str:
+            wanted = "names, as one,two"
+            if isinstance(value, str):
+                value = tuple(name for part in value.split(",") if (name := part.strip()))
+        fits = isinstance(value, tuple | list)
         value = tuple(value) if isinstance(value, tuple | list) else value
     elif origin is dict:
         fits, wanted = isinstance(value, dict), "options, as {'depth': 2}"

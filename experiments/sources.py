@@ -181,7 +181,12 @@ def training_samples(
 
 
 def labelled_samples(
-    data: str, augment: Augment, seed: int = 0, *, test_augment: Augment | None = None
+    data: str,
+    augment: Augment,
+    seed: int = 0,
+    *,
+    test_augment: Augment | None = None,
+    tolerance: Tolerance = TOLERANCE,
 ) -> tuple[Labelled, Labelled]:
     """Training and test images of a data set by name, or of ``folder:PATH``, with their classes.
 
@@ -190,6 +195,7 @@ def labelled_samples(
         augment: from uint8 pixels to the network's input.
         seed: names the draws.
         test_augment: for the test images, if it is another.
+        tolerance: how many unreadable training images are put up with.
 
     Raises:
         UsageError: if ``data`` is neither.
@@ -200,11 +206,11 @@ def labelled_samples(
     train: Labelled
     test: Labelled
     if data and not where:
-        train = named_samples(data, "train", augment, seed)
+        train = named_samples(data, "train", augment, seed, tolerance=tolerance)
         test = named_samples(data, "test", test_augment, seed)
     elif kind == "folder" and where:
         files = find_training_files(Path(where))
-        train = FolderSamples(files, augment, seed)
+        train = FolderSamples(files, augment, seed, tolerance)
         test = FolderSamples(find_test_files(Path(where), files.classes), test_augment, seed)
     else:
         raise UsageError(f"expected --data NAME or folder:PATH, with classes, got {data!r}")

@@ -7,7 +7,8 @@ Weights & Biases and SwanLab get the pictures too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,7 +18,15 @@ import numpy as np
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import LoggerType
 
+from a2mim.samples import in_a_line
 from experiments.runs import UsageError
+
+logger = logging.getLogger(__name__)
+
+OWN = "tensorboard"
+"""The tracker that writes into the folder of the run."""
+
+PICTURE = "reconstructions"
 
 LISTS = ("wandb", "swanlab")
 """Trackers that take pictures as a list."""
@@ -33,7 +42,7 @@ class Trackers:
         settings: of the run, which the services keep; numbers and texts.
     """
 
-    names: Sequence[str] = ("tensorboard",)
+    names: Sequence[str] = (OWN,)
     project: str = "a2mim"
     settings: Mapping[str, object] = field(default_factory=dict)
 
@@ -43,6 +52,8 @@ class Trackers:
         Raises:
             UsageError: for an unknown one, with the nearest name, or one that is not installed.
         """
+        if len(set(self.names)) < len(self.names):
+            raise UsageError(f"expected every tracker once, got {','.join(self.names)}")
         services = {kind.value for kind in LoggerType} - {"all"}
         for name in self.names:
             if name not in LOGGER_TYPE_TO_CLASS:
@@ -56,25 +67,29 @@ class Trackers:
                     "leave the tracker out"
                 )
 
-    def start(self, folder: Path, step: int) -> list[Any]:
+    def start(self, folder: Path, step: int) -> Followers:
         """Open all.
 
         Args:
             folder: of the run.
             step: of the first report; what TensorBoard has of later ones is of no use any more.
 
-        Returns:
-            accelerate's trackers.
-
         Raises:
             OSError: if the folder cannot be written.
             UsageError: if a service refuses.
         """
-        return [self._started(name, folder, step) for name in self.names]
+        followers = Followers([])
+        try:
+            for name in self.names:
+                followers.trackers.append(self._started(name, folder, step))
+        except BaseException:
+            followers.finish()
+            raise
+        return followers
 
     def _started(self, name: str, folder: Path, step: int) -> Any:
         kind: Any = LOGGER_TYPE_TO_CLASS[name]
-        if name == "tensorboard":
+        if name == OWN:
             tracker = kind(name, folder, purge_step=step)
             tracker.start()
             return tracker
@@ -85,14 +100,60 @@ class Trackers:
                 {k: v if isinstance(v, int | float) else str(v) for k, v in self.settings.items()}
             )
         except Exception as error:  # each service has errors of its own
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UsageError(f"cannot start the tracker {name}: {what}") from error
+            raise UsageError(f"cannot start the tracker {name}: {in_a_line(error)}") from error
         return tracker
 
 
-def log_picture(tracker: Any, name: str, picture_HWC: np.ndarray, step: int) -> None:
-    """Give a picture, uint8 ``(H, W, 3)``, to a tracker that takes some."""
-    if tracker.name == "tensorboard":
-        tracker.log_images({name: picture_HWC[None]}, step, dataformats="NHWC")
-    elif tracker.name in LISTS:
-        tracker.log_images({name: [picture_HWC]}, step)
+@dataclass(frozen=True)
+class Followers:
+    """Trackers that are open.
+
+    A service that fails gets no more, and a warning says so: it is no reason to end a run. A folder
+    that cannot be written is one.
+
+    Attributes:
+        trackers: accelerate's.
+    """
+
+    trackers: list[Any]
+
+    def log(self, numbers: Mapping[str, float], picture_HWC: np.ndarray | None, step: int) -> None:
+        """Give a report to all, and its picture, uint8 ``(H, W, 3)``, to those that take some.
+
+        Raises:
+            OSError: if the folder of the run cannot be written.
+        """
+
+        def give(tracker: Any) -> None:
+            tracker.log(dict(numbers), step=step)
+            if picture_HWC is None:
+                return
+            if tracker.name == OWN:
+                tracker.log_images({PICTURE: picture_HWC[None]}, step, dataformats="NHWC")
+            elif tracker.name in LISTS:
+                tracker.log_images({PICTURE: [picture_HWC]}, step)
+
+        self._each(give)
+
+    def finish(self) -> None:
+        """Close all.
+
+        Raises:
+            OSError: if the folder of the run cannot be written.
+        """
+        self._each(lambda tracker: tracker.finish())
+
+    def _each(self, work: Callable[[Any], None]) -> None:
+        for tracker in list(self.trackers):
+            if tracker.name == OWN:
+                work(tracker)
+                continue
+            try:
+                work(tracker)
+            except Exception as error:  # each service has errors of its own
+                self.trackers.remove(tracker)
+                logger.warning(
+                    "the tracker %s fails and gets no more of this run: %s",
+                    tracker.name,
+                    in_a_line(error),
+                )

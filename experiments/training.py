@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from a2mim.data import DataError
 from a2mim.engine import Interrupted
 from a2mim.model import MaskedImageModel
+from a2mim.samples import TOLERANCE, Tolerance
 from a2mim.siamese import ContrastiveMAE
 from a2mim.state import CheckpointError
 from experiments.configs.finetune import FinetuneConfig
@@ -52,6 +53,11 @@ def engine_arguments(
         "workers": config.workers,
         "log_every": max(min(steps_per_epoch // 10, 50), 1),
     }
+
+
+def tolerance(unreadable: float) -> Tolerance:
+    """What the setting ``unreadable`` allows: a share of images, and a few unless it is 0."""
+    return Tolerance(TOLERANCE.least if unreadable else 0, unreadable)
 
 
 def what_a_cut_changes(

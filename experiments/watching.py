@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ from experiments.configs.pretrain import PretrainConfig
 from experiments.results import COLUMNS, write_atomic
 from experiments.runs import UsageError, commit, process_rank
 from experiments.sources import Training, without_folders
-from experiments.trackers import Trackers, log_picture
+from experiments.trackers import Followers, Trackers
 from interactions.fills import image_mean
 from interactions.patches import PatchGrid, hide
 
@@ -100,7 +100,7 @@ class Log:
         self._batch_size = batch_size
         self._watch = watch
         self._trackers = trackers or Trackers()
-        self._started: list[Any] | None = None
+        self._followers: Followers | None = None
         self._hook = threading.excepthook
         self._bar = tqdm(
             total=steps * batch_size,
@@ -116,11 +116,11 @@ class Log:
         Raises:
             UsageError: if it cannot be written.
         """
-        if self._started is None:  # the first report of this process
+        if self._followers is None:  # the first report of this process
             self.reports = [r for r in self.reports if r["step"] < report.step]
             with writing(self._work):
                 write_atomic(self.path, "".join(json.dumps(r) + "\n" for r in self.reports))
-                self._started = self._trackers.start(self._work, report.step)
+                self._followers = self._trackers.start(self._work, report.step)
             threading.excepthook = self._of_thread
             self._bar.initial = self._bar.n = max(report.step - 1, 0) * self._batch_size
             self._bar.start_t = time.time()
@@ -142,10 +142,7 @@ class Log:
             with self.path.open("a") as lines:
                 lines.write(json.dumps(entry) + "\n")
             numbers = {k: v for k, v in entry.items() if k not in ("step", "epoch")}
-            for tracker in self._started:
-                tracker.log(numbers, step=report.step)
-                if picture is not None:
-                    log_picture(tracker, "reconstructions", picture, report.step)
+            self._followers.log(numbers, picture, report.step)
         self._bar.set_postfix({k: f"{v:.4f}" for k, v in report.losses.items()}, refresh=False)
         self._bar.update(report.step * self._batch_size - self._bar.n)
 
@@ -182,12 +179,11 @@ class Log:
             UsageError: if what is left to write cannot be.
         """
         self._bar.close()
-        if self._started is None:
+        if self._followers is None:
             return
         try:
             with writing(self._work):
-                for tracker in self._started:
-                    tracker.finish()
+                self._followers.finish()
         finally:
             threading.excepthook = self._hook
 

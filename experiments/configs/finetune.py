@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from a2mim.samples import TOLERANCE
 from experiments.configs.pretrain import CIFAR, GREY, IMAGENET
 
 
@@ -70,6 +71,8 @@ class FinetuneConfig:
         compile: whether to use ``torch.compile``.
         channels_last: layout of images and kernels in memory; None: on CUDA devices.
         eval_every: epochs between evaluations that go into the log; None: only at the end.
+        unreadable: the largest share of the training images read so far that may be unreadable;
+            unless it is 0, ten always may.
         seed: names every random draw.
         workers: processes that read images.
         keep: how many checkpoints stay.
@@ -115,6 +118,7 @@ class FinetuneConfig:
     compile: bool = False
     channels_last: bool | None = None
     eval_every: int | None = 10
+    unreadable: float = TOLERANCE.share
     seed: int = 0
     workers: int = 8
     keep: int = 2

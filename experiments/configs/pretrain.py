@@ -39,11 +39,12 @@ class PretrainConfig:
         mask_ratio: hidden share of the blocks.
         fill: what hidden pixels become: ``zero`` is the data's mean colour, because images are
             normalised; ``noise`` is one pattern for all images, named by ``seed``; ``none`` leaves
-            them, so that only a token that replaces can hide them.
+            them to a token that replaces or damps what comes from them.
         position: where the mask token enters, as the official code counts; None: the family's.
         token: how the mask token enters.
         token_init: what it starts as, whether it learns, or of which features it is the mean.
-        detach: whether no gradient passes back into hidden features.
+        detach: whether no gradient passes back into hidden features, but through an
+            ``instance_mean``.
         depthwise: depth-wise convolutions before the decoder.
         target: what is predicted.
         residual: whether as the difference from the mean of the image's target.

@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from a2mim import state
 from a2mim.augment import CropAndFlip
+from a2mim.data import DataError
 from a2mim.engine import (
     Interrupted,
     Saving,
@@ -713,6 +714,19 @@ def test_two_processes_count_an_unreadable_image_once(processes):
     assert fit()[1][-1].skipped is None  # these cannot be unreadable
 
 
+def test_two_processes_end_together_when_too_much_is_unreadable(processes):
+    found = [torch.load(processes / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    one, two = (f["too many"] for f in found)
+    assert one == two
+    assert one.startswith("expected at most 1 unreadable images among ")
+    assert ", got 2, which warnings name; repair or remove them" in one
+    # Alone, a process ends at the image that is one too many.
+    few = DatasetSamples(Damaged(), lambda image, generator: image / 255, 0, Tolerance(1, 0.0))
+    few.damage.together = True  # as a run before may have left it
+    with pytest.raises(DataError, match=r"got 2: image 3 of Damaged, image 11 of Damaged; "):
+        fit(samples=few)
+
+
 def test_two_processes_say_which_parameters_have_no_gradient(processes):
     for rank, reports in enumerate((10, 0)):
         found = torch.load(processes / f"{rank}.pt", weights_only=True)
@@ -862,7 +876,14 @@ class Damaged:
 def share_damage():
     samples = DatasetSamples(Damaged(), lambda image, generator: image / 255, 0, Tolerance(2))
     _, reports, _ = fit(samples=samples)
-    return {"skipped": [r.skipped for r in reports], "known": samples.damage.indices()}
+    few = DatasetSamples(Damaged(), lambda image, generator: image / 255, 0, Tolerance(1, 0.0))
+    with pytest.raises(DataError) as caught:
+        fit(samples=few, workers=1)
+    return {
+        "skipped": [r.skipped for r in reports],
+        "known": samples.damage.indices(),
+        "too many": str(caught.value),
+    }
 
 
 def miss_gradients():
@@ -940,18 +961,22 @@ def forked(work, *arguments):
     os._exit(0)
 
 
-def main(folder, what="everything"):
+def main(folder, what="everything", *place):
     torch.set_num_threads(1)
+    if what == "compile":
+        return share_compiled(folder, *map(int, place))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    if what == "compiled":
-        children = [forked(share_compiled, folder, rank, port) for rank in (0, 1)]
+    if what == "compiled":  # in forks, the threads of backward do not always find their pool
+        command = [sys.executable, __file__, str(folder), "compile"]
+        places = [[str(rank), str(port)] for rank in (0, 1)]
+        children = [subprocess.Popen([*command, *place]).pid for place in places]
     else:
         children = [forked(be_killed, folder / f"{workers}", workers) for workers in (0, 2)]
         children += [forked(share, folder, rank, port) for rank in (0, 1)]
     statuses = [os.waitpid(child, 0)[1] for child in children]
-    json.dump([os.waitstatus_to_exitcode(status) for status in statuses], sys.stdout)
+    return json.dump([os.waitstatus_to_exitcode(status) for status in statuses], sys.stdout)
 
 
 if __name__ == "__main__":

@@ -481,7 +481,7 @@ def test_unreadable_members_of_a_stream(tars, caplog):
     assert len(set(indices(some))) == 45
     assert len(caplog.records) == 3  # once each, not in every epoch
     assert stream.damage.count() == 3
-    assert ["(3 images so far)" in record.getMessage() for record in caplog.records] == [0, 0, 1]
+    assert ["(3 so far)" in record.getMessage() for record in caplog.records] == [0, 0, 1]
     strict = stream_of(tars, images=45, tolerance=Tolerance(2, 0.01))
     with pytest.raises(DataError) as told:
         batches(strict)

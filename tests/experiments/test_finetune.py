@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -5,11 +6,13 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from PIL import Image
 from scipy import stats
 from timm.data import create_transform
 
 from a2mim.augment import PilTransform
 from a2mim.convert import load_model
+from a2mim.data import DataError
 from a2mim.engine import StepReport
 from a2mim.features import wilson
 from a2mim.samples import SomeSamples
@@ -276,3 +279,17 @@ def test_images_without_classes():
     test.labels_I = None
     with pytest.raises(ValueError, match="images with classes to fine-tune"):
         classes_of(train, test)
+
+
+def test_unreadable_training_images_are_put_up_with_as_the_setting_says(tmp_path):
+    for part in ("train", "val"):
+        for label in ("a", "b"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for k in range(2):
+                Image.new("RGB", (40, 40)).save(tmp_path / part / label / f"{k}.png")
+    (tmp_path / "train" / "a" / "0.png").write_bytes(b"damaged")
+    for share, allowed in ((0.5, True), (0, False)):
+        config = configured("digits", [f"data=folder:{tmp_path}", f"unreadable={share}"])
+        train, _ = samples_of(config)
+        with nullcontext() if allowed else pytest.raises(DataError, match="at most 0 unreadable"):
+            train.load(0, 0)

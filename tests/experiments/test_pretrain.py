@@ -220,6 +220,11 @@ def test_folders_and_shards(tmp_path):
         (["crop_pct=1.5"], "crop_pct above 0 and up to 1, got 1.5"),
         (["unreadable=2"], "unreadable as a share, as 0.01, got 2"),
         (["token=replace", "detach=True"], "token=add or token=damped with detach, got"),
+        (["fill=none"], "token=replace or token=damped with fill=none, got token=add"),
+        (["unreadable=0.5"], "unreadable for images in files, got it for digits"),
+        (["options={'num_classes': 7}"], "without num_classes, got num_classes=7"),
+        (["trackers=tensorboard,tensorboard"], "every tracker once, got tensorboard,tensorboard"),
+        (["trackers=5"], "trackers as names, as one,two, got 5"),
         (["method=mae", "residual=True"], "residual for a2mim alone, got it for mae"),
         (["method=mae", "detach=True"], "detach for a2mim alone, got it for mae"),
         (["schedule=step", "final_lr=1e-6"], "schedule=cosine for final_lr=1e-06, got schedule"),
@@ -394,7 +399,10 @@ def test_a_full_disk_is_said_and_the_same_command_does_it(
         f"cannot write to {work}: No space left on device; make room, and the same command {then}"
     )
     assert len(list(work.glob("checkpoints/*.safetensors"))) == saved
-    run("digits-vit", TINY, "", tmp_path / "run", device="cpu")
+    # Settings that change no result may be others.
+    others = ("keep=3", "save_every=2", "trackers=", "workers=1")
+    run("digits-vit", [*TINY, *others], "", tmp_path / "run", device="cpu")
+    assert not work.exists()
     one, other = (f / "backbone.safetensors" for f in (finished, tmp_path / "run"))
     assert one.read_bytes() == other.read_bytes()
 
@@ -439,7 +447,9 @@ def test_unreadable_images_are_counted(tmp_path, capsys):
     (folder / "7.png").write_bytes(b"damaged")
     settings = [*TINY, "epochs=1", "warmup=0", "batch_size=8"]
     run("digits-vit", settings, f"folder:{folder}", tmp_path / "run", device="cpu")
-    assert "1 unreadable images were replaced" in capsys.readouterr().out
+    assert (
+        "unreadable images, for which others came: 1; warnings name them" in capsys.readouterr().out
+    )
     rows = read_table(tmp_path / "run" / "rows.csv")
     assert rows.query("measure == 'pretrain_skipped'")["value"].iloc[-1] == 1
 

@@ -34,6 +34,7 @@ class Settings:
         ("names=b", ("b",)),
         ("names=b,c", ("b", "c")),
         ("names=('b', 'c')", ("b", "c")),
+        ("names=b, c,", ("b", "c")),
         ("names=", ()),
         ("options={'depth': 2}", {"depth": 2}),
     ],

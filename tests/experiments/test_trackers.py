@@ -34,6 +34,24 @@ class Notebook(GeneralTracker):
         self.told.append("finished")
 
 
+class Frail(Notebook):
+    """A service that is gone after a report."""
+
+    name = "frail"
+
+    def log(self, values, step=None, **options):
+        if step > 1:
+            raise ConnectionError("timed\nout")  # which is an OSError
+        super().log(values, step)
+
+
+class Lost(Notebook):
+    name = "lost"
+
+    def finish(self):
+        raise RuntimeError("gone")
+
+
 class Strict(Notebook):
     def start(self):
         raise ConnectionError("no key,\nlog in")
@@ -41,7 +59,8 @@ class Strict(Notebook):
 
 @pytest.fixture
 def services(monkeypatch):
-    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "notebook", Notebook)
+    for kind in (Notebook, Frail, Lost):
+        monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, kind.name, kind)
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "strict", Strict)
 
 
@@ -90,8 +109,21 @@ def test_none_at_all(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
 
 
+def test_a_service_that_fails_ends_no_run(services, tmp_path, caplog):
+    log = Log(tmp_path, 9, 2, trackers=Trackers(("frail", "lost", "notebook")))
+    for step in (1, 2, 3):
+        log(report(step))
+    log.close()
+    assert [r.getMessage() for r in caplog.records] == [
+        "the tracker frail fails and gets no more of this run: ConnectionError: timed out",
+        "the tracker lost fails and gets no more of this run: RuntimeError: gone",
+    ]
+    assert [told[0] for told in Notebook.last.told if isinstance(told, tuple)] == [1, 2, 3]
+    assert Notebook.last.told[-1] == "finished"
+
+
 def test_a_service_that_refuses_is_said_in_a_line(services, tmp_path):
-    log = Log(tmp_path, 9, 2, trackers=Trackers(("strict",)))
+    log = Log(tmp_path, 9, 2, trackers=Trackers(("notebook", "strict")))
     with pytest.raises(UsageError) as caught:
         log(report(1))
     log.close()

@@ -6,12 +6,18 @@ from torch import nn
 
 from a2mim.data import DataError
 from a2mim.engine import Interrupted, pretrain
+from a2mim.samples import Tolerance
 from a2mim.state import CheckpointError
 from experiments.configs.finetune import RECIPES as FINETUNE
 from experiments.configs.pretrain import RECIPES as PRETRAIN
 from experiments.pretrain import configured, method_of
 from experiments.runs import UsageError
-from experiments.training import engine_arguments, errors_explained, what_a_cut_changes
+from experiments.training import (
+    engine_arguments,
+    errors_explained,
+    tolerance,
+    what_a_cut_changes,
+)
 
 
 @pytest.mark.parametrize("config", [PRETRAIN["digits-vit"](), FINETUNE["digits"]()])
@@ -104,3 +110,8 @@ def test_batch_norm_sees_as_little_in_fine_tuning():
     said = what_a_cut_changes(nn.Sequential(nn.BatchNorm2d(3)), config, 2)
     assert said.endswith("of the 64 images of a step, batch norm sees 8 at once")
     assert what_a_cut_changes(nn.Sequential(nn.LayerNorm(3)), config, 2) is None
+
+
+def test_a_share_allows_a_few_always_unless_it_is_nothing():
+    assert tolerance(0.05) == Tolerance(10, 0.05)
+    assert tolerance(0) == Tolerance(0, 0)
