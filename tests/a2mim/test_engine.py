@@ -954,6 +954,7 @@ def forked(work, *arguments):
     if process:
         return process
     try:
+        torch.set_num_threads(1)  # not before: threads of a fork may not find the pool of before
         work(*arguments)
     except BaseException:
         traceback.print_exc()
@@ -961,22 +962,17 @@ def forked(work, *arguments):
     os._exit(0)
 
 
-def main(folder, what="everything", *place):
-    torch.set_num_threads(1)
-    if what == "compile":
-        return share_compiled(folder, *map(int, place))
+def main(folder, what="everything"):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    if what == "compiled":  # in forks, the threads of backward do not always find their pool
-        command = [sys.executable, __file__, str(folder), "compile"]
-        places = [[str(rank), str(port)] for rank in (0, 1)]
-        children = [subprocess.Popen([*command, *place]).pid for place in places]
+    if what == "compiled":
+        children = [forked(share_compiled, folder, rank, port) for rank in (0, 1)]
     else:
         children = [forked(be_killed, folder / f"{workers}", workers) for workers in (0, 2)]
         children += [forked(share, folder, rank, port) for rank in (0, 1)]
     statuses = [os.waitpid(child, 0)[1] for child in children]
-    return json.dump([os.waitstatus_to_exitcode(status) for status in statuses], sys.stdout)
+    json.dump([os.waitstatus_to_exitcode(status) for status in statuses], sys.stdout)
 
 
 if __name__ == "__main__":
