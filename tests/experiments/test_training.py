@@ -10,7 +10,8 @@ from a2mim.samples import Tolerance
 from a2mim.state import CheckpointError
 from experiments.configs.finetune import RECIPES as FINETUNE
 from experiments.configs.pretrain import RECIPES as PRETRAIN
-from experiments.pretrain import configured, method_of
+from experiments.pretrain import method_of
+from experiments.pretrain_settings import configured
 from experiments.runs import UsageError
 from experiments.training import (
     engine_arguments,

@@ -6,7 +6,8 @@ import torch
 
 from a2mim.engine import StepReport
 from a2mim.samples import SomeSamples
-from experiments.pretrain import configured, first_images, method_of, samples_of
+from experiments.pretrain import first_images, method_of, samples_of
+from experiments.pretrain_settings import configured
 from experiments.runs import UsageError
 from experiments.watching import Log, OnlineKnn, contact_sheet, pictures
 
