@@ -18,7 +18,6 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from torch import Tensor, nn
 
 from a2mim.architectures import classes_of, doubt_of, infer, structure
+from a2mim.messages import did_you_mean
 from a2mim.renaming import OTHER_SET, Renamed, rename
 from a2mim.sampler import keyed_generator
 from a2mim.weight_files import (
@@ -260,10 +260,9 @@ def _load_named(
     untrained = name.startswith(UNTRAINED)
     known = name.removeprefix(UNTRAINED)
     if not known.startswith(HUB) and not timm.is_model(known):
-        near = get_close_matches(known, timm.list_models(), 3)
+        hint = did_you_mean(known, timm.list_models(), most=3)
         raise WeightsError(
-            f"expected the name of a timm model, {HUB}user/repo or a file, got {name!r}"
-            + (f"; did you mean {', '.join(near)}?" if near else "")
+            f"expected the name of a timm model, {HUB}user/repo or a file, got {name!r}{hint}"
         )
     random = sorted({"num_classes", "in_chans"} & {k for k, v in options.items() if v})
     if random and not untrained:

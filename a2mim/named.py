@@ -9,7 +9,6 @@ Shapes: I images.
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from a2mim.augment import Augment
 from a2mim.data import DataError, digits
+from a2mim.messages import did_you_mean
 from a2mim.samples import TOLERANCE, ArraySamples, DatasetSamples, Tolerance
 
 Split = Literal["train", "test"]
@@ -108,8 +108,7 @@ def torchvision_set(
     from torchvision import datasets
 
     if name not in TORCHVISION:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, NAMES)
         raise DataError(f"expected a set of {', '.join(NAMES)}, got {name!r}{hint}")
     row = TORCHVISION[name]
     options = row.test if split == "test" else row.train

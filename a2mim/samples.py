@@ -27,6 +27,7 @@ from torch import Tensor
 
 from a2mim.augment import Augment
 from a2mim.data import IMAGE_SUFFIXES, DataError, ImageSet
+from a2mim.messages import in_a_line
 from a2mim.sampler import Samples, keyed_generator, keyed_seed
 
 logger = logging.getLogger(__name__)
@@ -177,11 +178,6 @@ def read_or_replace(
         f"expected an image in place of {name_of(index)}, {SUBSTITUTES} others could not be read "
         f"either; see whether the storage is still there. The last: {last}"
     ) from last
-
-
-def in_a_line(error: Exception) -> str:
-    """Kind and message of an error that a library made, for messages of one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def decode(data: bytes, name: str) -> Tensor:

@@ -35,7 +35,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlparse
 
-import fsspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,6 +42,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from a2mim.augment import Augment
 from a2mim.data import IMAGE_SUFFIXES, DataError
+from a2mim.messages import in_a_line
 from a2mim.sampler import keyed_generator, keyed_seed
 from a2mim.samples import (
     TOLERANCE,
@@ -52,7 +52,6 @@ from a2mim.samples import (
     Tolerance,
     decode,
     find_training_files,
-    in_a_line,
     read_or_replace,
 )
 
@@ -168,6 +167,8 @@ def _for_webdataset(scheme: str) -> bool:
 
 def _check_store(address: str) -> None:
     """Refuse what fsspec does not open, or should not."""
+    import fsspec
+
     scheme = address.partition("://")[0]  # as fsspec cuts it; to it, "s3:a" is a local file
     if scheme in NO_STORES or "::" in address:  # braces can make a "::" after the text was split
         raise DataError(
@@ -596,6 +597,8 @@ def _opened(shard: str) -> Any:
     address = _rewritten(shard)
     if _for_webdataset(urlparse(address).scheme):
         return gopen(shard)
+    import fsspec
+
     store, path = fsspec.core.url_to_fs(address)
     return store.open(path, "rb", block_size=STORE_BYTES)
 

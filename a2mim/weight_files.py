@@ -29,6 +29,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from a2mim.messages import in_a_line
+
 Variant = Literal["plain", "ema"]
 
 WRAPPERS = (
@@ -141,7 +143,7 @@ def first_names(names: list[str], most: int = 3) -> str:
 
 def one_line(error: BaseException) -> str:
     """What an exception says, at most 300 characters of it."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return in_a_line(error)[:300]
 
 
 def _read_safetensors(path: Path) -> StateFile:

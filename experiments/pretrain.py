@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +27,7 @@ from a2mim.data import DataError, subset
 from a2mim.engine import Saving, Trained, pretrain
 from a2mim.mae import MaskedAutoencoder
 from a2mim.masking import BlockMask
+from a2mim.messages import did_you_mean
 from a2mim.model import MaskedImageModel
 from a2mim.optim import (
     OFFICIAL_CNN,
@@ -136,13 +136,11 @@ def run(
         settings[key] = without_folders(settings[key])
     trackers = Trackers(config.trackers, f"a2mim-{name}", settings)
     deciding = {key: value for key, value in settings.items() if key not in UNDECIDING}
-    work = open_run(
-        out, deciding | {"images": len(samples)}, resume=resume or process_rank()[0] > 0
-    )
+    rank, ranks = process_rank()
+    work = open_run(out, deciding | {"images": len(samples)}, resume=resume or rank > 0)
     steps = config.epochs * steps_per_epoch
     watch = Watch(method, config, steps, steps_per_epoch, images_ICHW, knn)
     log = Log(work, steps, config.batch_size, watch, trackers)
-    rank, ranks = process_rank()
     cut = what_a_cut_changes(method, config, ranks)
     if cut and rank == 0:
         print(cut)
@@ -382,8 +380,7 @@ def backbone_of(config: PretrainConfig) -> nn.Module:
         return timm.create_model(config.backbone, **options)
     except RuntimeError as error:
         known = timm.is_model(config.backbone)
-        near = [] if known else get_close_matches(config.backbone, timm.list_models(), 3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        hint = "" if known else did_you_mean(config.backbone, timm.list_models(), most=3)
         raise ValueError(f"expected the name of a timm model: {error}{hint}") from error
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from a2mim.messages import did_you_mean
 from experiments.runs import UsageError
 
 T = TypeVar("T")
@@ -21,8 +22,7 @@ def chosen(name: str, recipes: Mapping[str, T]) -> T:
         UsageError: if there is none, with the nearest names.
     """
     if name not in recipes:
-        near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        hint = did_you_mean(name, recipes, most=3, cutoff=0.3)
         raise UsageError(f"expected a recipe (a2mim configs lists them), got {name!r}{hint}")
     return recipes[name]
 
@@ -37,8 +37,7 @@ def changed(config: T, changes: Sequence[str]) -> T:
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals or key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; settings: {', '.join(hints)}"
+            hint = did_you_mean(key, hints) or f"; settings: {', '.join(hints)}"
             raise UsageError(f"expected --set KEY=VALUE of a setting, got {change!r}{hint}")
         try:
             value: object = ast.literal_eval(text)
@@ -90,7 +89,7 @@ def show_recipe(name: str, recipes: Mapping[str, Mapping[str, Any]]) -> str:
     Raises:
         UsageError: if there is none of that name, with the nearest names.
     """
-    chosen(name, {name: recipe for group in recipes.values() for name, recipe in group.items()})
+    chosen(name, ChainMap(*map(dict, recipes.values())))
     parts = []
     for command, group in recipes.items():
         if name not in group:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import LoggerType
 
-from a2mim.samples import in_a_line
+from a2mim.messages import did_you_mean, in_a_line
 from experiments.runs import UsageError
 
 logger = logging.getLogger(__name__)
@@ -57,8 +56,7 @@ class Trackers:
         services = {kind.value for kind in LoggerType} - {"all"}
         for name in self.names:
             if name not in LOGGER_TYPE_TO_CLASS:
-                near = get_close_matches(name, LOGGER_TYPE_TO_CLASS, 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                hint = did_you_mean(name, LOGGER_TYPE_TO_CLASS)
                 known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
                 raise UsageError(f"expected trackers of {known}, got {name!r}{hint}")
             if name in services and LoggerType(name) not in get_available_trackers():
