@@ -63,7 +63,7 @@ from experiments.runs import UsageError, is_run
 from experiments.spectrum import read_images_table as read_spectrum
 from experiments.weights import called, short
 from interactions import plots
-from interactions.strength import holm, t_interval
+from interactions.stats import holm, t_interval
 from interactions.summaries import area
 
 SHARES = ("accuracy", "accuracy_area", "agreement_area", "recall")

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments.results import occlusion_from, read_table, strength_from
 from interactions import plots
-from interactions.strength import Interval
+from interactions.stats import Interval
 
 NAMES = {"vit": "ViT", "resnet": "ResNet", "scratch": "from scratch", "a2mim": "A2MIM-pretrained"}
 """How models and weights are called in figures and sentences."""

@@ -47,7 +47,7 @@ from experiments.training import (
     what_a_cut_changes,
 )
 from experiments.watching import Log
-from interactions.strength import Interval, t_interval
+from interactions.stats import Interval, t_interval
 
 EVALUATION_BATCH = 256
 TOP1 = "finetune_top1"

@@ -42,7 +42,7 @@ from experiments.sources import (
     without_folders,
 )
 from experiments.weights import called, check_different, load
-from interactions.strength import Interval, t_interval
+from interactions.stats import Interval, t_interval
 
 
 @dataclass(frozen=True)

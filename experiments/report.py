@@ -25,7 +25,8 @@ from experiments.page import (
 )
 from experiments.results import occlusion_from, read_table, strength_from, write_atomic
 from experiments.runs import UsageError, is_run
-from interactions.strength import MIDDLE, Interval, t_interval
+from interactions.stats import Interval, t_interval
+from interactions.strength import MIDDLE
 
 CAPTIONS = {
     "interaction_curves": (

@@ -30,7 +30,8 @@ from interactions.patches import PatchGrid, Players, hide, random_order
 from interactions.planner import Plan, VarianceParts, plan, variance_parts
 from interactions.precision import noise_floor
 from interactions.protocols import protocol
-from interactions.strength import ESTIMATORS, Interval, Strength, holm, strength, t_interval
+from interactions.stats import Interval, holm, t_interval
+from interactions.strength import ESTIMATORS, Strength, strength
 from interactions.superpixels import AdjacentPairs, PlayerMap, superpixels
 from interactions.token_drop import TokenDropGame
 

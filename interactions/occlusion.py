@@ -21,7 +21,7 @@ from interactions import fills
 from interactions.effects import effects
 from interactions.occluders import OCCLUDERS, TENTHS, Scene
 from interactions.patches import PatchGrid
-from interactions.strength import Interval, t_interval
+from interactions.stats import Interval, t_interval
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from interactions.occlusion import OcclusionCurve
-from interactions.strength import Interval, Strength
+from interactions.stats import Interval
+from interactions.strength import Strength
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

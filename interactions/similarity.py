@@ -51,7 +51,7 @@ from interactions.keys import permutation, raw_words, torch_seeded
 from interactions.layers import LayerFeatures, Readout, layer_features, mean_of_visible, readouts_of
 from interactions.occlusion import TENTHS, random_drop
 from interactions.patches import PatchGrid, hide
-from interactions.strength import Interval, t_interval
+from interactions.stats import Interval, t_interval
 
 if TYPE_CHECKING:
     import pandas as pd

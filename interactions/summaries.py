@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from interactions.effects import FLAGS, SIZES
 from interactions.keys import raw_words
-from interactions.strength import Interval, holm
+from interactions.stats import Interval, holm
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,7 +24,7 @@ from experiments.comparison import (
 )
 from experiments.results import strength_from
 from experiments.runs import UsageError
-from interactions.strength import holm
+from interactions.stats import holm
 
 
 def images_of(comparison, panel, number):

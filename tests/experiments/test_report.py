@@ -16,7 +16,7 @@ from experiments.report import (
 )
 from experiments.results import occlusion_from, read_table
 from experiments.runs import UsageError
-from interactions.strength import Interval
+from interactions.stats import Interval
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 import interactions as ix
 from interactions import plots
-from interactions.strength import Interval
+from interactions.stats import Interval
 
 
 @pytest.fixture

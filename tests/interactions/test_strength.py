@@ -9,19 +9,17 @@ from matplotlib import pyplot as plt
 from scipy import stats
 
 import interactions as ix
+from interactions.stats import Interval, holm
 from interactions.strength import (
     ESTIMATORS,
-    Interval,
     Strength,
     _tested,
     along,
     cross_sign,
-    holm,
     jackknife,
     mean_square,
     plug_in,
     strength,
-    t_interval,
     two_level,
 )
 
@@ -188,22 +186,6 @@ def test_intervals_cover():
         assert 903 <= covered <= 965
 
 
-def test_t_interval_is_scipys():
-    x = np.random.default_rng(0).normal(size=12)
-    got = t_interval(x.mean(), x)
-    expected = stats.ttest_1samp(x, 0).confidence_interval(0.95)
-    assert (got.low, got.high) == pytest.approx((expected.low, expected.high))
-    assert str(got).startswith(f"{x.mean():.3g} [")
-    with pytest.raises(ValueError, match="at least 2 images"):
-        t_interval(1.0, np.array([1.0]))
-
-
-def test_excludes_zero():
-    assert t_interval(5.0, np.array([-1.0, 1.0, 0.5, -0.5])).excludes_zero
-    assert t_interval(-5.0, np.array([-1.0, 1.0, 0.5, -0.5])).excludes_zero
-    assert not t_interval(0.1, np.array([-1.0, 1.0, 0.5, -0.5])).excludes_zero
-
-
 def test_mean_over_orders_and_paired_difference():
     one, two = example(seed=0), example(seed=1, scale=(2, 2, 2))
     middle = one.mean_J(0.4, 0.6)
@@ -287,12 +269,6 @@ def test_a_difference_that_all_images_share_has_the_p_of_its_sign():
     table = _tested({"order": [0, 1]}, differences, images=5)
     assert table["p"].tolist() == [2 * 0.5**5, 1]
     assert table["p_holm"].tolist() == [4 * 0.5**5, 1]
-
-
-def test_holm_by_hand():
-    """Sorted .01 .02 .04: times 3, 2, 1 is .03 .04 .04, and never decreasing."""
-    np.testing.assert_allclose(holm([0.04, 0.01, 0.02]), [0.04, 0.03, 0.04])
-    np.testing.assert_allclose(holm([0.5, 0.9]), [1, 1])
 
 
 def test_frame():
