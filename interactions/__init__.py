@@ -9,7 +9,7 @@ print(ix.strength(records).to_frame())
 """
 
 from interactions import fills, toy
-from interactions.adaptive import biased_orders, refine
+from interactions.adaptive import measure, refine, spending, wanted_replicates
 from interactions.attribution import Marginals, ShapleyValues, marginals, shapley
 from interactions.contexts import IID, AllContexts, Windows
 from interactions.encoders import encoder_games
@@ -18,7 +18,6 @@ from interactions.estimator import (
     Design,
     Interactions,
     add_replicates,
-    measure,
     measure_one,
     orders_of,
 )
@@ -27,7 +26,7 @@ from interactions.games import REWARDS, Game, PatchGame, PatchGames
 from interactions.occlusion import OcclusionCurve, occlusion_curve, random_drop
 from interactions.pairs import AllPairs, NeighbourPairs, RandomPairs
 from interactions.patches import PatchGrid, Players, hide, random_order
-from interactions.planner import Plan, VarianceParts, plan, variance_parts
+from interactions.planner import Noise, Plan, noise_of, plan
 from interactions.precision import noise_floor
 from interactions.protocols import protocol
 from interactions.stats import Interval, holm, t_interval
@@ -50,6 +49,7 @@ __all__ = [
     "Interval",
     "Marginals",
     "NeighbourPairs",
+    "Noise",
     "OcclusionCurve",
     "PatchGame",
     "PatchGames",
@@ -61,10 +61,8 @@ __all__ = [
     "ShapleyValues",
     "Strength",
     "TokenDropGame",
-    "VarianceParts",
     "Windows",
     "add_replicates",
-    "biased_orders",
     "encoder_games",
     "fills",
     "hide",
@@ -73,6 +71,7 @@ __all__ = [
     "measure",
     "measure_one",
     "noise_floor",
+    "noise_of",
     "occlusion_curve",
     "order_weights",
     "orders_of",
@@ -82,10 +81,11 @@ __all__ = [
     "random_order",
     "refine",
     "shapley",
+    "spending",
     "strength",
     "superpixels",
     "t_interval",
     "toy",
     "value_table",
-    "variance_parts",
+    "wanted_replicates",
 ]

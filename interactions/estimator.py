@@ -14,7 +14,7 @@ D coordinates of a value that is a vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -61,13 +61,35 @@ class Design:
         pairs: which pairs of players.
         contexts: in which contexts.
         ratios: orders as fractions of n-2.
-        seed: names the random draws; the same seed gives the same pairs and contexts to all models.
+        seed: random seed; the same seed gives the same pairs and contexts to all models.
+        replicates: how many replicates each order gets, one number for each of
+            :func:`orders_of` the ratios, such as :func:`~interactions.planner.plan` chooses;
+            without, those of ``contexts`` at every order.
     """
 
     pairs: PairLaw
     contexts: ContextLaw = field(default_factory=Windows)
     ratios: tuple[float, ...] = PUBLISHED_RATIOS
     seed: int = 0
+    replicates: tuple[int, ...] = ()
+
+    def replicates_at(self, n: int) -> tuple[int, ...]:
+        """The number of replicates of each order, for ``n`` players.
+
+        Raises:
+            ValueError: if ``replicates`` does not fit the orders or the contexts.
+        """
+        orders = orders_of(self.ratios, n)
+        if not self.replicates:
+            return (self.contexts.replicates,) * len(orders)
+        if len(self.replicates) != len(orders) or min(self.replicates) < 1:
+            raise ValueError(
+                f"expected {len(orders)} numbers of replicates, one for each order, "
+                f"got {self.replicates}"
+            )
+        if not isinstance(self.contexts, Windows | IID):
+            raise ValueError("expected Windows or IID for replicates that differ between orders")
+        return self.replicates
 
 
 @dataclass(frozen=True)
@@ -108,15 +130,6 @@ class Interactions:
         return replicates_PR[:, ~missing_R]
 
 
-def measure(games: Iterable[Game], design: Design) -> list[Interactions]:
-    """Estimate the interactions of each game; see :func:`measure_one`.
-
-    Wrap ``games`` in a progress bar to watch, or in a filter to shard: every game is measured on
-    its own and by key, so the result does not depend on which others are measured with it.
-    """
-    return [measure_one(game, design) for game in games]
-
-
 def measure_one(game: Game, design: Design) -> Interactions:
     """Estimate the multi-order interactions of one game.
 
@@ -139,39 +152,43 @@ def measure_one(game: Game, design: Design) -> Interactions:
     if n < 3:
         raise ValueError(f"expected a game of at least 3 players, got {n}")
     pairs_P2 = design.pairs.draw(n, design.seed, game.image)
-    orders = orders_of(design.ratios, n)
+    orders, replicates = orders_of(design.ratios, n), design.replicates_at(n)
+    R, law = max(replicates), design.contexts
+    if design.replicates and isinstance(law, Windows | IID):
+        law = replace(law, replicates=R)
     inner = [o for o, order in enumerate(orders) if 0 < order < n - 2]
     ends = [o for o in range(len(orders)) if o not in inner]
     # The two ends share most of their coalitions between pairs: they go through in one piece, with
     # the first chunk of the rest unless they are played in another arithmetic.
-    chunks = _chunks(pairs_P2, n, [orders[o] for o in inner], design)
+    chunks = _chunks(pairs_P2, n, [orders[o] for o in inner], law) if inner else []
     precise = getattr(game, "precise", game)
     pieces = [(game, [(inner, chunk)]) for chunk in chunks]
-    if precise is game:
+    if ends and precise is game and pieces:
         pieces[0][1].append((ends, slice(None)))
-    else:
+    elif ends:
         pieces.append((precise, [(ends, slice(None))]))
-    R, forwards, per_replicate = design.contexts.replicates, 0, 1
+    forwards, per_replicate = 0, 1
     shape: tuple[int, ...] = (len(pairs_P2), R, len(orders))
-    replicates_PRO = np.empty(shape)
+    replicates_PRO = np.full(shape, np.nan)
     for player, piece in pieces:
         played = []
         for columns, chunk in piece:
-            contexts = design.contexts.draw(
+            contexts = law.draw(
                 n, pairs_P2[chunk], [orders[o] for o in columns], design.seed, game.image
             )
             for o, contexts_PRWN in zip(columns, contexts, strict=True):
                 # The empty and the full context exist once; one difference stands for all.
-                once = contexts_PRWN[:, :1, :1] if columns is ends else contexts_PRWN
-                played.append((o, chunk, once))
-        means, evaluated = replicate_means(player, [(pairs_P2[c], x) for _, c, x in played])
-        for (o, chunk, contexts_PRWN), mean_PR in zip(played, means, strict=True):
+                once = columns is ends
+                kept = contexts_PRWN[:, :1, :1] if once else contexts_PRWN[:, : replicates[o]]
+                played.append((o, chunk, R if once else replicates[o], kept))
+        means, evaluated = replicate_means(player, [(pairs_P2[c], x) for _, c, _, x in played])
+        for (o, chunk, count, contexts_PRWN), mean_PR in zip(played, means, strict=True):
             if mean_PR.ndim == 3:  # a game of vectors
                 size = min(R, mean_PR.shape[2])
                 if replicates_PRO.ndim == 3:
-                    replicates_PRO = np.empty((*shape, size))
+                    replicates_PRO = np.full((*shape, size), np.nan)
                 mean_PR = _in_own_basis(mean_PR, size)
-            replicates_PRO[chunk, :, o] = mean_PR
+            replicates_PRO[chunk, :count, o] = mean_PR
             per_replicate = max(per_replicate, contexts_PRWN.shape[2])
         forwards += evaluated
     return Interactions(
@@ -186,9 +203,9 @@ def measure_one(game: Game, design: Design) -> Interactions:
 
 
 def add_replicates(
-    game: Game, record: Interactions, design: Design, orders: Sequence[int]
+    game: Game, record: Interactions, design: Design, replicates: Mapping[int, int]
 ) -> Interactions:
-    """Double the replicates of some orders of a measured game; what was measured is kept.
+    """Measure more replicates at some orders; what was measured is kept.
 
     The result is the one that the design with more replicates would have given at these orders.
 
@@ -196,7 +213,8 @@ def add_replicates(
         game: the game of ``record``.
         record: its measurement.
         design: the design of ``record``.
-        orders: orders m, neither 0 nor n-2.
+        replicates: how many there shall be, by order m; fewer than there are change nothing, and
+            neither does any number at 0 and n-2.
 
     Raises:
         ValueError: if the contexts of the design have no replicates to add, or the game's values
@@ -209,31 +227,34 @@ def add_replicates(
         )
     if not isinstance(design.contexts, Windows | IID):
         raise ValueError("expected contexts drawn at random (Windows or IID) to draw more of")
-    columns = [int(np.flatnonzero(record.orders_O == order)[0]) for order in orders]
-    have = {o: record.replicates(o).shape[1] for o in columns}
+    orders = [int(order) for order in record.orders_O]
+    have = {o: record.replicates(o).shape[1] for o in range(len(orders))}
+    wanted = {
+        o: replicates[order]
+        for o, order in enumerate(orders)
+        if order not in (0, record.n - 2) and replicates.get(order, 0) > have[o]
+    }
     P, R, O = record.replicates_PRO.shape
-    grown_PRO = np.full((P, max([R, *(2 * r for r in have.values())]), O), np.nan)
+    grown_PRO = np.full((P, max([R, *wanted.values()]), O), np.nan)
     grown_PRO[:, :R] = record.replicates_PRO
-    for o in range(O):
-        if record.orders_O[o] in (0, record.n - 2):  # exact: one value stands for any number
+    for o, order in enumerate(orders):
+        if order in (0, record.n - 2):  # exact: one value stands for any number
             grown_PRO[:, :, o] = record.replicates_PRO[:, :1, o]
     forwards = record.forwards
-    for o, order in zip(columns, orders, strict=True):
-        doubled = replace(design, contexts=replace(design.contexts, replicates=2 * have[o]))
-        for chunk in _chunks(record.pairs_P2, record.n, [order], doubled):
+    for o, count in wanted.items():
+        law = replace(design.contexts, replicates=count)
+        for chunk in _chunks(record.pairs_P2, record.n, [orders[o]], law):
             pairs_P2 = record.pairs_P2[chunk]
-            (contexts,) = doubled.contexts.draw(
-                record.n, pairs_P2, [order], design.seed, record.image
-            )
+            (contexts,) = law.draw(record.n, pairs_P2, [orders[o]], design.seed, record.image)
             (mean_PR,), evaluated = replicate_means(game, [(pairs_P2, contexts[:, have[o] :])])
-            grown_PRO[chunk, have[o] : 2 * have[o], o] = mean_PR
+            grown_PRO[chunk, have[o] : count, o] = mean_PR
             forwards += evaluated
     return replace(record, replicates_PRO=grown_PRO, forwards=forwards)
 
 
-def _chunks(pairs_P2: Pairs, n: int, orders: Sequence[int], design: Design) -> list[slice]:
+def _chunks(pairs_P2: Pairs, n: int, orders: Sequence[int], law: ContextLaw) -> list[slice]:
     """Slices of the pairs whose coalitions fit into :data:`CHUNK_BYTES`."""
-    per_pair = 4 * n * sum(design.contexts.count(n, order) for order in orders)
+    per_pair = 4 * n * sum(law.count(n, order) for order in orders)
     step = max(CHUNK_BYTES // max(per_pair, 1), 1)
     return [slice(start, start + step) for start in range(0, len(pairs_P2), step)]
 

@@ -1,7 +1,8 @@
 """Every interval and every test: one function for each kind of quantity.
 
     t_interval         mean of one value per image, or an estimate with an influence value per image
-    paired             a difference of two such means on the same images: t interval, t test
+    positive_interval  what cannot be negative though its estimate can, such as an energy
+    paired             a difference of two means on the same images: t interval, t test
     effective_images   how many images an estimate really hangs on
     holm, family       p-values adjusted for testing all of them (Holm 1979)
 
@@ -83,8 +84,46 @@ def t_interval(estimate: float, influence_I: NDArray[np.float64], level: float =
     return Interval(float(estimate), se, float(estimate) - half, float(estimate) + half)
 
 
+def positive_interval(
+    estimate: float, se: float, df: float, level: float = 0.95
+) -> tuple[float, float]:
+    """The interval of a number that cannot be negative, though its estimate can.
+
+    With h(x) = asinh(x / 2 se), which is linear near 0 and logarithmic far from it (the generalised
+    logarithm of Durbin et al. 2002), the ends are those of h +- t se h'. Far from 0 the interval is
+    that of the logarithm, as suits means of squares, whose error grows with them; near 0 it is the
+    plain one, and begins at 0. An estimate below 0 has the upper end of 0.
+
+    Args:
+        estimate: the number.
+        se: its standard error.
+        df: degrees of freedom of that.
+        level: coverage.
+
+    Returns:
+        The ends; (0, infinity) without degrees of freedom.
+    """
+    if np.isnan(estimate) or np.isnan(se):
+        return np.nan, np.nan
+    if se == 0:
+        return max(float(estimate), 0.0), max(float(estimate), 0.0)
+    quantile = _t_quantile(level, df)
+    ends = []
+    for sign, x in ((-1, estimate), (1, max(estimate, 0.0))):
+        x = x / (2 * se)
+        with np.errstate(over="ignore"):
+            ends.append(2 * se * np.sinh(np.arcsinh(x) + sign * quantile / 2 / np.hypot(x, 1)))
+    return max(float(ends[0]), 0.0), float(ends[1])
+
+
 def paired(
-    estimate: float, influence_I: NDArray[np.float64], scale: float, level: float = 0.95
+    estimate: float,
+    influence_I: NDArray[np.float64],
+    scale: float,
+    level: float = 0.95,
+    *,
+    df: float | None = None,
+    bracket: tuple[float, float] | None = None,
 ) -> Tested:
     """A difference that should be 0 if two models are alike: t interval and t test over images.
 
@@ -99,6 +138,10 @@ def paired(
         scale: size of the numbers that were subtracted, such as the largest of them. Spread and
             estimate count as 0 up to :data:`ROUNDING` times this.
         level: coverage.
+        df: degrees of freedom, if not those of as many images.
+        bracket: ends between which the difference is known to lie for these images, around the
+            estimate. The interval goes from the lower end's to the upper end's, and p is that of
+            the end nearer to 0, or 1 if the bracket holds 0.
 
     Raises:
         ValueError: with fewer than 2 images, or for a scale that is negative.
@@ -107,14 +150,25 @@ def paired(
 
     if not scale >= 0:
         raise ValueError(f"expected a scale of at least 0, got {scale:g}")
-    interval = t_interval(estimate, influence_I, level)
-    spread = interval.se * np.sqrt(len(influence_I))
-    if spread <= ROUNDING * scale:
-        if abs(interval.estimate) <= ROUNDING * scale:
+    se = t_interval(estimate, influence_I, level).se
+    low, high = bracket or (estimate, estimate)
+    if se * np.sqrt(len(influence_I)) <= ROUNDING * scale:
+        if abs(estimate) <= ROUNDING * scale:
             return Tested(0.0, 0.0, np.nan, np.nan, 1.0)
-        return Tested(interval.estimate, 0.0, np.nan, np.nan, np.nan)
-    p = float(2 * t.sf(abs(interval.estimate) / interval.se, len(influence_I) - 1))
-    return Tested(interval.estimate, interval.se, interval.low, interval.high, p)
+        return Tested(float(estimate), 0.0, np.nan, np.nan, np.nan)
+    df = len(influence_I) - 1 if df is None else df
+    half = _t_quantile(level, df) * se
+    nearest = max(low, 0.0) - min(high, 0.0)  # 0 where the bracket holds 0
+    p = float(2 * t.sf(nearest / se, df)) if df > 0 else 1.0
+    return Tested(float(estimate), se, low - half, high + half, p)
+
+
+def _t_quantile(level: float, df: float) -> float:
+    """Half the width of a t interval in standard errors; infinite without degrees of freedom."""
+    from scipy.stats import t
+
+    with np.errstate(over="ignore"):
+        return float(t.ppf(0.5 + level / 2, df)) if df > 0 else np.inf
 
 
 def effective_images(parts_I: NDArray[np.float64]) -> float:

@@ -1,21 +1,34 @@
-"""Interaction strength over orders, without the bias of the published estimator and with errors.
+"""Interaction strength over orders: unbiased, with intervals that hold where contexts are noisy.
 
-    S^(m)(x) = E over pairs |I^(m)(i, j | x)|
-    J^(m)    = E_x S^(m)(x) / mean over orders m' of E_x S^(m')(x)
+    E^(m)(x) = mean over pairs of I^(m)(i, j | x)^2          energy of an image
+    S^(m)    = sqrt(mean over x of E^(m)(x))                  RMS strength
+    J^(m)    = S^(m) / mean over orders m' of S^(m')
 
-The published plug-in mean of |mean over K contexts| is too large wherever contexts vary, by about
-g(0) sigma^2 / K for a density g of I at 0: exactly in the middle orders and not at the two ends.
-With f(k) the mean plug-in over subsets of k of the R replicates of an image,
+I is only known up to the noise of its contexts. With R independent replicates of a pair, of mean a
+and variance s^2, a^2 - s^2 / R has the mean I^2 whatever the noise (a U-statistic), so E is free of
+bias, and everything is inferred from E. An order whose estimate of E is 0 or below has J = 0 and an
+interval that begins at 0; the other orders do not suffer from it.
 
-    plug_in     f(R)                                      too large
-    jackknife   2 f(R) - f(R/2)                           removes the 1/K term (Quenouille 1956)
-    two_level   8/3 f(R) - 2 f(R/2) + 1/3 f(R/4)          removes the 1/K^2 term too
-    cross_sign  mean of A sign(B) over halves A, B        too small: with plug_in it is a bracket
-    rms         sqrt E (mean^2 - s^2 / R)                 another norm, its square free of bias
+The published strength is another norm, the mean of |I|, and has no unbiased estimate. With f(k) the
+mean of |mean of k of the R replicates|,
 
-For a game of vectors |I| is the length ||I||, and E ||I||^2 under the root of ``rms`` is the
-U-statistic over pairs of different replicates. Intervals treat images as the units that were
-sampled.
+    plug_in     f(R)                                      as published; too large
+    jackknife   2 f(R) - f(R/2)                           less the 1/R term (Quenouille 1956)
+    two_level   8/3 f(R) - 2 f(R/2) + 1/3 f(R/4)          less the 1/R^2 term too
+    cross_sign  mean of A sign(B) over halves A, B        too small
+
+In expectation the truth is between cross_sign and plug_in. What that leaves open for J is shown
+with each of these estimates as a bracket and is part of their intervals; where the bracket is wider
+than a tenth of J, J is *unresolved*.
+
+Errors are over images. The influence of an image on J is that of leaving it out (the jackknife of
+Tukey 1958), with the root replaced by its tangent where E is lost in its own error. The interval of
+J^(m) is that of its square, E^(m) / D^2, on the scale of asinh, which is linear near 0 and
+logarithmic away from it; see :func:`interactions.stats.positive_interval`. Its degrees of freedom
+are those of the *effective* number of images, (sum of energies)^2 / sum of squared energies: where
+one image is all of the strength, nothing is known about others.
+
+For a game of vectors |I| is the length ||I||.
 
 Shapes: I images, P pairs, R replicates, O orders. Replicates ``(P, R)`` of a game of vectors have
 one more axis, of coordinates.
@@ -33,17 +46,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interactions.estimator import Interactions, order_of
-from interactions.stats import Interval, holm, t_interval
+from interactions.stats import (
+    Interval,
+    Tested,
+    effective_images,
+    family,
+    paired,
+    positive_interval,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 Normalisation = Literal["ratios", "uniform"]
+Array = NDArray[np.float64]
 
 MIDDLE = (0.1, 0.5)
 """Ratios m / (n-2) between which orders count as middle ones: where A2MIM's figure 1 is described
 as showing the gain of pre-training (from 0.05 n or 0.1 n to about 0.5 n)."""
+
+UNRESOLVED = 0.1
+"""Width of the bracket of a mean of |I|, relative to J, from which an order is unresolved."""
 
 
 @dataclass(frozen=True)
@@ -54,60 +78,105 @@ class Strength:
         images: names of the images.
         n: number of players.
         orders_O: the orders m.
-        per_image_IO: S^(m)(x) of every image; its square if ``root``.
-        rho_O: how noisy contexts are: sd of Delta v over contexts / RMS of I^(m) over pairs. The
-            plug-in needs about 8 rho^2 contexts for a bias below 5 %, the jackknife 2 rho^2. NaN
-            with a single replicate, or where noise hides every interaction.
+        per_image_IO: E^(m)(x), the energy of every image, for ``"rms"``; the mean of |I| for the
+            other estimators. Single values can be negative.
+        rho_O: how noisy contexts are: sd of Delta v over contexts / RMS of I^(m) over pairs. NaN is
+            unknown: from a single replicate there is no telling.
+        rho_is_bound_O: where ``rho_O`` is a lower bound, because noise hides the interactions.
         normalise: J has mean 1 over the measured orders (``"ratios"``, as published: denser lists
             of orders near the ends weigh more) or over m by the trapezoid rule (``"uniform"``).
-        root: whether S is the root of the mean over images.
+        estimator: a key of :data:`ESTIMATORS`.
+        bracket_2IO: for means of |I|, what is too small and what is too large in expectation, of
+            every image; NaN where a single replicate leaves it unknown.
     """
 
     images: tuple[str, ...]
     n: int
     orders_O: NDArray[np.int64]
-    per_image_IO: NDArray[np.float64]
-    rho_O: NDArray[np.float64]
+    per_image_IO: Array
+    rho_O: Array
+    rho_is_bound_O: NDArray[np.bool_]
     normalise: Normalisation = "ratios"
-    root: bool = False
+    estimator: str = "rms"
+    bracket_2IO: Array | None = None
 
     @property
-    def ratios_O(self) -> NDArray[np.float64]:
+    def ratios_O(self) -> Array:
         """Orders as fractions m / (n-2)."""
         return self.orders_O / (self.n - 2)
 
     @property
-    def S(self) -> NDArray[np.float64]:
+    def S(self) -> Array:
         """S^(m), over all images."""
         mean_O = self.per_image_IO.mean(axis=0)
-        return np.sqrt(np.maximum(mean_O, 0)) if self.root else mean_O
+        return np.sqrt(np.maximum(mean_O, 0)) if self.estimator == "rms" else mean_O
 
     @property
-    def J(self) -> NDArray[np.float64]:
+    def J(self) -> Array:
         """J^(m): S^(m) divided by its mean over orders; NaN if no pair interacts at any order."""
-        with np.errstate(invalid="ignore"):
-            return self.S / (self.S @ self._weights_O)
+        return _share(self.S, self.weights_O)
 
     @property
-    def influence_IO(self) -> NDArray[np.float64]:
-        """Each image's contribution to J, by the delta method for a ratio of means; sums to 0."""
-        g, J, weights_O = self.per_image_IO, self.J, self._weights_O
-        if self.root:  # the derivative of the root of a mean
-            g = (g - g.mean(axis=0)) / (2 * self.S) + self.S
-        return (g - J * (g @ weights_O)[:, None]) / (self.S @ weights_O)
+    def bracket(self) -> tuple[Array, Array] | None:
+        """Lowest and highest J^(m) with all strengths within their brackets; None for RMS.
+
+        Strengths of other orders move J as well: the ends, though exact, have a bracket too.
+        """
+        if self.bracket_2IO is None:
+            return None
+        small_O, large_O = self.bracket_2IO.mean(axis=1)
+        # In a small sample the two can be the wrong way round by chance.
+        small_O = np.clip(np.minimum(small_O, self.S), 0, None)
+        large_O = np.maximum(large_O, self.S)
+        w_O = self.weights_O
+        with np.errstate(invalid="ignore", divide="ignore"):
+            low_O = small_O / (large_O @ w_O + (small_O - large_O) * w_O)
+            high_O = large_O / (small_O @ w_O + (large_O - small_O) * w_O)
+        return low_O, high_O
 
     @property
-    def J_se(self) -> NDArray[np.float64]:
+    def unresolved_O(self) -> NDArray[np.bool_]:
+        """Orders whose bracket is unknown or wider than a tenth of J; none for RMS."""
+        if self.bracket is None:
+            return np.zeros(len(self.orders_O), dtype=bool)
+        low_O, high_O = self.bracket
+        return ~(high_O - low_O <= UNRESOLVED * self.J)
+
+    @property
+    def influence_IO(self) -> Array:
+        """Each image's contribution to J, by leaving it out; sums to 0."""
+        return self._influences[0]
+
+    @property
+    def effective_images(self) -> float:
+        """How many images the strength hangs on: (sum of energies)^2 / sum of their squares."""
+        return effective_images(self.per_image_IO.sum(axis=1))
+
+    @property
+    def J_se(self) -> Array:
         """Standard error of J^(m) over images."""
         return self.influence_IO.std(axis=0, ddof=1) / np.sqrt(len(self.images))
 
     def intervals(self, level: float = 0.95) -> list[Interval]:
-        """The interval of J^(m) for each order."""
-        influence_IO = self.influence_IO
-        return [
-            t_interval(J, influence_I, level)
-            for J, influence_I in zip(self.J, influence_IO.T, strict=True)
-        ]
+        """The interval of J^(m) for each order; for means of |I| it includes the bracket.
+
+        Raises:
+            ValueError: with fewer than 2 images.
+        """
+        _check_several(self.images)
+        _, squared_IO = self._influences
+        found = []
+        for o, (J, se) in enumerate(zip(self.J, self.J_se, strict=True)):
+            if self.estimator == "rms":
+                square = self.per_image_IO[:, o].mean() / (self.S @ self.weights_O) ** 2
+                square_se = squared_IO[:, o].std(ddof=1) / np.sqrt(len(self.images))
+                ends = positive_interval(square, square_se, self.effective_images - 1, level)
+                low, high = np.sqrt(ends)
+            else:
+                low, high = positive_interval(J, se, self.effective_images - 1, level)
+                low, high = self._with_bracket(J, low, high, np.arange(len(self.J)) == o)
+            found.append(Interval(float(J), float(se), *self._possible(low, high, o)))
+        return found
 
     def mean_J(self, low: float, high: float, level: float = 0.95) -> Interval:
         """Mean of J over the orders from floor(low (n-2)) to floor(high (n-2)).
@@ -115,24 +184,17 @@ class Strength:
         Bounds are floored as the orders themselves are, so that 0.1 means the measured point 0.1.
 
         Raises:
-            ValueError: if no measured order lies there.
+            ValueError: if no measured order lies there, or with fewer than 2 images.
         """
-        inside_O = self._inside(low, high)
-        return t_interval(
-            self.J[inside_O].mean(), self.influence_IO[:, inside_O].mean(axis=1), level
-        )
+        return self._mean_over(self._inside(low, high), level)
 
-    def minus(self, other: Strength, low: float, high: float, level: float = 0.95) -> Interval:
+    def minus(self, other: Strength, low: float, high: float, level: float = 0.95) -> Tested:
         """Difference of :meth:`mean_J` to another model, paired over common images.
 
         Raises:
             ValueError: if the two were not measured on the same images and orders.
         """
-        difference_IO = self._influence_minus(other)
-        inside_O = self._inside(low, high)
-        return t_interval(
-            (self.J - other.J)[inside_O].mean(), difference_IO[:, inside_O].mean(axis=1), level
-        )
+        return self._difference(other, self._inside(low, high), level)
 
     def compare(self, other: Strength, level: float = 0.95) -> pd.DataFrame:
         """Paired difference J - J' to another model at every order, with Holm's correction.
@@ -144,12 +206,9 @@ class Strength:
         Raises:
             ValueError: if the two were not measured on the same images and orders.
         """
-        difference_IO = self._influence_minus(other)
-        intervals = [
-            t_interval(d, x, level) for d, x in zip(self.J - other.J, difference_IO.T, strict=True)
-        ]
-        names = {"order": self.orders_O, "ratio": self.ratios_O}
-        return _tested(names, intervals, len(self.images))
+        each_OO = np.eye(len(self.orders_O), dtype=bool)
+        tests = [self._difference(other, inside_O, level) for inside_O in each_OO]
+        return _table({"order": self.orders_O, "ratio": self.ratios_O}, tests)
 
     def bands(self, middle: tuple[float, float] = MIDDLE, level: float = 0.95) -> pd.DataFrame:
         """Mean J of low, middle and high orders, with intervals.
@@ -165,10 +224,7 @@ class Strength:
         import pandas as pd
 
         bands = self._bands(middle)
-        intervals = [
-            t_interval(self.J[o].mean(), self.influence_IO[:, o].mean(axis=1), level)
-            for o in bands.values()
-        ]
+        intervals = [self._mean_over(inside_O, level) for inside_O in bands.values()]
         return pd.DataFrame(
             {
                 "band": list(bands),
@@ -192,12 +248,9 @@ class Strength:
         Raises:
             ValueError: if the two were not measured on the same images and orders.
         """
-        difference_IO, bands = self._influence_minus(other), self._bands(middle)
-        intervals = [
-            t_interval((self.J - other.J)[o].mean(), difference_IO[:, o].mean(axis=1), level)
-            for o in bands.values()
-        ]
-        return _tested({"band": list(bands)}, intervals, len(self.images))
+        bands = self._bands(middle)
+        tests = [self._difference(other, inside_O, level) for inside_O in bands.values()]
+        return _table({"band": list(bands)}, tests)
 
     def plot(self, ax: Axes | None = None, *, label: str | None = None, **style: Any) -> Axes:
         """Draw J over orders with intervals; see :func:`interactions.plots.strength_curve`.
@@ -219,40 +272,65 @@ class Strength:
         return ax
 
     def __repr__(self) -> str:
-        return f"{self._title}\n{self.to_frame().to_string(index=False, float_format=_short)}"
+        return f"{self._title}\n{self._shown().to_string(index=False)}"
 
     def _repr_html_(self) -> str:
-        table = self.to_frame().to_html(index=False, float_format=_short, border=0)
-        return f"<p>{self._title}</p>{table}"
+        return f"<p>{self._title}</p>{self._shown().to_html(index=False, border=0)}"
 
     @property
     def _title(self) -> str:
-        return f"Interaction strength, {len(self.images)} images, {self.n} players"
+        of = TITLES[self.estimator]
+        return f"Interaction strength ({of}), {len(self.images)} images, {self.n} players"
+
+    def _shown(self) -> pd.DataFrame:
+        """The table as text."""
+        table = self.to_frame()
+        said = self.rho_said()
+        shown = table.map(lambda value: f"{value:.3g}" if isinstance(value, float) else str(value))
+        return shown.assign(rho=said).drop(columns="rho_is_bound")
+
+    def rho_said(self) -> list[str]:
+        """rho of every order in words: a number, ``"> 7.1"`` for a lower bound, or unknown."""
+        return [
+            "unknown" if np.isnan(rho) else f"> {rho:.2g}" if bound else f"{rho:.2f}"
+            for rho, bound in zip(self.rho_O, self.rho_is_bound_O, strict=True)
+        ]
 
     def normalised(self, normalise: Normalisation) -> Strength:
         """The same strengths with J normalised another way."""
         return replace(self, normalise=normalise)
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
-        """One row per order: order, ratio, S, J, J_se, J_low, J_high, rho."""
+        """One row per order: order, ratio, S, J, J_se, J_low, J_high, rho, rho_is_bound.
+
+        Means of |I| have three columns more: the bracket of J (J_bracket_low, J_bracket_high) and
+        whether it is too wide to read J off (unresolved).
+
+        Raises:
+            ValueError: with fewer than 2 images.
+        """
         import pandas as pd
 
         intervals = self.intervals(level)
-        return pd.DataFrame(
-            {
-                "order": self.orders_O,
-                "ratio": self.ratios_O,
-                "S": self.S,
-                "J": self.J,
-                "J_se": [interval.se for interval in intervals],
-                "J_low": [interval.low for interval in intervals],
-                "J_high": [interval.high for interval in intervals],
-                "rho": self.rho_O,
-            }
-        )
+        columns: dict[str, Any] = {
+            "order": self.orders_O,
+            "ratio": self.ratios_O,
+            "S": self.S,
+            "J": self.J,
+            "J_se": [interval.se for interval in intervals],
+            "J_low": [interval.low for interval in intervals],
+            "J_high": [interval.high for interval in intervals],
+            "rho": self.rho_O,
+            "rho_is_bound": self.rho_is_bound_O,
+        }
+        if self.bracket is not None:
+            low_O, high_O = self.bracket
+            columns |= {"J_bracket_low": low_O, "J_bracket_high": high_O}
+            columns |= {"unresolved": self.unresolved_O}
+        return pd.DataFrame(columns)
 
     @property
-    def _weights_O(self) -> NDArray[np.float64]:
+    def weights_O(self) -> Array:
         """Weights of the orders in the denominator of J; they sum to 1."""
         if self.normalise == "ratios" or len(self.orders_O) == 1:
             return np.full(len(self.orders_O), 1 / len(self.orders_O))
@@ -260,12 +338,70 @@ class Strength:
         weights_O = np.append(steps, 0) + np.append(0, steps)
         return weights_O / weights_O.sum()
 
-    def _influence_minus(self, other: Strength) -> NDArray[np.float64]:
+    @property
+    def _influences(self) -> tuple[Array, Array]:
+        """Influence of every image on J and on its square, ``(I, O)`` each, by leaving it out."""
+        values_IO, count = self.per_image_IO, len(self.images)
+        _check_several(self.images)
+        mean_O = values_IO.mean(axis=0)
+        without_IO = (count * mean_O - values_IO) / (count - 1)
+        S_IO = without_IO
+        if self.estimator == "rms":
+            S_IO = _root(without_IO, values_IO.std(axis=0, ddof=1) / np.sqrt(count))
+        J_IO = _share(S_IO, self.weights_O)
+        if self.estimator == "rms":
+            with np.errstate(invalid="ignore", divide="ignore"):
+                squared_IO = without_IO / ((S_IO @ self.weights_O) ** 2)[:, None]
+        else:
+            squared_IO = J_IO**2
+        J_IO, squared_IO = ((count - 1) * (x.mean(axis=0) - x) for x in (J_IO, squared_IO))
+        return J_IO, squared_IO
+
+    def _mean_over(self, inside_O: NDArray[np.bool_], level: float) -> Interval:
+        """Mean of J over some orders."""
+        influence_I = self.influence_IO[:, inside_O].mean(axis=1)
+        J, se = self.J[inside_O].mean(), influence_I.std(ddof=1) / np.sqrt(len(self.images))
+        low, high = positive_interval(J, se, self.effective_images - 1, level)
+        low, high = self._with_bracket(J, low, high, inside_O)
+        return Interval(float(J), float(se), *self._possible(low, high, inside_O))
+
+    def _with_bracket(
+        self, J: float, low: float, high: float, inside_O: NDArray[np.bool_]
+    ) -> tuple[float, float]:
+        """An interval moved outwards by what the bracket leaves open."""
+        if self.bracket is None:
+            return low, high
+        least, most = (end_O[inside_O].mean() for end_O in self.bracket)
+        return low - (J - least), high + (most - J)
+
+    def _possible(
+        self, low: float, high: float, inside: int | NDArray[np.bool_]
+    ) -> tuple[float, float]:
+        """An interval cut to values that J can have: at most, all strength is at these orders."""
+        most = 1 / np.min(self.weights_O[inside])
+        return float(max(low, 0.0)), float(min(high, most))
+
+    def _difference(self, other: Strength, inside_O: NDArray[np.bool_], level: float) -> Tested:
+        """Mean difference of J over some orders."""
         if self.images != other.images or not np.array_equal(self.orders_O, other.orders_O):
             raise ValueError("expected two strengths of the same images and orders")
-        if self.normalise != other.normalise or self.root != other.root:
+        if self.normalise != other.normalise or self.estimator != other.estimator:
             raise ValueError("expected two strengths of one estimator and normalisation")
-        return self.influence_IO - other.influence_IO
+        influence_I = (self.influence_IO - other.influence_IO)[:, inside_O].mean(axis=1)
+        bracket = None
+        if self.bracket is not None and other.bracket is not None:
+            (low, high), (low_other, high_other) = (
+                [end_O[inside_O].mean() for end_O in one.bracket or ()] for one in (self, other)
+            )
+            bracket = (float(low - high_other), float(high - low_other))
+        return paired(
+            float((self.J - other.J)[inside_O].mean()),
+            influence_I,
+            scale=float(np.max([self.J[inside_O], other.J[inside_O]])),
+            level=level,
+            df=min(self.effective_images, other.effective_images) - 1,
+            bracket=bracket,
+        )
 
     def _bands(self, middle: tuple[float, float]) -> dict[str, NDArray[np.bool_]]:
         first, last = (order_of(ratio, self.n) for ratio in middle)
@@ -286,16 +422,22 @@ class Strength:
 
 def strength(
     records: Sequence[Interactions],
-    estimator: str = "jackknife",
+    estimator: str = "rms",
     normalise: Normalisation = "ratios",
+    *,
+    floor: float = 0.0,
 ) -> Strength:
     """Strengths of measured images.
 
     Args:
         records: one per image, all of one design.
-        estimator: ``"jackknife"`` (default), ``"plug_in"`` (as published), ``"two_level"``,
-            ``"cross_sign"`` or ``"rms"``; see the top of this file.
+        estimator: ``"rms"`` (default), which is unbiased and what inference is for; or a mean of
+            |I|: ``"plug_in"`` (as published), ``"jackknife"``, ``"two_level"``, ``"cross_sign"``;
+            see the top of this file.
         normalise: what J is divided by; see :class:`Strength`.
+        floor: numerical noise of one difference, of :func:`interactions.noise_floor`. Where one
+            context stands for all (m = 0 and m = n-2) its square is in the energy, and is taken
+            out of it; replicates do the same at other orders.
 
     Raises:
         ValueError: without records, with records of different designs, or with a number of
@@ -305,6 +447,8 @@ def strength(
         raise ValueError(f"expected an estimator of {', '.join(ESTIMATORS)}, got {estimator!r}")
     if normalise not in ("ratios", "uniform"):
         raise ValueError(f"expected the normalisation 'ratios' or 'uniform', got {normalise!r}")
+    if not floor >= 0:
+        raise ValueError(f"expected a noise floor of at least 0, got {floor:g}")
     if not records:
         raise ValueError("expected at least one measured image, got none")
     first = records[0]
@@ -314,14 +458,24 @@ def strength(
                 f"expected images measured with one design: {record.image} has other orders "
                 f"than {first.image}"
             )
+    per_image_IO = _per_image(records, estimator)
+    if estimator == "rms":
+        ends_O = (first.orders_O == 0) | (first.orders_O == first.n - 2)
+        per_image_IO = per_image_IO - np.where(ends_O, floor**2, 0)
+        bracket_2IO = None
+    else:
+        bracket_2IO = np.stack([_per_image(records, of) for of in ("cross_sign", "plug_in")])
+    rho_O, rho_is_bound_O = _rho(records)
     return Strength(
         images=tuple(record.image for record in records),
         n=first.n,
         orders_O=first.orders_O,
-        per_image_IO=np.stack([_per_order(ESTIMATORS[estimator], r) for r in records]),
-        rho_O=_rho(records),
+        per_image_IO=per_image_IO,
+        rho_O=rho_O,
+        rho_is_bound_O=rho_is_bound_O,
         normalise=normalise,
-        root=estimator == "rms",
+        estimator=estimator,
+        bracket_2IO=bracket_2IO,
     )
 
 
@@ -374,19 +528,22 @@ def mean_square(replicates_PR: NDArray[np.float64]) -> float:
     """
     R = replicates_PR.shape[1]
     if R < 2:
-        raise ValueError(f"expected at least 2 replicates for the RMS strength, got {R}")
+        raise ValueError(
+            f"expected at least 2 replicates for the RMS strength, got {R}; measure more contexts, "
+            "or take the plug-in, whose bias is then unknown"
+        )
     square_P = _total(replicates_PR.mean(axis=1) ** 2)
     return float((square_P - _total(replicates_PR.var(axis=1, ddof=1)) / R).mean())
 
 
 ESTIMATORS: dict[str, Callable[[NDArray[np.float64]], float]] = {
-    "jackknife": jackknife,
+    "rms": mean_square,
     "plug_in": plug_in,
+    "jackknife": jackknife,
     "two_level": two_level,
     "cross_sign": cross_sign,
-    "rms": mean_square,
 }
-"""From replicates ``(P, R)`` of one image at one order to its strength (squared for ``rms``)."""
+"""From replicates ``(P, R)`` of one image at one order to its energy (rms) or mean of |I|."""
 
 
 def length(interactions_P: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -409,40 +566,81 @@ def _total(values_P: NDArray[np.float64]) -> NDArray[np.float64]:
     return values_P if values_P.ndim == 1 else values_P.sum(axis=-1)
 
 
-def _short(value: float) -> str:
-    return f"{value:.3g}"
+TITLES = {
+    "rms": "RMS",
+    "jackknife": "mean |I|, jackknife",
+    "plug_in": "mean |I| as published, too large where contexts vary",
+    "two_level": "mean |I|, two-level jackknife",
+    "cross_sign": "mean |I|, lower bound",
+}
+"""What the estimators are called."""
 
 
-def _tested(names: dict[str, Any], intervals: Sequence[Interval], images: int) -> pd.DataFrame:
-    """Differences with their intervals, t tests against 0, and Holm's correction over the rows.
-
-    Where all images differ by the same the t test has nothing to go by, and p is the sign test's.
-    """
+def _table(names: dict[str, Any], tests: Sequence[Tested]) -> pd.DataFrame:
+    """Differences with their intervals, tests against 0, and Holm's correction over the rows."""
     import pandas as pd
-    from scipy.stats import t
 
-    same_sign = 2.0 ** (1 - images)
-    p = [
-        2 * t.sf(abs(i.estimate) / i.se, images - 1) if i.se else (same_sign if i.estimate else 1.0)
-        for i in intervals
-    ]
     return pd.DataFrame(
         {
             **names,
-            "difference": [i.estimate for i in intervals],
-            "se": [i.se for i in intervals],
-            "low": [i.low for i in intervals],
-            "high": [i.high for i in intervals],
-            "p": p,
-            "p_holm": holm(p),
+            "difference": [i.estimate for i in tests],
+            "se": [i.se for i in tests],
+            "low": [i.low for i in tests],
+            "high": [i.high for i in tests],
+            "p": [i.p for i in tests],
+            "p_holm": family(tests),
         }
     )
 
 
-def _per_order(
-    estimate: Callable[[NDArray[np.float64]], float], record: Interactions
-) -> NDArray[np.float64]:
-    return np.array([estimate(record.replicates(o)) for o in range(len(record.orders_O))])
+def _check_several(images: tuple[str, ...]) -> None:
+    if len(images) < 2:
+        raise ValueError(f"expected at least 2 images for an interval, got {len(images)}")
+
+
+def _share(S_XO: Array, weights_O: Array) -> Array:
+    """Strengths divided by their mean over orders, NaN where that is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return S_XO / (S_XO @ weights_O)[..., None]
+
+
+def _root(energy_IO: Array, se_O: Array) -> Array:
+    """Roots of energies; below half a standard error the tangent of the root there.
+
+    The root itself has no slope below 0 and an infinite one at 0, so that an energy lost in its own
+    error would pass for exactly known. On the tangent its error is that of a root near 0.
+    """
+    from_O = np.maximum(se_O / 2, np.finfo(float).tiny)
+    above_IO = np.sqrt(np.maximum(energy_IO, from_O))
+    return np.where(energy_IO >= from_O, above_IO, (energy_IO + from_O) / (2 * np.sqrt(from_O)))
+
+
+def is_exact(record: Interactions, o: int) -> bool:
+    """Whether nothing is sampled at the o-th order: one context exists, or all were enumerated."""
+    order, others = int(record.orders_O[o]), record.n - 2
+    if order in (0, others):
+        return True
+    enumerated = max(comb(others, int(m)) for m in record.orders_O)
+    return record.replicates(o).shape[1] == 1 and record.per_replicate == enumerated
+
+
+def _per_image(records: Sequence[Interactions], estimator: str) -> Array:
+    """The estimate of every image at every order, ``(I, O)``.
+
+    What is exact needs no replicates and has no bias: all estimators are the plain mean there.
+    """
+    values_IO = np.empty((len(records), len(records[0].orders_O)))
+    for values_O, record in zip(values_IO, records, strict=True):
+        for o in range(len(values_O)):
+            x_PR = record.replicates(o)
+            if is_exact(record, o):
+                # two equal halves: no spread, and nothing to split
+                x_PR = np.repeat(x_PR[:, :1], 4, axis=1)
+            elif estimator == "cross_sign" and x_PR.shape[1] == 1:
+                values_O[o] = np.nan
+                continue
+            values_O[o] = ESTIMATORS[estimator](x_PR)
+    return values_IO
 
 
 def _part(replicates_PR: NDArray[np.float64], size: int) -> float:
@@ -468,18 +666,32 @@ def _divisible(replicates_PR: NDArray[np.float64], by: int, what: str) -> int:
     return R
 
 
-def _rho(records: Sequence[Interactions]) -> NDArray[np.float64]:
-    """Context noise over signal per order, each unbiased before the root is taken."""
-    rho = []
-    for o in range(len(records[0].orders_O)):
+def _rho(records: Sequence[Interactions]) -> tuple[Array, NDArray[np.bool_]]:
+    """Context noise over signal per order, and where it is a lower bound.
+
+    Where the energy is not above 0 beyond its error (one-sided, 95 %), rho is that of the upper end
+    of the energy: it is at least so large.
+    """
+    rho_O, is_bound_O = np.zeros(len(records[0].orders_O)), []
+    for o in range(len(rho_O)):
+        if is_exact(records[0], o):
+            is_bound_O.append(False)
+            continue
         x_IPR = [record.replicates(o) for record in records]
         R, W = x_IPR[0].shape[1], records[0].per_replicate
         if R < 2:
-            rho.append(np.nan)
+            rho_O[o] = np.nan
+            is_bound_O.append(False)
             continue
-        variance = np.mean([_total(x.var(axis=1, ddof=1)).mean() for x in x_IPR])
-        square = np.mean([_total(x.mean(axis=1) ** 2).mean() for x in x_IPR])
-        signal = square - variance / R
+        variance_IP = np.array([_total(x.var(axis=1, ddof=1)) for x in x_IPR])
+        energy_IP = np.array([_total(x.mean(axis=1) ** 2) for x in x_IPR]) - variance_IP / R
+        # Pairs of one image are alike; with a single image they are all there is.
+        unit_U = energy_IP.mean(axis=1) if len(records) > 1 else energy_IP[0]
+        energy, variance = energy_IP.mean(), variance_IP.mean()
+        error = 1.645 * unit_U.std(ddof=1) / np.sqrt(len(unit_U)) if len(unit_U) > 1 else 0.0
+        is_bound_O.append(bool(energy <= error and variance > 0))
+        signal = max(energy, 0) + error if is_bound_O[-1] else energy
         # The variance of a replicate of W contexts, times W: one context if W were independent.
-        rho.append(np.sqrt(W * variance / signal) if signal > 0 else np.nan)
-    return np.array(rho)
+        if variance > 0:
+            rho_O[o] = np.sqrt(W * variance / signal) if signal > 0 else np.inf
+    return rho_O, np.array(is_bound_O)
