@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +26,7 @@ from experiments.records import read_record, record_key, shard, write_record
 from experiments.runs import UsageError
 from experiments.sources import Source
 from experiments.weights import Subject
+from interactions.adaptive import can_grow
 from interactions.encoders import Kind
 from interactions.games import predicted_class
 from interactions.protocols import PublishedPairs
@@ -76,7 +77,8 @@ def measure(
 ) -> Measured:
     """Records of all images of one model, and the noise floor of the first.
 
-    Records are read where they are and measured where they are not.
+    Records are read where they are and measured where they are not. Without a budget, orders whose
+    contexts are noisy get more of them; with one, the design was planned for it.
     """
     play = partial(_game, subject, config)
     settings = {
@@ -100,18 +102,18 @@ def measure(
 
     folder = share.folder / safe_name(f"{subject.name} {subject.weights}")
 
-    def measured(level: int, orders: Sequence[int], before: Records) -> Records:
+    def measured(level: int, wanted: Mapping[int, int], before: Records) -> Records:
         """Measure this process's share of the images, then read the records of all."""
         stored = [folder / f"{k:05d}-{key}-{level}.npz" for k, key in enumerate(keys)]
         share.used.update(stored)
         mine = list(shard(len(sources), share.rank, share.world))
         name = subject.name + purpose + (f", more contexts ({level})" if level else "")
-        per_image = forwards_of(design, orders) << level - 1 if level else forwards_of(design)
+        per_image = _added(before[0], wanted) if level else forwards_of(design)
         with _progress(subject.model, name, len(mine) * per_image, share.rank) as bar:
             for done, k in enumerate(mine, start=1):
                 if read_record(stored[k]) is None:
                     if level:
-                        record = ix.add_replicates(game(k), before[k], design, orders)
+                        record = ix.add_replicates(game(k), before[k], design, wanted)
                     else:
                         record = usable(partial(ix.measure_one, game(k), design))
                     write_record(record, stored[k], label=labels[k])
@@ -120,12 +122,13 @@ def measure(
                 bar.refresh()
         return _await(stored)
 
-    level, records = 0, measured(0, (), [])
-    while config.bias_tol and (
-        orders := ix.biased_orders(records, config.bias_tol, config.max_contexts)
+    level, records = 0, measured(0, {}, [])
+    adaptive = config.target and not config.budget and can_grow(records, design)
+    while adaptive and (
+        wanted := ix.wanted_replicates(records, config.target, max_contexts=config.max_contexts)
     ):
         level += 1
-        records = measured(level, orders, records)
+        records = measured(level, wanted, records)
     # Only the first process reports, and only the result.
     silent = share.rank or purpose
     floor = math.nan if silent else usable(lambda: ix.noise_floor(game(0), design))
@@ -224,19 +227,27 @@ def grid_of(config: InteractionsConfig) -> ix.PatchGrid:
     return ix.PatchGrid(side, side)
 
 
-def forwards_of(design: ix.Design, orders: Sequence[int] | None = None) -> int:
-    """Forwards per image at most: but for the ends, repeats are not counted out.
-
-    Args:
-        design: of neighbouring pairs.
-        orders: all of the design's if left out.
-    """
+def forwards_of(design: ix.Design) -> int:
+    """Forwards per image at most, of a design of neighbouring pairs: repeats are not counted out."""
     pairs = design.pairs
     assert isinstance(pairs, ix.NeighbourPairs | PublishedPairs)
     n = pairs.grid.n
-    chosen = ix.orders_of(design.ratios, n) if orders is None else orders
-    contexts = sum(1 if m in (0, n - 2) else design.contexts.count(n, m) for m in chosen)
+    per_replicate = design.contexts.count(n, 1) // design.contexts.replicates
+    contexts = sum(
+        1 if m in (0, n - 2) else R * per_replicate
+        for m, R in zip(ix.orders_of(design.ratios, n), design.replicates_at(n), strict=True)
+    )
     return 4 * pairs.count * contexts
+
+
+def _added(record: ix.Interactions, wanted: Mapping[int, int]) -> int:
+    """Forwards that so many replicates, by order, add to those of a record."""
+    more = sum(
+        wanted.get(int(m), 0) - record.replicates(o).shape[1]
+        for o, m in enumerate(record.orders_O)
+        if int(m) in wanted
+    )
+    return 4 * len(record.pairs_P2) * record.per_replicate * more
 
 
 def safe_name(name: str) -> str:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,15 @@ COLUMNS = (
     "seed",
     "commit",
 )
+
+ENERGY = "interaction_energy"
+"""Mean over pairs of I^2 of an image, without bias; its root over images is the strength."""
+
+PUBLISHED, LOWER = "interaction_strength_plug_in", "interaction_strength_cross_sign"
+"""The published mean of |I|, which is too large, and what is too small."""
+
+RHO, RHO_BOUND = "interaction_rho", "interaction_rho_at_least"
+"""Noise of contexts over RMS strength, and its lower bound where noise hides the interactions."""
 
 TEXT = ("run", "measure", "model", "weights", "dataset", "image", "setting", "commit")
 """Columns of words."""
@@ -109,13 +119,14 @@ def per_image_rows(
 
 
 def strength_rows(
-    records: Sequence[Interactions], setting: str, **constant: object
+    records: Sequence[Interactions], setting: str, floor: float = 0.0, **constant: object
 ) -> pd.DataFrame:
-    """Rows of measured interactions: the corrected and the published strength, and rho.
+    """Rows of measured interactions: energies, the published strength with its bracket, and rho.
 
     Args:
         records: one per image, all of one design.
         setting: what decides the numbers; with ``grid=RxC``.
+        floor: numerical noise of one difference; see :func:`interactions.strength.strength`.
         constant: the other columns.
     """
     first = records[0]
@@ -130,32 +141,53 @@ def strength_rows(
         )
         for o in orders
     ]
-    corrected, published = strength(records), strength(records, "plug_in")
-    at, images = corrected.ratios_O, corrected.images
+    found, published = strength(records, floor=floor), strength(records, "plug_in")
+    assert published.bracket_2IO is not None
+    small_IO, large_IO = published.bracket_2IO
+    images, bound_O = found.images, found.rho_is_bound_O
+    every_O = np.full(len(bound_O), True)
+    together = [f"all {len(images)}"]
     tables = [
-        (corrected.per_image_IO, images, "interaction_strength"),
-        (published.per_image_IO, images, "interaction_strength_plug_in"),
-        (corrected.rho_O[None], [f"all {len(images)}"], "interaction_rho"),
+        (found.per_image_IO, images, every_O, ENERGY),
+        (large_IO, images, every_O, PUBLISHED),
+        (small_IO, images, every_O, LOWER),
+        (found.rho_O[None], together, ~bound_O, RHO),
+        (found.rho_O[None], together, bound_O, RHO_BOUND),
     ]
     return pd.concat(
         [
             per_image_rows(
-                values, names, at, samples=samples, measure=measure, setting=setting, **constant
+                values[:, which_O],
+                names,
+                found.ratios_O[which_O],
+                samples=np.array(samples)[which_O].tolist(),
+                measure=measure,
+                setting=setting,
+                **constant,
             )
-            for values, names, measure in tables
+            for values, names, which_O, measure in tables
+            if which_O.any()
         ],
         ignore_index=True,
     )
 
 
-def strength_from(rows: pd.DataFrame) -> Strength:
-    """The strengths of one network from its ``interaction_strength`` and ``interaction_rho`` rows.
+def strength_from(rows: pd.DataFrame, estimator: Literal["rms", "plug_in"] = "rms") -> Strength:
+    """The strengths of one network from its rows of interactions.
 
     ``at`` holds m/(n-2); the setting tells the grid.
+
+    Args:
+        rows: of one network.
+        estimator: ``"rms"``, or ``"plug_in"`` for the published strength with its bracket.
     """
-    strengths = rows[rows["measure"] == "interaction_strength"]
+    strengths = rows[rows["measure"] == (ENERGY if estimator == "rms" else PUBLISHED)]
     table = _pivot(strengths)
-    rho = rows[rows["measure"] == "interaction_rho"].sort_values("at")
+    bracket_2IO = None
+    if estimator == "plug_in":
+        small = _pivot(rows[rows["measure"] == LOWER]).loc[table.index]
+        bracket_2IO = np.stack([small.to_numpy(), table.to_numpy()])
+    rho = rows[rows["measure"].isin([RHO, RHO_BOUND])].sort_values("at")
     found = re.search(r"grid=(\d+)x(\d+)", strengths["setting"].iloc[0])
     if not found:
         raise ValueError("expected grid=RxC in the setting of interaction rows")
@@ -166,6 +198,9 @@ def strength_from(rows: pd.DataFrame) -> Strength:
         orders_O=np.rint(table.columns.to_numpy(dtype=float) * (n - 2)).astype(np.int64),
         per_image_IO=table.to_numpy(),
         rho_O=rho["value"].to_numpy(),
+        rho_is_bound_O=(rho["measure"] == RHO_BOUND).to_numpy(),
+        estimator=estimator,
+        bracket_2IO=bracket_2IO,
     )
 
 

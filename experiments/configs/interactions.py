@@ -1,9 +1,9 @@
 """Interaction strength over orders, of one or several classifiers on the same images.
 
-Source: Deng et al., ICLR 2022, and A2MIM's figures 1 and 5, with the corrected estimator.
+Source: Deng et al., ICLR 2022, and A2MIM's figures 1 and 5, with the unbiased estimator.
 Command: ``a2mim interactions MODEL... --images DIR``, or ``--data NAME``.
-Machine and time: about (pairs x contexts x 44) forwards per image and model; the command prints its
-plan before it starts.
+Machine and time: about (pairs x contexts x 44) forwards per image and model, and more where
+contexts are noisy; the command prints its plan before it starts.
 Expected: the published curves are U-shaped on CNNs; no value is promised for a model.
 """
 
@@ -49,16 +49,19 @@ class InteractionsConfig:
     radius: int = 2
     """How many rows and columns neighbours may be apart."""
     replicates: int = 4
-    """Independent permutations per pair."""
+    """Independent permutations per pair, to begin with."""
     windows: int = 2
     """Contexts per permutation."""
-    bias_tol: float = 0.0
-    """Double the replicates of an order while its bias diagnostic is above this share; 0 never."""
+    target: float = 0.1
+    """Wanted relative error of J at every order. Orders get more contexts until it is reached, or
+    until more images are what is missing; 0: the same contexts at every order."""
     max_contexts: int = 64
-    """The most contexts per pair and order that doubling may reach."""
+    """Most contexts per pair and order."""
     budget: int = 0
-    """Forwards that may be spent on each network: a pilot is measured, and from it the numbers of
-    images (at most --count), pairs and replicates that make J most precise; 0 takes those given."""
+    """Forwards that may be spent on each network. A pilot takes up to a third of them; from it the
+    numbers of images (at most --count), pairs and contexts per order are chosen that reach the
+    target at the lowest cost or, if that is more than the budget, make J most precise. 0: images
+    and pairs as given."""
     protocol: Literal["", "iclr22", "a2mim"] = ""
     """Take pairs, contexts, orders and seed of a publication instead of the settings above."""
     reward: Literal[
@@ -71,7 +74,7 @@ class InteractionsConfig:
     """What a hidden patch becomes: zero is the mean colour, black and white are those before
     normalisation."""
     seed: int = 0
-    """Names the random draws; the same seed gives the same pairs and contexts to all models."""
+    """Random seed; the same seed gives the same pairs and contexts to all models."""
     precision: Literal["float32", "tf32", "float16"] = "float32"
     """Arithmetic of the network; the two ends are in float32 in any case."""
     batch_size: int = 0
