@@ -30,9 +30,10 @@ Shapes: I images, F hidden shares of predictions, R of similarity.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from html import escape
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import binomtest, t
 
-from a2mim.convert import LoadReport
+from a2mim.convert import LoadReport, as_text, assumptions
 from a2mim.features import wilson
 from experiments.figures import Look, interaction_overlay, occlusion_effects, save
 from experiments.figures_compare import looks_of, score_dots
@@ -74,6 +75,9 @@ ROUNDING = 1e-12
 
 SAME = 1e-6
 """Between cosines to the same untrained network, which a device may round in another way."""
+
+LOOK = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
+"""How a network sees its images, by timm's names."""
 
 TITLES = {
     "accuracy": "accuracy",
@@ -119,6 +123,7 @@ class Network:
         classes: outputs of its classifier; 0 without one.
         sha256: of its weights.
         report: what became of the weights.
+        look: how it sees its images: a data config of timm.
         classifier: which one predictions are of: ``"own"``, ``"none"``, or a probe and what it was
             trained on.
     """
@@ -129,17 +134,60 @@ class Network:
     classes: int
     sha256: str
     report: LoadReport = field(repr=False)
+    look: Mapping[str, Any] = field(default_factory=dict)
     classifier: str = "own"
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the report, as JSON takes it."""
+        """What the page has to know, as JSON takes it."""
         everything = asdict(self)
         everything.pop("report")
-        return everything
+        everything["look"] = {key: self.look[key] for key in LOOK if key in self.look}
+        everything["contents"] = self.report.contents
+        everything["assumed"] = assumptions(self.report.assumed)
+        everything["notes"] = list(self.report.notes)
+        return json.loads(json.dumps(everything))
 
 
-def named_networks(reports: Sequence[LoadReport]) -> list[Network]:
-    """Networks with titles as short as tells them apart: architecture, weights, or both."""
+def same_weights(networks: Sequence[Network]) -> list[dict[str, Any]]:
+    """Pairs of networks of the same weights: titles, in what they differ, and a sentence."""
+    found = []
+    for a, b in combinations(networks, 2):
+        if not a.report.contents or a.report.contents != b.report.contents:
+            continue
+        looks = [
+            f"{key} {as_text(a.look[key])} and {as_text(b.look[key])}"
+            for key in LOOK
+            if key in a.look and a.look[key] != b.look.get(key)
+        ]
+        made = [(n.model.partition(".")[0], n.report.options) for n in (a, b)]
+        differ = ["of preprocessing"] if looks else []
+        differ += ["of how the network is built"] if made[0] != made[1] else []
+        sentence = f"{a.title} and {b.title} are the same weights"
+        if looks:
+            sentence += f" under two preprocessings ({'; '.join(looks)})"
+        if differ:
+            sentence += f": a difference is one {' or '.join(differ)}, not of weights."
+        else:
+            sentence += " under one preprocessing: one network twice."
+        found.append(
+            {
+                "networks": [a.title, b.title],
+                "differ": " or ".join(differ) or "of nothing that is known",
+                "sentence": sentence,
+            }
+        )
+    return found
+
+
+def named_networks(
+    reports: Sequence[LoadReport], looks: Sequence[Mapping[str, Any]]
+) -> list[Network]:
+    """Networks with titles as short as tells them apart: architecture, weights, or both.
+
+    Args:
+        reports: of their weights.
+        looks: how they see their images.
+    """
     models = [report.architecture for report in reports]
     weights = [short(report) for report in reports]
     both = [f"{model} ({weight})" for model, weight in zip(models, weights, strict=True)]
@@ -147,8 +195,11 @@ def named_networks(reports: Sequence[LoadReport]) -> list[Network]:
     choices = (models, weights, both, full)
     titles = next((names for names in choices if len(set(names)) == len(names)), full)
     return [
-        Network(report.architecture, called(report), title, report.classes, report.sha256, report)
-        for report, title in zip(reports, titles, strict=True)
+        Network(
+            *(report.architecture, called(report), title, report.classes, report.sha256, report),
+            look=look,
+        )
+        for report, title, look in zip(reports, titles, looks, strict=True)
     ]
 
 
@@ -185,6 +236,26 @@ class Comparison:
     def looks(self) -> dict[str, Look]:
         """Colour and mark of each network, the same in all figures."""
         return looks_of(self.titles)
+
+    @property
+    def doubts(self) -> list[str]:
+        """What is not known about networks, and which of them are the same weights."""
+        assumed = [
+            f"{network['title']}: assumed {sentence}."
+            for network in self.plan["networks"]
+            for sentence in network.get("assumed", [])
+        ]
+        return assumed + [pair["sentence"] for pair in self.plan.get("same_weights", [])]
+
+    def same(self, a: str, b: str) -> str:
+        """In what two networks of the same weights differ; empty for others."""
+        pairs = self.plan.get("same_weights", [])
+        return next((pair["differ"] for pair in pairs if set(pair["networks"]) == {a, b}), "")
+
+    def assumed(self, *titles: str) -> list[str]:
+        """Those of the networks about which something is assumed."""
+        doubtful = {n["title"] for n in self.plan["networks"] if n.get("assumed")}
+        return [title for title in titles if title in doubtful]
 
     @property
     def panels(self) -> list[str]:
@@ -234,6 +305,9 @@ class Comparison:
         """Scores and differences, for people."""
         return "\n".join(
             [
+                shown_networks(self).to_string(index=False),
+                *self.doubts,
+                "",
                 shown_scores(self).to_string(index=False),
                 "",
                 shown_differences(self).to_string(index=False),
@@ -244,8 +318,9 @@ class Comparison:
         return f"Comparison of {', '.join(self.titles)} in {self.folder}"
 
     def _repr_html_(self) -> str:
-        tables = (shown_scores(self), shown_differences(self))
-        return "".join(table.to_html(index=False) for table in tables)
+        tables = (shown_networks(self), shown_scores(self), shown_differences(self))
+        networks, *rest = (table.to_html(index=False) for table in tables)
+        return "".join([networks, *(f"<p>{escape(text)}</p>" for text in self.doubts), *rest])
 
     @cached_property
     def _rows(self) -> pd.DataFrame:
@@ -314,6 +389,32 @@ def redraw_comparison(folder: Path) -> None:
     print(f"page: {folder / 'compare.html'}")
 
 
+def shown_networks(comparison: Comparison) -> pd.DataFrame:
+    """How networks see their images, and how much of that is assumed, as text, a line each."""
+    lines = []
+    for network in comparison.plan["networks"]:
+        look = network.get("look", {})
+        size = look.get("input_size")
+        lines.append(
+            {
+                "network": network["title"],
+                **{key: as_text(look.get(key, "–")) for key in ("mean", "std")},
+                "size": f"{size[1]} px" if size else "–",
+                "crop": as_text(look.get("crop_pct", "–")),
+                "resizing": look.get("interpolation", "–"),
+                "assumed": "yes" if network.get("assumed") else "no",
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def reservation(comparison: Comparison, a: str, b: str) -> str:
+    """What a difference of two networks may be instead of one, in a word or two; or empty."""
+    told = ["same weights"] if comparison.same(a, b) else []
+    told += [f"assumed: {', '.join(names)}"] if (names := comparison.assumed(a, b)) else []
+    return "; ".join(told)
+
+
 def shown_scores(comparison: Comparison) -> pd.DataFrame:
     """Scores as text: a line for each network, a column for each score."""
     table = comparison.scores()
@@ -328,7 +429,7 @@ def shown_scores(comparison: Comparison) -> pd.DataFrame:
 def shown_differences(comparison: Comparison) -> pd.DataFrame:
     """Differences as text, a line each."""
     table = comparison.differences()
-    return pd.DataFrame(
+    shows = pd.DataFrame(
         {
             "score": table["score"].map(TITLES),
             "network": table["network"],
@@ -340,6 +441,9 @@ def shown_differences(comparison: Comparison) -> pd.DataFrame:
             "p (Holm)": [shown_p(p) for p in table["p_holm"]],
         }
     )
+    if comparison.doubts:
+        shows["but"] = [reservation(comparison, row.network, row.minus) for row in each(table)]
+    return shows
 
 
 def shown(score: str, value: float, low: float, high: float, *, difference: bool = False) -> str:
