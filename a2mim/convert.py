@@ -49,7 +49,9 @@ HUB = "hf-hub:"
 _FILES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".tar", ".ckpt", ".pkl")
 _COUNTER = "num_batches_tracked"
 _TABLE = "relative_position_bias_table"
-_LOOK = ("mean", "std", "crop_pct", "interpolation")
+LOOK = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
+"""How a network sees its images, by timm's names."""
+_TOLD = ("mean", "std", "crop_pct", "interpolation")
 _HOW = {
     "mean": "--mean",
     "std": "--std",
@@ -91,7 +93,7 @@ def assumptions(assumed: Sequence[Assumed]) -> list[str]:
         values = ", ".join(f"{one.setting} {one.value}" for one in of)
         how = " ".join(_HOW[one.setting] for one in of)
         own = ""
-        if of[0].setting in _LOOK:
+        if of[0].setting in _TOLD:
             own = " for all networks, a pretrained_cfg of CODE.py:FUNCTION=FILE for one"
         elif "--model-kwargs" in how:
             own = " for all networks, CODE.py:FUNCTION=FILE for one"
@@ -107,7 +109,12 @@ def assumed_look(config: Mapping[str, Any], told: Iterable[str], why: str) -> tu
         told: names of the settings that are known.
         why: where the others come from.
     """
-    return tuple(Assumed(key, as_text(config[key]), why) for key in _LOOK if key not in set(told))
+    return tuple(Assumed(key, as_text(config[key]), why) for key in _TOLD if key not in set(told))
+
+
+def look_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a data config, what decides how images are seen."""
+    return {key: config[key] for key in LOOK if key in config}
 
 
 def assumed_classes(outputs: int) -> tuple[Assumed, ...]:
@@ -138,6 +145,7 @@ class LoadReport:
         options: what the model is made with beyond its name.
         image_size: edge in pixels that the model is made for; None for any size.
         classes: outputs of the classifier; 0 without one.
+        look: how it sees its images: mean, std, input_size, crop_pct, crop_mode, interpolation.
         loaded: name in the model -> name in the file.
         dropped: name in the file -> why it is not needed.
         resampled: name in the model -> (shape in the file, shape in the model).
@@ -158,6 +166,7 @@ class LoadReport:
     options: dict[str, Any] = field(default_factory=dict)
     image_size: int | None = None
     classes: int = 0
+    look: dict[str, Any] = field(default_factory=dict)
     loaded: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     resampled: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
@@ -177,12 +186,14 @@ class LoadReport:
         reasons = Counter(self.dropped.values())
         dropped = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
         size = f"{self.image_size} px" if self.image_size else "any image size"
+        seen = ", ".join(f"{key} {as_text(value)}" for key, value in self.look.items())
         lines = [
             f"{self.source}: {_kind(self.layout, self.dialect)}, {self.variant} weights",
             f"  -> {self.architecture}({options}), {size}, {self.classes or 'no'} classes",
             f"  {len(self.loaded)} tensors loaded, {len(self.dropped)} dropped"
             + (f" ({dropped})" if dropped else "")
             + (f", {len(self.resampled)} resampled" if self.resampled else ""),
+            *([f"  sees images: {seen}"] if seen else []),
             f"  sha256 {self.sha256}",
             *(f"  note: {note}" for note in self.notes),
             *(f"  assumed: {sentence}" for sentence in assumptions(self.assumed)),
@@ -268,7 +279,8 @@ def load_model(
     state, report = _fit(plan, model)
     model.load_state_dict(state, strict=True)
     data = {**plan.data, **(data or {})}
-    return _ready(model, data, image_size, _with_assumed(report, plan, model, data))
+    config = _data_config(model, data, image_size, report)
+    return _ready(model, config, _with_look(report, plan, config, data))
 
 
 def describe(
@@ -296,7 +308,8 @@ def describe(
     plan = _planned(Path(path), architecture, dict(options or {}), None, ema, layout)
     with torch.device("meta"):
         model = _create(plan.architecture, plan.options)
-    return _with_assumed(_fit(plan, model)[1], plan, model, {**plan.data, **(data or {})})
+    data, report = {**plan.data, **(data or {})}, _fit(plan, model)[1]
+    return _with_look(report, plan, _data_config(model, data, None, report), data)
 
 
 def fill(
@@ -383,7 +396,8 @@ def _load_named(
         notes=tuple(notes),
         assumed=() if untrained else assumed_classes(_outputs(model)),
     )
-    return _ready(model, data, image_size, report)
+    config = _data_config(model, data, image_size, report)
+    return _ready(model, config, replace(report, look=look_of(config)))
 
 
 def _create(name: str, options: dict[str, Any], pretrained: bool = False) -> nn.Module:
@@ -409,10 +423,21 @@ def _create(name: str, options: dict[str, Any], pretrained: bool = False) -> nn.
         raise WeightsError(f"cannot make {name} of timm: {one_line(error)}; {advice}") from error
 
 
-def _ready(
-    model: nn.Module, data: dict[str, Any], image_size: int | None, report: LoadReport
-) -> Loaded:
+def _ready(model: nn.Module, config: dict[str, Any], report: LoadReport) -> Loaded:
     """Eval mode, and a data config that timm will find on the model too."""
+    holder: Any = model
+    holder.pretrained_cfg = holder.default_cfg = {
+        **getattr(model, "pretrained_cfg", {}),
+        **config,
+        "num_classes": report.classes,
+    }
+    return Loaded(model.eval(), config, report)
+
+
+def _data_config(
+    model: nn.Module, data: Mapping[str, Any], image_size: int | None, report: LoadReport
+) -> dict[str, Any]:
+    """How the model wants its images: what is told goes before what timm has for it."""
     config = resolve_model_data_config(model)
     wrong = sorted(data.keys() - config.keys())
     if wrong:
@@ -421,13 +446,7 @@ def _ready(
     size = image_size or report.image_size
     if size is not None:
         config["input_size"] = (config["input_size"][0], size, size)
-    holder: Any = model
-    holder.pretrained_cfg = holder.default_cfg = {
-        **getattr(model, "pretrained_cfg", {}),
-        **config,
-        "num_classes": report.classes,
-    }
-    return Loaded(model.eval(), config, report)
+    return config
 
 
 def _planned(
@@ -503,16 +522,15 @@ def _assumed_set(file: StateFile, renamed: Renamed, ema: Variant) -> tuple[Assum
     return tuple(assumed)
 
 
-def _with_assumed(
-    report: LoadReport, plan: _Plan, model: nn.Module, data: Mapping[str, Any]
+def _with_look(
+    report: LoadReport, plan: _Plan, config: Mapping[str, Any], told: Iterable[str]
 ) -> LoadReport:
-    """The report, with what is assumed of how images are prepared and of their classes."""
+    """The report, with how images are seen, and what is assumed of that and of their classes."""
     look: tuple[Assumed, ...] = ()
     if not plan.look_told:
-        config = resolve_model_data_config(model)
-        why = f"timm's for {plan.architecture}, the file does not tell"
-        look = assumed_look(config, data, why)
-    return replace(report, assumed=look + report.assumed + assumed_classes(report.classes))
+        look = assumed_look(config, told, f"timm's for {plan.architecture}, the file does not tell")
+    assumed = look + report.assumed + assumed_classes(report.classes)
+    return replace(report, look=look_of(config), assumed=assumed)
 
 
 def _beside(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]] | None:

@@ -227,8 +227,8 @@ def planned(config: CompareConfig) -> Plan:
     notes: list[str] = []
     config = replace(config, weights=_one_view(config, [one.look for one in tried], notes))
     given = look_given(config.weights)
-    reports = [_without(report, given) for report in reports]
-    networks = named_networks(reports, [one.look | given for one in tried])
+    reports = [_as_given(report, given) for report in reports]
+    networks = named_networks(reports)
     sizes = [int(one.look["input_size"][1]) for one in tried]
     config = replace(config, grid=_grid(config.grid, sizes))
     panels, apart = _panels(config, networks, tried, notes)
@@ -311,10 +311,10 @@ def _try(name: str, config: CompareConfig) -> _Tried:
     return _Tried(loaded.report, loaded.data_config, speed, no_maps)
 
 
-def _without(report: LoadReport, given: Mapping[str, Any]) -> LoadReport:
-    """The report, without what is assumed of settings that all networks are given."""
+def _as_given(report: LoadReport, given: Mapping[str, Any]) -> LoadReport:
+    """The report, once all networks are given some settings, which are not assumed any more."""
     assumed = tuple(one for one in report.assumed if one.setting not in given)
-    return replace(report, assumed=assumed)
+    return replace(report, look={**report.look, **given}, assumed=assumed)
 
 
 def _speed(model: nn.Module, images_BCHW: torch.Tensor, precision: Precision) -> float:

@@ -30,7 +30,7 @@ Shapes: I images, F hidden shares of predictions, R of similarity.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from html import escape
@@ -76,9 +76,6 @@ ROUNDING = 1e-12
 SAME = 1e-6
 """Between cosines to the same untrained network, which a device may round in another way."""
 
-LOOK = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
-"""How a network sees its images, by timm's names."""
-
 TITLES = {
     "accuracy": "accuracy",
     "accuracy_area": "accuracy under patch drop",
@@ -123,7 +120,6 @@ class Network:
         classes: outputs of its classifier; 0 without one.
         sha256: of its weights.
         report: what became of the weights.
-        look: how it sees its images: a data config of timm.
         classifier: which one predictions are of: ``"own"``, ``"none"``, or a probe and what it was
             trained on.
     """
@@ -134,14 +130,13 @@ class Network:
     classes: int
     sha256: str
     report: LoadReport = field(repr=False)
-    look: Mapping[str, Any] = field(default_factory=dict)
     classifier: str = "own"
 
     def to_dict(self) -> dict[str, Any]:
         """What the page has to know, as JSON takes it."""
         everything = asdict(self)
         everything.pop("report")
-        everything["look"] = {key: self.look[key] for key in LOOK if key in self.look}
+        everything["look"] = self.report.look
         everything["contents"] = self.report.contents
         everything["assumed"] = assumptions(self.report.assumed)
         everything["notes"] = list(self.report.notes)
@@ -155,9 +150,9 @@ def same_weights(networks: Sequence[Network]) -> list[dict[str, Any]]:
         if not a.report.contents or a.report.contents != b.report.contents:
             continue
         looks = [
-            f"{key} {as_text(a.look[key])} and {as_text(b.look[key])}"
-            for key in LOOK
-            if key in a.look and a.look[key] != b.look.get(key)
+            f"{key} {as_text(value)} and {as_text(b.report.look[key])}"
+            for key, value in a.report.look.items()
+            if as_text(value) != as_text(b.report.look[key])
         ]
         made = [(n.model.partition(".")[0], n.report.options) for n in (a, b)]
         differ = ["of preprocessing"] if looks else []
@@ -179,15 +174,8 @@ def same_weights(networks: Sequence[Network]) -> list[dict[str, Any]]:
     return found
 
 
-def named_networks(
-    reports: Sequence[LoadReport], looks: Sequence[Mapping[str, Any]]
-) -> list[Network]:
-    """Networks with titles as short as tells them apart: architecture, weights, or both.
-
-    Args:
-        reports: of their weights.
-        looks: how they see their images.
-    """
+def named_networks(reports: Sequence[LoadReport]) -> list[Network]:
+    """Networks with titles as short as tells them apart: architecture, weights, or both."""
     models = [report.architecture for report in reports]
     weights = [short(report) for report in reports]
     both = [f"{model} ({weight})" for model, weight in zip(models, weights, strict=True)]
@@ -195,11 +183,8 @@ def named_networks(
     choices = (models, weights, both, full)
     titles = next((names for names in choices if len(set(names)) == len(names)), full)
     return [
-        Network(
-            *(report.architecture, called(report), title, report.classes, report.sha256, report),
-            look=look,
-        )
-        for report, title, look in zip(reports, titles, looks, strict=True)
+        Network(report.architecture, called(report), title, report.classes, report.sha256, report)
+        for report, title in zip(reports, titles, strict=True)
     ]
 
 
@@ -393,7 +378,7 @@ def shown_networks(comparison: Comparison) -> pd.DataFrame:
     """How networks see their images, and how much of that is assumed, as text, a line each."""
     lines = []
     for network in comparison.plan["networks"]:
-        look = network.get("look", {})
+        look = network.get("look", {})  # comparisons of before that was kept have none
         size = look.get("input_size")
         lines.append(
             {
@@ -402,17 +387,17 @@ def shown_networks(comparison: Comparison) -> pd.DataFrame:
                 "size": f"{size[1]} px" if size else "–",
                 "crop": as_text(look.get("crop_pct", "–")),
                 "resizing": look.get("interpolation", "–"),
-                "assumed": "yes" if network.get("assumed") else "no",
+                "assumed": ("yes" if network["assumed"] else "no") if "assumed" in network else "–",
             }
         )
     return pd.DataFrame(lines)
 
 
 def reservation(comparison: Comparison, a: str, b: str) -> str:
-    """What a difference of two networks may be instead of one, in a word or two; or empty."""
-    told = ["same weights"] if comparison.same(a, b) else []
-    told += [f"assumed: {', '.join(names)}"] if (names := comparison.assumed(a, b)) else []
-    return "; ".join(told)
+    """What a difference of two networks rests on, in a word or two; or empty."""
+    if comparison.same(a, b):
+        return "same weights"
+    return "assumed" if comparison.assumed(a, b) else ""
 
 
 def shown_scores(comparison: Comparison) -> pd.DataFrame:

@@ -279,9 +279,9 @@ def _differences(comparison: Comparison) -> str:
     ]
     columns = ["score", "network", "minus", "difference [95 %]", "p", "p (Holm)", "images"]
     if comparison.doubts:
-        columns.append("but")
+        columns.insert(4, "but")
         for line, pair in zip(lines, _pairs(comparison.differences()), strict=True):
-            line.append(reservation(comparison, *pair))
+            line.insert(4, reservation(comparison, *pair))
     note = (
         "Paired over images. Intervals are those of single differences; the last p is corrected "
         "for all lines of this table that have one. A dash stands for an interval where all "

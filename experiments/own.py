@@ -31,7 +31,7 @@ import torch
 from timm.data import resolve_data_config
 from torch import nn
 
-from a2mim.convert import Loaded, LoadReport, assumed_classes, assumed_look, fill
+from a2mim.convert import Loaded, LoadReport, assumed_classes, assumed_look, fill, look_of
 from a2mim.weight_files import contents_hash, one_line, weights_hash
 from experiments.runs import UsageError
 from interactions.keys import torch_seeded
@@ -146,6 +146,7 @@ def load_own(
         architecture=name,
         image_size=size,
         classes=classes,
+        look=look_of(config),
         notes=tuple(notes),
         assumed=assumed_look(config, known, why) + report.assumed + assumed_classes(classes),
     )

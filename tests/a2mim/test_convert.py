@@ -694,6 +694,8 @@ def test_what_is_assumed_of_a_file_whose_network_is_named(tmp_path):
     }
     report = load_model(path, architecture="mobilenetv2_050", **told).report
     assert list(settings(report)) == ["crop_pct", "class indices"]
+    seen = "mean 0.5 0.5 0.5, std 0.5 0.5 0.5, input_size 3 224 224, crop_pct 0.875, crop_mode"
+    assert f"\n  sees images: {seen} center, interpolation bilinear\n" in str(report)
     assert describe(path, architecture="mobilenetv2_050", **told) == report
 
 

@@ -281,7 +281,7 @@ def report(architecture, source):
 
 def test_titles_are_as_short_as_tells_networks_apart():
     def titles(*pairs):
-        networks = named_networks([report(*pair) for pair in pairs], [{}] * len(pairs))
+        networks = named_networks([report(*pair) for pair in pairs])
         assert all(a.title != b.title for a, b in combinations(networks, 2))
         return [network.title for network in networks]
 
