@@ -322,10 +322,15 @@ def _doubt(names: list[str], why: str, where: str) -> WeightsError:
     )
 
 
-def doubt_of(architecture: str, state: State) -> str | None:
-    """What weights do not tell although their network was named; None where a tag tells it."""
+def untold(architecture: str, state: State, options: Mapping[str, Any]) -> dict[str, str]:
+    """Options that neither the weights nor the caller tell -> timm's value.
+
+    None where the name does: by a tag, or by ``tf_`` for networks as in TensorFlow.
+    """
     family = _family(state)
-    return None if family is None or "." in architecture else family.doubt
+    if family is None or "." in architecture or architecture.startswith("tf_"):
+        return {}
+    return {key: value for key, value in family.options.items() if key not in options}
 
 
 def _family(state: State) -> Family | None:

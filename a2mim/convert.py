@@ -16,8 +16,8 @@ from __future__ import annotations
 import json
 import warnings
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,17 @@ from timm.data import resolve_model_data_config
 from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from torch import Tensor, nn
 
-from a2mim.architectures import classes_of, doubt_of, infer, structure
+from a2mim.architectures import classes_of, infer, structure, untold
 from a2mim.messages import did_you_mean
 from a2mim.renaming import OTHER_SET, Renamed, rename
 from a2mim.sampler import keyed_generator
 from a2mim.weight_files import (
+    AVERAGED,
+    WRAPPERS,
     StateFile,
     Variant,
     WeightsError,
+    contents_hash,
     first_names,
     one_line,
     read_state,
@@ -46,6 +49,87 @@ HUB = "hf-hub:"
 _FILES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".tar", ".ckpt", ".pkl")
 _COUNTER = "num_batches_tracked"
 _TABLE = "relative_position_bias_table"
+LOOK = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
+"""How a network sees its images, by timm's names."""
+_TOLD = ("mean", "std", "crop_pct", "interpolation")
+_HOW = {
+    "mean": "--mean",
+    "std": "--std",
+    "crop_pct": "--crop-pct",
+    "interpolation": "--interpolation",
+    "pad_type": "--model-kwargs pad_type=same",
+    "bn_eps": "bn_eps=0.001",
+    "set of weights": "--ema or --no-ema",
+    "entry": "a file of the other entry alone",
+    "class indices": "other indices in labels.csv",
+}
+"""Setting that may be assumed -> how it is given on the command line."""
+_BACKGROUND = 1001
+_TENSORFLOW = "weights from TensorFlow need pad_type same, and bn_eps 0.001"
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """A setting that decides numbers and that nothing told, and what was taken for it.
+
+    Attributes:
+        setting: what it is called, such as ``"mean"`` or ``"pad_type"``.
+        value: what was taken, as text.
+        why: where the value comes from, and what else it may be.
+    """
+
+    setting: str
+    value: str
+    why: str
+
+
+def assumptions(assumed: Sequence[Assumed]) -> list[str]:
+    """What was assumed and how it is given instead, a sentence for each reason."""
+    reasons: dict[str, list[Assumed]] = {}
+    for one in assumed:
+        reasons.setdefault(one.why, []).append(one)
+    sentences = []
+    for why, of in reasons.items():
+        values = ", ".join(f"{one.setting} {one.value}" for one in of)
+        how = " ".join(_HOW[one.setting] for one in of)
+        own = ""
+        if of[0].setting in _TOLD:
+            own = " for all networks, a pretrained_cfg of CODE.py:FUNCTION=FILE for one"
+        elif "--model-kwargs" in how:
+            own = " for all networks, CODE.py:FUNCTION=FILE for one"
+        sentences.append(f"{values} ({why}); to change: {how}{own}")
+    return sentences
+
+
+def assumed_look(config: Mapping[str, Any], told: Iterable[str], why: str) -> tuple[Assumed, ...]:
+    """The settings of a data config that nothing told.
+
+    Args:
+        config: of timm, as the network will be used.
+        told: names of the settings that are known.
+        why: where the others come from.
+    """
+    return tuple(Assumed(key, as_text(config[key]), why) for key in _TOLD if key not in set(told))
+
+
+def look_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a data config, what decides how images are seen."""
+    return {key: config[key] for key in LOOK if key in config}
+
+
+def assumed_classes(outputs: int) -> tuple[Assumed, ...]:
+    """That class indices of images are outputs, where one output may be a background class."""
+    if outputs != _BACKGROUND:
+        return ()
+    why = "in TensorFlow output 0 is a background class, and classes are one higher"
+    return (Assumed("class indices", f"as they are for {outputs} outputs", why),)
+
+
+def as_text(value: object) -> str:
+    """A setting as text: numbers with spaces between them."""
+    if isinstance(value, tuple | list):
+        return " ".join(map(as_text, value))
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
 
 
 @dataclass(frozen=True)
@@ -61,12 +145,16 @@ class LoadReport:
         options: what the model is made with beyond its name.
         image_size: edge in pixels that the model is made for; None for any size.
         classes: outputs of the classifier; 0 without one.
+        look: how it sees its images: mean, std, input_size, crop_pct, crop_mode, interpolation.
         loaded: name in the model -> name in the file.
         dropped: name in the file -> why it is not needed.
         resampled: name in the model -> (shape in the file, shape in the model).
         sha256: content hash of the weights under timm's names
             (:func:`a2mim.weight_files.weights_hash`): the same for one network in any layout.
-        notes: assumptions that were made, for people.
+        contents: hash of the values alone (:func:`a2mim.weight_files.contents_hash`): the same
+            where modules call their tensors otherwise.
+        notes: what else there is to know, for people.
+        assumed: settings that decide numbers and that nothing told.
         entries: what else the file holds: entry -> what it is; text of its header.
     """
 
@@ -78,11 +166,14 @@ class LoadReport:
     options: dict[str, Any] = field(default_factory=dict)
     image_size: int | None = None
     classes: int = 0
+    look: dict[str, Any] = field(default_factory=dict)
     loaded: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     resampled: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     sha256: str = ""
+    contents: str = ""
     notes: tuple[str, ...] = ()
+    assumed: tuple[Assumed, ...] = ()
     entries: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,14 +186,17 @@ class LoadReport:
         reasons = Counter(self.dropped.values())
         dropped = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
         size = f"{self.image_size} px" if self.image_size else "any image size"
+        seen = ", ".join(f"{key} {as_text(value)}" for key, value in self.look.items())
         lines = [
             f"{self.source}: {_kind(self.layout, self.dialect)}, {self.variant} weights",
             f"  -> {self.architecture}({options}), {size}, {self.classes or 'no'} classes",
             f"  {len(self.loaded)} tensors loaded, {len(self.dropped)} dropped"
             + (f" ({dropped})" if dropped else "")
             + (f", {len(self.resampled)} resampled" if self.resampled else ""),
+            *([f"  sees images: {seen}"] if seen else []),
             f"  sha256 {self.sha256}",
             *(f"  note: {note}" for note in self.notes),
+            *(f"  assumed: {sentence}" for sentence in assumptions(self.assumed)),
         ]
         return "\n".join(lines)
 
@@ -136,6 +230,8 @@ class _Plan:
     resample: bool
     data: dict[str, Any]
     notes: tuple[str, ...]
+    assumed: tuple[Assumed, ...]
+    look_told: bool = False
 
 
 def load_model(
@@ -182,7 +278,9 @@ def load_model(
         model = _create(plan.architecture, plan.options)
     state, report = _fit(plan, model)
     model.load_state_dict(state, strict=True)
-    return _ready(model, {**plan.data, **(data or {})}, image_size, report)
+    data = {**plan.data, **(data or {})}
+    config = _data_config(model, data, image_size, report)
+    return _ready(model, config, _with_look(report, plan, config, data))
 
 
 def describe(
@@ -192,6 +290,7 @@ def describe(
     options: Mapping[str, Any] | None = None,
     ema: Variant = "plain",
     layout: str | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> LoadReport:
     """What a file is recognised as, and what loading it would report; no model is filled.
 
@@ -201,6 +300,7 @@ def describe(
         options: of the timm model.
         ema: which of two sets of weights.
         layout: name of a layout.
+        data: mean, std, crop_pct or interpolation.
 
     Raises:
         WeightsError: as loading it would.
@@ -208,7 +308,8 @@ def describe(
     plan = _planned(Path(path), architecture, dict(options or {}), None, ema, layout)
     with torch.device("meta"):
         model = _create(plan.architecture, plan.options)
-    return _fit(plan, model)[1]
+    data, report = {**plan.data, **(data or {})}, _fit(plan, model)[1]
+    return _with_look(report, plan, _data_config(model, data, None, report), data)
 
 
 def fill(
@@ -241,6 +342,7 @@ def fill(
         resample=False,
         data={},
         notes=("normalisation, crop and interpolation are up to the caller",),
+        assumed=_assumed_set(file, renamed, ema),
     )
     state, report = _fit(plan, module)
     module.load_state_dict(state, strict=True)
@@ -290,9 +392,12 @@ def _load_named(
         classes=_outputs(model),
         loaded={} if untrained else {key: key for key in state},
         sha256=weights_hash(state),
+        contents=contents_hash(state),
         notes=tuple(notes),
+        assumed=() if untrained else assumed_classes(_outputs(model)),
     )
-    return _ready(model, data, image_size, report)
+    config = _data_config(model, data, image_size, report)
+    return _ready(model, config, replace(report, look=look_of(config)))
 
 
 def _create(name: str, options: dict[str, Any], pretrained: bool = False) -> nn.Module:
@@ -318,10 +423,21 @@ def _create(name: str, options: dict[str, Any], pretrained: bool = False) -> nn.
         raise WeightsError(f"cannot make {name} of timm: {one_line(error)}; {advice}") from error
 
 
-def _ready(
-    model: nn.Module, data: dict[str, Any], image_size: int | None, report: LoadReport
-) -> Loaded:
+def _ready(model: nn.Module, config: dict[str, Any], report: LoadReport) -> Loaded:
     """Eval mode, and a data config that timm will find on the model too."""
+    holder: Any = model
+    holder.pretrained_cfg = holder.default_cfg = {
+        **getattr(model, "pretrained_cfg", {}),
+        **config,
+        "num_classes": report.classes,
+    }
+    return Loaded(model.eval(), config, report)
+
+
+def _data_config(
+    model: nn.Module, data: Mapping[str, Any], image_size: int | None, report: LoadReport
+) -> dict[str, Any]:
+    """How the model wants its images: what is told goes before what timm has for it."""
     config = resolve_model_data_config(model)
     wrong = sorted(data.keys() - config.keys())
     if wrong:
@@ -330,13 +446,7 @@ def _ready(
     size = image_size or report.image_size
     if size is not None:
         config["input_size"] = (config["input_size"][0], size, size)
-    holder: Any = model
-    holder.pretrained_cfg = holder.default_cfg = {
-        **getattr(model, "pretrained_cfg", {}),
-        **config,
-        "num_classes": report.classes,
-    }
-    return Loaded(model.eval(), config, report)
+    return config
 
 
 def _planned(
@@ -356,27 +466,26 @@ def _planned(
     state = {key: tensor for key, (_, tensor) in renamed.tensors.items()}
     beside = _beside(path) if architecture is None and layout is None else None
     data: dict[str, Any] = dict(chosen.data or {})
-    name, where = chosen.name, str(path)
+    name, where, tagged = chosen.name, str(path), False
+    assumed = list(_assumed_set(file, renamed, ema))
     if beside is not None:
         architecture, told, data = beside
         name, notes = "a2mim", [f"as {path.with_suffix('.json').name} beside it says"]
     else:
-        notes = [f"normalisation, crop and interpolation by the convention of {name}"]
         if architecture is None:
             architecture, told = infer(state, chosen, options, where)
-            if not data:
-                notes = [f"normalisation, crop and interpolation of {architecture}, an assumption"]
         else:
             told = structure(architecture, state, chosen, options, where)
-            if not data or "." in architecture:
-                data, notes = {}, [f"normalisation, crop and interpolation of {architecture}"]
-            if doubt := doubt_of(architecture, state):
-                notes.append(f"the file does not tell, and {doubt}")
+        notes = []
+        if tagged := "." in architecture:
+            data, notes = {}, [f"normalisation, crop and interpolation of {architecture}"]
+        elif data:
+            notes = [f"normalisation, crop and interpolation by the convention of {name}"]
+        for option, value in untold(architecture, state, options).items():
+            assumed.append(Assumed(option, value, _TENSORFLOW))
     classes = classes_of(architecture, state)
     if classes == 0 and renamed.note is not None:
         notes.append(renamed.note)
-    if any(reason.startswith(OTHER_SET) for reason in renamed.dropped.values()):
-        notes.append("official tools disagree on which set of weights is the average: try both")
     made = {**told, **({} if classes is None else {"num_classes": classes}), **options}
     if image_size is not None:
         made["img_size"] = image_size
@@ -390,7 +499,38 @@ def _planned(
         resample=image_size is not None,
         data=data,
         notes=tuple(notes),
+        assumed=tuple(assumed),
+        look_told=tagged,
     )
+
+
+def _assumed_set(file: StateFile, renamed: Renamed, ema: Variant) -> tuple[Assumed, ...]:
+    """Which of several sets of weights of a file was taken, where that was not asked for."""
+    assumed = []
+    if any(reason.startswith(OTHER_SET) for reason in renamed.dropped.values()):
+        why = "official tools disagree on which set is the average: try both"
+        taken = "under their own names" if ema == "plain" else "under ema_*"
+        assumed.append(Assumed("set of weights", taken, why))
+    sets = [name for name, what in file.others.items() if what.startswith("dict of")]
+    averaged = sorted(set(sets) & {AVERAGED.get(entry) for entry in file.wrapper})
+    if averaged and ema == "plain":
+        why = f"the file also holds averages, {averaged[0]}, which timm itself would take"
+        assumed.append(Assumed("set of weights", "not averaged", why))
+    if rest := [name for name in sets if name in WRAPPERS]:
+        why = f"the file also holds {first_names(rest)}"
+        assumed.append(Assumed("entry", ".".join(file.wrapper), why))
+    return tuple(assumed)
+
+
+def _with_look(
+    report: LoadReport, plan: _Plan, config: Mapping[str, Any], told: Iterable[str]
+) -> LoadReport:
+    """The report, with how images are seen, and what is assumed of that and of their classes."""
+    look: tuple[Assumed, ...] = ()
+    if not plan.look_told:
+        look = assumed_look(config, told, f"timm's for {plan.architecture}, the file does not tell")
+    assumed = look + report.assumed + assumed_classes(report.classes)
+    return replace(report, look=look_of(config), assumed=assumed)
 
 
 def _beside(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
@@ -479,7 +619,9 @@ def _fit(plan: _Plan, model: nn.Module) -> tuple[dict[str, Tensor], LoadReport]:
         dropped=dropped,
         resampled=resampled,
         sha256=weights_hash(state),
+        contents=contents_hash(state),
         notes=tuple(notes),
+        assumed=plan.assumed,
         entries={**plan.file.others, **plan.file.metadata},
     )
     return state, report

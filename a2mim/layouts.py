@@ -399,6 +399,7 @@ class Family:
         block: pattern of names in a block; its groups are the stage and the block.
         members: blocks per stage -> timm names.
         doubt: what else a file would have to tell; such files need their architecture named.
+        options: arguments of the timm model that weights do not tell -> timm's value.
     """
 
     name: str
@@ -406,6 +407,7 @@ class Family:
     block: str
     members: Mapping[tuple[int, ...], tuple[str, ...]]
     doubt: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 FAMILIES = (
@@ -470,6 +472,7 @@ FAMILIES = (
             (2, 4, 4, 6, 6, 8, 2): ("efficientnet_b4",),
         },
         "weights from TensorFlow need options={'pad_type': 'same'} and their own normalisation",
+        {"pad_type": "symmetric", "bn_eps": "1e-05"},
     ),
     Family(
         "MLP-Mixer",

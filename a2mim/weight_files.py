@@ -11,6 +11,8 @@ The content hash of weights is SHA-256 over, for each tensor by sorted name,
     name, NUL, dtype, NUL, shape, NUL, bytes (row-major)
 
 without counters of batch norm, which change no output. It does not depend on the file format.
+A second one is over contents alone: SHA-256 over the sorted SHA-256 of each tensor's values as
+float32. It is the same where tensors have other names or other shapes of as many values.
 """
 
 from __future__ import annotations
@@ -134,6 +136,16 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}\0{str(tensor.dtype).removeprefix('torch.')}\0{shape}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def contents_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the values of weights whatever their names, as 64 hexadecimal digits."""
+    digests = [
+        hashlib.sha256(tensor.detach().cpu().float().contiguous().numpy().data).digest()
+        for name, tensor in tensors.items()
+        if not name.endswith("num_batches_tracked")
+    ]
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
 def first_names(names: list[str], most: int = 3) -> str:

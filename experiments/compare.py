@@ -112,6 +112,7 @@ def run(config: CompareConfig) -> Comparison:
         if not there:
             _run_panel(panel, plan, work)
         done.append(read_table(work / "panels" / panel / "rows.csv"))
+    ran = {panel: _ran(rows) for panel, rows in zip(plan.forwards, done, strict=True)}
     measured = pd.concat(done, ignore_index=True)
     own = scores_and_differences(measured, work / "panels", plan.networks)
     own = own.assign(
@@ -119,8 +120,8 @@ def run(config: CompareConfig) -> Comparison:
     )
     write_table(pd.concat([measured, own[list(COLUMNS)]], ignore_index=True), work / "rows.csv")
     write_reports([network.report for network in plan.networks], work / "weights.json")
-    write_atomic(work / "compare.json", json.dumps(plan.to_dict(), indent=2) + "\n")
-    label_run(work, plan.settings, time.perf_counter() - start)
+    write_atomic(work / "compare.json", json.dumps({**plan.to_dict(), "ran": ran}, indent=2) + "\n")
+    label_run(work, plan.settings | {"ran": ran}, time.perf_counter() - start)
     comparison = Comparison(work)
     comparison.save_figures()
     comparison.to_html(work / "compare.html")
@@ -129,6 +130,18 @@ def run(config: CompareConfig) -> Comparison:
     print(comparison)
     print(f"\npage: {config.out / 'compare.html'}   table: {config.out / 'rows.csv'}")
     return comparison
+
+
+def _ran(rows: pd.DataFrame) -> dict[str, Any]:
+    """What a panel was measured on: images, and for interactions pairs of each and contexts."""
+    single = rows.loc[rows["measure"] == "interaction_strength", ["image", "setting"]]
+    if single.empty:
+        return {"images": int(rows["samples"].max())}
+    told = dict(part.split("=", 1) for part in single["setting"].iloc[0].split() if "=" in part)
+    return {
+        "images": single["image"].nunique(),
+        **{key: told[key] for key in ("pairs", "contexts") if key in told},
+    }
 
 
 def _finished(out: Path, key: str) -> bool:

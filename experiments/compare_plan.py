@@ -19,8 +19,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from a2mim.convert import LoadReport
-from experiments.comparison import Network, named_networks
+from a2mim.convert import LoadReport, assumptions
+from experiments.comparison import Network, named_networks, same_weights
 from experiments.configs.compare import CompareConfig, Fill, Label, Panel, Precision
 from experiments.configs.weights import WeightsConfig
 from experiments.interaction_curves import LEAST_BUDGET
@@ -34,7 +34,7 @@ from experiments.sources import (
     named_images,
     without_folders,
 )
-from experiments.weights import check_different, load, own_code, without_classifier
+from experiments.weights import check_different, load, look_given, own_code, without_classifier
 from interactions.forwards import arithmetic
 from interactions.similarity import FEWEST
 from interactions.spectrum import spectrum as maps_of
@@ -55,6 +55,17 @@ GRIDS = range(4, 15)
 
 BATCHES = range(24, 64)
 """Images that CKA and retrieval see together."""
+
+J_PARTS = 0.19, 2.93
+"""Variance of J at its least certain order, m = 0: between images, and between pairs of an image at
+4 replicates (ResNet-20, 53 images of CIFAR-10, 12 pairs each). Other networks are of this size."""
+
+PAIR_FORWARDS, PILOT_PAIRS = 4 * (11 * 8 + 2), 18
+"""Forwards of a pair at the published orders and 8 contexts; pairs of a pilot, at most, which takes
+no more than half of the budget."""
+
+LARGEST_SE = 0.25
+"""Standard error of J, whose mean is 1, from which on interactions are said to be uncertain."""
 
 TIMED_IMAGES, TIMED_SECONDS = 16, 1.0
 
@@ -143,6 +154,7 @@ class Plan:
         """What the page has to know, as JSON takes it; nothing that another run would not have."""
         return {
             "networks": [network.to_dict() for network in self.networks],
+            "same_weights": same_weights(self.networks),
             "images": self.config.count,
             "label": self.config.label,
             "grid": self.config.grid,
@@ -167,6 +179,12 @@ class Plan:
             )
         for network, speed in zip(self.networks, self.speeds, strict=True):
             lines.append(f"{network.title}: {speed:.3g} forwards a second")
+        lines += [
+            f"{network.title}: assumed {sentence}."
+            for network in self.networks
+            for sentence in assumptions(network.report.assumed)
+        ]
+        lines += [pair["sentence"] for pair in same_weights(self.networks)]
         lines += self.notes
         lines.append(
             f"about {duration(self.seconds)} on {self.config.device}, if nothing else runs there; "
@@ -206,13 +224,16 @@ def planned(config: CompareConfig) -> Plan:
     tried = [_try(name, config) for name in config.checkpoints]
     reports = [one.report for one in tried]
     check_different(reports)
-    networks = named_networks(reports)
     notes: list[str] = []
     config = replace(config, weights=_one_view(config, [one.look for one in tried], notes))
+    given = look_given(config.weights)
+    reports = [_as_given(report, given) for report in reports]
+    networks = named_networks(reports)
     sizes = [int(one.look["input_size"][1]) for one in tried]
     config = replace(config, grid=_grid(config.grid, sizes))
     panels, apart = _panels(config, networks, tried, notes)
-    sources = _sources(config, _affordable(config, panels))
+    asked, affordable = config.count, _affordable(config, panels)
+    sources = _sources(config, affordable)
     config = replace(config, count=len(sources))
     headless = [network.title for network in networks if not network.classes]
     probed = headless and "predictions" in panels and "predictions" not in apart
@@ -235,6 +256,9 @@ def planned(config: CompareConfig) -> Plan:
         "code": [own_code(name) for name in config.checkpoints],
     }
     forwards = _forwards(config, panels)
+    if "interactions" in forwards:
+        more = len(sources) if len(sources) < affordable else asked
+        notes += _uncertain(forwards, config.count, more)
     speeds = [one.speed for one in tried]
     return Plan(config, networks, forwards, apart, projection, probe, speeds, notes, decides)
 
@@ -285,6 +309,12 @@ def _try(name: str, config: CompareConfig) -> _Tried:
         except ValueError as error:
             no_maps = str(error)
     return _Tried(loaded.report, loaded.data_config, speed, no_maps)
+
+
+def _as_given(report: LoadReport, given: Mapping[str, Any]) -> LoadReport:
+    """The report, once all networks are given some settings, which are not assumed any more."""
+    assumed = tuple(one for one in report.assumed if one.setting not in given)
+    return replace(report, look={**report.look, **given}, assumed=assumed)
 
 
 def _speed(model: nn.Module, images_BCHW: torch.Tensor, precision: Precision) -> float:
@@ -450,6 +480,46 @@ def _forwards(config: CompareConfig, panels: Sequence[Panel]) -> dict[Panel, int
             )
         forwards["interactions"] = config.budget - spent
     return forwards
+
+
+def expected_se(forwards: int, images: int) -> float:
+    """About the standard error of J that interactions have at their least certain order.
+
+    Args:
+        forwards: that may be spent on a network.
+        images: the most that there are.
+    """
+    pairs = forwards // PAIR_FORWARDS
+    left = max(pairs // 2, pairs - PILOT_PAIRS, 1)
+    images = min(images, left)
+    between_images, between_pairs = J_PARTS
+    return math.sqrt((between_images + between_pairs / (left // images)) / images)
+
+
+def _uncertain(forwards: Mapping[Panel, int], images: int, more: int) -> list[str]:
+    """A sentence if interactions are too few to tell networks apart, with what would do.
+
+    Args:
+        forwards: of each panel.
+        images: that are measured.
+        more: images that there are for a larger budget.
+    """
+    se = expected_se(forwards["interactions"], images)
+    if se <= LARGEST_SE:
+        return []
+    rest = sum(n for panel, n in forwards.items() if panel != "interactions") * more // images
+    enough = (
+        budget
+        for budget in range(1000, 1_000_001, 1000)
+        if budget > rest and expected_se(budget - rest, more) <= LARGEST_SE
+    )
+    budget = next(enough, None)
+    advice = f"--budget {budget} brings it to {LARGEST_SE:g}" if budget else "use more images"
+    return [
+        f"Interactions: with {counted(forwards['interactions'])} forwards J is expected to have "
+        f"a standard error of about {se:.1g} beside its mean of 1; {advice}, or give --skip "
+        "interactions."
+    ]
 
 
 def _sources(config: CompareConfig, count: int) -> list[Source]:

@@ -33,6 +33,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from html import escape
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import binomtest, t
 
-from a2mim.convert import LoadReport
+from a2mim.convert import LoadReport, as_text, assumptions
 from a2mim.features import wilson
 from experiments.figures import Look, interaction_overlay, occlusion_effects, save
 from experiments.figures_compare import looks_of, score_dots
@@ -132,10 +133,45 @@ class Network:
     classifier: str = "own"
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the report, as JSON takes it."""
+        """What the page has to know, as JSON takes it."""
         everything = asdict(self)
         everything.pop("report")
-        return everything
+        everything["look"] = self.report.look
+        everything["contents"] = self.report.contents
+        everything["assumed"] = assumptions(self.report.assumed)
+        everything["notes"] = list(self.report.notes)
+        return json.loads(json.dumps(everything))
+
+
+def same_weights(networks: Sequence[Network]) -> list[dict[str, Any]]:
+    """Pairs of networks of the same weights: titles, in what they differ, and a sentence."""
+    found = []
+    for a, b in combinations(networks, 2):
+        if not a.report.contents or a.report.contents != b.report.contents:
+            continue
+        looks = [
+            f"{key} {as_text(value)} and {as_text(b.report.look[key])}"
+            for key, value in a.report.look.items()
+            if as_text(value) != as_text(b.report.look[key])
+        ]
+        made = [(n.model.partition(".")[0], n.report.options) for n in (a, b)]
+        differ = ["of preprocessing"] if looks else []
+        differ += ["of how the network is built"] if made[0] != made[1] else []
+        sentence = f"{a.title} and {b.title} are the same weights"
+        if looks:
+            sentence += f" under two preprocessings ({'; '.join(looks)})"
+        if differ:
+            sentence += f": a difference is one {' or '.join(differ)}, not of weights."
+        else:
+            sentence += " under one preprocessing: one network twice."
+        found.append(
+            {
+                "networks": [a.title, b.title],
+                "differ": " or ".join(differ) or "of nothing that is known",
+                "sentence": sentence,
+            }
+        )
+    return found
 
 
 def named_networks(reports: Sequence[LoadReport]) -> list[Network]:
@@ -187,6 +223,26 @@ class Comparison:
         return looks_of(self.titles)
 
     @property
+    def doubts(self) -> list[str]:
+        """What is not known about networks, and which of them are the same weights."""
+        assumed = [
+            f"{network['title']}: assumed {sentence}."
+            for network in self.plan["networks"]
+            for sentence in network.get("assumed", [])
+        ]
+        return assumed + [pair["sentence"] for pair in self.plan.get("same_weights", [])]
+
+    def same(self, a: str, b: str) -> str:
+        """In what two networks of the same weights differ; empty for others."""
+        pairs = self.plan.get("same_weights", [])
+        return next((pair["differ"] for pair in pairs if set(pair["networks"]) == {a, b}), "")
+
+    def assumed(self, *titles: str) -> list[str]:
+        """Those of the networks about which something is assumed."""
+        doubtful = {n["title"] for n in self.plan["networks"] if n.get("assumed")}
+        return [title for title in titles if title in doubtful]
+
+    @property
     def panels(self) -> list[str]:
         """What :meth:`plot` draws."""
         return list(self._draw)
@@ -234,6 +290,9 @@ class Comparison:
         """Scores and differences, for people."""
         return "\n".join(
             [
+                shown_networks(self).to_string(index=False),
+                *self.doubts,
+                "",
                 shown_scores(self).to_string(index=False),
                 "",
                 shown_differences(self).to_string(index=False),
@@ -244,8 +303,9 @@ class Comparison:
         return f"Comparison of {', '.join(self.titles)} in {self.folder}"
 
     def _repr_html_(self) -> str:
-        tables = (shown_scores(self), shown_differences(self))
-        return "".join(table.to_html(index=False) for table in tables)
+        tables = (shown_networks(self), shown_scores(self), shown_differences(self))
+        networks, *rest = (table.to_html(index=False) for table in tables)
+        return "".join([networks, *(f"<p>{escape(text)}</p>" for text in self.doubts), *rest])
 
     @cached_property
     def _rows(self) -> pd.DataFrame:
@@ -314,6 +374,32 @@ def redraw_comparison(folder: Path) -> None:
     print(f"page: {folder / 'compare.html'}")
 
 
+def shown_networks(comparison: Comparison) -> pd.DataFrame:
+    """How networks see their images, and how much of that is assumed, as text, a line each."""
+    lines = []
+    for network in comparison.plan["networks"]:
+        look = network.get("look", {})  # comparisons of before that was kept have none
+        size = look.get("input_size")
+        lines.append(
+            {
+                "network": network["title"],
+                **{key: as_text(look.get(key, "–")) for key in ("mean", "std")},
+                "size": f"{size[1]} px" if size else "–",
+                "crop": as_text(look.get("crop_pct", "–")),
+                "resizing": look.get("interpolation", "–"),
+                "assumed": ("yes" if network["assumed"] else "no") if "assumed" in network else "–",
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def reservation(comparison: Comparison, a: str, b: str) -> str:
+    """What a difference of two networks rests on, in a word or two; or empty."""
+    if comparison.same(a, b):
+        return "same weights"
+    return "assumed" if comparison.assumed(a, b) else ""
+
+
 def shown_scores(comparison: Comparison) -> pd.DataFrame:
     """Scores as text: a line for each network, a column for each score."""
     table = comparison.scores()
@@ -328,7 +414,7 @@ def shown_scores(comparison: Comparison) -> pd.DataFrame:
 def shown_differences(comparison: Comparison) -> pd.DataFrame:
     """Differences as text, a line each."""
     table = comparison.differences()
-    return pd.DataFrame(
+    shows = pd.DataFrame(
         {
             "score": table["score"].map(TITLES),
             "network": table["network"],
@@ -340,6 +426,9 @@ def shown_differences(comparison: Comparison) -> pd.DataFrame:
             "p (Holm)": [shown_p(p) for p in table["p_holm"]],
         }
     )
+    if comparison.doubts:
+        shows["but"] = [reservation(comparison, row.network, row.minus) for row in each(table)]
+    return shows
 
 
 def shown(score: str, value: float, low: float, high: float, *, difference: bool = False) -> str:

@@ -7,11 +7,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from experiments.comparison import MEANINGS, SHARES, TITLES, Comparison, each, shown, shown_p
+from experiments.comparison import (
+    MEANINGS,
+    SHARES,
+    TITLES,
+    Comparison,
+    each,
+    reservation,
+    shown,
+    shown_networks,
+    shown_p,
+)
 from experiments.page import (
     Cell,
     Section,
@@ -66,6 +76,7 @@ WITH = {"spectrum": ("spectrum", "depth")}
 def html(comparison: Comparison) -> str:
     """The page, as one string."""
     sections = [
+        Section("Networks", _networks(comparison)),
         Section("Found", bullets(findings(comparison))),
         Section("Scores", _scores(comparison)),
         Section("Differences", _differences(comparison)),
@@ -90,7 +101,9 @@ def findings(comparison: Comparison) -> list[str]:
     differences = comparison.differences()
     tested = differences[differences["p_holm"].notna()]
     real = tested[tested["p_holm"] < LEVEL]
-    sentences = _one_by_one(real) if len(real) <= SAID else _by_score(real, tested)
+    sentences = (
+        _one_by_one(comparison, real) if len(real) <= SAID else _by_score(comparison, real, tested)
+    )
     rest = len(tested) - len(real)
     if rest:
         count = counted(len(tested))
@@ -118,16 +131,26 @@ def findings(comparison: Comparison) -> list[str]:
     return sentences
 
 
-def _one_by_one(real: pd.DataFrame) -> list[str]:
-    """A sentence for each difference."""
+def _one_by_one(comparison: Comparison, real: pd.DataFrame) -> list[str]:
+    """A sentence for each difference, and after it what else than the networks it may be of."""
     return [
         f"{TITLES[row.score]}: {'higher' if row.value > 0 else 'lower'} for {row.network} than for "
         f"{row.minus}, {shown(row.score, row.value, row.low, row.high, difference=True)}."
+        + _reserved(comparison, row.network, row.minus)
         for row in each(real)
     ]
 
 
-def _by_score(real: pd.DataFrame, tested: pd.DataFrame) -> list[str]:
+def _reserved(comparison: Comparison, a: str, b: str) -> str:
+    """What a difference of two networks rests on, in sentences; or empty."""
+    if differ := comparison.same(a, b):
+        return f" Both are the same weights: this is a difference {differ}."
+    if names := comparison.assumed(a, b):
+        return f" It holds only if what is assumed of {joined(names)} is right."
+    return ""
+
+
+def _by_score(comparison: Comparison, real: pd.DataFrame, tested: pd.DataFrame) -> list[str]:
     """A sentence for each score: how many networks each one is above."""
     sentences = []
     for score in TITLES:
@@ -147,7 +170,20 @@ def _by_score(real: pd.DataFrame, tested: pd.DataFrame) -> list[str]:
             f"{TITLES[score]}: {counted(len(of))} of {counted(len(pairs))} pairs of networks "
             f"differ; {ranks}."
         )
+        if same := [f"{a} and {b}" for a, b in _pairs(of) if comparison.same(a, b)]:
+            sentences[-1] += f" Not differences of weights: {'; '.join(same)}."
+        doubtful = [pair for pair in _pairs(of) if comparison.assumed(*pair)]
+        if doubtful:
+            concerned = dict.fromkeys(name for pair in doubtful for name in pair)
+            sentences[-1] += (
+                f" {counted(len(doubtful))} of these hold only if what is assumed of "
+                f"{joined(comparison.assumed(*concerned))} is right."
+            )
     return sentences
+
+
+def _pairs(differences: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(zip(differences["network"], differences["minus"], strict=True))
 
 
 def joined(names: Sequence[str]) -> str:
@@ -198,6 +234,13 @@ def _design(comparison: Comparison) -> str:
     )
 
 
+def _networks(comparison: Comparison) -> str:
+    """How networks see their images, and above it what is not known about them."""
+    shows = shown_networks(comparison)
+    doubts = bullets(comparison.doubts) if comparison.doubts else ""
+    return doubts + table(shows.columns.tolist(), shows.to_numpy().tolist())
+
+
 def _scores(comparison: Comparison) -> str:
     scores = comparison.scores()
     keys = [key for key in TITLES if key in set(scores["score"])]
@@ -235,6 +278,10 @@ def _differences(comparison: Comparison) -> str:
         for row in each(comparison.differences())
     ]
     columns = ["score", "network", "minus", "difference [95 %]", "p", "p (Holm)", "images"]
+    if comparison.doubts:
+        columns.insert(4, "but")
+        for line, pair in zip(lines, _pairs(comparison.differences()), strict=True):
+            line.insert(4, reservation(comparison, *pair))
     note = (
         "Paired over images. Intervals are those of single differences; the last p is corrected "
         "for all lines of this table that have one. A dash stands for an interval where all "
@@ -264,6 +311,11 @@ def _apart(comparison: Comparison, panel: str) -> str:
     return "".join(paragraph(f"Without {joined(who)}: {why}.") for why, who in names.items())
 
 
+def _measured_on(ran: Mapping[str, object]) -> str:
+    """``images 4, pairs 1``, or a dash."""
+    return ", ".join(f"{key} {value}" for key, value in ran.items()) or "–"
+
+
 def _made(comparison: Comparison) -> str:
     label = json.loads((comparison.folder / "config.json").read_text())
     plan = comparison.plan
@@ -271,13 +323,17 @@ def _made(comparison: Comparison) -> str:
         [n["title"], n["model"], n["weights"], n["classifier"], n["sha256"][:16]]
         for n in plan["networks"]
     ]
+    ran = plan.get("ran", {})
     forwards: list[list[str | Cell]] = [
-        [panel, Cell(counted(n), n)] for panel, n in plan["forwards"].items()
+        [panel, Cell(counted(n), n), _measured_on(ran.get(panel, {}))]
+        for panel, n in plan["forwards"].items()
     ]
+    notes = [f"{n['title']}: {note}" for n in plan["networks"] for note in n.get("notes", [])]
     versions = ", ".join(f"{name} {version}" for name, version in label["versions"].items())
     return (
         table(["network", "architecture", "weights", "classifier", "sha256 of the weights"], lines)
-        + table(["panel", "forwards planned for each network"], forwards)
+        + table(["panel", "forwards planned for each network", "measured on"], forwards)
+        + (details("Notes on weights", bullets(notes)) if notes else "")
         + details("Settings", preformatted(json.dumps(label["config"], indent=2)))
         + paragraph(
             f"Commit {label['commit']}; {versions}. The table behind everything is rows.csv beside "

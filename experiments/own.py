@@ -4,8 +4,8 @@
 for random weights. The function takes nothing and returns a module:
 
     forward            images (B, C, H, W) -> outputs (B, classes)
-    pretrained_cfg     how it wants its images, as in timm: input_size (C, H, W), mean, std, and if
-                       they matter crop_pct and interpolation
+    pretrained_cfg     how it wants its images, as in timm: input_size (C, H, W), mean, std,
+                       crop_pct and interpolation; the last two are assumed where it does not tell
     num_classes        0 for an encoder; if left out, the width of its outputs
     reset_classifier   takes 0 and leaves an encoder, as in timm; without it the outputs stand for
                        features where a network is measured without its classifier
@@ -31,8 +31,8 @@ import torch
 from timm.data import resolve_data_config
 from torch import nn
 
-from a2mim.convert import Loaded, LoadReport, fill
-from a2mim.weight_files import one_line, weights_hash
+from a2mim.convert import Loaded, LoadReport, assumed_classes, assumed_look, fill, look_of
+from a2mim.weight_files import contents_hash, one_line, weights_hash
 from experiments.runs import UsageError
 from interactions.keys import torch_seeded
 
@@ -126,18 +126,30 @@ def load_own(
             name,
             dialect="its own",
             sha256=weights_hash(state),
+            contents=contents_hash(state),
             notes=("random weights of seed 0",),
         )
     else:
         report = fill(module, weights, ema="ema" if ema else "plain", layout=layout)
-    config = _data_config(network, module, image_size, dict(data or {}))
+    told = {**getattr(module, "pretrained_cfg", {}), **(data or {})}
+    config = _data_config(network, told, image_size)
     outputs = _outputs(network, module, config["input_size"])
     classes = int(getattr(module, "num_classes", outputs))
     notes = [note for note in report.notes if "up to the caller" not in note]
     if not hasattr(module, "reset_classifier"):
         notes.append(AS_IT_IS)
     size = config["input_size"][1]
-    about = replace(report, architecture=name, image_size=size, classes=classes, notes=tuple(notes))
+    known = [key for key, value in told.items() if value]
+    why = f"timm's default, the pretrained_cfg of {name} does not tell"
+    about = replace(
+        report,
+        architecture=name,
+        image_size=size,
+        classes=classes,
+        look=look_of(config),
+        notes=tuple(notes),
+        assumed=assumed_look(config, known, why) + report.assumed + assumed_classes(classes),
+    )
     return Loaded(module, config, about)
 
 
@@ -188,12 +200,9 @@ def _neighbours(folder: Path) -> Iterator[list[Path]]:
                 files += [Path(origin)] if origin else []  # a folder without __init__.py has none
 
 
-def _data_config(
-    network: str, module: nn.Module, image_size: int | None, data: dict[str, Any]
-) -> dict[str, Any]:
-    told = {**getattr(module, "pretrained_cfg", {}), **data}
+def _data_config(network: str, told: dict[str, Any], image_size: int | None) -> dict[str, Any]:
     if image_size:
-        told["input_size"] = (3, image_size, image_size)
+        told = {**told, "input_size": (3, image_size, image_size)}
     missing = [key for key in ("input_size", "mean", "std") if not told.get(key)]
     if missing:
         raise UsageError(

@@ -62,8 +62,7 @@ def load(name: str, config: WeightsConfig) -> Loaded:
     for key, value in (("mean", config.mean), ("std", config.std)):
         if value and (len(value) != 3 or (key == "std" and min(value) <= 0)):
             raise UsageError(f"expected --{key} of 3 numbers (above 0 for std), got {value}")
-    keys = ("mean", "std", "crop_pct", "interpolation")
-    wanted = {key: value for key in keys if (value := getattr(config, key))}
+    wanted = look_given(config)
     network = _own(architecture, where)
     try:
         if network is not None:
@@ -88,6 +87,12 @@ def load(name: str, config: WeightsConfig) -> Loaded:
         )
     except WeightsError as error:
         raise UsageError(_for_the_command_line(error)) from error
+
+
+def look_given(config: WeightsConfig) -> dict[str, Any]:
+    """How images are prepared, as far as that is a setting."""
+    keys = ("mean", "std", "crop_pct", "interpolation")
+    return {key: value for key in keys if (value := getattr(config, key))}
 
 
 def subject_of(name: str, config: WeightsConfig, device: str, *, headless: bool = False) -> Subject:
@@ -259,6 +264,7 @@ def recognised(name: str, config: WeightsConfig) -> LoadReport:
             options=model_options(config.model_kwargs),
             ema="ema" if config.ema else "plain",
             layout=config.layout or None,
+            data=look_given(config),
         )
     except WeightsError as error:
         raise UsageError(_for_the_command_line(error)) from error

@@ -2,7 +2,7 @@ import pytest
 import torch
 from timm import create_model
 
-from a2mim.architectures import classes_of, doubt_of, infer, structure
+from a2mim.architectures import classes_of, infer, structure, untold
 from a2mim.layouts import FAMILIES, LAYOUTS, fixed_positions
 from a2mim.weight_files import WeightsError
 
@@ -168,6 +168,13 @@ def test_number_of_classes():
 
 def test_a_name_does_not_settle_what_weights_from_elsewhere_need():
     like = {"conv_stem.weight": torch.zeros(1)}
-    assert "'pad_type': 'same'" in doubt_of("mobilenetv2_100", like)
-    assert doubt_of("mobilenetv2_100.ra_in1k", like) is None  # a tag tells where they are from
-    assert doubt_of("resnet18", {"what": torch.zeros(1)}) is None
+    assert untold("mobilenetv2_100", like, {}) == {"pad_type": "symmetric", "bn_eps": "1e-05"}
+    assert list(untold("mobilenetv2_100", like, {"pad_type": "same"})) == ["bn_eps"]
+    assert untold("mobilenetv2_100.ra_in1k", like, {}) == {}  # a tag tells where they are from
+    assert untold("tf_mobilenetv3_large_100", like, {}) == {}  # and so does this name
+    assert untold("resnet18", {"what": torch.zeros(1)}, {}) == {}
+
+
+def test_what_timm_takes_where_nothing_is_told():
+    net = create_model("mobilenetv2_050")
+    assert (net.conv_stem.padding, net.bn1.eps) == ((1, 1), 1e-5)

@@ -20,6 +20,7 @@ from a2mim.convert import describe, fill, load_model
 from a2mim.layouts import IMAGENET, fixed_positions
 from a2mim.weight_files import WeightsError
 
+LOOK = ["mean", "std", "crop_pct", "interpolation"]
 VIT = "vit_base_patch16_224"
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 SWIN = "swin_tiny_patch4_window7_224"
@@ -222,7 +223,10 @@ def test_plain_networks_are_found_by_their_shapes(tmp_path):
         loaded = load_model(saved(tensors(model), tmp_path))
         same(model, loaded, size)
         assert loaded.report.architecture == name
-        assert "an assumption" in str(loaded.report)
+        assert [one.setting for one in loaded.report.assumed] == LOOK
+        assert f"(timm's for {name}, the file does not tell); to change: --mean" in str(
+            loaded.report
+        )
 
 
 def test_torchvision(tmp_path):
@@ -661,6 +665,50 @@ def test_data_of_the_caller_goes_first(tmp_path):
     loaded = load_model(path, data={"mean": [0.1, 0.2, 0.3]})
     assert loaded.data_config["mean"] == (0.1, 0.2, 0.3)
     assert resolve_model_data_config(loaded.model) == loaded.data_config
+
+
+def settings(report):
+    return {one.setting: one.value for one in report.assumed}
+
+
+def test_what_is_assumed_of_a_file_whose_network_is_named(tmp_path):
+    """A name alone tells neither normalisation nor padding; a tag, or the caller, does."""
+    path = saved(tensors(create_model("mobilenetv2_050", num_classes=1001)), tmp_path)
+    report = describe(path, architecture="mobilenetv2_050")
+    assert settings(report) == {
+        "mean": "0.485 0.456 0.406",
+        "std": "0.229 0.224 0.225",
+        "crop_pct": "0.875",
+        "interpolation": "bicubic",
+        "pad_type": "symmetric",
+        "bn_eps": "1e-05",
+        "class indices": "as they are for 1001 outputs",
+    }
+    assert len(re.findall(r"^  assumed: ", str(report), re.M)) == 3  # a line for each reason
+    assert "to change: --model-kwargs pad_type=same bn_eps=0.001 for all networks" in str(report)
+    tagged = describe(path, architecture="mobilenetv2_050.lamb_in1k")
+    assert list(settings(tagged)) == ["class indices"]
+    told = {
+        "options": {"pad_type": "same", "bn_eps": 1e-3},
+        "data": {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bilinear"},
+    }
+    report = load_model(path, architecture="mobilenetv2_050", **told).report
+    assert list(settings(report)) == ["crop_pct", "class indices"]
+    seen = "mean 0.5 0.5 0.5, std 0.5 0.5 0.5, input_size 3 224 224, crop_pct 0.875, crop_mode"
+    assert f"\n  sees images: {seen} center, interpolation bilinear\n" in str(report)
+    assert describe(path, architecture="mobilenetv2_050", **told) == report
+
+
+def test_which_of_several_sets_was_taken_is_said(tmp_path):
+    one, two = tensors(convnext(num_classes=3)), tensors(convnext(num_classes=3), 2)
+    path = saved({"state_dict": one, "state_dict_ema": two, "optimizer": {"lr": 1}}, tmp_path)
+    report = describe(path)
+    assert settings(report)["set of weights"] == "not averaged"
+    assert "the file also holds averages, state_dict_ema" in str(report)
+    assert "set of weights" not in settings(describe(path, ema="ema"))
+    path = saved({"teacher": one, "student": two}, tmp_path)
+    assert settings(describe(path))["entry"] == "teacher"
+    assert "the file also holds student" in str(describe(path))
 
 
 # What does not fit -------------------------------------------------------------------------------

@@ -10,7 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from a2mim.weight_files import WeightsError, first_names, read_state, weights_hash
+from a2mim.weight_files import (
+    WeightsError,
+    contents_hash,
+    first_names,
+    read_state,
+    weights_hash,
+)
 
 STATE = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor(1)}
 
@@ -224,6 +230,22 @@ def test_what_the_hash_depends_on():
     ):
         assert weights_hash(STATE | other) != one
     assert len(weights_hash({"h": torch.zeros(3, dtype=torch.bfloat16)})) == 64
+
+
+def test_contents_have_one_hash_under_any_names():
+    values = [tensor.float().numpy().tobytes() for tensor in STATE.values()]
+    sorted_digests = sorted(hashlib.sha256(value).digest() for value in values)
+    one = contents_hash(STATE)
+    assert one == hashlib.sha256(b"".join(sorted_digests)).hexdigest()
+    for same in (
+        {"x": STATE["a"], "y": STATE["b"]},  # other names, in another order
+        {"a": STATE["a"].double(), "b": STATE["b"].reshape(3, 2).half()},  # exact in half
+        {"a": STATE["a"], "b": STATE["b"].T.contiguous().T},
+        STATE | {"x.num_batches_tracked": torch.tensor(7)},
+    ):
+        assert contents_hash(same) == one
+    for other in ({"b": STATE["b"] + 1e-6}, {"b": STATE["b"].T}, {"again": STATE["a"]}):
+        assert contents_hash(STATE | other) != one
 
 
 def test_names_for_messages():

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from experiments import compare_plan as module
-from experiments.compare_plan import SIMILAR_AT, batch_of, duration, planned
+from experiments.compare_plan import SIMILAR_AT, batch_of, duration, expected_se, planned
 from experiments.configs.compare import CompareConfig
 from experiments.configs.weights import WeightsConfig
 from experiments.runs import UsageError
@@ -25,6 +26,32 @@ def net():
     model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 3))
     model.pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.25,) * 3}
     return model
+"""
+
+
+RENAMED = """
+import timm
+from torch import nn
+
+class Renamed(nn.Module):
+    pretrained_cfg = {
+        "input_size": (3, 32, 32),
+        "mean": (0.1,) * 3,
+        "std": (0.25,) * 3,
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.net = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=32,
+            patch_size=8, embed_dim=16, depth=1, num_heads=2)
+
+    def forward(self, images):
+        return self.net(images)
+
+def renamed():
+    return Renamed()
 """
 
 
@@ -60,7 +87,16 @@ def test_what_the_page_is_told(config):
     plan = planned(config)
     told = plan.to_dict()
     assert list(told) == [
-        *("networks", "images", "label", "grid", "fill", "similarity_batch", "forwards"),
+        *(
+            "networks",
+            "same_weights",
+            "images",
+            "label",
+            "grid",
+            "fill",
+            "similarity_batch",
+            "forwards",
+        ),
         *("apart", "notes", "key"),
     ]
     assert json.loads(json.dumps(told)) == told
@@ -201,7 +237,7 @@ def test_other_crops_and_ways_of_resizing(config, compared, tmp_path):
     )
     plan = planned(replace(config, checkpoints=(compared["one"], other), fill="zero"))
     assert plan.config.weights == WeightsConfig(crop_pct=1.0, interpolation="bicubic")
-    assert plan.notes == [
+    assert plan.notes[:-1] == [
         "Networks want different crops (0.9, 1 of the short side): all see the same 1 of every "
         "image.",
         "Networks want different ways of cropping (center, squash): they do not see the same "
@@ -210,6 +246,64 @@ def test_other_crops_and_ways_of_resizing(config, compared, tmp_path):
         "Networks have different normalisations, so with --fill zero hidden patches have another "
         "colour for each.",
     ]
+
+
+def test_the_same_weights_under_two_preprocessings(config, compared, tmp_path):
+    """Another file with other names for its tensors, and another mean."""
+    renamed = {f"net.{k}": v for k, v in load_file(compared["one"]).items()}
+    save_file(renamed, tmp_path / "renamed.safetensors")
+    (tmp_path / "nets.py").write_text(RENAMED)
+    own = f"{tmp_path}/nets.py:renamed={tmp_path}/renamed.safetensors"
+    plan = planned(replace(config, checkpoints=(compared["one"], own, compared["other"])))
+    one, two, other = (network.report for network in plan.networks)
+    assert one.sha256 != two.sha256
+    assert one.contents == two.contents != other.contents
+    (pair,) = plan.to_dict()["same_weights"]
+    titles = [network.title for network in plan.networks[:2]]
+    assert pair["networks"] == titles
+    assert pair["sentence"] == (
+        f"{titles[0]} and {titles[1]} are the same weights under two preprocessings (mean 0.5 0.5 "
+        "0.5 and 0.1 0.1 0.1): a difference is one of preprocessing or of how the network is "
+        "built, not of weights."
+    )
+    assert pair["sentence"] in str(plan)
+
+
+def test_one_network_twice_is_said(config, compared, tmp_path):
+    """A copy under another name, which tables can tell apart."""
+    copy = changed_cfg(compared["one"], tmp_path)
+    (pair,) = planned(replace(config, checkpoints=(compared["one"], copy))).to_dict()[
+        "same_weights"
+    ]
+    assert pair["sentence"].endswith("the same weights under one preprocessing: one network twice.")
+
+
+def test_what_all_networks_are_given_is_not_assumed(config, compared, tmp_path):
+    """The fixture's files do not tell how images are resized; a crop for all settles that."""
+    plan = planned(config)
+    told = plan.to_dict()["networks"]
+    assert [network["look"]["crop_pct"] for network in told] == [1.0, 1.0]
+    assert [network["look"]["mean"] for network in told] == [[0.5] * 3, [0.4] * 3]
+    title = plan.networks[0].title
+    said = f"{title}: assumed interpolation bicubic (timm's for vit_tiny_patch16_224, the file"
+    assert said in str(plan)
+    given = replace(config, weights=WeightsConfig(interpolation="bicubic"))
+    assert [network["assumed"] for network in planned(given).to_dict()["networks"]] == [[], []]
+
+
+def test_too_few_forwards_for_interactions_are_said_with_what_would_do(config):
+    """By hand: 2880 forwards are a pilot of 4 pairs and 4 more, 1 in each of 4 images."""
+    assert expected_se(2880, 4) == pytest.approx(np.sqrt((0.19 + 2.93) / 4))
+    assert expected_se(360 * (18 + 80), 40) == pytest.approx(np.sqrt((0.19 + 2.93 / 2) / 40))
+    plan = planned(config)
+    (note,) = [note for note in plan.notes if note.startswith("Interactions: with 3 224 forwards")]
+    assert "a standard error of about 0.9 beside its mean of 1; --budget 33000 brings" in note
+    assert note in str(plan)
+    assert expected_se(33000 - 12 * 23, 12) <= 0.25 < expected_se(32000 - 12 * 23, 12)
+    enough = planned(replace(config, budget=33000))
+    assert not [note for note in enough.notes if note.startswith("Interactions: with")]
+    without = planned(replace(config, skip=("interactions",)))
+    assert not [note for note in without.notes if note.startswith("Interactions: with")]
 
 
 def test_grids_divide_all_images():

@@ -17,7 +17,7 @@ from experiments.results import COLUMNS, write_table
 def made(tmp_path, monkeypatch):
     """A finished comparison of scores that are given: title -> score -> values of images."""
 
-    def make(values, apart=None):
+    def make(values, apart=None, assumed=(), same=()):
         networks = [
             Network(title, "", title, 10, "0123", LoadReport(title, "plain", title))
             for title in values
@@ -34,7 +34,14 @@ def made(tmp_path, monkeypatch):
         rows = rows.assign(dataset="photos", seed=0, commit="c")
         write_table(rows[list(COLUMNS)], tmp_path / "rows.csv")
         plan = {
-            "networks": [network.to_dict() for network in networks],
+            "networks": [
+                network.to_dict() | {"assumed": ["mean 0.5"] if network.title in assumed else []}
+                for network in networks
+            ],
+            "same_weights": [
+                {"networks": list(pair), "differ": "of preprocessing", "sentence": "They are one."}
+                for pair in same
+            ],
             "images": 1200,
             "similarity_batch": 24,
             "forwards": {"predictions": 12000},
@@ -97,6 +104,46 @@ def test_many_real_differences_are_a_sentence_for_each_score(made):
     assert "<h1>6 networks compared</h1>" in text
     assert "6 networks on the same 1 200 images of photos: the same pixels" in text
     assert "12 000" in text
+
+
+def test_what_differences_rest_on_is_said_beside_them(made):
+    comparison = made(
+        {
+            "one": {"similarity": values_around(0.5)},
+            "two": {"similarity": values_around(0.75)},
+            "three": {"similarity": values_around(0.25)},
+        },
+        assumed=["one", "three"],
+        same=[("one", "two")],
+    )
+    found = findings(comparison)
+    one, two, three = (found[k].partition("[–].")[2] for k in range(3))
+    assert one == " Both are the same weights: this is a difference of preprocessing."
+    assert two == " It holds only if what is assumed of one and three is right."
+    assert three == " It holds only if what is assumed of three is right."
+    doubts = ["one: assumed mean 0.5.", "three: assumed mean 0.5.", "They are one."]
+    assert comparison.doubts == doubts
+    text = html(comparison)
+    assert [text.count(f"<li>{doubt}</li>") for doubt in doubts] == [1, 1, 1]
+    assert text.index("<h2>Networks</h2>") < text.index(doubts[0]) < text.index("<h2>Found</h2>")
+    assert [text.count(f"<td>{but}</td>") for but in ("same weights", "assumed")] == [1, 2]
+    shown = str(comparison)
+    assert shown.index(doubts[2]) < shown.index(TITLES["similarity"])
+    assert [line.split()[-1] for line in shown.splitlines()[-3:]] == ["weights", *["assumed"] * 2]
+
+
+def test_many_differences_are_counted_with_what_they_rest_on(made):
+    levels = {"a": 3, "b": 1, "c": 2, "d": 1, "e": 0, "f": 2}
+    rng = np.random.default_rng(0)
+    comparison = made(
+        {title: {"recall": level + 0.01 * rng.normal(size=9)} for title, level in levels.items()},
+        assumed=["e"],
+        same=[("a", "b")],
+    )
+    assert findings(comparison)[0].endswith(
+        "e above none. Not differences of weights: a and b. 5 of these hold only if what is "
+        "assumed of e is right."
+    )
 
 
 def test_what_has_no_number_is_a_dash_and_not_chance(made):
@@ -163,6 +210,18 @@ def test_the_page_says_what_numbers_were_measured_on(comparison):
     assert f"Measured on {images} images, {pairs} pair" in text
     assert f"{contexts[0]} x {contexts[1]} contexts" in text
     assert (f"(interactions: {images} of them)" in text) == (images < 12)
+    ran = comparison.plan["ran"]
+    assert ran["interactions"] == {
+        "images": images,
+        "pairs": pairs,
+        "contexts": f"{contexts[0]}x{contexts[1]}",
+    }
+    assert [ran[panel] for panel in ("predictions", "similarity", "spectrum")] == [
+        {"images": 12}
+    ] * 3
+    label = json.loads((comparison.folder / "config.json").read_text())
+    assert label["config"]["ran"] == ran
+    assert f"<td>images {images}, pairs {pairs}, contexts" in text
     assert f"of batches of {comparison.plan['similarity_batch']} images" in text
     assert "on the same 12 images of photos" in text
 
@@ -191,9 +250,9 @@ def test_the_page_in_a_browser(comparison, visit):
     heading = table.get_by_role("button", name="p", exact=True)
     for order in ("ascending", "descending"):
         heading.click()
-        shown = [float(x) for x in table.locator("tbody td:nth-child(5)").all_inner_texts()]
+        shown = [float(x) for x in table.locator("tbody td:nth-child(6)").all_inner_texts()]
         assert shown == sorted(shown, reverse=order == "descending")
-        assert table.locator("thead th").nth(4).get_attribute("aria-sort") == order
+        assert table.locator("thead th").nth(5).get_attribute("aria-sort") == order
     phone = visit(comparison.folder / "compare.html", width=360)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 360
     phone.emulate_media(media="print")

@@ -74,6 +74,17 @@ def test_weights_are_filled_strictly_and_images_are_as_the_module_says(code, wei
     assert loaded.data_config["mean"] == (0.5, 0.5, 0.5)
 
 
+def test_what_the_module_leaves_open_is_assumed(code, weights):
+    report = load_own(f"{code}:net", weights).report
+    assert [one.setting for one in report.assumed] == ["crop_pct", "interpolation"]
+    assert (
+        "  assumed: crop_pct 0.875, interpolation bicubic (timm's default, the pretrained_cfg of "
+        "net does not tell); to change: --crop-pct --interpolation"
+    ) in str(report)
+    told = {"crop_pct": 1.0, "interpolation": "bilinear"}
+    assert load_own(f"{code}:net", weights, data=told).report.assumed == ()
+
+
 def test_weights_of_another_network_are_an_error(code, weights, tmp_path):
     other = tmp_path / "other.pth"
     torch.save(nn.Linear(3, 3).state_dict(), other)
