@@ -28,8 +28,8 @@ class FinetuneConfig:
     """Settings of a fine-tuning run.
 
     Attributes:
-        data: a set by name, or ``folder:PATH`` with ``train/<class>/`` and ``val/<class>/``; to be
-            given where empty.
+        data: a set by name, or ``folder:PATH`` with ``train/<class>/`` and ``val/<class>/``,
+            searched as by :func:`a2mim.images.image_names`; to be given where empty.
         mean, std: normalisation: that of pre-training.
         pooling: ``mean``: mean of the patch tokens, then a new norm; ``token``: norm, then the
             class token; ``own``: as the model pools.

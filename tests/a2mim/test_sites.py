@@ -294,10 +294,7 @@ def test_the_last_norm_is_the_one_behind_the_pooling(name, options, size):
     layout, prefix = output_layout(model, site)
     vectors = torch.randn(5, width)
     map_BEhw = vectors[:, :, None, None].expand(-1, -1, grid.rows, grid.cols)
-    if layout == "BEhw":
-        features = map_BEhw
-    else:
-        features = vectors[:, None].expand(-1, prefix + grid.n, -1)
+    features = map_BEhw if layout == "BEhw" else vectors[:, None].expand(-1, prefix + grid.n, -1)
     pooled = model.forward_head(features, pre_logits=True)
     normed = with_last_norm(model, map_BEhw)
     assert normed.shape == map_BEhw.shape
