@@ -54,7 +54,8 @@ class FinetuneConfig:
         batch_size: images per optimiser step, over all processes.
         accumulate: micro-batches per step and process.
         repeats: how often an image comes in an epoch, each time augmented anew; an epoch is as long
-            as ever, and so has one image in so many (RepeatAug). 1: every image once.
+            as ever, and so has one image in so many (RepeatAug; see ``a2mim.sampler.Batches`` for
+            where the copies are). 1: every image once.
         optimiser: ``adamw``, or ``lamb`` in timm's form, which clips the gradient to norm 1 itself.
         lr: peak learning rate.
         layer_decay: factor of the learning rate from a layer to the one before it.
