@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -253,12 +254,31 @@ def photographs(
     Raises:
         DataError: if there are fewer than 2 images, or one cannot be read.
     """
-    from timm.data import create_transform, resolve_model_data_config
+    from timm.data import create_transform
 
-    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    transform = create_transform(**data_config(model), is_training=False)
     files = find_images(Path(folder), count, seed)
     images_ICHW = torch.stack([transform(read_image(file)) for file in files])
     return images_ICHW, [file.relative_to(folder).as_posix() for file in files]
+
+
+def data_config(model: nn.Module) -> dict[str, Any]:
+    """How a timm model wants its images: the arguments of timm's ``create_transform``.
+
+    timm's own tells the size of the published weights; here it is that of the model, which may be
+    made for another, such as ``img_size=(96, 160)``.
+    """
+    from timm.data import resolve_model_data_config
+
+    config: dict[str, Any] = resolve_model_data_config(model)
+    size = size_of_images(model)
+    return config if size is None else config | {"input_size": (config["input_size"][0], *size)}
+
+
+def size_of_images(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the images that a timm model is made for; None if others will do."""
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return None if size is None else (int(size[0]), int(size[1]))
 
 
 def _decode(file: Path, size: int) -> Tensor:

@@ -55,9 +55,11 @@ class Batches:
             images as without, so it sees 1 / repeats of them (repeated augmentation: Hoffer et al.,
             CVPR 2020). A batch has first copies first, then second ones, and so on: the copies of
             an image are on different processes where there are ``repeats`` or more, and in
-            different groups of images that are mixed (of at most G / repeats). DeiT's sampler (timm's ``RepeatAugSampler``)
-            deals copies out to processes in turn. Its steps have the same images, for as many
-            processes as repeats on the same ones; on fewer processes it leaves copies side by side.
+            different groups of images that are mixed (of at most G / repeats).
+
+    DeiT's sampler of repeated images (timm's ``RepeatAugSampler``) deals copies out to processes in
+    turn. A step has the same images there; with as many processes as repeats, which divide G, every
+    process has the same ones. With fewer processes DeiT leaves copies side by side.
 
     Raises:
         ValueError: if there are fewer images than one batch takes, or they come less than once.

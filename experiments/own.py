@@ -136,7 +136,8 @@ def load_own(
     notes = [note for note in report.notes if "up to the caller" not in note]
     if not hasattr(module, "reset_classifier"):
         notes.append(AS_IT_IS)
-    size = config["input_size"][1]
+    H, W = config["input_size"][1:]
+    size = H if H == W else (H, W)
     about = replace(report, architecture=name, image_size=size, classes=classes, notes=tuple(notes))
     return Loaded(module, config, about)
 
