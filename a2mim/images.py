@@ -95,8 +95,11 @@ def read_image(source: Path | bytes, name: str = "") -> Image:
                 return _rgb(image)
     except Exception as error:  # damaged files make Pillow raise nearly anything
         told = _told(error).replace(f" {file!r}", "")  # a place in memory says nothing
-        size = f"{len(source)} bytes, " if isinstance(source, bytes) else ""
-        raise DataError(f"expected an image, cannot read {name or source}: {size}{told}") from error
+        if isinstance(source, bytes):
+            told = f"{len(source)} bytes, {told}"
+        else:
+            name = name or str(source)
+        raise DataError(f"expected an image, cannot read {name}: {told}") from error
 
 
 def to_rgb(image: Image, name: str) -> Image:
