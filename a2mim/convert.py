@@ -23,11 +23,11 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_model_data_config
-from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
+from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table, to_2tuple
 from torch import Tensor, nn
 
 from a2mim.architectures import classes_of, infer, structure, untold
+from a2mim.data import data_config, size_of_images
 from a2mim.messages import did_you_mean
 from a2mim.renaming import OTHER_SET, Renamed, rename
 from a2mim.sampler import keyed_generator
@@ -143,7 +143,8 @@ class LoadReport:
         variant: ``"plain"`` or ``"ema"``: which of two sets of weights was taken.
         architecture: timm's name.
         options: what the model is made with beyond its name.
-        image_size: edge in pixels that the model is made for; None for any size.
+        image_size: edge in pixels that the model is made for, or height and width if they differ;
+            None for any size.
         classes: outputs of the classifier; 0 without one.
         look: how it sees its images: mean, std, input_size, crop_pct, crop_mode, interpolation.
         loaded: name in the model -> name in the file.
@@ -164,7 +165,7 @@ class LoadReport:
     dialect: str = "timm"
     variant: str = "plain"
     options: dict[str, Any] = field(default_factory=dict)
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     classes: int = 0
     look: dict[str, Any] = field(default_factory=dict)
     loaded: dict[str, str] = field(default_factory=dict)
@@ -185,7 +186,7 @@ class LoadReport:
         options = ", ".join(f"{k}={v}" for k, v in self.options.items())
         reasons = Counter(self.dropped.values())
         dropped = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
-        size = f"{self.image_size} px" if self.image_size else "any image size"
+        size = pixels(self.image_size) if self.image_size else "any image size"
         seen = ", ".join(f"{key} {as_text(value)}" for key, value in self.look.items())
         lines = [
             f"{self.source}: {_kind(self.layout, self.dialect)}, {self.variant} weights",
@@ -279,7 +280,8 @@ def load_model(
     state, report = _fit(plan, model)
     model.load_state_dict(state, strict=True)
     data = {**plan.data, **(data or {})}
-    config = _data_config(model, data, image_size, report)
+    asked = image_size or (options or {}).get("img_size")
+    config = _data_config(model, data, asked)
     return _ready(model, config, _with_look(report, plan, config, data))
 
 
@@ -309,7 +311,7 @@ def describe(
     with torch.device("meta"):
         model = _create(plan.architecture, plan.options)
     data, report = {**plan.data, **(data or {})}, _fit(plan, model)[1]
-    return _with_look(report, plan, _data_config(model, data, None, report), data)
+    return _with_look(report, plan, _data_config(model, data, (options or {}).get("img_size")), data)
 
 
 def fill(
@@ -396,7 +398,7 @@ def _load_named(
         notes=tuple(notes),
         assumed=() if untrained else assumed_classes(_outputs(model)),
     )
-    config = _data_config(model, data, image_size, report)
+    config = _data_config(model, data, options.get("img_size"))
     return _ready(model, config, replace(report, look=look_of(config)))
 
 
@@ -435,17 +437,20 @@ def _ready(model: nn.Module, config: dict[str, Any], report: LoadReport) -> Load
 
 
 def _data_config(
-    model: nn.Module, data: Mapping[str, Any], image_size: int | None, report: LoadReport
+    model: nn.Module, data: Mapping[str, Any], image_size: int | tuple[int, int] | None
 ) -> dict[str, Any]:
     """How the model wants its images: what is told goes before what timm has for it."""
-    config = resolve_model_data_config(model)
+    config = data_config(model)
     wrong = sorted(data.keys() - config.keys())
     if wrong:
         raise WeightsError(f"expected data of {', '.join(config)}, got {first_names(wrong)}")
     config |= {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-    size = image_size or report.image_size
-    if size is not None:
-        config["input_size"] = (config["input_size"][0], size, size)
+    asked = image_size or size_of_images(model)
+    if asked is not None:
+        size = to_2tuple(asked)
+        if len(size) != 2 or not all(isinstance(edge, int) and edge > 0 for edge in size):
+            raise WeightsError(f"expected an image size of one or two whole numbers, got {asked!r}")
+        config["input_size"] = (config["input_size"][0], *size)
     return config
 
 
@@ -652,10 +657,16 @@ def _resampled(key: str, tensor: Tensor, model: nn.Module) -> Tensor:
     return tensor
 
 
-def _image_size(model: nn.Module) -> int | None:
-    """Edge of the square images that the model is made for; None if others will do."""
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    return int(size[0]) if size is not None and size[0] == size[1] else None
+def _image_size(model: nn.Module) -> int | tuple[int, int] | None:
+    """Edge of the images that the model is made for, as a report has it."""
+    size = size_of_images(model)
+    return size[0] if size is not None and size[0] == size[1] else size
+
+
+def pixels(size: int | Sequence[int]) -> str:
+    """A size of images in words: ``224 px`` or ``96 x 160 px``, height first."""
+    H, W = to_2tuple(size)
+    return f"{H} px" if H == W else f"{H} x {W} px"
 
 
 def _kind(layout: str, dialect: str) -> str:

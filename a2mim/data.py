@@ -7,24 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
-
-class DataError(Exception):
-    """Data that cannot be used; the message says what was expected, what came and what to do."""
+from a2mim.images import DataError, image_names, is_hidden, read_image
 
 
 @dataclass(frozen=True)
@@ -160,7 +152,8 @@ def image_folders(
 ) -> tuple[ImageSet, ImageSet]:
     """Image folders ``root/train/<class>/*`` and ``root/val/<class>/*`` (or ``test``).
 
-    Images are scaled to ``size`` on their short side and cropped to the centre.
+    Images are those of :func:`a2mim.images.image_names`, scaled to ``size`` on their short side and
+    cropped to the centre.
 
     Args:
         root: the folder.
@@ -201,7 +194,9 @@ def _image_folders(
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    classes = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
+    classes = tuple(
+        sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
+    )
     if not classes:
         raise DataError(f"expected one folder per class in {folder}, found none")
     return classes
@@ -216,40 +211,30 @@ def _read(
     seed: int,
     on_read: Callable[[int], None],
 ) -> ImageSet:
-    files = sorted(
-        file
-        for file in (root / split).glob("*/**/*")
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
-    )
-    if not files:
+    found = [name for name in image_names(root / split) if "/" in name]
+    if not found:
         raise DataError(f"expected images in {root / split}/<class>/, found none")
-    files = [files[k] for k in subset(len(files), limit, seed)]
+    found = [found[k] for k in subset(len(found), limit, seed)]
     pixels = []
-    for file in files:
-        pixels.append(_decode(file, size))
-        on_read(len(files))
+    for name in found:
+        pixels.append(_decode(root / split / name, size))
+        on_read(len(found))
     index = {name: k for k, name in enumerate(classes)}
-    labels = [index[file.relative_to(root / split).parts[0]] for file in files]
-    names = tuple(file.relative_to(root).as_posix() for file in files)
+    labels = [index[name.split("/")[0]] for name in found]
+    names = tuple(f"{split}/{name}" for name in found)
     return ImageSet(torch.stack(pixels), torch.tensor(labels), names, classes)
 
 
 def find_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
-    """At most ``count`` image files of a folder, searched in depth, sorted, drawn by ``seed``.
+    """At most ``count`` of :func:`a2mim.images.image_names`, in order, drawn by ``seed``.
 
     Raises:
         DataError: if there are fewer than 2.
     """
-    if not folder.is_dir():
-        raise DataError(f"expected a folder of images, found none at {folder}")
-    found = sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
-    )
+    found = image_names(folder)
     if len(found) < 2:
         raise DataError(f"expected at least 2 images in {folder}, found {len(found)}")
-    return [found[k] for k in subset(len(found), count, seed)]
+    return [folder / found[k] for k in subset(len(found), count, seed)]
 
 
 def photographs(
@@ -269,29 +254,31 @@ def photographs(
     Raises:
         DataError: if there are fewer than 2 images, or one cannot be read.
     """
-    from timm.data import create_transform, resolve_model_data_config
+    from timm.data import create_transform
 
-    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    transform = create_transform(**data_config(model), is_training=False)
     files = find_images(Path(folder), count, seed)
     images_ICHW = torch.stack([transform(read_image(file)) for file in files])
     return images_ICHW, [file.relative_to(folder).as_posix() for file in files]
 
 
-def read_image(file: Path) -> Image:
-    """One image file in RGB.
+def data_config(model: nn.Module) -> dict[str, Any]:
+    """How a timm model wants its images: the arguments of timm's ``create_transform``.
 
-    Raises:
-        DataError: if it cannot be read.
+    timm's own tells the size of the published weights; here it is that of the model, which may be
+    made for another, such as ``img_size=(96, 160)``.
     """
-    from PIL import Image
+    from timm.data import resolve_model_data_config
 
-    damaged = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-    try:
-        with warnings.catch_warnings(), Image.open(file) as image:
-            warnings.simplefilter("ignore")  # what Pillow remarks on files that it can read
-            return image.convert("RGB")
-    except damaged as error:
-        raise DataError(f"expected an image, cannot read {file}: {error}") from error
+    config: dict[str, Any] = resolve_model_data_config(model)
+    size = size_of_images(model)
+    return config if size is None else config | {"input_size": (config["input_size"][0], *size)}
+
+
+def size_of_images(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the images that a timm model is made for; None if others will do."""
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return None if size is None else (int(size[0]), int(size[1]))
 
 
 def _decode(file: Path, size: int) -> Tensor:

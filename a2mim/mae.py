@@ -32,6 +32,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from a2mim.masking import kept_patches, random_squares
+from a2mim.sites import last_norm
 from interactions.patches import PatchGrid, check_visible
 
 EPSILON = 1e-6
@@ -235,9 +236,8 @@ def encode_visible(backbone: VisionTransformer, images_BCHW: Tensor, places_BK: 
         )
     with _only(backbone, places_BK):
         tokens = backbone.forward_features(images_BCHW)
-    if isinstance(backbone.norm, nn.Identity):
-        tokens = backbone.fc_norm(tokens)
-    return tokens
+    norm = last_norm(backbone)
+    return tokens if norm is None else norm(tokens)
 
 
 @contextmanager

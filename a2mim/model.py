@@ -20,7 +20,16 @@ from a2mim.decoder import PixelDecoder
 from a2mim.losses import LossSpec, loss_spec
 from a2mim.mask_tokens import TokenInit, TokenMode, token_blend
 from a2mim.masking import Mask
-from a2mim.sites import Site, as_map, output_layout, output_shape, shape_at, site_at, site_of
+from a2mim.sites import (
+    Site,
+    as_map,
+    output_layout,
+    output_shape,
+    shape_at,
+    site_at,
+    site_of,
+    with_last_norm,
+)
 from a2mim.targets import Target, target_of
 from interactions.fills import Fill, image_mean
 from interactions.patches import PatchGrid, hide
@@ -35,6 +44,10 @@ class MaskedImageModel(nn.Module):
     In a ViT, a token that replaces or damps features belongs before the position embedding:
     ``site=site_at(backbone, 0)``. That site also is the one for gradient checkpointing, which
     computes blocks a second time when the token has left them.
+
+    Features are normalised by the backbone's last norm before they are decoded, also where timm
+    keeps it behind the pooling. What makes one vector of all features stays untrained: attention
+    pools, the blocks for the class token alone (CaiT, XCiT, VOLO), hidden layers of a classifier.
 
     Args:
         backbone: a timm model; of any family that :func:`a2mim.sites.site_of` finds a site in, or
@@ -135,6 +148,8 @@ class MaskedImageModel(nn.Module):
     def encode(self, masked_BCHW: Tensor, visible_BN: Tensor) -> Tensor:
         """Features ``(B, E, h, w)`` of masked images, with the token blended in at the site.
 
+        They are normalised by the backbone's last norm, wherever timm keeps it.
+
         Raises:
             RuntimeError: if the site's module did not run, or more than once.
         """
@@ -148,10 +163,9 @@ class MaskedImageModel(nn.Module):
                 f"expected {self.site.module} to run once in forward_features, got {len(blends)} "
                 "times; choose another site, or switch gradient checkpointing off"
             )
-        if self.site.last_norm:
-            features = self.backbone.get_submodule(self.site.last_norm)(features)
         layout, prefix = output_layout(self.backbone, self.site)
-        return as_map(features, layout, prefix, self.feature_cells)
+        features_BEhw = as_map(features, layout, prefix, self.feature_cells)
+        return with_last_norm(self.backbone, features_BEhw)
 
 
 def simmim(

@@ -2,7 +2,8 @@
 
     step s  ->  (epoch e, place p) = divmod(s, I // G),    batch_s = order_e[p G : (p + 1) G]
 
-The order of epoch e is a permutation keyed by (seed, e); what is left at its end is dropped.
+The order of epoch e is a permutation keyed by (seed, e); what is left at its end is dropped. Where
+images are repeated, copies are moved apart within the batch.
 Process r of R takes the r-th of R equal slices of every batch, and micro-batch a the a-th of A
 slices of that. So the images of a step depend neither on R nor on A, and every step can be reached
 without the steps before it: resuming in mid-epoch is starting at that step.
@@ -50,9 +51,15 @@ class Batches:
         images: I, how many images there are.
         size: G, images per optimiser step over all processes.
         seed: names the order of the images.
-        repeats: how often an image follows itself, drawn anew each time; an epoch has as many
+        repeats: how often an image comes in a batch, drawn anew each time; an epoch has as many
             images as without, so it sees 1 / repeats of them (repeated augmentation: Hoffer et al.,
-            CVPR 2020, in the form of DeiT's sampler).
+            CVPR 2020). A batch has first copies first, then second ones, and so on: the copies of
+            an image are on different processes where there are ``repeats`` or more, and in
+            different groups of images that are mixed (of at most G / repeats).
+
+    DeiT's sampler of repeated images (timm's ``RepeatAugSampler``) deals copies out to processes in
+    turn. A step has the same images there; with as many processes as repeats, which divide G, every
+    process has the same ones. With fewer processes DeiT leaves copies side by side.
 
     Raises:
         ValueError: if there are fewer images than one batch takes, or they come less than once.
@@ -80,7 +87,7 @@ class Batches:
         return self.images // self.size
 
     def order(self, epoch: int) -> Tensor:
-        """The images of an epoch in order, int64 ``(I,)``."""
+        """The images of an epoch in order, copies side by side, int64 ``(I,)``."""
         order_I = torch.randperm(self.images, generator=keyed_generator(self.seed, "order", epoch))
         return order_I.repeat_interleave(self.repeats)[: self.images]
 
@@ -91,12 +98,22 @@ class Batches:
         """
         epoch, place = divmod(step, self.per_epoch)
         places_G = torch.arange(place * self.size, (place + 1) * self.size)
-        return epoch * self.repeats + places_G % self.repeats
+        return self._apart(epoch * self.repeats + places_G % self.repeats)
 
-    def at(self, step: int) -> Tensor:
-        """The images of a step, int64 ``(G,)``."""
+    def at(self, step: int, order_I: Tensor | None = None) -> Tensor:
+        """The images of a step, int64 ``(G,)``.
+
+        Args:
+            step: the step.
+            order_I: :meth:`order` of its epoch, if it is known.
+        """
         epoch, place = divmod(step, self.per_epoch)
-        return self.order(epoch)[place * self.size : (place + 1) * self.size]
+        order_I = self.order(epoch) if order_I is None else order_I
+        return self._apart(order_I[place * self.size : (place + 1) * self.size])
+
+    def _apart(self, rows_G: Tensor) -> Tensor:
+        """Rows of images of which copies stand side by side, with copies far from one another."""
+        return torch.cat([rows_G[k :: self.repeats] for k in range(self.repeats)])
 
 
 class MicroBatches(Sampler[list[tuple[int, int]]]):
@@ -151,14 +168,14 @@ class MicroBatches(Sampler[list[tuple[int, int]]]):
         return self.batches.size // (self.ranks * self.accumulate)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        size, known = self.batches.size, -1
+        known = -1
         for step in range(self.start, self.stop):
-            epoch, place = divmod(step, self.batches.per_epoch)
+            epoch = step // self.batches.per_epoch
             if epoch != known:  # a permutation of all images is made once per epoch
                 known, order_I = epoch, self.batches.order(epoch)
-            batch_G = order_I[place * size : (place + 1) * size]
             draws_A = self.share(self.batches.draws(step))
-            for draws_M, part_M in zip(draws_A, self.share(batch_G), strict=True):
+            images_A = self.share(self.batches.at(step, order_I))
+            for draws_M, part_M in zip(draws_A, images_A, strict=True):
                 yield list(zip(draws_M.tolist(), part_M.tolist(), strict=True))
 
     def share(self, rows_G: Tensor) -> tuple[Tensor, ...]:

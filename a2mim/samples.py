@@ -11,11 +11,9 @@ Shapes: I images, C channels, H x W pixels.
 
 from __future__ import annotations
 
-import io
 import logging
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -26,7 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from a2mim.augment import Augment
-from a2mim.data import IMAGE_SUFFIXES, DataError, ImageSet
+from a2mim.data import DataError, ImageSet
+from a2mim.images import image_names, read_image, to_rgb
 from a2mim.messages import in_a_line
 from a2mim.sampler import Samples, keyed_generator, keyed_seed
 
@@ -181,28 +180,12 @@ def read_or_replace(
 
 
 def decode(data: bytes, name: str) -> Tensor:
-    """A uint8 image ``(3, H, W)`` from the bytes of an image file, in RGB.
-
-    By Pillow: torchvision's own decoders are deprecated and as fast. No draft mode: pixels are
-    those of the full decoding. The orientation in EXIF is not applied, as in torchvision and timm.
+    """A uint8 image ``(3, H, W)`` from the bytes of a file, by :func:`a2mim.images.read_image`.
 
     Raises:
         DataError: if it cannot be read.
     """
-    from PIL import Image
-
-    file = io.BytesIO(data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow remarks on files that it can read
-            with Image.open(file) as image:
-                pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except Exception as error:  # damaged files make Pillow raise nearly anything
-        told = in_a_line(error).replace(f" {file!r}", "")  # a place in memory says nothing
-        raise DataError(
-            f"expected an image, cannot read {name}: {len(data)} bytes, {told}"
-        ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return torch.from_numpy(np.array(read_image(data, name))).permute(2, 0, 1)
 
 
 class ArraySamples:
@@ -289,7 +272,7 @@ class DatasetSamples:
             raise DataError(in_a_line(error)) from error
         image = item[0] if isinstance(item, (tuple, list)) else item
         if isinstance(image, Image.Image):
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            return torch.from_numpy(np.array(to_rgb(image, self._name(index)))).permute(2, 0, 1)
         if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3:
             return image
         raise ValueError(
@@ -466,8 +449,8 @@ class ImageFiles:
 def find_training_files(root: Path) -> ImageFiles:
     """The images of ``root/train`` if there is such a folder, else all below ``root``.
 
-    Where every image lies in a folder, the outermost folder is its class. Links are followed;
-    hidden files and folders are not looked at.
+    They are found by :func:`a2mim.images.image_names`. Where every image lies in a folder, the
+    outermost folder is its class.
 
     Raises:
         DataError: if there are no images, or a folder cannot be listed.
@@ -498,10 +481,7 @@ def find_test_files(root: Path, classes: Sequence[str]) -> ImageFiles:
 
 def _find(root: Path, base: str, classes: tuple[str, ...] | None) -> ImageFiles:
     """The images below ``root/base``; their classes are the outermost folders, or those given."""
-    try:
-        names = sorted(_walk(str(root / base), base, frozenset()))
-    except OSError as error:
-        raise DataError(f"expected a folder of images, cannot read it: {error}") from error
+    names = [base + name for name in image_names(root / base)]
     if not names:
         raise DataError(f"expected images in {root / base}, found none")
     inside = [name[len(base) :].split("/") for name in names]
@@ -519,21 +499,6 @@ def _find(root: Path, base: str, classes: tuple[str, ...] | None) -> ImageFiles:
         )
     labels_I = torch.tensor([number[parts[0]] for parts in inside])
     return ImageFiles(root, PackedNames(names), labels_I, classes)
-
-
-def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    status = os.stat(folder)
-    here = (status.st_dev, status.st_ino)
-    if here in above:  # a link to a folder that it lies in
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                yield prefix + entry.name
 
 
 class FolderSamples:

@@ -41,7 +41,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from a2mim.augment import Augment
-from a2mim.data import IMAGE_SUFFIXES, DataError
+from a2mim.data import DataError
+from a2mim.images import IMAGE_SUFFIXES, is_hidden
 from a2mim.messages import in_a_line
 from a2mim.sampler import keyed_generator, keyed_seed
 from a2mim.samples import (
@@ -201,7 +202,7 @@ def _refuse_address(address: str) -> None:
 
 def _local(address: str, pattern: bool) -> list[str]:
     if os.path.isdir(address):
-        visible = [name for name in os.listdir(address) if not name.startswith(".")]
+        visible = [name for name in os.listdir(address) if not is_hidden(name)]
         names = sorted(name for name in visible if name.endswith(SHARD_SUFFIXES))
         if not names:
             raise DataError(f"expected shards ({', '.join(SHARD_SUFFIXES)}) in {address}")
@@ -231,8 +232,12 @@ class _StrictHeader(tarfile.TarInfo):
 
 def _images(archive: tarfile.TarFile, endings: tuple[str, ...]) -> Iterator[tarfile.TarInfo]:
     for member in archive:
-        base = member.name.rsplit("/", 1)[-1]
-        if member.isreg() and not base.startswith(".") and base.lower().endswith(endings):
+        parts = (part for part in member.name.split("/") if part not in (".", ".."))
+        if (
+            member.isreg()
+            and member.name.lower().endswith(endings)
+            and not any(is_hidden(part) for part in parts)
+        ):
             yield member
         archive.members = []  # type: ignore[attr-defined]  # it keeps all that it has seen
 

@@ -37,8 +37,6 @@ class Site:
     Attributes:
         module: dotted name of the module whose input receives the mask tokens.
         layout: layout of the features there.
-        last_norm: dotted name of a norm that timm keeps in the classifier head and that belongs to
-            the features; pre-training applies it to the last feature map, like the official code.
         side: whether the module's input or its output receives the tokens.
         prefix: prefix tokens there, if not those of the backbone's last features.
         output: layout of the backbone's last features, if not that of the site.
@@ -47,7 +45,6 @@ class Site:
 
     module: str
     layout: Layout
-    last_norm: str | None = None
     side: Side = "input"
     prefix: int | None = None
     output: Layout | None = None
@@ -62,10 +59,10 @@ SITES: dict[str, Site] = {
     "SwinTransformer": Site("layers.0", "BhwE"),
     "SwinTransformerV2": Site("layers.0", "BhwE"),
     "ResNet": Site("layer4", "BEhw"),
-    "ConvNeXt": Site("stages.3.blocks", "BEhw", last_norm="head.norm"),
+    "ConvNeXt": Site("stages.3.blocks", "BEhw"),
     "MogaNet": Site("patch_embed4", "BEhw", side="output"),
     # Its blocks hold tokens in the order of attention windows; before them they stand row by row.
-    "Hiera": Site("patch_embed", "BNE", last_norm="head.norm", side="output"),
+    "Hiera": Site("patch_embed", "BNE", side="output"),
 }
 """The site of each timm class, by class name."""
 
@@ -127,7 +124,7 @@ def site_at(backbone: nn.Module, index: int, image_size: int | None = None) -> S
         return Site(f"layer{index + 1}", "BEhw")
     if family == "ConvNeXt":
         _check_index(family, index, len(_children(backbone, "stages")))
-        return Site(f"stages.{index}.blocks", "BEhw", last_norm="head.norm")
+        return Site(f"stages.{index}.blocks", "BEhw")
     if family == "MogaNet":
         _check_index(family, index, 4)
         return Site(f"patch_embed{index + 1}", "BEhw", side="output")
@@ -201,6 +198,31 @@ def as_map(features: Tensor, layout: Layout, prefix: int, grid: PatchGrid) -> Te
     if layout == "BhwE":
         return features.permute(0, 3, 1, 2)
     return features[:, prefix:].transpose(1, 2).unflatten(2, (grid.rows, grid.cols))
+
+
+def last_norm(backbone: nn.Module) -> nn.Module | None:
+    """The norm of the last features that timm keeps behind the pooling, if there is one.
+
+    It belongs to the features, although ``forward_features`` leaves it out: ConvNeXt and Hiera keep
+    it in their head, a ViT that pools by averaging in ``fc_norm``. Pre-training applies it to every
+    feature, like the official code; otherwise features would reach the decoder as they are and
+    the norm would stay untrained.
+    """
+    for owner, name in ((backbone, "fc_norm"), (getattr(backbone, "head", None), "norm")):
+        norm = getattr(owner, name, None)
+        if isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity):
+            return norm
+    return None
+
+
+def with_last_norm(backbone: nn.Module, features_BEhw: Tensor) -> Tensor:
+    """Last features as a map, after the norm of :func:`last_norm`."""
+    norm = last_norm(backbone)
+    if norm is None:
+        return features_BEhw
+    if type(norm).__name__.endswith("2d") or isinstance(norm, nn.GroupNorm):
+        return norm(features_BEhw)
+    return norm(features_BEhw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -328,7 +350,6 @@ class _Traced:
         return Site(
             name,
             layout,
-            last_norm=self._last_norm(last[0]),
             side=side,
             prefix=prefix if layout == "BNE" else None,
             output=last[0],
@@ -360,14 +381,6 @@ class _Traced:
                 if patches > 0 and isqrt(patches) ** 2 == patches:
                     return "BNE", prefix, PatchGrid(isqrt(patches), isqrt(patches))
         return None
-
-    def _last_norm(self, layout: Layout) -> str | None:
-        """The norm that the head would apply to the last features, as in the row of ConvNeXt."""
-        norm = getattr(getattr(self.backbone, "head", None), "norm", None)
-        if norm is None or not any(True for _ in norm.parameters()):
-            return None
-        over_maps = type(norm).__name__.endswith("2d") or isinstance(norm, nn.GroupNorm)
-        return "head.norm" if over_maps == (layout == "BEhw") else None
 
     def _error(self, reason: str) -> ValueError:
         return ValueError(

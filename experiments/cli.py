@@ -50,8 +50,9 @@ class Pretrain:
     set: tuple[str, ...] = ()
     """Settings to change, as KEY=VALUE; options of the backbone as a Python dict."""
     data: str = ""
-    """A set by name (digits, cifar10, ...), folder:PATH, tar:PATTERN (local shards) or
-    stream:PATTERN (shards from anywhere, with --set images=NUMBER), if not what the recipe says."""
+    """A set by name (digits, cifar10, ...), folder:PATH (searched in depth: links are followed,
+    hidden files and folders left out), tar:PATTERN (local shards) or stream:PATTERN (shards from
+    anywhere, with --set images=NUMBER), if not what the recipe says."""
     out: Path | None = None
     """Where the results go; results/pretrain/CONFIG if left out."""
     device: str = "auto"

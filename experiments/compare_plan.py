@@ -299,6 +299,11 @@ def _check(config: CompareConfig) -> None:
 def _try(name: str, config: CompareConfig) -> _Tried:
     """Load a network, time it, and see whether its maps can be had."""
     loaded = load(name, config.weights)
+    H, W = loaded.data_config["input_size"][1:]
+    if H != W:
+        raise UsageError(
+            f"expected networks of square images, got {H} x {W} px for {name}; give --image-size"
+        )
     model = loaded.model.to(config.device)
     images_BCHW = torch.zeros(TIMED_IMAGES, *loaded.data_config["input_size"], device=config.device)
     speed = _speed(model, images_BCHW, config.precision)

@@ -642,6 +642,13 @@ class _Saliency:
                 "expected networks that see the same cut of an image, so that the same parts of it "
                 f"are salient, got {sorted(cuts)}; give --crop-pct"
             )
+        for data in data_configs:
+            H, W = data["input_size"][1:]
+            if H != W:
+                raise UsageError(
+                    f"expected networks of square images for --saliency, got one of {H} x {W} px; "
+                    "give --image-size, or occluders that need no saliency"
+                )
         first = data_configs[0]
         loaded = load(config.saliency, WeightsConfig(image_size=first["input_size"][1]))
         data = first | {key: loaded.data_config[key] for key in ("mean", "std")}

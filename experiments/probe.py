@@ -238,7 +238,8 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
             precision=config.precision,
             on_batch=progress,
         )
-    size = loaded.data_config["input_size"][-1]
+    H, W = loaded.data_config["input_size"][1:]
+    size = H if H == W else f"{H}x{W}"
     setting = f"size={size} crop_pct={loaded.data_config['crop_pct']:g}"
     top5 = found.top5_I
     details = {"data_config": _plain(loaded.data_config), **found.setting}

@@ -3,7 +3,8 @@
 ``--data NAME``, ``folder:PATH``, ``tar:PATTERN`` (local shards, in any order) or
 ``stream:PATTERN`` (shards from their beginning to their end, also from the web, an object store
 such as ``s3://``, or a pipe; see ``a2mim.shards.expand_shards``).
-Photographs to measure are read when they are needed and not kept.
+Photographs to measure are read when they are needed and not kept. In every folder images are those
+of ``a2mim.images.image_names``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import torch
 from PIL import Image
 
 from a2mim.augment import Augment
-from a2mim.data import DataError, ImageSet, digits, find_images, read_image, subset
+from a2mim.data import DataError, ImageSet, digits, find_images, subset
+from a2mim.images import read_image, to_rgb
 from a2mim.named import NAMES, labels_of, named_samples, torchvision_set
 from a2mim.samples import (
     TOLERANCE,
@@ -116,7 +118,7 @@ def named_images(data: str, count: int, seed: int) -> list[Source]:
     return [
         Source(
             f"test/{k:05d}",
-            partial(_item, dataset, k),
+            partial(_item, dataset, k, f"image {k} of {data}"),
             None if labels_I is None else int(labels_I[k]),
         )
         for k in subset(len(dataset), count, seed)
@@ -270,9 +272,8 @@ def _picture(images: ImageSet, k: int) -> Image.Image:
     return Image.fromarray(images.pixels_ICHW[k].permute(1, 2, 0).numpy())
 
 
-def _item(dataset: Any, k: int) -> Image.Image:
-    image: Image.Image = dataset[k][0]
-    return image.convert("RGB")
+def _item(dataset: Any, k: int, name: str) -> Image.Image:
+    return to_rgb(dataset[k][0], name)
 
 
 def _names(folder: Path) -> list[str]:
@@ -280,17 +281,30 @@ def _names(folder: Path) -> list[str]:
 
 
 def _classes(folder: Path, names: list[str], instead: str) -> dict[str, int]:
+    """The class of every name, from ``labels.csv``; rows may repeat, but not contradict another."""
     table = folder / "labels.csv"
+    classes: dict[str, int] = {}
+    rows: dict[str, int] = {}
     try:
         with table.open(newline="", encoding="utf-8") as lines:
-            classes = {row["file"]: int(row["class_index"]) for row in csv.DictReader(lines)}
+            reader = csv.DictReader(lines)
+            for row in reader:
+                name, index = row["file"], int(row["class_index"])
+                if index < 0:
+                    raise ValueError(f"class {index} of {name}")
+                if classes.setdefault(name, index) != index:
+                    raise UsageError(
+                        f"expected one class for {name} in {table}, got {classes[name]} in line "
+                        f"{rows[name]} and {index} in line {reader.line_num}"
+                    )
+                rows.setdefault(name, reader.line_num)
         return {name: classes[name] for name in names}
     except OSError as error:
         raise UsageError(
             f"expected classes in {table}, cannot read it ({error.strerror}); write the columns "
             f"file,class_index with a row for every image{instead}"
         ) from error
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:  # TypeError: a row that ends too early
         raise UsageError(
             f"expected the columns file,class_index and a row for every image in {table}, "
             f"missing or wrong: {error}"

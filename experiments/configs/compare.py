@@ -34,8 +34,8 @@ class CompareConfig:
     and NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
     your own."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A folder of images, searched in depth; labels.csv in it (file,class_index) tells classes,
-    without which there is no accuracy."""
+    """A folder of images, searched in depth: links are followed, hidden files and folders left out.
+    labels.csv in it (file,class_index) tells classes, without which there is no accuracy."""
     data: str = ""
     """A data set by name instead of a folder (digits, cifar10, ...): its test images."""
     count: int = 100

@@ -31,7 +31,9 @@ class DemoConfig:
     """Settings of the demo."""
 
     data: str = "digits"
-    """digits (nothing to download), cifar10 (torchvision may download it) or folder:PATH."""
+    """digits (nothing to download), cifar10 (torchvision may download it) or folder:PATH with
+    train/<class>/ and val/<class>/, searched in depth: links are followed, hidden files and folders
+    left out."""
     seed: int = 0
     """Names every random draw: initial weights, order of images, masks, pairs, contexts."""
     out: Path = Path("results/demo")

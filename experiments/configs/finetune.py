@@ -28,8 +28,8 @@ class FinetuneConfig:
     """Settings of a fine-tuning run.
 
     Attributes:
-        data: a set by name, or ``folder:PATH`` with ``train/<class>/`` and ``val/<class>/``; to be
-            given where empty.
+        data: a set by name, or ``folder:PATH`` with ``train/<class>/`` and ``val/<class>/``,
+            searched as by :func:`a2mim.images.image_names`; to be given where empty.
         mean, std: normalisation: that of pre-training.
         pooling: ``mean``: mean of the patch tokens, then a new norm; ``token``: norm, then the
             class token; ``own``: as the model pools.
@@ -54,7 +54,8 @@ class FinetuneConfig:
         batch_size: images per optimiser step, over all processes.
         accumulate: micro-batches per step and process.
         repeats: how often an image comes in an epoch, each time augmented anew; an epoch is as long
-            as ever, and so has one image in so many (RepeatAug). 1: every image once.
+            as ever, and so has one image in so many (RepeatAug; see ``a2mim.sampler.Batches`` for
+            where the copies are). 1: every image once.
         optimiser: ``adamw``, or ``lamb`` in timm's form, which clips the gradient to norm 1 itself.
         lr: peak learning rate.
         layer_decay: factor of the learning rate from a layer to the one before it.

@@ -30,7 +30,8 @@ class InteractionsConfig:
     hf-hub:USER/NAME, or untrained:NAME; NETWORK=FILE where a file does not tell its network;
     CODE.py:FUNCTION=FILE for one of your own."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A folder of images, searched in depth; labels.csv in it (file,class_index) tells classes."""
+    """A folder of images, searched in depth: links are followed, hidden files and folders left out.
+    labels.csv in it (file,class_index) tells classes."""
     data: str = ""
     """A data set by name instead of a folder (digits, cifar10, ...): its test images."""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)

@@ -31,7 +31,8 @@ class InvarianceConfig:
     network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
     your own. No classifier is needed."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A folder of images, searched in depth."""
+    """A folder of images, searched in depth: links are followed, hidden files and folders left
+    out."""
     data: str = ""
     """A data set by name instead of a folder (digits, cifar10, ...): its test images."""
     count: int = 1024

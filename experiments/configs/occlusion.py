@@ -42,11 +42,11 @@ class OcclusionConfig:
     network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
     your own. Those without a classifier need --probe-data."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A folder of images, searched in depth, with labels.csv (file,class_index) in it for --label
-    truth."""
+    """A folder of images, searched in depth: links are followed, hidden files and folders left out.
+    For --label truth, labels.csv in it (file,class_index) tells classes."""
     data: str = ""
     """Test images of a set by name (digits, cifar10, ...), or of folder:PATH with train/<class>/
-    and val/<class>/."""
+    and val/<class>/, searched like --images."""
     label: Literal["truth", "prediction"] = "truth"
     """What predictions are compared with: the classes of --images or --data (truth), or what the
     same network says of the whole image (prediction), which needs no classes and tells agreement,

@@ -61,8 +61,8 @@ class PretrainConfig:
         head: channels after each layer of C-MAE's head for images; for tokens one number, those of
             its vectors.
         negatives: what C-MAE tells a token from; images from other images.
-        data: a set by name, ``folder:PATH``, ``tar:PATTERN`` or ``stream:PATTERN``; to be given
-            where empty.
+        data: a set by name, ``folder:PATH`` (searched as by :func:`a2mim.images.image_names`),
+            ``tar:PATTERN`` or ``stream:PATTERN``; to be given where empty.
         images: in all shards of a stream, which cannot count them; for streams alone.
         shuffle_buffer: images that wait in every worker to be shuffled; for streams alone.
         unreadable: the largest share of images that may be unreadable: of those read so far, or of

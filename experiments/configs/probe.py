@@ -27,9 +27,11 @@ class ProbeConfig:
     your own."""
     data: str = ""
     """Images with classes: a set by name (digits, cifar10, ...), or folder:PATH with
-    train/<class>/ and val/<class>/."""
+    train/<class>/ and val/<class>/, searched in depth: links are followed, hidden files and folders
+    left out."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """For --method clean: a folder of test images with labels.csv (file,class_index) in it."""
+    """For --method clean: a folder of test images, searched in the same way, with labels.csv
+    (file,class_index) in it."""
     method: Literal["linear", "sgd", "knn", "finetune", "clean"] = "linear"
     """linear: logistic regression by L-BFGS on frozen features; sgd: as published, on features of
     one view; knn: 20 nearest neighbours; finetune: the whole network by a recipe; clean: top-1 of

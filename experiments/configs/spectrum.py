@@ -29,7 +29,8 @@ class SpectrumConfig:
     EVA, Swin, ResNet or ConvNeXt; of other convolutional networks the outputs of their blocks, if
     those are certainly maps (B, E, h, w). No classifier is needed."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A folder of images, searched in depth."""
+    """A folder of images, searched in depth: links are followed, hidden files and folders left
+    out."""
     data: str = ""
     """A data set by name instead of a folder (digits, cifar10, ...): its test images."""
     count: int = 1024

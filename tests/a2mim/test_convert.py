@@ -777,3 +777,34 @@ def test_modules_of_ones_own(tmp_path):
     assert (report.architecture, len(report.loaded)) == ("Sequential", 7)
     with pytest.raises(WeightsError, match="to fit Conv2d in every tensor"):
         fill(nn.Conv2d(3, 4, 3), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "told"),
+    [
+        ("test_vit", {"img_size": (96, 160)}, (96, 160), "96 x 160 px"),
+        ("test_vit", {"img_size": 96}, (96, 96), "96 px"),
+        ("test_resnet", {"img_size": (96, 160)}, (96, 160), "any image size"),
+        ("test_resnet", {"img_size": 96}, (96, 96), "any image size"),
+        ("test_resnet", {}, (160, 160), "any image size"),
+    ],
+)
+def test_networks_see_images_of_the_size_that_they_are_made_for(name, options, size, told):
+    loaded = load_model(f"untrained:{name}", options=options)
+    assert loaded.data_config["input_size"] == (3, *size)
+    assert loaded.model.pretrained_cfg["input_size"] == (3, *size)
+    assert f", {told}, " in str(loaded.report)
+    larger = load_model(f"untrained:{name}", options=options, image_size=192)
+    assert larger.data_config["input_size"] == (3, 192, 192)
+
+
+def test_a_size_asked_for_of_a_file_of_a_cnn(tmp_path):
+    model = create_model("test_resnet", num_classes=3)
+    path = saved(tensors(model), tmp_path)
+    loaded = load_model(path, architecture="test_resnet", options={"img_size": (64, 96)})
+    assert loaded.data_config["input_size"] == (3, 64, 96)
+
+
+def test_a_size_that_is_none():
+    with pytest.raises(WeightsError, match=r"one or two whole numbers, got \(96,\)"):
+        load_model("untrained:test_resnet", options={"img_size": (96,)})

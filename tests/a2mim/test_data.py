@@ -8,7 +8,16 @@ from PIL import Image
 from timm import create_model
 from timm.data import create_transform, resolve_model_data_config
 
-from a2mim.data import DataError, ImageSet, cifar10, digits, image_folders, photographs
+from a2mim.data import (
+    DataError,
+    ImageSet,
+    cifar10,
+    data_config,
+    digits,
+    image_folders,
+    photographs,
+    size_of_images,
+)
 
 LIMITS = (1000, 1000)
 
@@ -208,3 +217,23 @@ def test_photographs_as_a_model_wants_them(tmp_path):
         photographs(tmp_path / "nowhere", model)
     with pytest.raises(DataError, match="at least 2 images"):
         photographs(tmp_path / "deep", model)
+
+
+def test_photographs_for_a_model_of_wide_images(tmp_path):
+    """Height x width of the network, from the centre, without distortion."""
+    model = create_model("test_vit", num_classes=5, img_size=(96, 160))
+    assert size_of_images(model) == (96, 160)
+    assert data_config(model) == resolve_model_data_config(model) | {"input_size": (3, 96, 160)}
+    # A picture of the same shape at twice the size, 1 / crop_pct larger, and what is cut off.
+    height, width = (2 * int(edge / model.pretrained_cfg["crop_pct"]) for edge in (96, 160))
+    levels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(levels).save(tmp_path / name)
+    images, _ = photographs(tmp_path, model)
+    assert images.shape == (2, 3, 96, 160)
+    small = Image.fromarray(levels).resize((width // 2, height // 2), Image.Resampling.BICUBIC)
+    left, top = round((width // 2 - 160) / 2), round((height // 2 - 96) / 2)
+    cut = np.array(small.crop((left, top, left + 160, top + 96))) / 255
+    expected = (cut - model.pretrained_cfg["mean"]) / model.pretrained_cfg["std"]
+    np.testing.assert_allclose(images[0].permute(1, 2, 0), expected, atol=1e-5)
+    assert size_of_images(create_model("test_resnet", num_classes=5)) is None

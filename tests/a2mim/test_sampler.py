@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.data.distributed_sampler import RepeatAugSampler
 
 from a2mim.sampler import Batches, MicroBatches, keyed_generator, keyed_seed, make_loader
 
@@ -163,7 +164,7 @@ def test_keys_are_spread_and_pinned():
     assert torch.rand(1, generator=same) != torch.rand(1, generator=other)
 
 
-def test_repeated_images_follow_themselves_with_other_draws():
+def test_repeated_images_have_other_draws():
     """Repeated augmentation: 3 times a third of the images, in an epoch of the same length."""
     batches = Batches(20, 6, seed=1, repeats=3)
     assert batches.per_epoch == Batches(20, 6, seed=1).per_epoch
@@ -171,8 +172,9 @@ def test_repeated_images_follow_themselves_with_other_draws():
         epoch, place = divmod(step, 3)
         first_7 = Batches(20, 6, seed=1).order(epoch)[:7]
         seen = [int(first_7[k // 3]) for k in range(6 * place, 6 * place + 6)]
-        assert batches.at(step).tolist() == seen
-        assert batches.draws(step).tolist() == [3 * epoch, 3 * epoch + 1, 3 * epoch + 2] * 2
+        assert batches.at(step).tolist() == seen[::3] + seen[1::3] + seen[2::3]
+        draws = [3 * epoch, 3 * epoch + 1, 3 * epoch + 2]
+        assert batches.draws(step).tolist() == [draw for draw in draws for _ in range(2)]
     keys = [key for part in MicroBatches(batches, 0, 6, accumulate=2) for key in part]
     assert len(set(keys)) == len(keys) == 36  # never the same pixels twice
     assert keys == [
@@ -184,3 +186,42 @@ def test_repeated_images_follow_themselves_with_other_draws():
     ]
     with pytest.raises(ValueError, match="got 0 repeats"):
         Batches(20, 6, repeats=0)
+
+
+def deit(images, repeats, rank, ranks, order):
+    """What DeiT's sampler, as timm has it, deals to a process from this order of the images."""
+    sampler = RepeatAugSampler(
+        range(images), ranks, rank, shuffle=False, num_repeats=repeats, selected_round=0
+    )
+    return [int(order[k]) for k in sampler]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_as_many_processes_as_repeats_get_what_deit_deals_to_them(accumulate):
+    batches = Batches(24, 12, seed=4, repeats=3)
+    order = Batches(24, 12, seed=4).order(0)
+    for rank in range(3):
+        micro_batches = MicroBatches(batches, 0, 2, rank=rank, ranks=3, accumulate=accumulate)
+        ours = [index for part in micro_batches for _, index in part]
+        assert ours == deit(24, 3, rank, 3, order)
+
+
+@pytest.mark.parametrize(
+    ("size", "repeats", "ranks"), [(24, 3, 4), (24, 3, 6), (20, 3, 4), (16, 2, 8)]
+)
+def test_copies_are_on_different_processes(size, repeats, ranks):
+    """With more processes as well; and a step has the images that it has with DeiT's sampler."""
+    images = 2 * size + 5
+    batches = Batches(images, size, seed=1, repeats=repeats)
+    order = Batches(images, size, seed=1).order(0)
+    M = size // ranks
+    for step in range(2):
+        ours, theirs = [], []
+        for rank in range(ranks):
+            ([*part],) = MicroBatches(batches, step, step + 1, rank=rank, ranks=ranks)
+            indices = [index for _, index in part]
+            assert len(set(indices)) == M
+            ours += indices
+            theirs += deit(images, repeats, rank, ranks, order)[step * M : (step + 1) * M]
+        assert sorted(ours) == sorted(theirs)
+        assert len(set(ours)) < size

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 
 from a2mim.augment import CentreCrop, CropAndFlip
-from a2mim.data import DataError, ImageSet, read_image
+from a2mim.data import DataError, ImageSet
+from a2mim.images import read_image
 from a2mim.samples import (
     ArraySamples,
     Damage,

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import timm
 import torch
@@ -10,12 +12,14 @@ from a2mim.sites import (
     SITES,
     Site,
     as_map,
+    last_norm,
     output_layout,
     output_shape,
     prefix_tokens,
     shape_at,
     site_at,
     site_of,
+    with_last_norm,
 )
 from interactions.patches import PatchGrid
 
@@ -229,6 +233,80 @@ def test_tokens_become_a_map_row_by_row():
 def test_channels_last_become_channels_first():
     features = torch.arange(24.0).reshape(1, 2, 3, 4)
     assert as_map(features, "BhwE", 0, PatchGrid(2, 3))[0, 1].tolist() == [[1, 5, 9], [13, 17, 21]]
+
+
+GRADIENTS = [
+    *((name, options, size) for name, (options, size, *_) in TABLE.items()),
+    *(
+        (name, VIT | {"global_pool": pool}, 32)
+        for name in ("vit_tiny_patch16_224", "beit_base_patch16_224", "eva02_tiny_patch14_224")
+        for pool in ("avg", "token")
+    ),
+    ("vit_tiny_patch16_224", VIT | {"global_pool": "avg", "fc_norm": False}, 32),
+    ("vit_tiny_patch16_224", VIT | {"global_pool": "map"}, 32),
+    ("test_convnext", {"head_norm_first": True}, 64),
+]
+
+
+def with_gradient(module, loss):
+    loss.backward()
+    return {
+        name for name, p in module.named_parameters() if p.grad is not None and p.grad.any().item()
+    }
+
+
+@pytest.mark.parametrize(("name", "options", "size"), GRADIENTS)
+def test_pretraining_reaches_every_parameter_that_a_classifier_uses(name, options, size):
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, size, size)
+    classifier = create_model(name, num_classes=3, **options)
+    logits = classifier.eval()(images)  # a distilled model averages its two heads
+    used = with_gradient(classifier, (logits * torch.randn(2, 3)).sum())
+
+    backbone = create_model(name, num_classes=0, **options)
+    model = MaskedImageModel(backbone, BlockMask(size, size // 2))
+    out = model(images, torch.tensor([[True, False, True, False]]).expand(2, -1))
+    trained = with_gradient(backbone, out["loss"])
+
+    heads = r"(head|head_dist|fc|head\.fc)\.(weight|bias)"
+    pools = r"attn_pool\."  # reads all features for one vector: nothing of it belongs to a map
+    assert {key for key in used - trained if not re.match(rf"{heads}$|{pools}", key)} == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        ("beit_base_patch16_224", VIT, 32),
+        ("vit_tiny_patch16_224", VIT | {"global_pool": "avg"}, 32),
+        ("hiera_tiny_224", TABLE["hiera_tiny_224"][0], 64),
+        ("test_convnext", {}, 64),
+    ],
+)
+def test_the_last_norm_is_the_one_behind_the_pooling(name, options, size):
+    """A classifier that pools by averaging says which: its head, on maps of one value."""
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=0, **options).eval()
+    norm = last_norm(model)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    site = site_of(model)
+    width, grid = output_shape(model, site, size)
+    layout, prefix = output_layout(model, site)
+    vectors = torch.randn(5, width)
+    map_BEhw = vectors[:, :, None, None].expand(-1, -1, grid.rows, grid.cols)
+    features = map_BEhw if layout == "BEhw" else vectors[:, None].expand(-1, prefix + grid.n, -1)
+    pooled = model.forward_head(features, pre_logits=True)
+    normed = with_last_norm(model, map_BEhw)
+    assert normed.shape == map_BEhw.shape
+    torch.testing.assert_close(normed[:, :, 0, 0], pooled)
+    torch.testing.assert_close(normed[:, :, -1, -1], pooled)
+
+
+def test_a_norm_before_pooling_is_not_applied_twice():
+    model = create_model("vit_tiny_patch16_224", num_classes=0, **VIT)
+    assert last_norm(model) is None
+    map_BEhw = torch.randn(2, 16, 4, 4)
+    assert with_last_norm(model, map_BEhw) is map_BEhw
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])

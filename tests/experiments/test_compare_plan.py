@@ -231,6 +231,15 @@ def test_networks_of_two_sizes_see_the_same_region(config, compared, save_vit, t
     assert "--fill blur is as wide in pixels for each" in " ".join(asked.notes)
 
 
+def test_networks_of_images_that_are_not_square(config):
+    wide = WeightsConfig(("img_size=(96, 160)",))
+    checkpoints = ("untrained:test_vit", "untrained:test_resnet")
+    with pytest.raises(
+        UsageError, match="of square images, got 96 x 160 px for untrained:test_vit"
+    ):
+        planned(replace(config, checkpoints=checkpoints, weights=wide))
+
+
 def test_other_crops_and_ways_of_resizing(config, compared, tmp_path):
     other = changed_cfg(
         compared["other"], tmp_path / "nets", crop_mode="squash", interpolation="bilinear"
@@ -395,8 +404,8 @@ def test_the_key_is_of_everything_that_decides_numbers(config, compared, tmp_pat
     moved = shutil.move(photos, tmp_path / "elsewhere")
     shutil.move(moved, photos)
     assert planned(config).key in keys
-    with (photos / "labels.csv").open("a", newline="") as file:
-        file.write("00.png,2\n")  # the last line counts
+    labels = (photos / "labels.csv").read_text()
+    (photos / "labels.csv").write_text(labels.replace("00.png,0", "00.png,2"))
     keys.append(planned(config).key)
     Image.new("RGB", (48, 40), (1, 2, 3)).save(photos / "00.png")
     keys.append(planned(config).key)

@@ -14,6 +14,7 @@ from a2mim.probe import linear_probe
 from a2mim.samples import SomeSamples
 from experiments import occlusion as module
 from experiments.configs.occlusion import OcclusionConfig
+from experiments.configs.weights import WeightsConfig
 from experiments.occlusion import GRIDLESS, occlusion
 from experiments.occlusion_tables import read_images_table, summary
 from experiments.results import read_table
@@ -27,6 +28,7 @@ from interactions.superpixels import PlayerMap, superpixels
 
 OPTIONS = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
 COUNT = 20
+WIDE = WeightsConfig(("img_size=(96, 160)", "num_classes=10"))
 
 
 def saved(folder, name, seed, classes=10, mean=0.5, crop_pct=1.0):
@@ -590,6 +592,10 @@ def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys):
         ),
         ({"precision": "bf16"}, "float32, tf32 or float16"),
         ({"occluder": ("salient",), "saliency": "untrained:test_resnet"}, "vision transformer"),
+        (
+            {"checkpoints": ("untrained:test_vit",), "weights": WIDE, "occluder": ("salient",)},
+            "networks of square images for --saliency, got one of 96 x 160 px",
+        ),
         ({"occluder": ("simmim",), "grid": 1}, "units of 2 x 2 cells"),
         ({"checkpoints": ("nowhere.safetensors",)}, "nowhere.safetensors"),
         ({"device": "tpu"}, "--device auto, cpu or cuda"),

@@ -113,6 +113,14 @@ def test_names_on_the_command_line(code, weights):
     assert recognised(f"{code}:net={weights}", WeightsConfig()).classes == 5
 
 
+def test_images_that_are_not_square(tmp_path):
+    file = tmp_path / "wide.py"
+    file.write_text(CODE.replace("(3, 16, 16)", "(3, 8, 16)"))
+    loaded = load(f"untrained:{file}:net", WeightsConfig())
+    assert loaded.data_config["input_size"] == (3, 8, 16)
+    assert loaded.report.image_size == (8, 16)
+
+
 def test_a_module_that_says_nothing_of_its_images_can_be_told(code):
     config = WeightsConfig(image_size=4, mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(UsageError, match="expected a pretrained_cfg with input_size, mean and std"):

@@ -10,7 +10,14 @@ from a2mim.samples import Tolerance
 from a2mim.shards import write_shards
 from experiments import sources as sources_module
 from experiments.runs import UsageError
-from experiments.sources import classes_of, folder_images, named_images, some, training_samples
+from experiments.sources import (
+    classes_of,
+    folder_images,
+    named_images,
+    photographs_with_classes,
+    some,
+    training_samples,
+)
 
 
 @pytest.fixture
@@ -121,6 +128,37 @@ def test_bad_folders(photos, tmp_path):
     (photos / "2.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"cannot read .*2\.png"):
         folder_images(photos, 9, 0, truth=False)[0].read()
+
+
+READERS = {
+    "measuring": lambda folder: [s.truth for s in folder_images(folder, 9, 0, truth=True)],
+    "accuracy": lambda folder: photographs_with_classes(folder, CropAndFlip(4)).labels_I.tolist(),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_classes_that_contradict_one_another(photos, reader):
+    read = READERS[reader]
+    names = [source.name for source in folder_images(photos, 9, 0, truth=False)]
+    rows = "".join(f"{name},{k}\n" for k, name in enumerate(names))
+    table = photos / "labels.csv"
+    table.write_text(f"file,class_index\n{rows}{names[1]},1\n")  # said again, not otherwise
+    assert read(photos) == [0, 1, 2]
+    table.write_text(f"file,class_index\n{rows}{names[1]},7\n")
+    with pytest.raises(
+        UsageError,
+        match=rf"one class for {names[1]} in .*labels\.csv, got 1 in line 3 and 7 in line 5",
+    ):
+        read(photos)
+    table.write_text(f"file,class_index\n{rows}gone.png,1\ngone.png,2\n")
+    with pytest.raises(UsageError, match=r"one class for gone\.png .* 1 in line 5 and 2 in line 6"):
+        read(photos)
+    table.write_text(f"file,class_index\n{rows}gone.png,-1\n")
+    with pytest.raises(UsageError, match=r"missing or wrong: class -1 of gone\.png"):
+        read(photos)
+    table.write_text(f"file,class_index\n{rows}gone.png\n")
+    with pytest.raises(UsageError, match="missing or wrong"):
+        read(photos)
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "stream"])
