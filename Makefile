@@ -3,27 +3,34 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOWEST := .venv-lowest
+SUITE := -m pytest -n 2 --dist worksteal -m 'not slow and not gpu'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check fix figures bench clean
+.PHONY: help install demo test test-lowest check fix figures bench clean
 
 help:  ## Show what can be made
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 install: $(READY)  ## Create .venv and install everything at the tested versions
 
-# Installs once, and again only when the requirements change.
+# Each environment is installed once, and again only when its requirements change.
 $(READY): pyproject.toml constraints.txt
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+$(READY) $(LOWEST)/.ready:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "expected Python 3.11 or newer, got %d.%d; set PYTHON=..." % v[:2])'
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(@D)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(lastword $^) --editable '.[dev]'
 	@touch $@
 
 demo: $(READY)  ## Pretrain, train, measure and draw on real images (about 4 minutes)
 	$(BIN)/a2mim demo $(ARGS)
 
 test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not gpu'
+	$(BIN)/python $(SUITE)
+
+test-lowest: $(LOWEST)/.ready  ## Run the tests with the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python $(SUITE)
 
 check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check .
@@ -41,4 +48,4 @@ bench: $(READY)  ## Time the toolkit against bare models; writes results/bench/
 	$(BIN)/a2mim bench $(ARGS)
 
 clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis

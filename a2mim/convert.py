@@ -311,7 +311,8 @@ def describe(
     with torch.device("meta"):
         model = _create(plan.architecture, plan.options)
     data, report = {**plan.data, **(data or {})}, _fit(plan, model)[1]
-    return _with_look(report, plan, _data_config(model, data, (options or {}).get("img_size")), data)
+    config = _data_config(model, data, (options or {}).get("img_size"))
+    return _with_look(report, plan, config, data)
 
 
 def fill(

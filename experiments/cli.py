@@ -127,7 +127,7 @@ Command = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: exit code 0 when done, 2 for bad input, 130 when interrupted."""
+    """Entry point: exit code 0 when done, 1 for wrong numbers, 2 for bad input, 130 if stopped."""
     try:
         _run_explained(tyro.cli(Command, args=arguments, prog="a2mim", description=__doc__))
     except BrokenPipeError:  # the reader had enough, of the help too
@@ -137,12 +137,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run_explained(command: Any) -> None:
     from a2mim.data import DataError
+    from experiments.invariants import InvariantError
     from experiments.runs import UsageError
 
     try:
         _run(command)
     except (DataError, UsageError) as error:
         sys.exit(_say(f"a2mim: {error}", 2))
+    except InvariantError as error:  # wrong numbers, and not what the user asked for
+        sys.exit(_say(f"a2mim: {error}", 1))
     except KeyboardInterrupt as stop:
         why = str(stop) or "interrupted; run the same command again to go on"
         sys.exit(_say(f"\na2mim: {why}", 130))

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
 from experiments.figures import Look, Looks, occlusion_curve, titled
+from experiments.results import side_by_side
 from interactions import plots
 
 if TYPE_CHECKING:
@@ -121,13 +122,11 @@ def invariance_table(rows: pd.DataFrame) -> pd.DataFrame:
     table = rows.assign(
         **_told(rows, "layer", "readout", "hiding", "against"),
         metric=parts[0],
-        end=parts[1].fillna("_value").str.removeprefix("_"),
+        number=parts[1].fillna("_value").str.removeprefix("_"),
         ratio=rows["at"],
     )
     keys = ["model", "weights", "hiding", "against", "layer", "readout", "metric", "ratio"]
-    columns = ["value", *(end.removeprefix("_") for end in ENDS if end)]
-    wide = table.set_index([*keys, "end"])["value"].unstack("end", sort=False)
-    return wide.reindex(columns=columns).rename_axis(columns=None).reset_index()
+    return side_by_side(table, keys, [end.removeprefix("_") or "value" for end in ENDS])
 
 
 def last_layer(table: pd.DataFrame) -> pd.DataFrame:
@@ -240,11 +239,10 @@ def spectrum_table(rows: pd.DataFrame) -> pd.DataFrame:
     table = rows.assign(
         **_told(rows, "layer", "index", "maps", "cells"),
         measure=parts[0],
-        end=parts[1].fillna("_value").str.removeprefix("_"),
+        number=parts[1].fillna("_value").str.removeprefix("_"),
     ).astype({"index": int, "maps": int, "cells": int})
     keys = ["model", "weights", "layer", "index", "maps", "cells", "measure", "at"]
-    wide = table.set_index([*keys, "end"])["value"].unstack("end", sort=False)
-    wide = wide.reindex(columns=["value", "low", "high"]).rename_axis(columns=None).reset_index()
+    wide = side_by_side(table, keys, ["value", "low", "high"])
     return wide.assign(depth=wide["index"] / (wide["maps"] - 1))
 
 
@@ -257,18 +255,19 @@ def ends_of_stream(table: pd.DataFrame) -> pd.DataFrame:
         and ``_high``, ``variance`` likewise.
     """
     keys = ["model", "weights", "layer", "index", "depth", "cells"]
-    amplitudes = table[table["measure"] == "delta_log_amplitude"]
-    highest = amplitudes.groupby(keys, sort=False, as_index=False).last()
+    amplitudes = table[table["measure"] == "delta_log_amplitude"].rename(
+        columns={"at": "frequency"}
+    )
+    # The last row: last() would take each column's last number that is known.
+    highest = amplitudes.groupby(keys, sort=False).tail(1)
     variance = table[table["measure"] == "variance"]
 
-    def called(found: pd.DataFrame, name: str) -> pd.DataFrame:
+    def called(found: pd.DataFrame, name: str, *others: str) -> pd.DataFrame:
         names = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
-        return found.rename(columns=names)[[*keys, *names.values()]]
+        return found.rename(columns=names)[[*keys, *others, *names.values()]]
 
-    return (
-        called(highest, "high_frequency")
-        .merge(called(variance, "variance"), on=keys)
-        .assign(frequency=highest["at"].to_numpy())
+    return called(highest, "high_frequency", "frequency").merge(
+        called(variance, "variance"), on=keys, validate="one_to_one"
     )
 
 

@@ -228,7 +228,7 @@ def grid_of(config: InteractionsConfig) -> ix.PatchGrid:
 
 
 def forwards_of(design: ix.Design) -> int:
-    """Forwards per image at most, of a design of neighbouring pairs: repeats are not counted out."""
+    """Forwards per image at most, for neighbouring pairs: repeats are not counted out."""
     pairs = design.pairs
     assert isinstance(pairs, ix.NeighbourPairs | PublishedPairs)
     n = pairs.grid.n

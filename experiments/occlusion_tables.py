@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.results import COLUMNS
+from experiments.results import COLUMNS, side_by_side
 from interactions import summaries
 from interactions.effects import FLAGS, SIZES
 from interactions.summaries import Curve
@@ -106,9 +106,8 @@ def summary(rows: pd.DataFrame) -> str:
     lead, title = ("top1", "top-1") if truth else ("agreement", "agreement")
     for occluder, table in rows.groupby("occluder", sort=False):
         key = ["model", "weights", "setting", "at"]
-        found = table.pivot(index=key, columns="measure", values="value").reset_index()
-        wide = table[key].drop_duplicates().merge(found)  # in the order of the table
-        wide.columns = wide.columns.str.removeprefix("occlusion_")
+        table = table.assign(number=table["measure"].str.removeprefix("occlusion_"))
+        wide = side_by_side(table, key, list(dict.fromkeys(table["number"])))
         judged = "" if truth else ", compared with each network's own prediction of the whole image"
         text.append(f"\n{occluder}: {table['samples'].iloc[0]} images{judged}")
         curves = wide[wide[lead].notna()]

@@ -138,24 +138,18 @@ def load_own(
     notes = [note for note in report.notes if "up to the caller" not in note]
     if not hasattr(module, "reset_classifier"):
         notes.append(AS_IT_IS)
-<<<<<<< HEAD
-    size = config["input_size"][1]
+    H, W = config["input_size"][1:]
     known = [key for key, value in told.items() if value]
     why = f"timm's default, the pretrained_cfg of {name} does not tell"
     about = replace(
         report,
         architecture=name,
-        image_size=size,
+        image_size=H if H == W else (H, W),
         classes=classes,
         look=look_of(config),
         notes=tuple(notes),
         assumed=assumed_look(config, known, why) + report.assumed + assumed_classes(classes),
     )
-=======
-    H, W = config["input_size"][1:]
-    size = H if H == W else (H, W)
-    about = replace(report, architecture=name, image_size=size, classes=classes, notes=tuple(notes))
->>>>>>> images
     return Loaded(module, config, about)
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from experiments.invariants import check_rows, check_side_by_side
 from interactions.estimator import Interactions
 from interactions.occlusion import OcclusionCurve
 from interactions.strength import Strength, strength
@@ -52,9 +53,11 @@ def write_table(rows: pd.DataFrame, path: Path) -> None:
 
     Raises:
         ValueError: if the columns are not those of the results table.
+        InvariantError: if a row cannot be right (:mod:`experiments.invariants`).
     """
     if tuple(rows.columns) != COLUMNS:
         raise ValueError(f"expected the columns {COLUMNS}, got {tuple(rows.columns)}")
+    check_rows(rows)
     write_atomic(path, rows.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
 
 
@@ -170,6 +173,31 @@ def strength_rows(
         ],
         ignore_index=True,
     )
+
+
+def side_by_side(rows: pd.DataFrame, keys: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
+    """A wide table: one row for each of the keys, in the order of the rows.
+
+    Without ``unstack`` or ``pivot``, whose orders differ between versions of pandas.
+
+    Args:
+        rows: with the keys, ``number`` (a name) and ``value``.
+        keys: columns that tell the rows of the wide table apart.
+        numbers: its other columns; NaN where there is no such row.
+
+    Raises:
+        InvariantError: if two rows are of one place, or of a number that is not among the columns.
+    """
+    keys, numbers = list(keys), list(numbers)
+    cells: dict[tuple, dict[str, float]] = {}
+    columns = [rows[name].tolist() for name in (*keys, "number", "value")]
+    for *key, number, value in zip(*columns, strict=True):
+        cells.setdefault(tuple(key), {})[number] = value
+    wide = pd.DataFrame(list(cells), columns=keys)
+    for number in numbers:
+        wide[number] = np.array([cell.get(number, np.nan) for cell in cells.values()], dtype=float)
+    check_side_by_side(wide, rows, keys, numbers)
+    return wide
 
 
 def strength_from(rows: pd.DataFrame, estimator: Literal["rms", "plug_in"] = "rms") -> Strength:

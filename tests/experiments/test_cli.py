@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.cli import main
+from experiments.invariants import InvariantError
 
 
 def a2mim(*arguments, cwd):
@@ -38,6 +39,16 @@ def test_help_names_the_commands(tmp_path):
     assert done.returncode == 0
     for command in ("demo", "interactions", "pretrain", "configs", "models", "probe", "bench"):
         assert command in done.stdout
+
+
+def test_a_table_that_cannot_be_right_is_one_line(here, monkeypatch):
+    def broken(config):
+        raise InvariantError("recall@1: expected a value in [0, 1], got 1.193 in row 3")
+
+    monkeypatch.setattr("experiments.weights.models", broken)
+    done = here("models")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "a2mim: recall@1: expected a value in [0, 1], got 1.193 in row 3\n"
 
 
 def test_demo_help_names_the_options(here):

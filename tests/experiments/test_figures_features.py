@@ -124,6 +124,30 @@ def test_predictions_over_what_is_hidden_show_the_table(truth):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one (w)", "two (w)"]
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_wide_tables_have_the_values_of_the_rows(invariances, spectrum_rows, shuffled):
+    """Every value by its key, found by hand, in whatever order the rows are."""
+    for rows, make in ((invariances, invariance_table), (spectrum_rows, spectrum_table)):
+        if shuffled:
+            rows = rows.iloc[np.random.default_rng(0).permutation(len(rows))]
+        layers = [setting.split()[0].removeprefix("layer=") for setting in rows["setting"]]
+        columns = (rows[name] for name in ("measure", "model", "at", "value"))
+        told = {
+            (model, layer, at, measure): value
+            for layer, measure, model, at, value in zip(layers, *columns, strict=True)
+        }
+        assert len(told) == len(rows)
+        for line in make(rows).to_dict("records"):
+            name = line.get("metric") or line["measure"]
+            run = "invariance" if "metric" in line else "spectrum"
+            key = line["model"], line["layer"], line.get("ratio", line.get("at"))
+            for end in ENDS:
+                value = line.get(end.removeprefix("_") or "value", np.nan)
+                if not np.isnan(value):
+                    assert told.pop((*key, f"{run}_{name}{end}")) == value
+        assert not told
+
+
 def test_the_table_of_invariance_is_the_rows_side_by_side(invariances):
     table = invariance_table(invariances)
     assert len(table) == 2 * len(LAYERS) * len(RATIOS) * 4
@@ -185,6 +209,8 @@ def test_the_table_of_spectra_and_its_ends(spectrum_rows):
     table = spectrum_table(spectrum_rows)
     assert len(table) == 3 * (3 + 1) + 2 * (4 + 1) + 2 + 1
     assert table.query("layer == 'layer2.0'")["depth"].tolist() == [1, 1, 1]
+    unknown = table["low"].where(table["at"] < 0.6)  # no interval at the highest frequency
+    assert ends_of_stream(table.assign(low=unknown))["high_frequency_low"].isna().sum() == 5
     ends = ends_of_stream(table)
     assert ends["layer"].tolist() == [
         *("stem", "blocks.0/attention", "blocks.0/mlp"),

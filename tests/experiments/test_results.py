@@ -3,11 +3,13 @@ import pandas as pd
 import pytest
 
 import interactions as ix
+from experiments.invariants import InvariantError
 from experiments.results import (
     COLUMNS,
     occlusion_from,
     per_image_rows,
     read_table,
+    side_by_side,
     strength_from,
     write_atomic,
     write_table,
@@ -102,6 +104,21 @@ def test_other_tables_are_refused(tmp_path):
         strength_from(rows.drop(index=3))
     with pytest.raises(ValueError, match="grid=RxC"):
         strength_from(rows.assign(setting="none"))
+
+
+def test_wide_tables_keep_the_order_of_the_rows():
+    """Neither keys nor columns are sorted, and a value goes by its names."""
+    rows = pd.DataFrame(
+        [("b", 2, "y", 1), ("a", 1, "x", 2), ("b", 2, "x", 3), ("b", 1, "y", 4)],
+        columns=["word", "size", "number", "value"],
+    )
+    wide = side_by_side(rows, ["word", "size"], ["y", "x", "z"])
+    expected = {"word": list("bab"), "size": [2, 1, 1], "y": [1, np.nan, 4], "x": [3, 2, np.nan]}
+    pd.testing.assert_frame_equal(wide, pd.DataFrame({**expected, "z": np.nan}))
+    for bad in (pd.concat([rows, rows[:1]]), rows.assign(number="other")):
+        with pytest.raises(InvariantError, match="wide table: expected"):
+            side_by_side(bad, ["word", "size"], ["y", "x", "z"])
+    assert side_by_side(rows[:0], ["word"], ["y"]).empty
 
 
 def test_words_are_kept_as_they_are(tmp_path):

@@ -370,7 +370,8 @@ def test_the_estimator_with_all_contexts_agrees():
     ],
 )
 def test_pairs_agree_with_shapiq(ours, theirs, atol):
-    shapiq = pytest.importorskip("shapiq")
+    import shapiq
+
     game = random_game(7, seed=4)
     exact = shapiq.ExactComputer(lambda S: game(torch.from_numpy(S)).numpy(), n_players=7)
     values = exact(theirs, order=2)
@@ -379,7 +380,8 @@ def test_pairs_agree_with_shapiq(ours, theirs, atol):
 
 
 def test_players_and_dividends_agree_with_shapiq():
-    shapiq = pytest.importorskip("shapiq")
+    import shapiq
+
     game = random_game(7, seed=5)
     exact = shapiq.ExactComputer(lambda S: game(torch.from_numpy(S)).numpy(), n_players=7)
     shapley, dividends = exact("SV", order=1), exact("Moebius", order=7)
