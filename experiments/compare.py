@@ -35,7 +35,7 @@ from experiments.configs.weights import WeightsConfig
 from experiments.interaction_curves import interaction_curves
 from experiments.invariance import invariance
 from experiments.occlusion import occlusion
-from experiments.results import COLUMNS, read_table, write_atomic, write_table
+from experiments.results import COLUMNS, ENERGY, read_table, write_atomic, write_table
 from experiments.runs import UsageError, commit, is_run, label_run, open_run, place_run
 from experiments.sources import set_name
 from experiments.spectrum import spectrum
@@ -134,7 +134,7 @@ def run(config: CompareConfig) -> Comparison:
 
 def _ran(rows: pd.DataFrame) -> dict[str, Any]:
     """What a panel was measured on: images, and for interactions pairs of each and contexts."""
-    single = rows.loc[rows["measure"] == "interaction_strength", ["image", "setting"]]
+    single = rows.loc[rows["measure"] == ENERGY, ["image", "setting"]]
     if single.empty:
         return {"images": int(rows["samples"].max())}
     told = dict(part.split("=", 1) for part in single["setting"].iloc[0].split() if "=" in part)

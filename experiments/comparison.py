@@ -59,7 +59,7 @@ from experiments.figures_features import (
 )
 from experiments.invariance import read_images_table as read_similarity
 from experiments.occlusion_tables import read_images_table as read_predictions
-from experiments.results import read_table, strength_from, write_atomic
+from experiments.results import ENERGY, read_table, strength_from, write_atomic
 from experiments.runs import UsageError, is_run
 from experiments.spectrum import read_images_table as read_spectrum
 from experiments.weights import called, short
@@ -506,7 +506,7 @@ def network_scores(rows: pd.DataFrame, panels: Path, network: Network) -> dict[s
     scores: dict[str, Score] = {}
     if (table := _images_of("predictions", panels, network)) is not None:
         scores |= _of_predictions(read_predictions(table), _has(mine, "occlusion_top1"))
-    if _has(mine, "interaction_strength"):
+    if _has(mine, ENERGY):
         scores |= _of_interactions(mine)
     if (table := _images_of("similarity", panels, network)) is not None:
         scores |= _of_similarity(read_similarity(table))

@@ -33,7 +33,7 @@ from experiments.page import (
     preformatted,
     table,
 )
-from experiments.report import ORDER_COLUMNS, ORDERS, noisy_contexts, order_lines
+from experiments.report import ORDER_COLUMNS, ORDERS, order_lines
 from experiments.runs import counted
 
 LEVEL = 0.05
@@ -117,12 +117,6 @@ def findings(comparison: Comparison) -> list[str]:
             f"Not tested: {counted(len(differences) - len(tested))} differences, of scores that "
             "fewer than two images have in both networks."
         )
-    interactions = _rows_of(comparison, "interactions")
-    sentences += [
-        warning
-        for title in dict.fromkeys(interactions["model"])
-        if (warning := noisy_contexts(interactions, title, ""))
-    ]
     sentences += comparison.plan["notes"]
     sentences.append(
         "Intervals are over images. They do not cover what another training of a network would "
@@ -216,7 +210,7 @@ def _rows_of(comparison: Comparison, run: str) -> pd.DataFrame:
 def _measured_interactions(comparison: Comparison) -> int:
     """Images of the panel of interactions."""
     rows = _rows_of(comparison, "interactions")
-    return rows.loc[rows["measure"] == "interaction_strength", "image"].nunique()
+    return rows.loc[rows["measure"] == ENERGY, "image"].nunique()
 
 
 def _design(comparison: Comparison) -> str:

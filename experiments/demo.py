@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -37,6 +38,7 @@ from experiments.results import (
     write_table,
 )
 from experiments.runs import UsageError, commit, finish_run, open_run, pick_device
+from interactions.adaptive import TARGET
 from interactions.keys import torch_seeded
 
 BACKBONES = ("vit", "resnet")
@@ -236,7 +238,7 @@ def measure(
     grid = ix.PatchGrid(GRID, GRID)
     images, names = material.test_images_ICHW, material.test.names
     labels = material.test.labels_I
-    common = {
+    common: dict[str, Any] = {
         "run": "demo",
         "model": name,
         "weights": arm,
@@ -285,7 +287,7 @@ def measure(
     records = ix.measure(tqdm(games, label, unit="image"), design)
     setting = (
         f"grid={GRID}x{GRID} reward=log_odds label=truth fill=zero pairs={config.pairs} radius=2 "
-        f"contexts={config.replicates}x{config.windows}"
+        f"contexts={config.replicates}x{config.windows} target={TARGET:g}"
     )
     rows.append(strength_rows(records, setting, **common))
     write_table(pd.concat(rows, ignore_index=True)[list(COLUMNS)], work / f"parts/{name}-{arm}.csv")

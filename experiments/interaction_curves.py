@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ import pandas as pd
 import interactions as ix
 from experiments.configs.interactions import ENCODER_REWARDS, InteractionsConfig
 from experiments.figures import interaction_overlay, save
+from experiments.interaction_summary import contexts_of, spending_of, summarised, write_summary
 from experiments.measuring import Measured, Share, forwards_of, grid_of, measure, usable
 from experiments.records import tidy_records
 from experiments.results import per_image_rows, strength_rows, write_table
@@ -29,14 +32,18 @@ from experiments.runs import (
 )
 from experiments.sources import Source, folder_images, named_images, set_name, some
 from experiments.weights import Subject, check_different, subject_of, write_reports
+from interactions.adaptive import FEWEST_IMAGES
 from interactions.forwards import check_precision
 from interactions.protocols import protocol
 
-PILOTS = ((6, 3), (4, 2), (2, 2))
-"""Images and pairs of the pilot, which takes half of the budget at most."""
+PILOTS = ((24, 4), (16, 4), (12, 3), (8, 3), (6, 3), (4, 2))
+"""Images and pairs of the pilot: the first that takes at most a third of the budget."""
 
-LEAST_BUDGET = 2 * 4 * 4 * (11 * 8 + 2)
-"""Forwards for the smallest pilot of the published orders and eight contexts, twice."""
+LEAST_BUDGET = 3 * 4 * 2 * 4 * (11 * 8 + 2)
+"""Forwards for the smallest pilot of the published orders and eight contexts, three times."""
+
+TOO_LITTLE = 0.5
+"""Expected relative error of J, over all orders, from which a budget buys nothing."""
 
 
 def interaction_curves(config: InteractionsConfig) -> None:
@@ -73,7 +80,12 @@ def interaction_curves(config: InteractionsConfig) -> None:
     work = open_run(config.out, everything, resume=config.resume or rank > 0)
     share = Share(work / "records", rank, world)
     if config.budget:
-        design, sources = _planned(config, design, sources, subjects, share)
+        try:
+            design, sources = _planned(config, design, sources, subjects, share)
+        except UsageError:
+            if rank == 0:
+                shutil.rmtree(work)  # a pilot that nothing can be made of
+            raise
     else:
         _announce(config, design, len(sources), rank)
     measured = [measure(subject, config, design, sources, share) for subject in subjects]
@@ -82,13 +94,15 @@ def interaction_curves(config: InteractionsConfig) -> None:
         return
     rows = _rows(config, design, dataset, measured)
     write_table(rows, work / "rows.csv")
+    write_summary(summarised(rows, measured, config.target), work)
     write_reports([subject.report for subject in subjects], work / "weights.json")
     save({"interaction_curves": partial(interaction_overlay, rows)}, work)
     for other in range(1, world):
         while not (work / f"done-{other}").exists():
             time.sleep(0.1)
         (work / f"done-{other}").unlink()
-    finish_run(work, config.out, settings, time.perf_counter() - start)
+    ran = _ran(measured)
+    finish_run(work, config.out, settings | {"ran": ran}, time.perf_counter() - start)
     tidy_records(config.out / "records", share.used)
     _report(config, measured)
 
@@ -104,43 +118,63 @@ def _planned(
     pairs, contexts = design.pairs, design.contexts
     assert isinstance(pairs, ix.NeighbourPairs)
     assert isinstance(contexts, ix.Windows)
+    least = replace(contexts, replicates=max(contexts.replicates, 4))  # a plan needs 4
     for images, count in PILOTS:
         few = some(sources, images, config.seed)
-        pilot_design = replace(design, pairs=replace(pairs, count=count))
+        pilot_design = replace(design, pairs=replace(pairs, count=count), contexts=least)
         needed = len(few) * forwards_of(pilot_design)
-        if config.budget >= 2 * needed:
+        if config.budget >= 3 * needed:
             break
     else:
         raise UsageError(
-            f"expected --budget of at least {2 * needed} forwards, of which a pilot takes half, "
-            f"got {config.budget}"
+            f"expected --budget of at least {3 * needed} forwards, of which a pilot takes a "
+            f"third, got {config.budget}"
         )
     pilots = [
         measure(subject, config, pilot_design, few, share, ", pilot").records
         for subject in subjects
     ]
     spent = max(sum(record.forwards for record in records) for records in pilots)
-    R = config.replicates
-    chosen = usable(
-        lambda: ix.plan(
-            pilots[0],
-            budget=config.budget - spent,
-            others=pilots[1:],
-            replicates=(R, 2 * R, 4 * R),
-            max_pairs=len(pairs.candidates()),
-            max_images=len(sources),
-        )
-    )
-    design = replace(
-        design,
-        pairs=replace(pairs, count=chosen.pairs),
-        contexts=replace(contexts, replicates=chosen.replicates),
-    )
+    limits: dict[str, Any] = {
+        "others": pilots[1:],
+        "max_pairs": len(pairs.candidates()),
+        "max_images": len(sources),
+    }
+    left = config.budget - spent
+    try:
+        chosen = ix.plan(pilots[0], config.target or None, budget=left, **limits)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if not chosen.error <= TOO_LITTLE:
+        raise UsageError(_more_needed(pilots[0], chosen, spent, config.budget, limits))
+    design = chosen.design(design)
     _announce(config, design, chosen.images, share.rank)
     if share.rank == 0:
-        print(f"expected standard error of J: at most {chosen.se_O.max():.2g} at every order")
+        print(
+            f"expected relative error of J: {chosen.error:.2g} over all orders, at most "
+            f"{chosen.relative_O.max():.2g}"
+        )
     share.used.clear()
     return design, some(sources, chosen.images, config.seed)
+
+
+def _more_needed(
+    pilot: Sequence[ix.Interactions],
+    chosen: ix.Plan,
+    spent: int,
+    budget: int,
+    limits: dict[str, Any],
+) -> str:
+    """What to ask for instead of a budget that is too small to tell anything."""
+    said = (
+        f"expected a budget that tells J to within half of itself, got {budget} forwards "
+        f"(relative error {chosen.error:.1g} from {chosen.images} images)"
+    )
+    try:
+        enough = ix.plan(pilot, TOO_LITTLE, **limits).forwards + spent
+    except ValueError:
+        return f"{said}; give more images"
+    return f"{said}; try --budget {max(enough, budget + 1)}"
 
 
 def _announce(config: InteractionsConfig, design: ix.Design, images: int, rank: int) -> None:
@@ -148,22 +182,55 @@ def _announce(config: InteractionsConfig, design: ix.Design, images: int, rank: 
     if rank:
         return
     n = grid_of(config).n
-    orders = ix.orders_of(design.ratios, n)
-    pairs, contexts = len(design.pairs.draw(n, design.seed, "0")), design.contexts.count(n, 1)
-    print(
-        f"plan: {images} images x {pairs} pairs x {contexts} contexts x {len(orders)} orders, "
-        f"at most {counted(images * forwards_of(design))} forwards for each network"
-        + (f", more where the bias is above {config.bias_tol:g}" if config.bias_tol else "")
-    )
+    pairs, orders = len(design.pairs.draw(n, design.seed, "0")), ix.orders_of(design.ratios, n)
+    per_replicate = design.contexts.count(n, 1) // design.contexts.replicates
+    contexts = [per_replicate * R for R in design.replicates_at(n)]
+    text = f"{images} images x {pairs} pairs x {_range(contexts)} contexts x {len(orders)} orders"
+    forwards = counted(images * forwards_of(design))
+    more = ""
+    if config.target and not config.budget and not config.protocol:
+        more = f", more contexts where the relative error of J is above {config.target:g}"
+    print(f"plan: {text}, at most {forwards} forwards for each network{more}")
+    if images < FEWEST_IMAGES:
+        print(f"{images} images are few: intervals over images will be wide, and say little")
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """One number, or the lowest and the highest."""
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _ran(measured: Sequence[Measured]) -> dict[str, Any]:
+    """What was measured, whatever was asked for: images, pairs, contexts and forwards."""
+    first = measured[0].records[0]
+    return {
+        "images": len(measured[0].records),
+        "pairs": len(first.pairs_P2),
+        "networks": [
+            {
+                "model": one.subject.name,
+                "weights": one.subject.weights,
+                "contexts": {
+                    str(order): count
+                    for order, count in zip(
+                        first.orders_O.tolist(), contexts_of(one.records[0]), strict=True
+                    )
+                },
+                "forwards": sum(record.forwards for record in one.records),
+            }
+            for one in measured
+        ],
+    }
 
 
 def _rows(
     config: InteractionsConfig, design: ix.Design, dataset: str, measured: list[Measured]
 ) -> pd.DataFrame:
     """Strengths, rho and noise floor of every network, as rows of the results table."""
-    setting = _setting(config, design)
     tables = []
     for one in measured:
+        setting = _setting(config, design, one.records[0])
         common = {
             "run": "interactions",
             "model": one.subject.name,
@@ -174,7 +241,7 @@ def _rows(
         }
         probed = [one.records[0].image]
         tables += [
-            strength_rows(one.records, setting, **common),
+            strength_rows(one.records, setting, floor=one.floor, **common),
             per_image_rows(
                 np.array([[one.floor]]),
                 probed,
@@ -190,7 +257,7 @@ def _rows(
 
 def _report(config: InteractionsConfig, measured: list[Measured]) -> None:
     """The tables, in words and numbers, on the screen."""
-    strengths = [ix.strength(one.records) for one in measured]
+    strengths = [ix.strength(one.records, floor=one.floor) for one in measured]
     for one, strength in zip(measured, strengths, strict=True):
         forwards = sum(record.forwards for record in one.records)
         print(
@@ -198,12 +265,14 @@ def _report(config: InteractionsConfig, measured: list[Measured]) -> None:
             f"{counted(forwards)} forwards"
         )
         print(f"numerical noise floor of one difference: {one.floor:.1e}")
-        print(strength.to_frame().to_string(index=False, float_format="%.3f"))
+        table = strength.to_frame().drop(columns="rho_is_bound").assign(rho=strength.rho_said())
+        spent = spending_of(one.records, config.target)
+        if spent is not None:
+            table = table.assign(contexts=spent["contexts"], error=spent["error"])
+            table["state"] = spent["state"]
+        print(table.to_string(index=False, float_format="%.3f"))
         print(strength.bands().to_string(index=False, float_format="%.3f"))
-        diagnosed = not one.records[0].replicates(0).shape[1] % 4  # so the diagnostic splits them
-        if diagnosed and not config.protocol and (orders := ix.biased_orders(one.records)):
-            what = "contexts are at their maximum" if config.bias_tol else "try --bias-tol 0.02"
-            print(f"J may be biased by more than 2 % at m = {', '.join(map(str, orders))}: {what}")
+        print(_unresolved(spent, ix.strength(one.records, "plug_in")))
     for one, strength in zip(measured[1:], strengths[1:], strict=True):
         first = measured[0].subject
         if strength.images == strengths[0].images:
@@ -212,24 +281,49 @@ def _report(config: InteractionsConfig, measured: list[Measured]) -> None:
                 f"({first.weights}), paired:"
             )
             print(strength.compare_bands(strengths[0]).to_string(index=False, float_format="%.3f"))
-    print(f"\nfigure: {config.out / 'interaction_curves.png'}")
+    print(f"\ntable: {config.out / 'summary.csv'}")
+    print(f"figure: {config.out / 'interaction_curves.png'}")
+
+
+def _unresolved(spent: pd.DataFrame | None, published: ix.Strength) -> str:
+    """What is still uncertain, and what the published estimate is worth."""
+    said = []
+    if spent is not None:
+        for state, remedy in MISSING.items():
+            orders = spent.loc[spent["state"] == state, "order"]
+            if len(orders):
+                said.append(f"J is less precise than wanted at m = {_listed(orders)}: {remedy}")
+    wide_O = published.orders_O[published.unresolved_O]
+    if len(wide_O):
+        said.append(
+            f"the published estimate (mean |I|) has a bracket wider than 10 % at m = "
+            f"{_listed(wide_O)}; see summary.csv"
+        )
+    return "\n".join(said)
+
+
+MISSING = {
+    "more images": "measure more images (--count) or pairs (--pairs)",
+    "more contexts": "allow more contexts (--max-contexts) or a larger --budget",
+}
+"""What to do about orders in a state of :func:`interactions.adaptive.spending`."""
+
+
+def _listed(orders: Iterable[object]) -> str:
+    return ", ".join(map(str, orders))
 
 
 def _design(config: InteractionsConfig) -> ix.Design:
     usable(partial(check_precision, config.precision))
-    if config.bias_tol < 0:
-        raise UsageError(f"expected --bias-tol of at least 0, got {config.bias_tol}")
+    for name in ("target", "budget"):
+        if not getattr(config, name) >= 0:
+            raise UsageError(f"expected --{name} of at least 0, got {getattr(config, name)}")
+    if not config.max_contexts >= 1:
+        raise UsageError(f"expected --max-contexts of at least 1, got {config.max_contexts}")
     if config.batch_size < 0:
         raise UsageError(f"expected --batch-size of at least 0, got {config.batch_size}")
-    if config.bias_tol and (config.protocol or config.replicates % 4):
-        raise UsageError(
-            "expected --replicates in multiples of 4 and no --protocol with --bias-tol, "
-            f"got {config.replicates} and {config.protocol or 'none'}"
-        )
-    if config.budget and (config.protocol or config.bias_tol):
-        raise UsageError("expected --budget without --protocol and --bias-tol, which cost more")
-    if config.bias_tol and config.reward == "features":
-        raise UsageError("expected a reward of numbers with --bias-tol, got features")
+    if config.budget and config.protocol:
+        raise UsageError("expected --budget without --protocol, whose design is fixed")
     if config.game == "token_drop" and (config.reward in ENCODER_REWARDS or config.fill != "zero"):
         raise UsageError(
             "expected --game token_drop with a reward of the classifier and without --fill: what "
@@ -254,7 +348,7 @@ def _design(config: InteractionsConfig) -> ix.Design:
     return usable(build)
 
 
-def _setting(config: InteractionsConfig, design: ix.Design) -> str:
+def _setting(config: InteractionsConfig, design: ix.Design, record: ix.Interactions) -> str:
     side = grid_of(config).rows
     game = "token_drop" if config.game == "token_drop" else f"fill fill={config.fill}"
     label = "none" if config.reward in ENCODER_REWARDS else config.label
@@ -264,12 +358,10 @@ def _setting(config: InteractionsConfig, design: ix.Design) -> str:
     )
     if config.protocol:
         return f"{start} protocol={config.protocol}"
-    assert isinstance(design.pairs, ix.NeighbourPairs)
-    assert isinstance(design.contexts, ix.Windows)
+    contexts = _range([count for count in contexts_of(record) if count > 1] or [1])
     return (
-        f"{start} pairs={design.pairs.count} radius={config.radius} "
-        f"contexts={design.contexts.replicates}x{design.contexts.windows} "
-        f"bias_tol={config.bias_tol:g}"
+        f"{start} pairs={len(record.pairs_P2)} radius={config.radius} "
+        f"contexts={contexts.replace(' to ', '-')}"
     )
 
 

@@ -60,12 +60,12 @@ RANGES = {
         rf"invariance_(cka|((centred_)?cosine|pearson)(_median|_p05)?){_BESIDE}": (-1, 1),
         rf"invariance_relative_l2(_median|_p05)?{_BESIDE}": (0, np.inf),
         r"spectrum_variance": (0, np.inf),
-        r"interaction_(strength_plug_in|rho)|noise_floor": (0, np.inf),
+        r"interaction_(strength_plug_in|rho|rho_at_least)|noise_floor": (0, np.inf),
     }.items()
 }
 """Where the values of measures lie; the first that a measure's whole name matches is its own."""
 
-FINITE = re.compile(r"interaction_strength(_plug_in)?")
+FINITE = re.compile(r"interaction_(energy|strength_plug_in)")
 """Measures of which no value may be missing: one would make the mean of its order NaN."""
 
 WHOLE = re.compile(r"invariance_cka(_untrained|_pixels)?")

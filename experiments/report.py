@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -102,47 +101,12 @@ def findings(rows: pd.DataFrame) -> list[str]:
             else:
                 verb = "shows no difference beyond chance"
             sentences.append(f"{who} {what} {verb}: {show(interval)}.")
-        sentences += [
-            warning
-            for weights in networks(rows)[model]
-            if (warning := noisy_contexts(rows, model, weights))
-        ]
     sentences.append(
         "Brackets are 95 % intervals over test images, paired, not corrected for the "
         f"{3 * len(networks(rows))} comparisons. Each network was trained once: they do not cover "
         "what another seed of training would change."
     )
     return sentences
-
-
-def noisy_contexts(rows: pd.DataFrame, model: str, weights: str) -> str | None:
-    """A warning where contexts are too noisy for their number: J is then still too large there.
-
-    Args:
-        rows: of interactions.
-        model: the network's, as in the table.
-        weights: likewise; without, the model is a title and is said as it is.
-    """
-    mine = of(rows, model, weights)
-    strength = strength_from(mine)
-    setting = mine.loc[mine["measure"] == "interaction_strength", "setting"].iloc[0]
-    found = re.search(r"contexts=(\d+)x(\d+)", setting)
-    if not found:
-        raise ValueError("expected contexts=RxW in the setting of interaction rows")
-    K = int(found[1]) * int(found[2])
-    # NaN: the noise hides every interaction
-    noisy_O = ~(2 * strength.rho_O**2 <= K) & (strength.orders_O > 0)
-    noisy_O &= strength.orders_O < strength.n - 2
-    if not noisy_O.any():
-        return None
-    orders = ", ".join(str(m) for m in strength.orders_O[noisy_O])
-    worst = strength.rho_O[noisy_O].max()
-    needed = f"about {2 * worst**2:.0f}" if np.isfinite(worst) else "many more"
-    who = f"{named(model)}, {named(weights)}" if weights else model
-    return (
-        f"{who}: contexts are noisy at order {orders}. The {K} per pair "
-        f"leave J there too large; {needed} would be needed, and the intervals do not cover this."
-    )
 
 
 def percent(interval: Interval) -> str:
@@ -205,32 +169,34 @@ def write_report(run: Path, config: Mapping[str, object]) -> None:
 
 
 ORDERS = (
-    "J is bias-corrected (split jackknife). The plug-in is the published estimate from the same "
-    "contexts, which is too large where contexts vary. rho is the noise of contexts relative to "
-    "the interactions: the plug-in needs about 8 rho² contexts for each pair for a bias below 5 %, "
-    "the jackknife 2 rho²."
+    "J is that of the RMS strength, the root of the unbiased mean of I²; its interval holds however "
+    "noisy contexts are. The published strength, the mean of |I|, is another norm and too large "
+    "where contexts vary; the bracket is what that leaves open, and it is unresolved where the "
+    "bracket is wider than a tenth. rho is the noise of contexts relative to the interactions."
 )
 """What the columns of :func:`order_lines` are."""
 
-ORDER_COLUMNS = ("order m", "J [95 %]", "J, plug-in", "rho")
+ORDER_COLUMNS = ("order m", "J [95 %]", "J, published", "its bracket", "rho")
 
 
 def order_lines(rows: pd.DataFrame) -> list[list[str | Cell]]:
-    """J by order, the plug-in that published tools report, and rho, of the rows of one network."""
-    strength = strength_from(rows)
-    plug_in = rows[rows["measure"] == "interaction_strength_plug_in"]
-    S = plug_in.groupby("at")["value"].mean().to_numpy()
-    return [
-        [
-            Cell(str(m), m),
-            Cell(plain(interval), interval.estimate),
-            Cell(f"{J:.3f}", J),
-            Cell(f"{rho:.2f}", rho),
-        ]
-        for m, interval, J, rho in zip(
-            strength.orders_O, strength.intervals(), S / S.mean(), strength.rho_O, strict=True
+    """J by order, what published tools report, and rho, of the rows of one network."""
+    strength, published = strength_from(rows), strength_from(rows, "plug_in")
+    assert published.bracket is not None
+    low_O, high_O = published.bracket
+    lines: list[list[str | Cell]] = []
+    for o, interval in enumerate(strength.intervals()):
+        wide = " unresolved" if published.unresolved_O[o] else ""
+        lines.append(
+            [
+                Cell(str(strength.orders_O[o]), float(strength.orders_O[o])),
+                Cell(plain(interval), interval.estimate),
+                Cell(f"{published.J[o]:.3f}", published.J[o]),
+                Cell(f"{low_O[o]:.3f} to {high_O[o]:.3f}{wide}", high_O[o] - low_O[o]),
+                Cell(strength.rho_said()[o], strength.rho_O[o]),
+            ]
         )
-    ]
+    return lines
 
 
 def _orders(rows: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -122,7 +122,7 @@ def per_image_rows(
 
 
 def strength_rows(
-    records: Sequence[Interactions], setting: str, floor: float = 0.0, **constant: object
+    records: Sequence[Interactions], setting: str, *, floor: float = 0.0, **constant: Any
 ) -> pd.DataFrame:
     """Rows of measured interactions: energies, the published strength with its bracket, and rho.
 
