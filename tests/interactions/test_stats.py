@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from interactions.stats import holm, t_interval
+from interactions.stats import effective_images, family, holm, paired, t_interval
 
 
 def test_t_interval_is_scipys():
@@ -25,3 +25,64 @@ def test_holm_by_hand():
     """Sorted .01 .02 .04: times 3, 2, 1 is .03 .04 .04, and never decreasing."""
     np.testing.assert_allclose(holm([0.04, 0.01, 0.02]), [0.04, 0.03, 0.04])
     np.testing.assert_allclose(holm([0.5, 0.9]), [1, 1])
+
+
+def test_a_paired_difference_is_scipys_t_test():
+    x = np.random.default_rng(0).normal(0.5, 1, size=12)
+    got, expected = paired(x.mean(), x, 1.0), stats.ttest_1samp(x, 0)
+    assert got.p == pytest.approx(expected.pvalue)
+    assert (got.low, got.high) == pytest.approx(expected.confidence_interval(0.95)[:])
+    # the same for influence values, which sum to 0
+    centred = paired(x.mean(), x - x.mean(), 1.0)
+    assert (centred.p, centred.low) == pytest.approx((got.p, got.low))
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_p_and_interval_are_one_inference(level):
+    rng = np.random.default_rng(1)
+    tests = [paired(x.mean(), x, 1.0, level) for x in rng.normal(0.6, 1, size=(200, 8))]
+    inside = [test.excludes_zero for test in tests]
+    assert inside == [test.p < 1 - level for test in tests]
+    assert 0 < sum(inside) < 200
+
+
+def test_rounding_is_no_difference():
+    """A network against itself whose outputs were multiplied, in float64 or float32."""
+    x = np.random.default_rng(2).gamma(2, size=40)
+    for y in (x * 1.7 / 1.7, (x.astype(np.float32) * np.float32(1.7)).astype(float) / 1.7):
+        d = x - y + 1e-12
+        found = paired(d.mean(), d, float(x.max()))
+        assert (found.estimate, found.p) == (0, 1)
+        assert not found.excludes_zero
+    real = 1e-4 * x
+    assert paired(real.mean(), real, float(x.max())).p < 1e-6
+
+
+def test_a_constant_difference_has_no_p():
+    """Neither the 2^(1-I) of a sign test, nor a t of rounding."""
+    found = paired(0.3, np.full(20, 0.1 + 0.2), 1.0)
+    assert found.estimate == 0.3
+    assert np.isnan([found.low, found.high, found.p]).all()
+    assert not found.excludes_zero
+    with pytest.raises(ValueError, match="a scale of at least 0"):
+        paired(0.3, np.ones(3), -1.0)
+    with pytest.raises(ValueError, match="at least 2 images"):
+        paired(0.3, np.ones(1), 1.0)
+
+
+def test_effective_number_of_images():
+    assert effective_images(np.full(7, 1e-200)) == pytest.approx(7)
+    assert effective_images(np.array([1.0, 1e-9, 1e-9, 1e-9])) == pytest.approx(1)
+    assert effective_images(np.array([3.0, 1.0, -1.0])) == pytest.approx(16 / 10)
+    assert effective_images(np.array([0.0, -1.0])) == 0
+
+
+def test_constants_are_no_part_of_a_family():
+    rng = np.random.default_rng(3)
+    tests = [paired(x.mean(), x, 1.0) for x in rng.normal(0.8, 1, size=(3, 10))]
+    none = paired(0.0, np.zeros(10), 1.0)
+    same = paired(0.5, np.full(10, 0.5), 1.0)
+    found = family([none, *tests, same])
+    np.testing.assert_array_equal(found[1:4], holm([test.p for test in tests]))
+    assert found[0] == 1
+    assert np.isnan(found[4])
