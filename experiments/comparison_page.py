@@ -37,7 +37,7 @@ CAPTIONS = {
     "scores": "Scores with 95 % intervals over images. Each panel has its own scale.",
     "predictions": "What is left of predictions when random patches are hidden, the same patches "
     "for all networks. Agreement is with the network's own prediction for the whole image. Bands "
-    "are 95 % intervals over images (bootstrap).",
+    "are 95 % intervals over images.",
     "interactions": "Interaction strength J over the order m (how many other patches are visible), "
     "bias-corrected and normalised to a mean of 1. The same pairs and contexts for all networks; "
     "bands are 95 % intervals over images.",
@@ -102,7 +102,7 @@ def findings(comparison: Comparison) -> list[str]:
     if len(tested) < len(differences):
         sentences.append(
             f"Not tested: {counted(len(differences) - len(tested))} differences, of scores that "
-            "fewer than two images have in both networks."
+            "fewer than two images have in both networks, or that differ by the same on all images."
         )
     interactions = _rows_of(comparison, "interactions")
     sentences += [

@@ -21,7 +21,7 @@ from interactions import fills
 from interactions.effects import effects
 from interactions.occluders import OCCLUDERS, TENTHS, Scene
 from interactions.patches import PatchGrid
-from interactions.stats import Interval, Tested, mean_difference, share
+from interactions.stats import Interval, Tested, share, share_difference
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class OcclusionCurve:
         """
         if self.images != other.images or not np.array_equal(self.fractions_F, other.fractions_F):
             raise ValueError("expected two curves of the same images and fractions")
-        return mean_difference(self.area_I, other.area_I, level, bound=1)
+        return share_difference(self.area_I, other.area_I, level)
 
 
 def random_drop(

@@ -113,7 +113,7 @@ def share(values_I: ArrayLike, level: float = 0.95) -> Interval:
     count = len(x_I)
     if not count:
         raise ValueError("expected at least 1 image for a share, got none")
-    if (x_I < 0).any() or (x_I > 1 + ROUNDING).any():
+    if (x_I < -ROUNDING).any() or (x_I > 1 + ROUNDING).any():
         raise ValueError(f"expected values in [0, 1], got {x_I.min():g} to {x_I.max():g}")
     p = min(float(x_I.mean()), 1.0)
     if np.isnan(p):
@@ -148,15 +148,19 @@ def share_difference(a_I: ArrayLike, b_I: ArrayLike, level: float = 0.95) -> Tes
         level: coverage.
 
     Raises:
-        ValueError: with fewer than 2 images, or for images that are not paired.
+        ValueError: with fewer than 2 images, for images that are not paired, or for values outside
+            of [0, 1].
     """
     from scipy.stats import norm
 
     a_I, b_I = _pairs(a_I, b_I)
-    if not (np.isin(a_I, (0, 1)).all() and np.isin(b_I, (0, 1)).all()):
+    both_2I = np.stack([a_I, b_I])
+    if both_2I.min() < -ROUNDING or both_2I.max() > 1 + ROUNDING:
+        raise ValueError(f"expected values in [0, 1], got {both_2I.min():g} to {both_2I.max():g}")
+    if not _size(both_2I - np.rint(both_2I)) <= ROUNDING:
         return mean_difference(a_I, b_I, level, bound=1)
-    count = len(a_I)
-    x, y = int(((a_I == 1) & (b_I == 0)).sum()), int(((a_I == 0) & (b_I == 1)).sum())
+    count, difference_I = len(a_I), np.rint(a_I) - np.rint(b_I)
+    x, y = int((difference_I > 0).sum()), int((difference_I < 0).sum())
     found, z = (x - y) / count, float(norm.ppf(0.5 + level / 2))
 
     def end(side: int) -> float:
@@ -172,7 +176,7 @@ def share_difference(a_I: ArrayLike, b_I: ArrayLike, level: float = 0.95) -> Tes
                 outside = middle
         return inside
 
-    se = float((a_I - b_I).std(ddof=1) / np.sqrt(count))
+    se = float(difference_I.std(ddof=1) / np.sqrt(count))
     p = float(2 * norm.sf(_tango(x, y, count, 0.0)))
     return Tested(found, se, end(-1), end(1), p)
 

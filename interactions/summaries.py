@@ -248,7 +248,7 @@ def compare_scores(
     a, b = _Table.of(rows_a, draws, level), _Table.of(rows_b, draws, level)
     a.check_paired(b)
     one, two = (_Scored.of(table, measure, draws, seed) for table in (a, b))
-    area = mean_difference(one.area_I, two.area_I, level, bound=1)
+    area = share_difference(one.area_I, two.area_I, level)
     clean: Interval
     if measure == "agreement":
         clean, relative = _known(0.0), area
