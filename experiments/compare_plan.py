@@ -36,7 +36,7 @@ from experiments.sources import (
 )
 from experiments.weights import check_different, load, own_code, without_classifier
 from interactions.forwards import arithmetic
-from interactions.similarity import FEWEST
+from interactions.similarity import FEWEST, batch_sizes
 from interactions.spectrum import spectrum as maps_of
 
 PANELS: tuple[Panel, ...] = get_args(Panel)
@@ -53,8 +53,8 @@ COST = {"predictions": len(HIDDEN), "similarity": 2 * (1 + len(SIMILAR_AT)), "sp
 GRIDS = range(4, 15)
 """Patches per side that are chosen from; ten hidden shares need 4."""
 
-BATCHES = range(24, 64)
-"""Images that CKA and retrieval see together."""
+BATCH = 24
+"""Images that CKA and retrieval see together at the least."""
 
 TIMED_IMAGES, TIMED_SECONDS = 16, 1.0
 
@@ -527,11 +527,9 @@ def _unlike(config: CompareConfig, classifiers: Sequence[int], sources: Sequence
 
 
 def batch_of(count: int) -> int:
-    """Images that CKA and retrieval see together: equal batches, or a last one that is enough."""
-    if count < 2 * min(BATCHES):
-        return count
-    equal = [size for size in BATCHES if count % size == 0]
-    return (equal or [size for size in BATCHES if count % size >= FEWEST])[0]
+    """The most images that CKA and retrieval see together; at least 24, if there are as many."""
+    batches = max(count // BATCH, 1)
+    return batch_sizes(count, math.ceil(count / batches))[0]
 
 
 def duration(seconds: float) -> str:

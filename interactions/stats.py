@@ -11,6 +11,7 @@ off 0. Images are what was sampled, so repeats of an image are averaged before.
     mean               of any other value: t interval, cut at the bounds that the value has
     mean_difference    t interval and t test of the paired differences
     t_interval         an estimate with an influence value per image (delta method), such as a ratio
+    share_of, mean_of  the first and the third from moments
     paired             a difference of two such estimates: t interval and t test
     correlation        in [-1, 1], such as CKA, from influence values: t interval of Fisher's z
     sum_of_gaps        sum of |means|, such as a calibration error: t interval, longer below by the
@@ -107,20 +108,32 @@ def share(values_I: ArrayLike, level: float = 0.95) -> Interval:
     Raises:
         ValueError: without images, or for values outside of [0, 1].
     """
-    from scipy.stats import norm
-
     x_I = np.asarray(values_I, dtype=float)
     count = len(x_I)
     if not count:
         raise ValueError("expected at least 1 image for a share, got none")
     if (x_I < -ROUNDING).any() or (x_I > 1 + ROUNDING).any():
         raise ValueError(f"expected values in [0, 1], got {x_I.min():g} to {x_I.max():g}")
-    p = min(float(x_I.mean()), 1.0)
+    return share_of(float(x_I.mean()), float(x_I.var()), count, level)
+
+
+def share_of(p: float, variance: float, count: int, level: float = 0.95) -> Interval:
+    """:func:`share` of values of which only moments are known.
+
+    Args:
+        p: their mean.
+        variance: mean square of their deviations from it.
+        count: of images.
+        level: coverage.
+    """
+    from scipy.stats import norm
+
+    p = min(max(p, 0.0), 1.0)
     if np.isnan(p):
         return Interval(p, np.nan, np.nan, np.nan)
-    se = float(x_I.std(ddof=1) / np.sqrt(count)) if count > 1 else np.nan
+    se = float(np.sqrt(variance / (count - 1))) if count > 1 else np.nan
     most = p * (1 - p)
-    images = count * most * (count + 1) / (count * x_I.var() + most) if most > 0 else count
+    images = count * most * (count + 1) / (count * variance + most) if most > 0 else count
     z2 = float(norm.ppf(0.5 + level / 2)) ** 2
     centre = (p + z2 / (2 * images)) / (1 + z2 / images)
     half = np.sqrt(z2 * (most / images + z2 / (4 * images**2))) / (1 + z2 / images)
@@ -253,13 +266,28 @@ def t_interval(
     Raises:
         ValueError: with fewer than 2 images.
     """
+    if len(influence_I) < 2:
+        raise ValueError(f"expected at least 2 images for an interval, got {len(influence_I)}")
+    # The deviations of equal numbers from their mean are rounding, however small the scale is.
+    spread = float(influence_I.std(ddof=1)) if np.ptp(influence_I) != 0 else 0.0
+    return mean_of(estimate, spread, len(influence_I), level, scale)
+
+
+def mean_of(
+    estimate: float, spread: float, count: int, level: float = 0.95, scale: float = 0.0
+) -> Interval:
+    """:func:`t_interval` of values of which only moments are known.
+
+    Args:
+        estimate: the value that the interval is for.
+        spread: standard deviation of the values.
+        count: of images, at least 2.
+        level: coverage.
+        scale: see :func:`t_interval`.
+    """
     from scipy.stats import t
 
-    count = len(influence_I)
-    if count < 2:
-        raise ValueError(f"expected at least 2 images for an interval, got {count}")
-    spread = float(influence_I.std(ddof=1))
-    if spread <= ROUNDING * scale or np.ptp(influence_I) == 0:
+    if spread <= ROUNDING * scale:
         return Interval(float(estimate), 0.0, np.nan, np.nan)
     se = spread / np.sqrt(count)
     half = float(t.ppf(0.5 + level / 2, count - 1)) * se
