@@ -41,6 +41,7 @@ from a2mim.data import DataError
 from a2mim.loading import each
 from a2mim.sampler import Samples, make_loader
 from a2mim.sites import output_layout, site_of
+from interactions.stats import share
 
 Pool = Literal["pooled", "class_token", "mean"]
 Precision = Literal["no", "bf16", "fp16"]
@@ -263,8 +264,9 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the accuracy, over images."""
-        return wilson(self.top1_I)
+        """95 % interval of the accuracy, over images (Wilson)."""
+        found = share(self.top1_I.cpu().numpy())
+        return found.low, found.high
 
 
 def evaluate(
@@ -329,20 +331,6 @@ def evaluate(
     rank_I, predicted_I, log_p_I = torch.cat(chunks).unbind(1)
     setting = _setting(model, samples, precision)
     return Evaluation(rank_I.long(), predicted_I.long(), log_p_I.clone(), labels_I, setting)
-
-
-def wilson(correct_I: Tensor, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval for the share of images that are correct.
-
-    Args:
-        correct_I: bool, of images that were drawn independently.
-        level: coverage.
-    """
-    from scipy.stats import binomtest
-
-    test = binomtest(int(correct_I.sum()), len(correct_I))
-    interval = test.proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def _judged(logits_BK: Tensor, labels_B: Tensor) -> Tensor:

@@ -33,9 +33,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from a2mim.features import Features, wilson
+from a2mim.features import Features
 from a2mim.optim import cosine_lr
 from a2mim.sampler import Batches, keyed_generator
+from interactions import stats
 
 Normalise = Literal["standardise", "l2", "none"]
 Schedule = Literal["cosine", "step", "constant"]
@@ -86,7 +87,8 @@ class ProbeResult:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % interval of the accuracy over test images (Wilson)."""
-        return wilson(self.correct_J)
+        found = stats.share(self.correct_J.cpu().numpy())
+        return found.low, found.high
 
 
 def knn(
@@ -496,14 +498,10 @@ class Repeated:
         """95 % t interval of the mean over seeds, for these test images.
 
         It says how much a probe's own chance matters; how much that of the test images does, say
-        the intervals of the results.
+        the intervals of the results. NaN if all accuracies are the same.
         """
-        from scipy.stats import t
-
-        count = len(self.accuracies)
-        se = float(np.std(self.accuracies, ddof=1)) / count**0.5
-        half = float(t.ppf(0.975, count - 1)) * se
-        return self.mean - half, self.mean + half
+        found = stats.mean(self.accuracies, low=0, high=1)
+        return found.low, found.high
 
 
 def repeat(probe: Callable[[int], ProbeResult], seeds: Sequence[int]) -> Repeated:

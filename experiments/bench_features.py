@@ -145,6 +145,7 @@ def peak_of(images: int) -> float:
             layers=[f"blocks.{k}" for k in range(12)],
             readouts=["mean"],
             batch=MEMORY_BATCH,
+            count=images,
         )
     return _peak(STATUS.read_text())
 

@@ -14,6 +14,7 @@ before the first forward is in :mod:`experiments.compare_plan`.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -32,7 +33,7 @@ from experiments.configs.invariance import InvarianceConfig
 from experiments.configs.occlusion import OcclusionConfig
 from experiments.configs.spectrum import SpectrumConfig
 from experiments.configs.weights import WeightsConfig
-from experiments.interaction_curves import interaction_curves
+from experiments.interaction_curves import BudgetError, interaction_curves
 from experiments.invariance import invariance
 from experiments.occlusion import occlusion
 from experiments.results import COLUMNS, ENERGY, read_table, write_atomic, write_table
@@ -104,14 +105,20 @@ def run(config: CompareConfig) -> Comparison:
         print(f"{config.out} is this comparison, finished before; --no-resume measures it again")
         return Comparison(config.out)
     work = open_run(config.out, {**plan.settings, **plan.decides}, resume=config.resume)
-    done = []
+    # Interactions first: their pilot may find the budget too small.
+    order = sorted(plan.forwards, key=lambda panel: panel != "interactions")
     # The folder belongs to the plan's key, so that a finished panel in it is one of this plan.
-    for k, panel in enumerate(plan.forwards):
+    for k, panel in enumerate(order):
         there = is_run(work / "panels" / panel)
-        print(f"[{k + 1}/{len(plan.forwards)}] {panel}{', measured before' if there else ''}")
-        if not there:
+        print(f"[{k + 1}/{len(order)}] {panel}{', measured before' if there else ''}")
+        if there:
+            continue
+        try:
             _run_panel(panel, plan, work)
-        done.append(read_table(work / "panels" / panel / "rows.csv"))
+        except BudgetError as error:
+            shutil.rmtree(work)
+            raise UsageError(_larger_budget(plan, error)) from error
+    done = [read_table(work / "panels" / panel / "rows.csv") for panel in plan.forwards]
     ran = {panel: _ran(rows) for panel, rows in zip(plan.forwards, done, strict=True)}
     measured = pd.concat(done, ignore_index=True)
     own = scores_and_differences(measured, work / "panels", plan.networks)
@@ -130,6 +137,13 @@ def run(config: CompareConfig) -> Comparison:
     print(comparison)
     print(f"\npage: {config.out / 'compare.html'}   table: {config.out / 'rows.csv'}")
     return comparison
+
+
+def _larger_budget(plan: Plan, error: BudgetError) -> str:
+    """What to ask for where interactions cannot be told with what other panels leave of a budget."""
+    others = sum(plan.forwards.values()) - plan.forwards["interactions"]
+    remedy = f"--budget {error.enough + others}" if error.enough else "more images"
+    return f"interactions: {error.found}; give {remedy}, or --skip interactions"
 
 
 def _ran(rows: pd.DataFrame) -> dict[str, Any]:

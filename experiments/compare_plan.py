@@ -36,7 +36,7 @@ from experiments.sources import (
 )
 from experiments.weights import check_different, load, look_given, own_code, without_classifier
 from interactions.forwards import arithmetic
-from interactions.similarity import FEWEST
+from interactions.similarity import FEWEST, batch_sizes
 from interactions.spectrum import spectrum as maps_of
 
 PANELS: tuple[Panel, ...] = get_args(Panel)
@@ -53,19 +53,8 @@ COST = {"predictions": len(HIDDEN), "similarity": 2 * (1 + len(SIMILAR_AT)), "sp
 GRIDS = range(4, 15)
 """Patches per side that are chosen from; ten hidden shares need 4."""
 
-BATCHES = range(24, 64)
-"""Images that CKA and retrieval see together."""
-
-J_PARTS = 0.19, 2.93
-"""Variance of J at its least certain order, m = 0: between images, and between pairs of an image at
-4 replicates (ResNet-20, 53 images of CIFAR-10, 12 pairs each). Other networks are of this size."""
-
-PAIR_FORWARDS, PILOT_PAIRS = 4 * (11 * 8 + 2), 18
-"""Forwards of a pair at the published orders and 8 contexts; pairs of a pilot, at most, which takes
-no more than half of the budget."""
-
-LARGEST_SE = 0.25
-"""Standard error of J, whose mean is 1, from which on interactions are said to be uncertain."""
+BATCH = 24
+"""Images that CKA and retrieval see together at the least."""
 
 TIMED_IMAGES, TIMED_SECONDS = 16, 1.0
 
@@ -232,8 +221,7 @@ def planned(config: CompareConfig) -> Plan:
     sizes = [int(one.look["input_size"][1]) for one in tried]
     config = replace(config, grid=_grid(config.grid, sizes))
     panels, apart = _panels(config, networks, tried, notes)
-    asked, affordable = config.count, _affordable(config, panels)
-    sources = _sources(config, affordable)
+    sources = _sources(config, _affordable(config, panels))
     config = replace(config, count=len(sources))
     headless = [network.title for network in networks if not network.classes]
     probed = headless and "predictions" in panels and "predictions" not in apart
@@ -256,9 +244,6 @@ def planned(config: CompareConfig) -> Plan:
         "code": [own_code(name) for name in config.checkpoints],
     }
     forwards = _forwards(config, panels)
-    if "interactions" in forwards:
-        more = len(sources) if len(sources) < affordable else asked
-        notes += _uncertain(forwards, config.count, more)
     speeds = [one.speed for one in tried]
     return Plan(config, networks, forwards, apart, projection, probe, speeds, notes, decides)
 
@@ -487,46 +472,6 @@ def _forwards(config: CompareConfig, panels: Sequence[Panel]) -> dict[Panel, int
     return forwards
 
 
-def expected_se(forwards: int, images: int) -> float:
-    """About the standard error of J that interactions have at their least certain order.
-
-    Args:
-        forwards: that may be spent on a network.
-        images: the most that there are.
-    """
-    pairs = forwards // PAIR_FORWARDS
-    left = max(pairs // 2, pairs - PILOT_PAIRS, 1)
-    images = min(images, left)
-    between_images, between_pairs = J_PARTS
-    return math.sqrt((between_images + between_pairs / (left // images)) / images)
-
-
-def _uncertain(forwards: Mapping[Panel, int], images: int, more: int) -> list[str]:
-    """A sentence if interactions are too few to tell networks apart, with what would do.
-
-    Args:
-        forwards: of each panel.
-        images: that are measured.
-        more: images that there are for a larger budget.
-    """
-    se = expected_se(forwards["interactions"], images)
-    if se <= LARGEST_SE:
-        return []
-    rest = sum(n for panel, n in forwards.items() if panel != "interactions") * more // images
-    enough = (
-        budget
-        for budget in range(1000, 1_000_001, 1000)
-        if budget > rest and expected_se(budget - rest, more) <= LARGEST_SE
-    )
-    budget = next(enough, None)
-    advice = f"--budget {budget} brings it to {LARGEST_SE:g}" if budget else "use more images"
-    return [
-        f"Interactions: with {counted(forwards['interactions'])} forwards J is expected to have "
-        f"a standard error of about {se:.1g} beside its mean of 1; {advice}, or give --skip "
-        "interactions."
-    ]
-
-
 def _sources(config: CompareConfig, count: int) -> list[Source]:
     """The images, with their classes where they are known and count."""
     if config.images is None:
@@ -602,11 +547,9 @@ def _unlike(config: CompareConfig, classifiers: Sequence[int], sources: Sequence
 
 
 def batch_of(count: int) -> int:
-    """Images that CKA and retrieval see together: equal batches, or a last one that is enough."""
-    if count < 2 * min(BATCHES):
-        return count
-    equal = [size for size in BATCHES if count % size == 0]
-    return (equal or [size for size in BATCHES if count % size >= FEWEST])[0]
+    """The most images that CKA and retrieval see together; at least 24, if there are as many."""
+    batches = max(count // BATCH, 1)
+    return batch_sizes(count, math.ceil(count / batches))[0]
 
 
 def duration(seconds: float) -> str:

@@ -1,24 +1,19 @@
 """What a comparison found: scores of every network, and paired differences, from tables only.
 
 A score is a mean over images of one value per image (for interactions, J plus the image's
-contribution to it), so that every score has a t interval over images, and two networks, measured on
-the same images, the interval and t test of the mean of paired differences. Three cases are not
-that:
-
-    accuracy     Wilson's interval; for a difference Newcombe's (1998, method 10) and McNemar's
-                 exact test. They can disagree close to 0.05: the exact test is conservative.
-    no spread    Where all values (of a score, or all paired differences) are the same, their
-                 standard deviation says nothing: there is no interval, and p is that of the exact
-                 sign-flip test, 2 / 2^I, or 1 where they are all 0.
-    fewer than 2 images that have the value: the number is NaN, and nothing is tested.
+contribution to it). Its interval is that of :mod:`interactions.stats` for its kind: of shares
+Wilson's, which stays in [0, 1], of others the t interval. Two networks, measured on the same
+images, have the paired difference, with interval and p of one inference: the score test of paired
+shares for accuracy, the t test for all else. Where all values, or all paired differences, are the
+same there is no interval and no p, because a sample without spread says nothing about other images;
+where all differences are 0, p is 1. Fewer than 2 images that have the value make no number.
 
 An image without a value (features that are constant have no cosine) is left out, and so is a pair
-of which one is without. Intervals of shares end at 0 and 1, those of their differences at -1 and 1.
-Differences beyond the untrained network are left out where two networks share the untrained one:
-they would be the differences of the score itself, tested twice.
+of which one is without. Differences beyond the untrained network are left out where two networks
+share the untrained one: they would be the differences of the score itself, tested twice.
 
-Holm's correction goes over all differences of a comparison that have a p. Intervals are those of
-single numbers. Nothing here covers another training of the networks.
+Holm's correction goes over all differences of a comparison that could be told from 0. Intervals are
+those of single numbers. Nothing here covers another training of the networks.
 
 Rows of the results table: ``compare_<score>`` with ``_low`` and ``_high``, and for each pair of
 networks ``compare_<score>_difference`` with ``_low``, ``_high``, ``_p`` and ``_p_holm``, where the
@@ -41,13 +36,9 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from scipy.stats import binomtest, t
 
 from a2mim.convert import LoadReport, as_text, assumptions
-from a2mim.features import wilson
 from experiments.figures import Look, interaction_overlay, occlusion_effects, save
 from experiments.figures_compare import looks_of, score_dots
 from experiments.figures_features import (
@@ -64,14 +55,20 @@ from experiments.runs import UsageError, is_run
 from experiments.spectrum import read_images_table as read_spectrum
 from experiments.weights import called, short
 from interactions import plots
-from interactions.stats import holm, t_interval
+from interactions.stats import (
+    Interval,
+    Tested,
+    family,
+    mean,
+    mean_difference,
+    share,
+    share_difference,
+)
+from interactions.strength import Strength
 from interactions.summaries import area
 
 SHARES = ("accuracy", "accuracy_area", "agreement_area", "recall")
 """Scores that are shares: shown in per cent, their differences in points."""
-
-ROUNDING = 1e-12
-"""Spread, relative to the values, that is none."""
 
 SAME = 1e-6
 """Between cosines to the same untrained network, which a device may round in another way."""
@@ -459,6 +456,9 @@ class Score:
         values_I: by image; NaN where an image has none.
         setting: what a difference needs to be the same in both networks.
         baseline_I: what was subtracted from the values of another score, if this one is such.
+        strength: of which it is the mean over a band of orders, if it is such; differences are then
+            those of :meth:`~interactions.strength.Strength.band_difference`.
+        band: of orders.
     """
 
     estimate: float
@@ -467,6 +467,8 @@ class Score:
     values_I: pd.Series
     setting: str = ""
     baseline_I: pd.Series | None = field(default=None, repr=False)
+    strength: Strength | None = field(default=None, repr=False)
+    band: str = ""
 
 
 def scores_and_differences(
@@ -490,13 +492,12 @@ def scores_and_differences(
         for key in TITLES:
             one, two = of_a.get(key), of_b.get(key)
             if one is not None and two is not None and comparable(one, two):
-                tested.append((a, b, key, difference(key, one, two)))
-    adjusted = np.array([numbers["_p"] for *_, (numbers, _) in tested])
-    known = ~np.isnan(adjusted)
-    adjusted[known] = holm(adjusted[known].tolist())
-    for (a, b, key, (numbers, images)), p in zip(tested, adjusted, strict=True):
+                tested.append((a, b, key, *difference(key, one, two)))
+    adjusted = family([test for *_, test, _ in tested])
+    for (a, b, key, test, images), p_holm in zip(tested, adjusted, strict=True):
         setting = f"score={key} minus={b.model} {b.weights}"
-        made += _rows(f"{key}_difference", numbers | {"_p_holm": p}, a, setting, images)
+        ends = {"_low": test.low, "_high": test.high, "_p": test.p, "_p_holm": p_holm}
+        made += _rows(f"{key}_difference", {"": test.estimate, **ends}, a, setting, images)
     return pd.DataFrame(made).assign(run="compare", image="all")
 
 
@@ -523,95 +524,33 @@ def comparable(a: Score, b: Score) -> bool:
     return not np.allclose(a.baseline_I, b_I, rtol=0, atol=SAME, equal_nan=True)
 
 
-def difference(key: str, a: Score, b: Score) -> tuple[dict[str, float], int]:
-    """The paired difference a - b: value, interval and p, and the number of images behind it.
+def difference(key: str, a: Score, b: Score) -> tuple[Tested, int]:
+    """The paired difference a - b, all of it NaN for a single image, and the number of images.
 
     Raises:
         ValueError: if the two were not measured on the same images.
     """
     if set(a.values_I.index) != set(b.values_I.index):
         raise ValueError(f"expected {key} of two networks on the same images, got others")
+    if a.strength is not None and b.strength is not None:
+        return a.strength.band_difference(b.strength, a.band), len(a.values_I)
     both = pd.DataFrame({"a": a.values_I, "b": b.values_I}).dropna()
     a_I, b_I = both.to_numpy(dtype=float).T
-    if key == "accuracy":
-        value, low, high, p = _paired_shares(a_I > 0, b_I > 0)
-    else:
-        scale = float(np.abs([a_I, b_I]).max(initial=0))
-        value, low, high, p = _tested(a_I - b_I, scale)
-    if key in SHARES:
-        low, high = np.clip([low, high], -1, 1).tolist()
-    return {"": value, "_low": low, "_high": high, "_p": p}, len(both)
-
-
-def newcombe(a_I: NDArray[np.bool_], b_I: NDArray[np.bool_]) -> tuple[float, float]:
-    """The 95 % interval of a difference of two shares of the same images.
-
-    With Wilson's ends l and u of both shares, and the correlation phi of the two flags,
-
-        low  = a - b - sqrt((a - l_a)^2 - 2 phi (a - l_a)(u_b - b) + (u_b - b)^2)
-        high = a - b + sqrt((u_a - a)^2 - 2 phi (u_a - a)(b - l_b) + (b - l_b)^2)
-
-    where a positive numerator of phi, (both)(neither) - (only a)(only b), is made smaller by I/2,
-    but not negative, and phi is 0 if either flag is the same for all images (Newcombe 1998,
-    Statistics in Medicine 17, 2635, method 10).
-
-    Args:
-        a_I: what one share is of.
-        b_I: what is subtracted.
-    """
-    (low_a, high_a), (low_b, high_b) = (wilson(torch.from_numpy(x_I)) for x_I in (a_I, b_I))
-    a, b, count = float(a_I.mean()), float(b_I.mean()), len(a_I)
-    # (both)(neither) - (only a)(only b) = I (both) - (a)(b), in whole numbers
-    numerator = float(count * int((a_I & b_I).sum()) - int(a_I.sum()) * int(b_I.sum()))
-    if numerator > 0:
-        numerator = max(numerator - count / 2, 0.0)
-    spread = count**2 * np.sqrt(a * (1 - a) * b * (1 - b))
-    phi = numerator / spread if spread else 0.0
-
-    def together(x: float, y: float) -> float:
-        return float(np.sqrt(x**2 - 2 * phi * x * y + y**2))
-
-    return a - b - together(a - low_a, high_b - b), a - b + together(high_a - a, b - low_b)
-
-
-def _paired_shares(
-    a_I: NDArray[np.bool_], b_I: NDArray[np.bool_]
-) -> tuple[float, float, float, float]:
-    """The difference of two shares of the same images, its interval, and McNemar's exact p."""
-    if len(a_I) < 2:
-        return np.nan, np.nan, np.nan, np.nan
-    better, worse = int((a_I & ~b_I).sum()), int((b_I & ~a_I).sum())
-    p = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
-    return ((better - worse) / len(a_I), *newcombe(a_I, b_I), p)
-
-
-def _tested(values_I: NDArray[np.float64], scale: float) -> tuple[float, float, float, float]:
-    """A mean, its t interval, and the p of a mean of 0.
-
-    Args:
-        values_I: one of each image.
-        scale: size of the numbers that they come from, beside which rounding is nothing.
-    """
-    if len(values_I) < 2:
-        return np.nan, np.nan, np.nan, np.nan
-    interval = t_interval(values_I.mean(), values_I)
-    rounding = ROUNDING * scale
-    if interval.se <= rounding:
-        same = abs(interval.estimate) <= rounding
-        return interval.estimate, np.nan, np.nan, 1.0 if same else 2.0 ** (1 - len(values_I))
-    p = float(2 * t.sf(abs(interval.estimate) / interval.se, len(values_I) - 1))
-    return interval.estimate, interval.low, interval.high, p
+    if len(both) < 2:
+        return Tested(np.nan, np.nan, np.nan, np.nan, np.nan), len(both)
+    of = share_difference if key in SHARES else mean_difference
+    return of(a_I, b_I), len(both)
 
 
 def _score(key: str, values_I: pd.Series, setting: str = "") -> Score:
-    """The mean of values of images."""
+    """The mean of values of images; NaN for a single image."""
     values_I = values_I.astype(float)
     values_I = values_I.where(np.isfinite(values_I))
     known_I = np.asarray(values_I.dropna(), dtype=np.float64)
-    estimate, low, high, _ = _tested(known_I, float(np.abs(known_I).max(initial=0)))
-    if key in SHARES:
-        low, high = np.clip([low, high], 0, 1).tolist()
-    return Score(estimate, low, high, values_I, setting)
+    found = Interval(np.nan, np.nan, np.nan, np.nan)
+    if len(known_I) > 1:
+        found = share(known_I) if key in SHARES else mean(known_I)
+    return Score(found.estimate, found.low, found.high, values_I, setting)
 
 
 def _of_predictions(images: pd.DataFrame, judged: bool) -> dict[str, Score]:
@@ -626,8 +565,7 @@ def _of_predictions(images: pd.DataFrame, judged: bool) -> dict[str, Score]:
     scores = {"agreement_area": area_of("agreement_area", "agreement")}
     if judged:
         correct_I = images.groupby("image")["clean_correct"].first().astype(float)
-        low, high = wilson(torch.from_numpy(correct_I.to_numpy() > 0))
-        scores["accuracy"] = Score(correct_I.mean(), low, high, correct_I)
+        scores["accuracy"] = _score("accuracy", correct_I)
         scores["accuracy_area"] = area_of("accuracy_area", "correct")
     return scores
 
@@ -637,10 +575,10 @@ def _of_interactions(rows: pd.DataFrame) -> dict[str, Score]:
     strength = strength_from(rows)
     scores = {}
     for band in each(strength.bands()):
-        inside_O = (band.first <= strength.orders_O) & (strength.orders_O <= band.last)
-        values_I = band.J + strength.influence_IO[:, inside_O].mean(axis=1)
-        key = f"J_{band.band}_orders"
-        scores[key] = _score(key, pd.Series(values_I, strength.images))
+        energies_I = pd.Series(strength.per_image_IO.sum(axis=1), strength.images)
+        scores[f"J_{band.band}_orders"] = Score(
+            band.J, band.low, band.high, energies_I, strength=strength, band=band.band
+        )
     return scores
 
 

@@ -34,6 +34,7 @@ from experiments.page import (
     table,
 )
 from experiments.report import ORDER_COLUMNS, ORDERS, order_lines
+from experiments.results import ENERGY
 from experiments.runs import counted
 
 LEVEL = 0.05
@@ -47,7 +48,7 @@ CAPTIONS = {
     "scores": "Scores with 95 % intervals over images. Each panel has its own scale.",
     "predictions": "What is left of predictions when random patches are hidden, the same patches "
     "for all networks. Agreement is with the network's own prediction for the whole image. Bands "
-    "are 95 % intervals over images (bootstrap).",
+    "are 95 % intervals over images.",
     "interactions": "Interaction strength J over the order m (how many other patches are visible), "
     "bias-corrected and normalised to a mean of 1. The same pairs and contexts for all networks; "
     "bands are 95 % intervals over images.",
@@ -115,7 +116,7 @@ def findings(comparison: Comparison) -> list[str]:
     if len(tested) < len(differences):
         sentences.append(
             f"Not tested: {counted(len(differences) - len(tested))} differences, of scores that "
-            "fewer than two images have in both networks."
+            "fewer than two images have in both networks, or that differ by the same on all images."
         )
     sentences += comparison.plan["notes"]
     sentences.append(
@@ -217,14 +218,14 @@ def _design(comparison: Comparison) -> str:
     """What interactions were measured on."""
     rows = _rows_of(comparison, "interactions")
     setting = rows["setting"].iloc[0]
-    found = re.search(r" pairs=(\d+) .*contexts=(\d+)x(\d+)", setting)
+    found = re.search(r" pairs=(\d+) .*contexts=(\d+(?:-\d+)?)", setting)
     if not found:
-        raise ValueError("expected pairs=P and contexts=RxW in the setting of interaction rows")
-    pairs, replicates, windows = map(int, found.groups())
+        raise ValueError("expected pairs=P and contexts=K in the setting of interaction rows")
+    pairs, contexts = int(found[1]), found[2].replace("-", " to ")
     return (
         f"Measured on {counted(_measured_interactions(comparison))} images, {counted(pairs)} "
-        f"{'pair' if pairs == 1 else 'pairs'} of patches in each, and for every pair and order "
-        f"{replicates} x {windows} contexts (replicates x windows of one permutation)."
+        f"{'pair' if pairs == 1 else 'pairs'} of patches in each, and for every pair {contexts} "
+        "contexts at an order, more where they are noisier."
     )
 
 

@@ -3,7 +3,7 @@
 The work folder gets the log (one JSON line a report), TensorBoard events, the weights, how to make
 the network they belong to, and the rows of the results table: top-1 accuracy with its 95 % interval
 over images, of the last weights and of the averaged ones if there are. Over seeds there is also the
-mean of the accuracies a_1 ... a_k, with the interval of Student's t:
+mean of the accuracies a_1 ... a_k, with the interval of Student's t, cut at 0 and 1:
 
     mean +- t_{k-1} s / sqrt(k),     s^2 = sum (a_i - mean)^2 / (k - 1)
 """
@@ -47,7 +47,8 @@ from experiments.training import (
     what_a_cut_changes,
 )
 from experiments.watching import Log
-from interactions.stats import Interval, t_interval
+from interactions import stats
+from interactions.stats import Interval
 
 EVALUATION_BATCH = 256
 TOP1 = "finetune_top1"
@@ -358,7 +359,7 @@ def over_seeds(rows: pd.DataFrame, weights: str = "last") -> Interval:
             f"seeds {final['seed'].tolist()}"
         )
     values = final["value"].to_numpy(dtype=float)
-    return t_interval(values.mean(), values)
+    return stats.mean(values, low=0, high=1)
 
 
 def method_of(model: nn.Module, config: FinetuneConfig, classes: int) -> FineTuning:

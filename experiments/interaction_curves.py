@@ -146,7 +146,7 @@ def _planned(
     except ValueError as error:
         raise UsageError(str(error)) from error
     if not chosen.error <= TOO_LITTLE:
-        raise UsageError(_more_needed(pilots[0], chosen, spent, config.budget, limits))
+        raise _too_little(pilots[0], chosen, spent, limits)
     design = chosen.design(design)
     _announce(config, design, chosen.images, share.rank)
     if share.rank == 0:
@@ -158,23 +158,33 @@ def _planned(
     return design, some(sources, chosen.images, config.seed)
 
 
-def _more_needed(
-    pilot: Sequence[ix.Interactions],
-    chosen: ix.Plan,
-    spent: int,
-    budget: int,
-    limits: dict[str, Any],
-) -> str:
+class BudgetError(UsageError):
+    """A budget that cannot tell J to within half of itself.
+
+    Attributes:
+        found: what it would give.
+        enough: a budget that would do; 0 if more images are needed.
+    """
+
+    def __init__(self, found: str, enough: int) -> None:
+        remedy = f"--budget {enough}" if enough else "more images (--count)"
+        super().__init__(f"{found}; give {remedy}")
+        self.found, self.enough = found, enough
+
+
+def _too_little(
+    pilot: Sequence[ix.Interactions], chosen: ix.Plan, spent: int, limits: dict[str, Any]
+) -> BudgetError:
     """What to ask for instead of a budget that is too small to tell anything."""
-    said = (
-        f"expected a budget that tells J to within half of itself, got {budget} forwards "
-        f"(relative error {chosen.error:.1g} from {chosen.images} images)"
+    found = (
+        f"expected a budget that tells J to within {100 * TOO_LITTLE:g} %, but "
+        f"{chosen.images} images x {chosen.pairs} pairs leave {100 * chosen.error:.0f} %"
     )
     try:
-        enough = ix.plan(pilot, TOO_LITTLE, **limits).forwards + spent
+        enough = ix.plan(pilot, TOO_LITTLE, **limits).forwards
     except ValueError:
-        return f"{said}; give more images"
-    return f"{said}; try --budget {max(enough, budget + 1)}"
+        return BudgetError(found, 0)
+    return BudgetError(found, max(enough, chosen.forwards) + 2 * spent)
 
 
 def _announce(config: InteractionsConfig, design: ix.Design, images: int, rank: int) -> None:

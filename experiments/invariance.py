@@ -65,7 +65,14 @@ from interactions.fills import Fill
 from interactions.layers import layer_features, layer_names
 from interactions.occlusion import random_drop
 from interactions.patches import PatchGrid
-from interactions.similarity import FEWEST, MEASURES, SimilarityOfImages, State, default_ratios
+from interactions.similarity import (
+    FEWEST,
+    MEASURES,
+    SimilarityOfImages,
+    State,
+    batch_sizes,
+    default_ratios,
+)
 
 FRESH = 1
 """Seed of the untrained network beside another: not that of ``untrained:`` checkpoints."""
@@ -103,11 +110,8 @@ def invariance(config: InvarianceConfig) -> None:
     _check(config)
     prepared = _shuffled(prepare(config, partial(_try, config)), config.seed)
     images = len(prepared.sources)
-    if 0 < (rest := images % config.batch) < FEWEST:
-        raise UsageError(
-            f"expected batches of at least {FEWEST} images, the last of {images} has {rest}; say "
-            f"--count {images - rest}, or another --batch"
-        )
+    if images < FEWEST:
+        raise UsageError(f"expected at least {FEWEST} images, found {images}")
     print(_plan(config, images))
     work, settings, rows = measure_all(config, prepared, partial(_measure, config, prepared))
     table = invariance_table(rows)
@@ -132,8 +136,8 @@ def read_images_table(path: Path) -> pd.DataFrame:
     Returns:
         One row per image, ratio and readout: ``image``, ``layer``, ``readout``, ``ratio`` (hidden
         share, as realised), the :data:`~interactions.similarity.MEASURES` with ``_`` for a space
-        (means over repeats; recalls are NaN in a last, shorter batch), and :data:`BESIDE` of the
-        untrained network, ``untrained_<measure>``.
+        (means over repeats), and :data:`BESIDE` of the untrained network,
+        ``untrained_<measure>``.
     """
     names = dict.fromkeys(("image", "layer", "readout"), str)
     # An image may be called NA.
@@ -331,7 +335,7 @@ def _measure(
     if config.hiding != "token_drop":
         hiding = plain_fill(config.hiding, *subject.colours)
     start = journal.state
-    done = 0 if start is None else int(start["batches"]) * config.batch
+    done = 0 if start is None else int(start["images"])
     left = prepared.sources[done:]
     forwards = partial(_forwards, config)
     with _progress(title, forwards(len(prepared.sources)), forwards(done), [subject.model, fresh]):
@@ -374,6 +378,8 @@ def _measure(
                 + measured["readout"]
                 + f" {setting} batch="
                 + measured["batch"].astype(str)
+                + " batches="
+                + measured["batches"].astype(str)
             ),
         ),
         **constants("invariance", subject, prepared, config.seed),
@@ -442,12 +448,15 @@ def _plan(config: InvarianceConfig, images: int) -> str:
     """What will be done, before it is done."""
     masks = f"{len(_ratios(config))} ratios x {config.repeats} masks"
     masks = f"{masks} x 2 complements" if config.against == "complement" else f"(1 + {masks})"
-    whole, rest = divmod(images, config.batch)
+    sizes = batch_sizes(images, config.batch)
     plan = (
         f"plan: {images} images x {masks}, for the network and for an untrained one: "
         f"{counted(_forwards(config, images))} forwards for each checkpoint"
     )
-    if whole + bool(rest) < 2:
+    if len(sizes) > 1:
+        between = "" if sizes[0] == sizes[-1] else f"{sizes[-1]} to "
+        plan += f"; {len(sizes)} batches of {between}{sizes[0]} images"
+    else:
         plan += (
             "\nCKA will have no interval, because its interval is one over batches and there is "
             f"one; give more images, or a smaller --batch (now {config.batch})"

@@ -5,9 +5,9 @@
     difference   network in the row - the one behind ``minus=`` in its setting, on the same masks
 
 ``at`` is the share that was really hidden, the mean over images; ends of intervals over images are
-rows of their own, ``_low`` and ``_high``. Tables without classes (:func:`without_truth`) tell how
-far each network keeps to what it says of the whole image: their curves, scores and differences are
-of agreement, and nothing that needs a class is among their rows.
+rows of their own, ``_low`` and ``_high``, NaN where there is none. Tables without classes
+(:func:`without_truth`) tell how far each network keeps to what it says of the whole image: their
+curves, scores and differences are of agreement, and nothing that needs a class is among their rows.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def summary(rows: pd.DataFrame) -> str:
                 "hidden": _per_cent(pairs["at"]),
                 title: _per_cent(pairs[f"{lead}_difference"]),
                 "[95 %]": _interval(pairs, f"{lead}_difference"),
-                "p (Holm)": pairs[f"{lead}_p_holm"].map("{:.2g}".format),
+                "p (Holm)": pairs[f"{lead}_p_holm"].map("{:.2g}".format).replace("nan", "–"),
             }
             text.append(_printed(columns))
     return "\n".join(text)
@@ -251,7 +251,7 @@ def _per_cent(values: pd.Series) -> pd.Series:
 
 def _interval(table: pd.DataFrame, name: str) -> pd.Series:
     low, high = _per_cent(table[f"{name}_low"]), _per_cent(table[f"{name}_high"])
-    return "[" + low + ", " + high + "]"
+    return ("[" + low + ", " + high + "]").where(table[f"{name}_low"].notna(), "[–]")
 
 
 def _printed(columns: dict[str, pd.Series]) -> str:

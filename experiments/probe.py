@@ -42,7 +42,8 @@ from experiments.sources import (
     without_folders,
 )
 from experiments.weights import called, check_different, load
-from interactions.stats import Interval, t_interval
+from interactions import stats
+from interactions.stats import Interval
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _judge(config: ProbeConfig, name: str, part: Path, device: str) -> None:
         rows = pd.concat([_rows(number) for number in numbers])
         if config.seeds > 1:
             values = np.array([number.value for number in numbers])
-            mean, first = t_interval(values.mean(), values), numbers[0]
+            mean, first = stats.mean(values, low=0, high=1), numbers[0]
             setting = f"seeds={config.seeds}"
             means = _mean_rows(first.measure, mean, config.seeds, first.at, setting)
             rows = pd.concat([rows, means])
@@ -191,7 +192,7 @@ def _rows(number: Number) -> pd.DataFrame:
 
 
 def _mean_rows(measure: str, mean: Interval, seeds: int, at: int, setting: str) -> pd.DataFrame:
-    """The mean over seeds with Student's interval; ``samples`` is the number of seeds."""
+    """The mean over seeds with its t interval; ``samples`` is the number of seeds."""
     ends = {"": mean.estimate, "_low": mean.low, "_high": mean.high}
     return pd.DataFrame(
         {
@@ -243,14 +244,14 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
     H, W = loaded.data_config["input_size"][1:]
     size = H if H == W else f"{H}x{W}"
     setting = f"size={size} crop_pct={loaded.data_config['crop_pct']:g}"
-    top5 = found.top5_I
+    top5 = stats.share(found.top5_I.cpu().numpy())
     details = {"data_config": _plain(loaded.data_config), **found.setting}
     yield Number(
         *("clean_top1", found.accuracy, found.interval, setting, 0, 0),
         *(found.predicted_I, found.labels_I, details),
     )
     yield Number(
-        *("clean_top5", float(top5.double().mean()), probes.wilson(top5), setting, 0, 0),
+        *("clean_top5", top5.estimate, (top5.low, top5.high), setting, 0, 0),
         *(found.predicted_I[:0], found.labels_I, details),
     )
 

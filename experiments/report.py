@@ -24,7 +24,7 @@ from experiments.page import (
 )
 from experiments.results import occlusion_from, read_table, strength_from, write_atomic
 from experiments.runs import UsageError, is_run
-from interactions.stats import Interval, t_interval
+from interactions.stats import Interval, share, share_difference
 from interactions.strength import MIDDLE
 
 CAPTIONS = {
@@ -59,7 +59,7 @@ def summary(rows: pd.DataFrame) -> list[dict[str, str]]:
                 {
                     "network": named(model),
                     "weights": named(weights),
-                    "test accuracy": percent(t_interval(correct.mean(), correct)),
+                    "test accuracy": percent(share(correct)),
                     "J, middle orders": plain(strength_from(mine).mean_J(*MIDDLE)),
                     "accuracy under patch drop": percent(occlusion_from(mine).area()),
                 }
@@ -75,9 +75,9 @@ def summary_table(rows: pd.DataFrame) -> str:
 def differences(rows: pd.DataFrame, model: str, a: str, b: str) -> dict[str, Interval]:
     """Paired differences a - b of two networks on the same images, pairs, contexts and masks."""
     one, two = of(rows, model, a), of(rows, model, b)
-    correct = (accuracy(one) - accuracy(two)).to_numpy()
+    both = pd.DataFrame({"a": accuracy(one), "b": accuracy(two)})  # by image
     return {
-        "test accuracy": t_interval(correct.mean(), correct),
+        "test accuracy": share_difference(both["a"], both["b"]),
         "J": strength_from(one).minus(strength_from(two), *MIDDLE),
         "patch drop": occlusion_from(one).area_minus(occlusion_from(two)),
     }
@@ -89,7 +89,7 @@ def findings(rows: pd.DataFrame) -> list[str]:
     for model in networks(rows):
         found = differences(rows, model, "a2mim", "scratch")
         who = f"{named(model)}: with A2MIM pre-training,"
-        low, high = (f"{100 * share:g} %" for share in MIDDLE)
+        low, high = (f"{100 * ratio:g} %" for ratio in MIDDLE)
         for what, key, show in (
             ("test accuracy", "test accuracy", points),
             (f"the strength J of middle orders ({low} to {high} of n−2)", "J", signed),
@@ -111,25 +111,30 @@ def findings(rows: pd.DataFrame) -> list[str]:
 
 def percent(interval: Interval) -> str:
     """A share with its interval, in percent."""
-    return f"{100 * interval.estimate:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    return _shown(interval, ".1f", 100, " %")
 
 
 def points(interval: Interval) -> str:
     """A difference of shares with its interval, in percentage points."""
-    return (
-        f"{100 * interval.estimate:+.1f} points "
-        f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
-    )
+    return _shown(interval, "+.1f", 100, " points")
 
 
 def signed(interval: Interval) -> str:
     """A difference with its interval."""
-    return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+    return _shown(interval, "+.3f")
 
 
 def plain(interval: Interval) -> str:
     """A number with its interval."""
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    return _shown(interval, ".3f")
+
+
+def _shown(interval: Interval, form: str, scale: int = 1, unit: str = "") -> str:
+    """A number with its interval; – where there is no interval."""
+    number, *ends = (
+        f"{scale * x:{form}}" for x in (interval.estimate, interval.low, interval.high)
+    )
+    return f"{number}{unit} [{'–' if np.isnan(interval.low) else ', '.join(ends)}]"
 
 
 def write_report(run: Path, config: Mapping[str, object]) -> None:

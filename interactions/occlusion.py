@@ -21,7 +21,7 @@ from interactions import fills
 from interactions.effects import effects
 from interactions.occluders import OCCLUDERS, TENTHS, Scene
 from interactions.patches import PatchGrid
-from interactions.stats import Interval, t_interval
+from interactions.stats import Interval, Tested, share, share_difference
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class OcclusionCurve:
 
     def intervals(self, level: float = 0.95) -> list[Interval]:
         """Accuracy at each fraction, with the interval over images."""
-        return [t_interval(x.mean(), x, level) for x in self.correct_IF.T]
+        return [share(correct_I, level) for correct_I in self.correct_IF.T]
 
     @property
     def area_I(self) -> NDArray[np.float64]:
@@ -50,14 +50,17 @@ class OcclusionCurve:
 
     def area(self, level: float = 0.95) -> Interval:
         """Area under the curve, with the interval over images."""
-        return t_interval(self.area_I.mean(), self.area_I, level)
+        return share(self.area_I, level)
 
-    def area_minus(self, other: OcclusionCurve, level: float = 0.95) -> Interval:
-        """Difference of areas to another model, paired over common images and masks."""
+    def area_minus(self, other: OcclusionCurve, level: float = 0.95) -> Tested:
+        """Difference of areas to another model, paired over common images and masks.
+
+        Raises:
+            ValueError: if the two were not measured on the same images and fractions.
+        """
         if self.images != other.images or not np.array_equal(self.fractions_F, other.fractions_F):
             raise ValueError("expected two curves of the same images and fractions")
-        difference_I = self.area_I - other.area_I
-        return t_interval(difference_I.mean(), difference_I, level)
+        return share_difference(self.area_I, other.area_I, level)
 
 
 def random_drop(

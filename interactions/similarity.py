@@ -8,8 +8,8 @@ al., ICLR 2021):
     HSIC_1(K, L) = [tr KL + (1'K1)(1'L1) / ((n-1)(n-2)) - 2 1'KL1 / (n-2)] / (n (n-3))
     CKA          = mean HSIC_1(K, L) / sqrt(mean HSIC_1(K, K) mean HSIC_1(L, L)),
 
-means over batches. Each mean is unbiased, so two unrelated sets of features have CKA 0 and not
-0.75 (n = 256, 768 features), as biased CKA has it. Per image there are
+means over batches, by their images. Each mean is unbiased, so two unrelated sets of features have
+CKA 0 and not 0.75 (n = 256, 768 features), as biased CKA has it. Per image there are
 
     cosine           x.y / |x||y|, raw, and after the mean of the batch was subtracted from each
     pearson          the cosine after every image's mean over features was subtracted
@@ -20,9 +20,11 @@ An untrained ViT, and even the plain mean of the visible raw patches, have a CKA
 photographs of which half is hidden. A number means something only beside its baselines, so
 :func:`invariance` puts them into the same row.
 
-Batches are part of the definitions: a fixed number of images in a fixed order. How many images a
-network takes at once is not, and changes nothing. What is kept in memory does not grow with the
-images, but for three numbers per batch, from which CKA has its interval.
+Batches are part of the definitions: a fixed number of images in a fixed order. Their sizes differ
+by one image at most (:func:`batch_sizes`), because a last batch of a few images is noisy, and finds
+its images again among fewer others. How many images a network takes at once is not part of the
+definitions, and changes nothing. What is kept in memory does not grow with the images,
+but for four numbers per batch, from which CKA has its interval.
 
 Shapes: N images of a batch, n of them for short, D features, R repeats (masks per image), F
 fractions, M measures, C channels, H x W pixels, P players.
@@ -33,10 +35,11 @@ from __future__ import annotations
 import math
 import warnings
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count, islice
+from itertools import count as naturals
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -51,7 +54,7 @@ from interactions.keys import permutation, raw_words, torch_seeded
 from interactions.layers import LayerFeatures, Readout, layer_features, mean_of_visible, readouts_of
 from interactions.occlusion import TENTHS, random_drop
 from interactions.patches import PatchGrid, hide
-from interactions.stats import Interval, t_interval
+from interactions.stats import Interval, correlation, effective_images, mean_of, share_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,6 +79,14 @@ RECALLS = {"recall@1": 1, "recall@5": 5}
 
 MEASURES = (*PER_IMAGE, *RECALLS)
 """All that is known image by image."""
+
+BOUNDS = {
+    "cosine": (-1, 1),
+    "centred cosine": (-1, 1),
+    "pearson": (-1, 1),
+    "relative l2": (0, math.inf),
+}
+"""What a measure of an image can be at the least and at the most."""
 
 STATISTICS: dict[str, float] = {"median": 0.5, "p05": 0.05}
 """Quantiles over images that are given beside means."""
@@ -107,10 +118,11 @@ class LinearCKA:
     """Unbiased linear CKA, one batch after another, in float64.
 
     The batches are part of the definition: give the same images in the same batches to compare.
+    They weigh by their images.
     """
 
     def __init__(self) -> None:
-        # Plain numbers, three per batch: a small array of its own would be six times as large.
+        # Plain numbers, four per batch: a small array of its own would be six times as large.
         self._terms = array("d")
 
     def update(self, x_ND: Tensor, y_ND: Tensor) -> None:
@@ -125,40 +137,54 @@ class LinearCKA:
         """
         _check(x_ND, y_ND)
         if not _too_few(len(x_ND)):
-            self._terms.extend(hsic_terms(x_ND, y_ND).tolist())
+            self._terms.extend([len(x_ND), *hsic_terms(x_ND, y_ND).tolist()])
 
     @classmethod
-    def restored(cls, terms_B3: ArrayLike) -> LinearCKA:
-        """One that has seen the batches of these :attr:`terms_B3`."""
+    def restored(cls, numbers_B4: ArrayLike) -> LinearCKA:
+        """One that has seen the batches of these :attr:`numbers_B4`."""
         cka = cls()
-        cka._terms.extend(np.ravel(terms_B3).tolist())
+        cka._terms.extend(np.ravel(numbers_B4).tolist())
         return cka
+
+    @property
+    def numbers_B4(self) -> NDArray[np.float64]:
+        """Images and :attr:`terms_B3` of every batch."""
+        if not self._terms:
+            raise ValueError("expected at least one batch of at least 4 images, got none")
+        return np.array(self._terms).reshape(-1, 4)
+
+    @property
+    def images_B(self) -> NDArray[np.float64]:
+        """Images of every batch."""
+        return self.numbers_B4[:, 0]
 
     @property
     def terms_B3(self) -> NDArray[np.float64]:
         """HSIC_1 of (K, L), (K, K) and (L, L) for every batch."""
-        if not self._terms:
-            raise ValueError("expected at least one batch of at least 4 images, got none")
-        return np.array(self._terms).reshape(-1, 3)
+        return self.numbers_B4[:, 1:]
+
+    @property
+    def _means_3(self) -> NDArray[np.float64]:
+        return np.average(self.terms_B3, axis=0, weights=self.images_B)
 
     @property
     def value(self) -> float:
         """CKA; NaN if one of both features is the same for all images of each batch."""
-        both, first, second = self.terms_B3.mean(axis=0)
+        both, first, second = self._means_3
         return float(both / np.sqrt(first * second)) if first * second > 0 else np.nan
 
     @property
     def influence_B(self) -> NDArray[np.float64]:
         """Each batch's contribution, by the delta method for a ratio of means; sums to 0."""
-        terms_B3 = self.terms_B3
-        means_3 = terms_B3.mean(axis=0)
+        terms_B3, means_3, images_B = self.terms_B3, self._means_3, self.images_B
         if not means_3[1] * means_3[2] > 0:
             return np.full(len(terms_B3), np.nan)
         off_B3 = (terms_B3 - means_3) / [np.sqrt(means_3[1] * means_3[2]), means_3[1], means_3[2]]
-        return off_B3 @ [1, -self.value / 2, -self.value / 2]
+        influence_B = off_B3 @ [1, -self.value / 2, -self.value / 2]
+        return influence_B * images_B / images_B.mean()
 
     def interval(self, level: float = 0.95) -> Interval:
-        """CKA with a t interval over batches; its ends are NaN for a single batch.
+        """CKA with its interval over batches (t of Fisher's z); its ends are NaN for a single one.
 
         Batches are resampled units here, images are not: drawn twice, an image is similar to itself
         and inflates CKA.
@@ -245,7 +271,7 @@ def recalls(x_ND: Tensor, y_ND: Tensor) -> Tensor:
 
 
 class Moments:
-    """Means of numbers per image, streamed in float64, with their t intervals."""
+    """Means of numbers per image, streamed in float64, with their intervals."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -288,15 +314,20 @@ class Moments:
 
     def intervals(self, level: float = 0.95) -> list[Interval]:
         """Means with their t intervals over images, flattened; ends are NaN for a single image."""
-        from scipy.stats import t
-
         if self.count < 2:
             return [Interval(float(m), np.nan, np.nan, np.nan) for m in self.mean.ravel()]
-        se = np.sqrt(np.asarray(self._squares) / (self.count - 1) / self.count).ravel()
-        half = float(t.ppf(0.5 + level / 2, self.count - 1)) * se
+        spread = np.sqrt(np.ravel(self._squares) / (self.count - 1))
         return [
-            Interval(float(m), float(s), float(m - h), float(m + h))
-            for m, s, h in zip(self.mean.ravel(), se, half, strict=True)
+            mean_of(float(m), float(s), self.count, level, scale=abs(float(m)))
+            for m, s in zip(self.mean.ravel(), spread, strict=True)
+        ]
+
+    def shares(self, level: float = 0.95) -> list[Interval]:
+        """Means of flags, or of means of flags, with their intervals as shares, flattened."""
+        variance = np.ravel(self._squares) / self.count
+        return [
+            share_of(float(m), float(v), self.count, level)
+            for m, v in zip(self.mean.ravel(), variance, strict=True)
         ]
 
 
@@ -309,6 +340,7 @@ class Similarity:
     Attributes:
         ckas: one for each repeat.
         batch: images in the first batch, which retrieval chooses from; 0 before it.
+        batches: how many there were.
     """
 
     def __init__(self, repeats: int = 1) -> None:
@@ -323,8 +355,8 @@ class Similarity:
     ) -> Tensor | None:
         """Add a batch.
 
-        Retrieval leaves out batches of another size than the first, because it is easier among
-        fewer images. A batch of fewer than 4 images is left out altogether, with a warning.
+        Retrieval leaves out batches whose size is not that of the first to one image, because it is
+        easier among fewer. A batch of fewer than 4 images is left out altogether, with a warning.
 
         Args:
             partners_RND: features of what the images are compared with under each of R masks;
@@ -366,7 +398,7 @@ class Similarity:
         self._quantiles.update(values_NRM.quantile(at, dim=0)[None].expand(N, -1, -1, -1))
         self.batch = self.batch or N
         found_NK = values_NM.new_full((N, len(RECALLS)), torch.nan)
-        if self.batch == N:
+        if abs(self.batch - N) <= 1:
             found_NRK = torch.stack([recalls(x_ND, y_ND) for x_ND, y_ND in pairs], dim=1)
             found_NK = found_NRK.mean(dim=1)
             self._found.update(found_NK)
@@ -374,9 +406,14 @@ class Similarity:
         return torch.cat([values_NM, found_NK], dim=1)
 
     @property
+    def batches(self) -> int:
+        """How many batches there were."""
+        return len(self.ckas[0].terms_B3)
+
+    @property
     def numbers(self) -> NDArray[np.float64]:
         """All that is known after a first batch, flat."""
-        terms = [np.ravel(cka.terms_B3) for cka in self.ckas]
+        terms = [np.ravel(cka.numbers_B4) for cka in self.ckas]
         moments = [getattr(self, name).numbers for name in _moment_shapes(len(self.ckas))]
         return np.concatenate([[self.batch], *moments, *terms])
 
@@ -397,8 +434,8 @@ class Similarity:
 
         Returns:
             One row per measure and statistic: ``metric``, ``statistic``, ``value``, ``low`` and
-            ``high`` (an interval over batches for CKA and over images for other means, cut to 0 and
-            1 for recalls; NaN for quantiles), ``mask_sd`` (standard deviation of the value over
+            ``high`` (an interval over batches for CKA and over images for other means; NaN for
+            quantiles, and where nothing varies), ``mask_sd`` (standard deviation of the value over
             repeats, NaN for a single one), ``images``.
 
         Raises:
@@ -411,16 +448,18 @@ class Similarity:
         for metric, interval, values_R in zip(
             PER_IMAGE, self._images.intervals(level), repeats_RM.T, strict=True
         ):
-            rows.append(_row(metric, "mean", interval, values_R, self._images.count))
+            least, most = BOUNDS[metric]
+            low, high = np.clip([interval.low, interval.high], least, most).tolist()
+            cut = replace(interval, low=low, high=high)
+            rows.append(_row(metric, "mean", cut, values_R, self._images.count))
         for statistic, values_RM in zip(STATISTICS, self._quantiles.mean, strict=True):
             for metric, values_R in zip(PER_IMAGE, values_RM.T, strict=True):
                 interval = Interval(float(values_R.mean()), np.nan, np.nan, np.nan)
                 rows.append(_row(metric, statistic, interval, values_R, self._images.count))
         for metric, interval, values_R in zip(
-            RECALLS, self._found.intervals(level), found_RK.T, strict=True
+            RECALLS, self._found.shares(level), found_RK.T, strict=True
         ):
-            share = replace(interval, low=max(interval.low, 0.0), high=min(interval.high, 1.0))
-            rows.append(_row(metric, "mean", share, values_R, self._found.count))
+            rows.append(_row(metric, "mean", interval, values_R, self._found.count))
         return rows
 
 
@@ -458,6 +497,23 @@ def default_ratios(against: Against = "whole") -> tuple[float, ...]:
     return TENTHS if against == "whole" else TENTHS[1:]
 
 
+def batch_sizes(images: int, batch: int) -> list[int]:
+    """Sizes of as few batches as hold some images, which differ by one at most; larger ones first.
+
+    Args:
+        images: how many there are.
+        batch: the most in a batch; more only if one would have fewer than 4.
+
+    Raises:
+        ValueError: for fewer than 4 images.
+    """
+    if images < FEWEST:
+        raise ValueError(f"expected at least {FEWEST} images, got {images}; give more")
+    batches = min(math.ceil(images / batch), images // FEWEST)
+    size, larger = divmod(images, batches)
+    return [size + 1] * larger + [size] * (batches - larger)
+
+
 def invariance(
     model: nn.Module,
     images: Iterable[Tensor],
@@ -471,6 +527,7 @@ def invariance(
     layers: Sequence[str] | None = None,
     readouts: Sequence[Readout] | None = None,
     names: Iterable[str] | None = None,
+    count: int | None = None,
     seed: int = 0,
     batch: int = 256,
     forward_batch: int = 32,
@@ -518,8 +575,10 @@ def invariance(
         readouts: by default :func:`~interactions.layers.readouts_of`; for token drop without
             ``"visible"``, which is the mean there.
         names: one per image, the keys of its masks; ``"0"``, ``"1"``, ... if left out.
+        count: how many images there are; needed only if neither they nor names are a list.
         seed: the seed of the experiment.
-        batch: images in a batch of CKA, centred cosine, quantiles and retrieval.
+        batch: the most images in a batch of CKA, centred cosine, quantiles and retrieval; see
+            :func:`batch_sizes`.
         forward_batch: images through the network at once; it changes no number.
         precision: see :data:`~interactions.forwards.Precision`.
         level: coverage of the intervals.
@@ -532,13 +591,14 @@ def invariance(
     Returns:
         One row per layer, readout, ratio (as realised), metric and statistic: those columns,
         ``hiding`` (``"fill"`` or ``"token drop"``), ``against``, ``value``, ``low``, ``high``,
-        ``mask_sd`` and ``images`` as in :meth:`Similarity.rows`, ``batch`` (images of the first
-        one, which retrieval chooses from), and the baselines.
+        ``mask_sd`` and ``images`` as in :meth:`Similarity.rows`, ``batch`` (images of a batch,
+        which retrieval chooses from; some may have one less), ``batches`` (how many), and the
+        baselines. With nothing hidden CKA and cosines are known: their intervals have no width.
 
     Raises:
         ValueError: for networks in training mode or of different architectures, ratios or counts
-            out of range, names that are not as many as images, fewer than 4 images, or features
-            that are not finite.
+            out of range, names or a count that are not as many as images, fewer than 4 images, or
+            features that are not finite.
     """
     import pandas as pd
 
@@ -572,9 +632,10 @@ def invariance(
     if untrained is not None:
         networks["untrained"] = untrained
     networks["pixels"] = None
-    done, measured = (0, {}) if start is None else _unpacked(start, repeats)
+    done, seen, measured = (0, 0, {}) if start is None else _unpacked(start, repeats)
+    sizes = batch_sizes(seen + _counted(images, names, count), batch)[done:]
     with torch.inference_mode():
-        for b, (batch_names, images_NCHW) in enumerate(_batches(images, names, batch), done):
+        for b, (batch_names, images_NCHW) in enumerate(_batches(images, names, sizes), done):
             visible_RNFP = torch.stack(
                 [random_drop(grid.n, ratios, batch_names, seed, r) for r in range(repeats)]
             )
@@ -595,10 +656,9 @@ def invariance(
                         if observe is not None and values_NM is not None:
                             place = (tuple(batch_names), pairing, layer, readout, realised[f])
                             observe(SimilarityOfImages(*place, values_NM.cpu().numpy()))
+            seen += len(images_NCHW)
             if after_batch is not None:
-                after_batch(_packed(measured, b + 1))
-    if not measured:
-        raise ValueError(f"expected at least {FEWEST} images, got fewer; give more")
+                after_batch(_packed(measured, b + 1, seen))
     how = {"hiding": "token drop" if token_drop else "fill", "against": against}
     return pd.DataFrame(_table(measured, realised, how, level))
 
@@ -607,19 +667,24 @@ _Measured = dict[tuple[Pairing, int, str, str], Similarity]
 """By pairing, index of the ratio, layer and readout."""
 
 
-def _packed(measured: _Measured, batches: int) -> State:
+def _packed(measured: _Measured, batches: int, images: int) -> State:
     names = ["\t".join(map(str, key)) for key in measured]
     numbers_KD = np.stack([similarity.numbers for similarity in measured.values()])
-    return {"batches": np.array(batches), "keys": np.array(names), "numbers": numbers_KD}
+    return {
+        "batches": np.array(batches),
+        "images": np.array(images),
+        "keys": np.array(names),
+        "numbers": numbers_KD,
+    }
 
 
-def _unpacked(state: State, repeats: int) -> tuple[int, _Measured]:
-    """Batches that are done, and what was measured on them."""
+def _unpacked(state: State, repeats: int) -> tuple[int, int, _Measured]:
+    """Batches that are done, their images, and what was measured on them."""
     measured: _Measured = {}
     for name, numbers_D in zip(state["keys"].tolist(), state["numbers"], strict=True):
         pairing, f, layer, readout = name.split("\t")
         measured[pairing, int(f), layer, readout] = Similarity.restored(numbers_D, repeats)
-    return int(state["batches"]), measured
+    return int(state["batches"]), int(state["images"]), measured
 
 
 def _pairs(
@@ -714,7 +779,10 @@ def _table(
             place = {"layer": layer, "readout": readout, **how, "ratio": ratio}
             for k, row in enumerate(similarity.rows(level)):
                 values = {n: np.nan if r is None else r[k]["value"] for n, r in beside.items()}
-                rows.append({**place, **row, "batch": similarity.batch, **values})
+                if ratio == 0 and row["statistic"] == "mean" and row["metric"] not in RECALLS:
+                    row |= {"low": row["value"], "high": row["value"]}  # by definition
+                sizes = {"batch": similarity.batch, "batches": similarity.batches}
+                rows.append({**place, **row, **sizes, **values})
     return rows
 
 
@@ -736,35 +804,44 @@ def _cka_interval(ckas: Sequence[LinearCKA], level: float) -> Interval:
     """The mean of CKAs of the same batches, with its interval over batches."""
     value = float(np.mean([cka.value for cka in ckas]))
     influence_B = np.mean([cka.influence_B for cka in ckas], axis=0)
-    if len(influence_B) < 2:
-        return Interval(value, np.nan, np.nan, np.nan)
-    return t_interval(value, influence_B, level)
+    return correlation(value, influence_B, level, units=effective_images(ckas[0].images_B))
+
+
+def _counted(images: Iterable[Tensor], names: Iterable[str] | None, count: int | None) -> int:
+    """How many images there are."""
+    known = [] if count is None else [count]
+    known += [len(names)] if isinstance(names, Sized) else []
+    known += [sum(map(len, images))] if isinstance(images, Sequence) else []
+    if not known:
+        raise ValueError(
+            "expected a count of the images, because they are divided into equal batches and "
+            "neither images nor names have a length"
+        )
+    if len(set(known)) > 1:
+        raise ValueError(f"expected as many names as images, got {known[0]} and {known[-1]}")
+    return known[0]
 
 
 def _batches(
-    images: Iterable[Tensor], names: Iterable[str] | None, size: int
+    images: Iterable[Tensor], names: Iterable[str] | None, sizes: Sequence[int]
 ) -> Iterator[tuple[list[str], Tensor]]:
-    """Names and images in batches of one size, however they came; too short a last one is left."""
-    given = iter(map(str, count()) if names is None else names)
-    waiting = torch.empty(0)
-
-    def named(images_NCHW: Tensor) -> tuple[list[str], Tensor]:
-        batch_names = list(islice(given, len(images_NCHW)))
-        if len(batch_names) != len(images_NCHW):
-            raise ValueError("expected a name for each image, got fewer names than images")
-        return batch_names, images_NCHW
-
+    """Names and images in batches of these sizes, however they came."""
+    given = iter(map(str, naturals()) if names is None else names)
+    waiting, left, total = torch.empty(0), list(sizes), 0
     for images_BCHW in images:
         if images_BCHW.ndim != 4:
             raise ValueError(f"expected images (B, C, H, W), got {tuple(images_BCHW.shape)}")
+        total += len(images_BCHW)
         waiting = torch.cat([waiting, images_BCHW]) if len(waiting) else images_BCHW
-        while len(waiting) >= size:
-            yield named(waiting[:size])
+        while left and len(waiting) >= left[0]:
+            size = left.pop(0)
+            batch_names = list(islice(given, size))
+            if len(batch_names) != size:
+                raise ValueError("expected a name for each image, got fewer names than images")
+            yield batch_names, waiting[:size]
             waiting = waiting[size:]
-    if len(waiting):
-        last = named(waiting)
-        if not _too_few(len(waiting)):
-            yield last
+    if left or len(waiting):
+        raise ValueError(f"expected {sum(sizes)} images, got {total}")
     if names is not None and next(given, None) is not None:
         raise ValueError("expected a name for each image, got more names than images")
 

@@ -186,8 +186,9 @@ def spectrum(
                     "position": None if k is None else k / (K - 1),
                     "frequency": None if k is None else 2 * k / H,
                     "value": interval.estimate,
-                    "low": interval.low,
-                    "high": interval.high,
+                    # The lowest frequency is what others are relative to.
+                    "low": interval.estimate if k == 0 else interval.low,
+                    "high": interval.estimate if k == 0 else interval.high,
                     "images": spread.count,
                 }
             )

@@ -248,9 +248,27 @@ class Strength:
         Raises:
             ValueError: if the two were not measured on the same images and orders.
         """
+        bands = list(self._bands(middle))
+        tests = [self.band_difference(other, band, middle, level) for band in bands]
+        return _table({"band": bands}, tests)
+
+    def band_difference(
+        self,
+        other: Strength,
+        band: str,
+        middle: tuple[float, float] = MIDDLE,
+        level: float = 0.95,
+    ) -> Tested:
+        """One of the differences of :meth:`compare_bands`: low, middle or high.
+
+        Raises:
+            ValueError: if the two were not measured on the same images and orders, or the band was
+                not measured.
+        """
         bands = self._bands(middle)
-        tests = [self._difference(other, inside_O, level) for inside_O in bands.values()]
-        return _table({"band": list(bands)}, tests)
+        if band not in bands:
+            raise ValueError(f"expected a measured band of {', '.join(bands)}, got {band!r}")
+        return self._difference(other, bands[band], level)
 
     def plot(self, ax: Axes | None = None, *, label: str | None = None, **style: Any) -> Axes:
         """Draw J over orders with intervals; see :func:`interactions.plots.strength_curve`.

@@ -5,19 +5,29 @@
     half       hidden share at which half of the clean value is left, by linear interpolation
     ece        sum over equal bins of confidence of |sum of (confidence - correct) in the bin| / K
 
-Images are what was sampled. Repeats of an image are averaged first, and intervals are percentiles
-of the bootstrap over images, whose draws are keyed: the same rows give the same interval. Two
-models are compared on the same images and masks; the test of one fraction counts the images where
-either is the better one (exact sign test; for single masks and "correct" McNemar's exact test), and
-Holm's correction goes over the fractions.
+Images are what was sampled. Repeats of an image are averaged first, and intervals and tests are
+those of :mod:`interactions.stats` for the kind of the number:
+
+    flags, kept, clean, area      shares (kept: of the images whose clean prediction is correct)
+    other measures                means, cut at the bounds of the measure
+    relative                      a ratio of means, by its influence values; that of agreement is
+                                  the area itself
+    ece                           a sum of gaps
+    half                          percentiles of a bootstrap over images, whose draws are keyed: the
+                                  same rows give the same interval
+
+What a clean image is compared with itself in is known, not estimated: its interval has no width.
+Two models are compared on the same images and masks; interval and p of a difference are of one
+inference, and Holm's correction goes over the fractions.
 
 Shapes: I images, F fractions, R repeats, D bootstrap draws, X columns, one or more per fraction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf, log
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -25,7 +35,19 @@ from numpy.typing import NDArray
 
 from interactions.effects import FLAGS, SIZES
 from interactions.keys import raw_words
-from interactions.stats import Interval, holm
+from interactions.stats import (
+    Interval,
+    Tested,
+    family,
+    mean,
+    mean_difference,
+    paired,
+    percentiles,
+    share,
+    share_difference,
+    sum_of_gaps,
+    t_interval,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,24 +60,37 @@ Curve = Literal["correct", "agreement"]
 BINS = 15
 """Bins of confidence of the calibration error."""
 
+BOUNDS = {
+    "confidence": (0, 1),
+    "p_true": (0, 1),
+    "p_clean": (0, 1),
+    "drop": (-1, 1),
+    "nll": (0, inf),
+    "brier": (0, 2),
+    "kl": (0, inf),
+    "js": (0, log(2)),
+    "tv": (0, 1),
+}
+"""What a measure can be at the least and at the most."""
 
-def by_fraction(
-    rows: pd.DataFrame, *, bins: int = BINS, draws: int = 1000, level: float = 0.95, seed: int = 0
-) -> pd.DataFrame:
+WITH_ITSELF = ("agreement", "kept", "flipped", "drop", "kl", "js", "tv")
+"""Measures that compare an image with its clean self: known where nothing is hidden."""
+
+
+def by_fraction(rows: pd.DataFrame, *, bins: int = BINS, level: float = 0.95) -> pd.DataFrame:
     """Every measure at every fraction, with intervals.
 
     Args:
         rows: of :func:`~interactions.effects.effects`.
         bins: of the calibration error.
-        draws: bootstrap samples.
         level: coverage of the intervals, each on its own.
-        seed: of the bootstrap.
 
     Returns:
         One row per measure and fraction: measure, fraction, hidden (mean over images), estimate,
         se, low, high. Measures are those of ``effects`` but classes, and ``kept`` (agreement where
         the clean prediction is correct; NaN where none is), ``overconfidence`` (mean confidence -
-        accuracy) and ``ece`` (of a finite sample, so it is above 0 for a calibrated model too).
+        accuracy) and ``ece`` (of a finite sample, so it is above 0 for a calibrated model too; its
+        interval then holds 0).
 
     Raises:
         ValueError: for rows that are not complete, or of fewer than 2 images.
@@ -64,47 +99,33 @@ def by_fraction(
 
     if bins < 1:
         raise ValueError(f"expected at least 1 bin, got {bins}")
-    table = _Table.of(rows, draws, level)
-    F = len(table.fractions_F)
-    parts: dict[str, tuple[Array, Callable[[Array], Array]]] = {
-        name: (table.mean(name), lambda mean_DF: mean_DF) for name in (*FLAGS, *SIZES)
-    }
-    both_IFR = table.values("agreement") * table.values("clean_correct")
-    parts["kept"] = (
-        np.concatenate([both_IFR.mean(axis=2), table.mean("clean_correct")], axis=1),
-        lambda mean_DX: _ratio(mean_DX[:, :F], mean_DX[:, F:]),
-    )
-    parts["overconfidence"] = (
-        table.mean("confidence") - table.mean("correct"),
-        lambda mean_DF: mean_DF,
-    )
+    table = _Table.of(rows, level=level)
     confidence_IFR = table.values("confidence")
     gap_IFR = confidence_IFR - table.values("correct")
     # Bins hold their upper ends; rounding can bring a confidence a little above 1.
     bin_IFR = np.clip(np.ceil(confidence_IFR * bins) - 1, 0, bins - 1)
-    gaps = [np.where(bin_IFR == b, gap_IFR, 0).mean(axis=2) for b in range(bins)]
-    parts["ece"] = (
-        np.concatenate(gaps, axis=1),
-        lambda mean_DX: abs(mean_DX.reshape(len(mean_DX), bins, F)).sum(axis=1),
-    )
-    values_IX = np.concatenate([values for values, _ in parts.values()], axis=1)
-    estimate_1X, drawn_DX = table.resampled(values_IX, draws, seed)
-    made = []
-    start = 0
-    for name, (values, finish) in parts.items():
-        columns = slice(start, start + values.shape[1])
-        start += values.shape[1]
-        estimate_F, drawn_DF = finish(estimate_1X[:, columns])[0], finish(drawn_DX[:, columns])
-        made.append(
-            pd.DataFrame(
-                {
-                    "measure": name,
-                    "fraction": table.fractions_F,
-                    "hidden": table.hidden_F,
-                    **_columns(estimate_F, drawn_DF, level),
-                }
-            )
-        )
+    gap_IFK = np.stack([np.where(bin_IFR == k, gap_IFR, 0).mean(2) for k in range(bins)], axis=2)
+    was_I = table.mean("clean_correct")[:, 0] == 1
+    found: dict[str, list[Interval]] = {
+        name: [_estimated(name, x_I, level) for x_I in table.mean(name).T]
+        for name in (*FLAGS, *SIZES)
+    }
+    nothing = Interval(np.nan, np.nan, np.nan, np.nan)
+    found["kept"] = [
+        share(x_I[was_I], level) if was_I.any() else nothing for x_I in table.mean("agreement").T
+    ]
+    found["overconfidence"] = [mean(x_I, level, low=-1, high=1) for x_I in gap_IFR.mean(axis=2).T]
+    found["ece"] = [sum_of_gaps(gap_IFK[:, f], level) for f in range(gap_IFK.shape[1])]
+    for name in WITH_ITSELF:
+        found[name] = [
+            _known(interval.estimate) if hidden == 0 else interval
+            for interval, hidden in zip(found[name], table.hidden_F, strict=True)
+        ]
+    places = {"fraction": table.fractions_F, "hidden": table.hidden_F}
+    made = [
+        pd.DataFrame({"measure": name, **places, **_columns(intervals)})
+        for name, intervals in found.items()
+    ]
     return pd.concat(made, ignore_index=True)
 
 
@@ -121,7 +142,7 @@ def scores(
     Args:
         rows: of :func:`~interactions.effects.effects`.
         measure: ``"correct"``, or ``"agreement"``, whose clean value is 1.
-        draws: bootstrap samples.
+        draws: bootstrap samples for ``half``.
         level: coverage of the intervals, each on its own.
         seed: of the bootstrap.
 
@@ -135,19 +156,20 @@ def scores(
     """
     import pandas as pd
 
-    table = _Table.of(rows, draws, level)
-    estimate_S, drawn_DS = _scored(table, measure, draws, seed)
-    return pd.DataFrame({"score": _SCORES, **_columns(estimate_S, drawn_DS, level)})
+    scored = _Scored.of(_Table.of(rows, draws, level), measure, draws, seed)
+    area = share(scored.area_I, level)
+    if measure == "agreement":  # the clean value is 1 by definition
+        clean, relative = _known(1.0), area
+    else:
+        clean = share(scored.clean_I, level)
+        relative = t_interval(scored.relative, scored.relative_I, level, scale=1)
+        relative = replace(relative, low=float(np.maximum(relative.low, 0)))
+    half = percentiles(scored.half, scored.half_D, level)
+    return pd.DataFrame({"score": _SCORES, **_columns([clean, area, relative, half])})
 
 
 def compare(
-    rows_a: pd.DataFrame,
-    rows_b: pd.DataFrame,
-    measure: str = "correct",
-    *,
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    rows_a: pd.DataFrame, rows_b: pd.DataFrame, measure: str = "correct", *, level: float = 0.95
 ) -> pd.DataFrame:
     """Paired difference A - B of two models at every fraction, on the same images and masks.
 
@@ -155,34 +177,33 @@ def compare(
         rows_a: of one model.
         rows_b: of the other.
         measure: a column of the rows, such as ``"correct"`` or ``"nll"``.
-        draws: bootstrap samples.
         level: coverage of the intervals, each on its own.
-        seed: of the bootstrap.
 
     Returns:
-        One row per fraction: fraction, hidden, a, b, difference, se, low, high, higher_a and
-        higher_b (images where that model's mean over repeats is higher), p, p_holm (corrected for
-        testing all fractions).
+        One row per fraction: fraction, hidden, a, b, difference, se, low, high, p (below 1 - level
+        exactly where the interval does not hold 0), p_holm (corrected for testing all fractions
+        where the models could differ).
 
     Raises:
         ValueError: if images, fractions, repeats or masks differ.
     """
     import pandas as pd
-    from scipy.stats import binomtest
 
     if measure not in (*FLAGS, *SIZES):
         raise ValueError(f"expected a measure of {', '.join((*FLAGS, *SIZES))}, got {measure!r}")
-    a, b = _Table.of(rows_a, draws, level), _Table.of(rows_b, draws, level)
+    a, b = _Table.of(rows_a, level=level), _Table.of(rows_b, level=level)
     a.check_paired(b)
     a_IF, b_IF = a.mean(measure), b.mean(measure)
-    _, drawn_DF = a.resampled(a_IF - b_IF, draws, seed)
-    difference_F = a_IF.mean(axis=0) - b_IF.mean(axis=0)
-    higher_a, higher_b = (a_IF > b_IF).sum(axis=0), (b_IF > a_IF).sum(axis=0)
-    p = [
-        float(binomtest(int(k), int(k + m)).pvalue) if k + m else 1.0
-        for k, m in zip(higher_a, higher_b, strict=True)
-    ]
-    columns = _columns(difference_F, drawn_DF, level)
+    tests = []
+    for a_I, b_I, hidden in zip(a_IF.T, b_IF.T, a.hidden_F, strict=True):
+        if hidden == 0 and measure in WITH_ITSELF:
+            tests.append(Tested(0.0, 0.0, 0.0, 0.0, 1.0))
+        elif measure in FLAGS:
+            tests.append(share_difference(a_I, b_I, level))
+        else:
+            low, high = BOUNDS[measure]
+            tests.append(mean_difference(a_I, b_I, level, bound=high - low))
+    columns = _columns(tests)
     return pd.DataFrame(
         {
             "fraction": a.fractions_F,
@@ -191,10 +212,8 @@ def compare(
             "b": b_IF.mean(axis=0),
             "difference": columns.pop("estimate"),
             **columns,
-            "higher_a": higher_a,
-            "higher_b": higher_b,
-            "p": p,
-            "p_holm": holm(p),
+            "p": [test.p for test in tests],
+            "p_holm": family(tests),
         }
     )
 
@@ -214,7 +233,7 @@ def compare_scores(
         rows_a: of one model.
         rows_b: of the other.
         measure: as for :func:`scores`.
-        draws: bootstrap samples, the same images for both models.
+        draws: bootstrap samples for ``half``, the same images for both models.
         level: coverage of the intervals, each on its own.
         seed: of the bootstrap.
 
@@ -228,14 +247,20 @@ def compare_scores(
 
     a, b = _Table.of(rows_a, draws, level), _Table.of(rows_b, draws, level)
     a.check_paired(b)
-    a_S, a_DS = _scored(a, measure, draws, seed)
-    b_S, b_DS = _scored(b, measure, draws, seed)
+    one, two = (_Scored.of(table, measure, draws, seed) for table in (a, b))
+    area = share_difference(one.area_I, two.area_I, level)
+    clean: Interval
+    if measure == "agreement":
+        clean, relative = _known(0.0), area
+    else:
+        clean = share_difference(one.clean_I, two.clean_I, level)
+        difference_I = one.relative_I - two.relative_I
+        relative = paired(one.relative - two.relative, difference_I, 1, level)
     with np.errstate(invalid="ignore"):  # inf - inf: neither falls to half
-        difference_S, drawn_DS = a_S - b_S, a_DS - b_DS
-    columns = _columns(difference_S, drawn_DS, level)
-    return pd.DataFrame(
-        {"score": _SCORES, "a": a_S, "b": b_S, "difference": columns.pop("estimate"), **columns}
-    )
+        half = percentiles(one.half - two.half, one.half_D - two.half_D, level)
+    columns = _columns([clean, area, relative, half])
+    scores = {"a": one.all_S, "b": two.all_S, "difference": columns.pop("estimate")}
+    return pd.DataFrame({"score": _SCORES, **scores, **columns})
 
 
 def mask_variance(rows: pd.DataFrame, measure: str = "correct") -> pd.DataFrame:
@@ -324,20 +349,43 @@ def half(hidden_F: Array, value_DF: Array, clean_D: Array) -> Array:
 _SCORES = ("clean", "area", "relative", "half")
 
 
-def _scored(table: _Table, measure: Curve, draws: int, seed: int) -> tuple[Array, Array]:
-    """The scores ``(4,)`` and those of bootstrap samples ``(D, 4)``."""
-    if measure not in ("correct", "agreement"):
-        raise ValueError(f"expected the measure 'correct' or 'agreement', got {measure!r}")
-    value_IF = table.mean(measure)
-    clean_I = table.mean("clean_correct")[:, 0] if measure == "correct" else np.ones(len(value_IF))
-    both = table.resampled(np.concatenate([clean_I[:, None], value_IF], axis=1), draws, seed)
-    made = []
-    for mean_DX in both:
-        clean_D, value_DF = mean_DX[:, 0], mean_DX[:, 1:]
-        area_D = area(table.hidden_F, value_DF)
-        half_D = half(table.hidden_F, value_DF, clean_D)
-        made.append(np.stack([clean_D, area_D, _ratio(area_D, clean_D), half_D], axis=1))
-    return made[0][0], made[1]
+@dataclass(frozen=True)
+class _Scored:
+    """What the scores of a curve, and their intervals, are made of."""
+
+    clean_I: Array
+    area_I: Array
+    half: float
+    half_D: Array
+
+    @classmethod
+    def of(cls, table: _Table, measure: Curve, draws: int, seed: int) -> _Scored:
+        if measure not in ("correct", "agreement"):
+            raise ValueError(f"expected the measure 'correct' or 'agreement', got {measure!r}")
+        value_IF, hidden_F = table.mean(measure), table.hidden_F
+        correct = measure == "correct"
+        clean_I = table.mean("clean_correct")[:, 0] if correct else np.ones(len(value_IF))
+        both_IX = np.concatenate([clean_I[:, None], value_IF], axis=1)
+        means = (both_IX.mean(axis=0, keepdims=True), table.resampled(both_IX, draws, seed))
+        half_1, half_D = (half(hidden_F, mean_DX[:, 1:], mean_DX[:, 0]) for mean_DX in means)
+        return cls(clean_I, area(hidden_F, value_IF), float(half_1[0]), half_D)
+
+    @property
+    def relative(self) -> float:
+        """Area / clean value; NaN for a clean value of 0."""
+        clean = float(self.clean_I.mean())
+        return float(self.area_I.mean() / clean) if clean > 0 else np.nan
+
+    @property
+    def relative_I(self) -> Array:
+        """Each image's contribution to :attr:`relative`, by the delta method; sums to 0."""
+        if np.isnan(self.relative):
+            return np.full(len(self.area_I), np.nan)
+        return (self.area_I - self.relative * self.clean_I) / self.clean_I.mean()
+
+    @property
+    def all_S(self) -> list[float]:
+        return [float(self.clean_I.mean()), float(self.area_I.mean()), self.relative, self.half]
 
 
 @dataclass(frozen=True)
@@ -397,8 +445,8 @@ class _Table:
                 "expected two models measured on the same masks; use one occluder, grid and seed"
             )
 
-    def resampled(self, values_IX: Array, draws: int, seed: int) -> tuple[Array, Array]:
-        """Means of columns over images, ``(1, X)``, and over bootstrap samples, ``(D, X)``."""
+    def resampled(self, values_IX: Array, draws: int, seed: int) -> Array:
+        """Means of columns over bootstrap samples of the images, ``(D, X)``."""
         I = len(values_IX)
         parts = []
         for start in range(0, draws, 64):
@@ -407,7 +455,7 @@ class _Table:
                 for draw in range(start, min(start + 64, draws))
             ]
             parts.append(np.stack(counts).astype(float) @ values_IX / I)
-        return values_IX.mean(axis=0, keepdims=True), np.concatenate(parts)
+        return np.concatenate(parts)
 
 
 def _picks(count: int, seed: int, draw: int) -> NDArray[np.int64]:
@@ -416,26 +464,20 @@ def _picks(count: int, seed: int, draw: int) -> NDArray[np.int64]:
     return (words % np.uint64(count)).astype(np.int64)  # uneven by less than count / 2^64
 
 
-def _interval(estimate: float, drawn_D: Array, level: float) -> Interval:
-    """The percentile interval. Scores can be infinite or undefined in some draws."""
-    defined = drawn_D[~np.isnan(drawn_D)]
-    if np.isnan(estimate) or len(defined) < len(drawn_D):
-        return Interval(float(estimate), np.nan, np.nan, np.nan)
-    finite = len(drawn_D) > 1 and np.isfinite(drawn_D).all()
-    se = float(drawn_D.std(ddof=1)) if finite else np.nan
-    # Order statistics, as infinities cannot be interpolated.
-    ends = np.quantile(drawn_D, [0.5 - level / 2, 0.5 + level / 2], method="inverted_cdf")
-    return Interval(float(estimate), se, float(ends[0]), float(ends[1]))
+def _estimated(measure: str, values_I: Array, level: float) -> Interval:
+    """The mean of a measure of ``effects``."""
+    if measure in FLAGS:
+        return share(values_I, level)
+    low, high = BOUNDS[measure]
+    return mean(values_I, level, low=low, high=high)
 
 
-def _columns(estimates_X: Array, drawn_DX: Array, level: float) -> dict[str, list[float]]:
+def _known(value: float) -> Interval:
+    """A number that is not estimated."""
+    return Interval(value, 0.0, value, value)
+
+
+def _columns(intervals: Sequence[Interval]) -> dict[str, list[float]]:
     """Estimates with their intervals, as columns of a table."""
-    intervals = [_interval(e, d, level) for e, d in zip(estimates_X, drawn_DX.T, strict=True)]
     names = ("estimate", "se", "low", "high")
     return {name: [getattr(interval, name) for interval in intervals] for name in names}
-
-
-def _ratio(a: Array, b: Array) -> Array:
-    """a / b, NaN where b is 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(b > 0, a / b, np.nan)

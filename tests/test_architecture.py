@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("interactions", "a2mim", "experiments")
 ALLOWED = {
     "interactions": ("interactions",),
-    "a2mim": ("a2mim", "interactions.patches", "interactions.fills"),
+    "a2mim": ("a2mim", *(f"interactions.{name}" for name in ("patches", "fills", "keys", "stats"))),
     "experiments": ("experiments", "a2mim", "interactions"),
     "notebooks": PACKAGES,
 }

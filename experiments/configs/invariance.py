@@ -5,8 +5,8 @@ measures and baselines are in :mod:`interactions.similarity`.
 Command: ``a2mim invariance CKPT... --images DIR``, or ``--data NAME``.
 Machine and time: images x (1 + ratios x repeats) x 2 forwards for each checkpoint, against the
 complement images x 2 ratios x repeats x 2; the command prints its plan before it starts.
-Batches: ``--batch`` images in an order drawn by ``--seed``, not that of their names, which would
-make batches of one class from a folder by class. Masks are keyed by the names of images.
+Batches: of equal sizes up to ``--batch``, in an order drawn by ``--seed``, not that of names, which
+would make batches of one class from a folder by class. Masks are keyed by the names of images.
 Expected: no value is promised; CKA is exactly 1 at ratio 0 and about 0 for permuted images. On
 photographs an untrained ViT is above 0.9 nearly everywhere, which is why it stands beside.
 """
@@ -60,8 +60,8 @@ class InvarianceConfig:
     """Names the random draws; the same seed hides the same patches from all checkpoints and puts
     the same images into batches."""
     batch: int = 256
-    """Images that CKA, centring and retrieval see together, drawn by seed: part of what the numbers
-    mean."""
+    """The most images that CKA, centring and retrieval see together: as few batches as this allows,
+    of equal sizes, drawn by seed. Part of what the numbers mean."""
     forward_batch: int = 32
     """Images through the network at once; no more than rounding depends on it."""
     precision: Literal["float32", "tf32", "float16"] = "float32"

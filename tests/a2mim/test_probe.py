@@ -336,9 +336,12 @@ def test_the_interval_over_seeds_is_students():
         labels = torch.zeros(10, dtype=torch.int64)
         return ProbeResult((torch.arange(10) >= right).long(), labels, None, (), {})
 
-    found = repeat(result, [3, 5, 8])
-    low, high = t.interval(0.95, 2, 16 / 30, np.std([0.3, 0.5, 0.8], ddof=1) / math.sqrt(3))
+    found = repeat(result, [4, 5, 7])
+    low, high = t.interval(0.95, 2, 16 / 30, np.std([0.4, 0.5, 0.7], ddof=1) / math.sqrt(3))
     assert found.interval == pytest.approx((low, high))
+    assert repeat(result, [0, 5, 10]).interval == (0, 1)  # what an accuracy can be
+    # equal accuracies say nothing of other seeds
+    assert np.isnan(repeat(lambda seed: result(5), [1, 2, 3]).interval).all()
     for wrong in ([1], [1, 1]):
         with pytest.raises(ValueError, match="at least 2 different seeds"):
             repeat(result, wrong)

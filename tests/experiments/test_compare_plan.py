@@ -18,6 +18,7 @@ from experiments.configs.compare import CompareConfig
 from experiments.configs.weights import WeightsConfig
 from experiments.runs import UsageError
 from experiments.weights import load, subject_of
+from interactions.similarity import batch_sizes
 
 NETS = """
 from torch import nn
@@ -418,11 +419,11 @@ def test_the_key_is_of_everything_that_decides_numbers(config, compared, tmp_pat
     assert len(set(keys)) == len(keys)
 
 
-def test_equal_batches_or_a_last_one_that_is_enough():
+def test_equal_batches():
     for count in range(4, 5001):
-        size = batch_of(count)
-        assert count % size == 0 or count % size >= 4
-        assert 4 <= size < 64
+        sizes = batch_sizes(count, batch_of(count))
+        assert sizes[0] == batch_of(count)
+        assert min(24, count) <= sizes[-1] <= sizes[0] < 48
     assert [batch_of(count) for count in (30, 48, 97, 100)] == [30, 24, 25, 25]
 
 

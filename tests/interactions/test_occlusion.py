@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from timm import create_model
 from torch import nn
 
@@ -67,16 +68,33 @@ def test_batch_size_and_order_do_not_change_the_curve(batch_size):
 
 
 def test_area_and_its_difference():
-    """The trapezoid of the specification: accuracies at r = 0, 0.1, ... 0.9 have area 68.5444."""
-    accuracy = np.array([80, 79.5, 78.9, 78, 76.5, 74, 70, 62, 48, 20])
+    """The trapezoid of the specification: accuracies at r = 0, 0.1, ... 0.9 have area .685444."""
+    accuracy = np.array([80, 79.5, 78.9, 78, 76.5, 74, 70, 62, 48, 20]) / 100
     curve = OcclusionCurve(("a", "b"), np.arange(10) / 10, np.stack([accuracy, accuracy]))
-    assert curve.area().estimate == pytest.approx(68.5444, abs=1e-4)
+    assert curve.area().estimate == pytest.approx(0.685444, abs=1e-6)
     assert curve.area().se == 0
-    other = OcclusionCurve(("a", "b"), np.arange(10) / 10, np.stack([accuracy - 1, accuracy - 3]))
-    assert curve.area_minus(other).estimate == pytest.approx(2)
-    assert curve.intervals()[0].estimate == 80
+    other = OcclusionCurve(
+        ("a", "b"), np.arange(10) / 10, np.stack([accuracy - 0.01, accuracy - 0.03])
+    )
+    assert curve.area_minus(other).estimate == pytest.approx(0.02)
+    assert curve.intervals()[0].estimate == 0.8
     with pytest.raises(ValueError, match="same images and fractions"):
         curve.area_minus(OcclusionCurve(("a", "c"), np.arange(10) / 10, other.correct_IF))
+
+
+def test_no_image_right_is_no_certainty():
+    """Wilson's interval where a t interval has no width; means of flags stay in [0, 1]."""
+    flags = np.zeros((20, 2))
+    flags[:, 0] = 1
+    curve = OcclusionCurve(tuple(map(str, range(20))), np.array([0, 0.5]), flags)
+    wilson = stats.binomtest(0, 20).proportion_ci(0.95, "wilson").high
+    first, last = curve.intervals()
+    assert (first.low, first.high) == pytest.approx((1 - wilson, 1))
+    assert (last.low, last.high) == pytest.approx((0, wilson))
+    area = curve.area()
+    assert 0 < area.low < area.estimate == 0.5 < area.high < 1
+    same = curve.area_minus(curve)
+    assert (same.estimate, same.p) == (0, 1)
 
 
 def test_bad_input():

@@ -2,7 +2,25 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from interactions.stats import effective_images, family, holm, paired, t_interval
+from interactions.stats import (
+    correlation,
+    effective_images,
+    family,
+    holm,
+    mean,
+    mean_difference,
+    paired,
+    percentiles,
+    share,
+    share_difference,
+    sum_of_gaps,
+    t_interval,
+)
+
+
+def misses(probability, trials):
+    """How many trials may miss, each with this probability, but for 1 in 10,000."""
+    return stats.binom.isf(1e-4, trials, probability)
 
 
 def test_t_interval_is_scipys():
@@ -13,6 +31,25 @@ def test_t_interval_is_scipys():
     assert str(got).startswith(f"{x.mean():.3g} [")
     with pytest.raises(ValueError, match="at least 2 images"):
         t_interval(1.0, np.array([1.0]))
+
+
+def test_a_constant_has_no_t_interval():
+    for x in (np.full(20, 0.3), np.zeros(20)):
+        found = mean(x)
+        assert (found.estimate, found.se) == (pytest.approx(x[0]), 0)
+        assert np.isnan([found.low, found.high]).all()
+    noisy = 0.3 + 1e-9 * np.arange(20)
+    assert np.isnan(mean(noisy).low)
+    assert np.isnan(t_interval(1.0, noisy - 0.3, scale=1.0).low)
+    assert t_interval(1.0, noisy - 0.3).se > 0
+
+
+def test_means_end_where_values_do():
+    x = np.array([0.0, 0, 0, 0, 1])
+    plain, cut = mean(x), mean(x, low=0, high=1)
+    assert plain.low < cut.low == 0
+    assert plain.high == cut.high
+    assert mean_difference(x, np.zeros(5), bound=0.3).high == 0.3
 
 
 def test_excludes_zero():
@@ -86,3 +123,205 @@ def test_constants_are_no_part_of_a_family():
     np.testing.assert_array_equal(found[1:4], holm([test.p for test in tests]))
     assert found[0] == 1
     assert np.isnan(found[4])
+
+
+# --------------------------------------------------------------------------------------------------
+# shares
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 20), (20, 20), (7, 20), (1, 3), (350, 1000)])
+def test_the_share_of_flags_is_wilsons(right, count):
+    found = share(np.arange(count) < right)
+    wilson = stats.binomtest(right, count).proportion_ci(0.95, "wilson")
+    assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high))
+    assert found.estimate == right / count
+    assert found.low < found.high
+
+
+def test_shares_of_several_flags():
+    """Repeats that agree are one flag; images that agree by chance are not certain."""
+    flags = np.repeat(np.arange(20) < 7, 3).reshape(20, 3)
+    assert share(flags.mean(axis=1)) == share(flags[:, 0])
+    rng = np.random.default_rng(0)
+    x = rng.binomial(3, 0.4, 400) / 3
+    expected = t_interval(x.mean(), x)  # of many images, none near the bounds
+    assert (share(x).low, share(x).high) == pytest.approx((expected.low, expected.high), abs=2e-3)
+    same = share(np.full(20, 0.5))
+    assert 0 < same.low < 0.47 < 0.53 < same.high < 1
+    assert np.isnan(share([0.5, np.nan]).low)
+    with pytest.raises(ValueError, match=r"values in \[0, 1\], got 0 to 70"):
+        share([0, 70])
+    with pytest.raises(ValueError, match="at least 1 image"):
+        share([])
+
+
+@pytest.mark.parametrize("count", [20, 60])
+@pytest.mark.parametrize(("a", "b"), [(2, 2), (9, 1)])
+def test_shares_cover(count, a, b):
+    """Three flags per image, which differ in how hard they are: 95 % miss 1 in 20.
+
+    In 20,000 samples of each the coverage is 0.946 to 0.950; t intervals of (9, 1) cover 0.926.
+    """
+    rng = np.random.default_rng(1)
+    samples = rng.binomial(3, rng.beta(a, b, (500, count))) / 3
+    found = [share(x) for x in samples]
+    assert sum(not i.low <= a / (a + b) <= i.high for i in found) <= misses(0.055, 500)
+
+
+def flags(both, first, second, neither):
+    """Two flags of paired images, from how many have which."""
+    counts = (both, first, second, neither)
+    return np.repeat([1, 1, 0, 0], counts), np.repeat([1, 0, 1, 0], counts)
+
+
+def test_paired_shares_with_the_likelihood_maximised_by_a_grid():
+    """The score (x - y - I d) / sqrt(I (2 q + d (1 - d))) with q from its likelihood."""
+    from interactions.stats import CORRECTION, _tango
+
+    q = np.linspace(0, 1, 200_001)
+    for x, y, count, d in ((9, 2, 40, 0.1), (0, 5, 12, 0.2), (3, 0, 30, -0.05), (1, 1, 10, 0.5)):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            parts = [(x, q + d), (y, q), (count - x - y, 1 - 2 * q - d)]
+            logs = sum(
+                np.where(k > 0, k * np.log(p), np.where(p >= 0, 0, np.nan)) for k, p in parts
+            )
+        best = q[np.nanargmax(logs)]
+        off = max(abs(x - y - count * d) - CORRECTION, 0)
+        expected = off / np.sqrt(count * (2 * best + d * (1 - d)))
+        assert _tango(x, y, count, d) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_score_interval_is_that_of_a_reference(monkeypatch):
+    """Without a correction it is Tango's, as the R package contingencytables has it."""
+    from interactions import stats as module
+
+    monkeypatch.setattr(module, "CORRECTION", 0)
+    found = share_difference(*flags(59, 6, 16, 80))
+    # printed by Tango_asymptotic_score_CI_paired_2x2(cavo_2012)
+    assert found.estimate == pytest.approx(-0.0621, abs=5e-5)
+    assert (found.low, found.high) == pytest.approx((-0.1240, -0.0054), abs=6e-5)
+
+
+def test_p_of_paired_shares_is_mcnemars():
+    found = share_difference(*flags(10, 40, 20, 30))
+    assert found.p == pytest.approx(2 * stats.norm.sf(19.5 / np.sqrt(60)))
+    assert found.estimate == 0.2
+    assert found.se == pytest.approx(np.sqrt((0.6 - 0.04) / 99))
+    none = share_difference(*flags(20, 0, 0, 30))
+    assert (none.estimate, none.p) == (0, 1)
+    assert none.low == -none.high < 0
+    all_of_them = share_difference(*flags(0, 30, 0, 0))
+    assert all_of_them.high == all_of_them.estimate == 1
+    assert all_of_them.p < 1e-6
+    # of 3 images, two only right in one: once "+66.7 points [+13.1, +90.3], p = 0.12" in one row
+    few = share_difference(*flags(1, 2, 0, 0))
+    assert few.low < 0
+    assert few.p > 0.05
+    with pytest.raises(ValueError, match="paired values of at least 2 images"):
+        share_difference([1, 0], [1])
+
+
+@pytest.mark.parametrize("count", [5, 10, 20, 50])
+def test_paired_shares_cover_and_agree(count):
+    """By enumeration: all tables of a number of images, whatever shares are discordant."""
+    tables = [(x, y) for x in range(count + 1) for y in range(count + 1 - x)]
+    if count == 50:  # few of both are what a table of 50 images mostly has
+        tables = [(x, y) for x, y in tables if x + y <= 22]
+    found = [share_difference(*flags(count - x - y, x, y, 0)) for x, y in tables]
+    off = np.array([test.excludes_zero for test in found])
+    assert (off == [test.p < 0.05 for test in found]).all()
+    low, high = (np.array([getattr(test, end) for test in found]) for end in ("low", "high"))
+    rest = [count - x - y for x, y in tables]
+    every = np.column_stack([tables, rest])
+    shares = (0, 0.02, 0.1, 0.2) if count == 50 else (0, 0.05, 0.2, 0.4, 0.6)
+    for first in shares:
+        for second in shares:
+            if first + second > 1:
+                continue
+            chance = stats.multinomial.pmf(every, count, [first, second, 1 - first - second])
+            d = first - second
+            covered = chance[(low <= d + 1e-9) & (d - 1e-9 <= high)].sum()
+            assert covered >= 0.95 * chance.sum()
+            if d == 0:
+                assert chance[off].sum() <= 0.05
+
+
+# --------------------------------------------------------------------------------------------------
+# means, ratios, sums of gaps, correlations
+
+
+@pytest.mark.parametrize("count", [20, 60])
+def test_false_positives_of_paired_means(count):
+    """Differences of skewed values, whose mean is the same."""
+    rng = np.random.default_rng(5)
+    a, b = rng.gamma(0.5, 1, (2, 1000, count))
+    p = np.array([mean_difference(x, y).p for x, y in zip(a, b, strict=True)])
+    assert (p < 0.05).sum() <= misses(0.05, 1000)
+    assert (p < 0.05).sum() >= 20
+
+
+@pytest.mark.parametrize("off", [0, 0.05, 0.2])
+@pytest.mark.parametrize("count", [20, 60])
+def test_calibration_errors_cover(count, off):
+    """15 bins of confidence, of a model that is calibrated or too confident by 0.05 or 0.2."""
+    rng = np.random.default_rng(6)
+    missed = 0
+    for _ in range(400):
+        confidence = rng.uniform(0.25, 1, count)
+        gap = confidence - (rng.random(count) < confidence - off)
+        parts = np.where(np.ceil(confidence * 15)[:, None] == np.arange(1, 16), gap[:, None], 0)
+        found = sum_of_gaps(parts)
+        assert found.low <= found.estimate <= found.high
+        missed += not found.low <= off <= found.high
+    # 0.05 of the bounds; normal tails of bins of one or two images are too light
+    assert missed <= misses(0.06, 400)
+
+
+def test_sums_of_gaps_by_hand():
+    """One bin far from 0 has no bias: the t interval of its mean; an empty bin is nothing."""
+    rng = np.random.default_rng(7)
+    x = rng.normal(-3, 0.1, 30)
+    found, expected = sum_of_gaps(np.column_stack([x, 0 * x])), t_interval(x.mean(), x)
+    assert found.estimate == pytest.approx(-expected.estimate)
+    assert (found.low, found.high) == pytest.approx((-expected.high, -expected.low))
+    # at 0 the mean of |noise| is sqrt(2 / pi) of its error
+    x = x - x.mean()
+    found, expected = sum_of_gaps(np.column_stack([x + 10, x])), t_interval(10.0, 2 * x)
+    bias = np.sqrt(2 / np.pi) * x.std(ddof=1) / np.sqrt(30)
+    assert found.low == pytest.approx(expected.low - bias)
+    assert found.high == pytest.approx(expected.high)
+
+
+def test_correlations_stay_below_one():
+    influence = np.array([0.01, -0.01, 0.02, -0.02])
+    found = correlation(0.99, influence)
+    plain = t_interval(0.99, influence)
+    assert found.se == plain.se
+    assert plain.high > 1 > found.high > 0.99 > found.low
+    middle = correlation(0.0, influence / 100)
+    assert middle.high == pytest.approx(t_interval(0.0, influence / 100).high, rel=1e-4)
+    for alone in (correlation(0.5, influence[:1]), correlation(1.0, 0 * influence)):
+        assert np.isnan([alone.low, alone.high]).all()
+    assert np.isnan(correlation(0.5, influence, units=1.03).low)
+    # samples of 30 pairs of a bivariate normal with r = 0.9, in 5 batches
+    rng, missed = np.random.default_rng(8), 0
+    for x, noise in rng.normal(size=(400, 2, 5, 30)):
+        y = 0.9 * x + np.sqrt(1 - 0.81) * noise
+        xy, xx, yy = (np.mean(a * b, axis=1) for a, b in ((x, y), (x, x), (y, y)))
+        r = xy.mean() / np.sqrt(xx.mean() * yy.mean())
+        influence = xy / np.sqrt(xx.mean() * yy.mean()) - r / 2 * (xx / xx.mean() + yy / yy.mean())
+        interval = correlation(r, influence)
+        missed += not interval.low <= 0.9 <= interval.high
+    assert missed <= misses(0.06, 400)
+
+
+def test_percentiles_hold_the_estimate():
+    drawn = np.arange(1, 101.0)
+    assert percentiles(50.0, drawn).low == 3
+    assert percentiles(50.0, drawn).high == 98
+    assert percentiles(0.5, drawn).low == 0.5
+    assert percentiles(200.0, drawn).high == 200
+    infinite = percentiles(50.0, np.append(drawn, np.inf))
+    assert np.isnan(infinite.se)
+    assert infinite.high == 99
+    assert np.isnan(percentiles(50.0, np.append(drawn, np.nan)).low)
