@@ -82,6 +82,9 @@ class Tested(Interval):
     p: float
 
 
+FEWEST = 1.5
+"""Effective images that an interval needs; see :func:`effective_images`."""
+
 CORRECTION = 0.5
 """Images by which a paired difference of shares is moved towards the tested one; 1 below 10 images.
 
@@ -250,7 +253,12 @@ def mean_difference(
 
 
 def t_interval(
-    estimate: float, influence_I: Array, level: float = 0.95, scale: float = 0.0
+    estimate: float,
+    influence_I: Array,
+    level: float = 0.95,
+    scale: float = 0.0,
+    *,
+    effective: float | None = None,
 ) -> Interval:
     """A t interval from one influence value per image (the image's own contribution).
 
@@ -260,9 +268,13 @@ def t_interval(
         level: coverage.
         scale: size of the numbers that contributions were computed from; a spread up to
             :data:`ROUNDING` times this counts as 0.
+        effective: images that the estimate hangs on (:func:`effective_images`), if they weigh
+            differently, as those of a ratio of sums do: e of them have e - 1 degrees of freedom,
+            and a variance that was too small by (1 - 1/e) / (1 - 1/I).
 
     Returns:
-        The interval; its ends are NaN where contributions have no spread.
+        The interval; its ends are NaN where contributions have no spread, or fewer than
+        :data:`FEWEST` images are effective.
 
     Raises:
         ValueError: with fewer than 2 images.
@@ -271,11 +283,17 @@ def t_interval(
         raise ValueError(f"expected at least 2 images for an interval, got {len(influence_I)}")
     # The deviations of equal numbers from their mean are rounding, however small the scale is.
     spread = float(influence_I.std(ddof=1)) if np.ptp(influence_I) != 0 else 0.0
-    return mean_of(estimate, spread, len(influence_I), level, scale)
+    return mean_of(estimate, spread, len(influence_I), level, scale, effective=effective)
 
 
 def mean_of(
-    estimate: float, spread: float, count: int, level: float = 0.95, scale: float = 0.0
+    estimate: float,
+    spread: float,
+    count: int,
+    level: float = 0.95,
+    scale: float = 0.0,
+    *,
+    effective: float | None = None,
 ) -> Interval:
     """:func:`t_interval` of values of which only moments are known.
 
@@ -285,13 +303,15 @@ def mean_of(
         count: of images, at least 2.
         level: coverage.
         scale: see :func:`t_interval`.
+        effective: see :func:`t_interval`.
     """
-    from scipy.stats import t
-
+    units = count if effective is None else min(effective, count)
+    if units < FEWEST:
+        return Interval(float(estimate), np.nan, np.nan, np.nan)
     if spread <= ROUNDING * scale:
         return Interval(float(estimate), 0.0, np.nan, np.nan)
-    se = spread / np.sqrt(count)
-    half = float(t.ppf(0.5 + level / 2, count - 1)) * se
+    se = spread / np.sqrt(count) * np.sqrt((1 - 1 / count) / (1 - 1 / units))
+    half = _t_quantile(level, units - 1) * se
     return Interval(float(estimate), float(se), float(estimate - half), float(estimate + half))
 
 
@@ -314,7 +334,11 @@ def positive_interval(
     Returns:
         The ends; (0, infinity) without degrees of freedom.
     """
-    if np.isnan(estimate) or np.isnan(se):
+    if np.isnan(estimate):
+        return np.nan, np.nan
+    if df <= 0:
+        return 0.0, np.inf
+    if np.isnan(se):
         return np.nan, np.nan
     if se == 0:
         return max(float(estimate), 0.0), max(float(estimate), 0.0)
@@ -333,7 +357,7 @@ def paired(
     scale: float,
     level: float = 0.95,
     *,
-    df: float | None = None,
+    effective: float | None = None,
     bracket: tuple[float, float] | None = None,
 ) -> Tested:
     """A difference that should be 0 if two models are alike: t interval and t test over images.
@@ -349,7 +373,8 @@ def paired(
         scale: size of the numbers that were subtracted, such as the largest of them. Spread and
             estimate count as 0 up to :data:`ROUNDING` times this.
         level: coverage.
-        df: degrees of freedom, if not those of as many images.
+        effective: see :func:`t_interval`; of two estimates the smaller one. With fewer than
+            :data:`FEWEST` there is no p either.
         bracket: ends between which the difference is known to lie for these images, around the
             estimate. The interval goes from the lower end's to the upper end's, and p is that of
             the end nearer to 0, or 1 if the bracket holds 0.
@@ -357,36 +382,38 @@ def paired(
     Raises:
         ValueError: with fewer than 2 images, or for a scale that is negative.
     """
-    from scipy.stats import t
+    from scipy.special import stdtr  # many times as fast as scipy.stats.t
 
     if scale < 0:
         raise ValueError(f"expected a scale of at least 0, got {scale:g}")
-    se = t_interval(estimate, influence_I, level, scale).se
-    low, high = bracket or (estimate, estimate)
-    if se == 0:
+    interval = t_interval(estimate, influence_I, level, scale, effective=effective)
+    if interval.se == 0:
         if abs(estimate) <= ROUNDING * scale:
             return Tested(0.0, 0.0, np.nan, np.nan, 1.0)
-        return Tested(float(estimate), 0.0, np.nan, np.nan, np.nan)
-    df = len(influence_I) - 1 if df is None else df
-    half = _t_quantile(level, df) * se
-    nearest = max(low, 0.0) - min(high, 0.0)  # 0 where the bracket holds 0
-    p = float(2 * t.sf(nearest / se, df)) if df > 0 else 1.0
-    return Tested(float(estimate), se, low - half, high + half, p)
+        return Tested(interval.estimate, 0.0, np.nan, np.nan, np.nan)
+    units = len(influence_I) if effective is None else min(effective, len(influence_I))
+    least, most = bracket or (estimate, estimate)
+    nearest = max(least, 0.0) - min(most, 0.0)  # 0 where the bracket holds 0
+    p = float(2 * stdtr(units - 1, -nearest / interval.se))
+    low, high = interval.low - (estimate - least), interval.high + (most - estimate)
+    return Tested(interval.estimate, interval.se, low, high, p)
 
 
 def _t_quantile(level: float, df: float) -> float:
     """Half the width of a t interval in standard errors; infinite without degrees of freedom."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    with np.errstate(over="ignore"):
-        return float(t.ppf(0.5 + level / 2, df)) if df > 0 else np.inf
+    return float(stdtrit(df, 0.5 + level / 2)) if df > 0 else np.inf
 
 
 def effective_images(parts_I: NDArray[np.float64]) -> float:
     """How many images a sum hangs on: (sum)^2 / (sum of squares) of its parts (Kish 1965).
 
-    I for equal parts, 1 for one image that outweighs all others: a ratio of sums is then a constant
-    of that image, and has no standard error however small the computed one is.
+    I for equal parts, 1 for one image that outweighs all others: a ratio of sums is then a number
+    of that image alone, and its computed standard error is near 0 because there is no other.
+    Intervals of ratios of skewed sums cover 0.93 to 0.96 with it (:func:`t_interval`; 0.98 and more
+    below 2), where those of all I images cover 0.74 to 0.92 (4 to 20 images, whose sizes are
+    log-normal with sigma from 0.5 to 3).
 
     Args:
         parts_I: each image's part; negative ones, which noise alone makes, count as 0.
@@ -433,18 +460,18 @@ def correlation(
         estimate: the correlation, or the CKA.
         influence_B: contributions of what was sampled, such as batches, by the delta method.
         level: coverage.
-        units: how many of them there really are if they do not weigh the same
-            (:func:`effective_images`); with fewer than 1.5 there is no interval.
+        units: how many of them are effective if they do not weigh the same; see
+            :func:`t_interval`.
 
     Returns:
         The interval; its ends are NaN where contributions have no spread, or there is only one.
     """
-    if len(influence_B) < 2 or (units is not None and units < 1.5):
+    if len(influence_B) < 2:
         return Interval(float(estimate), np.nan, np.nan, np.nan)
-    found, slope = t_interval(estimate, influence_B, level, scale=1), 1 - estimate**2
+    found, slope = t_interval(estimate, influence_B, level, 1, effective=units), 1 - estimate**2
     if np.isnan(found.low) or not slope > 0:
         return found
-    z = t_interval(np.arctanh(estimate), influence_B / slope, level)
+    z = t_interval(np.arctanh(estimate), influence_B / slope, level, effective=units)
     return Interval(found.estimate, found.se, float(np.tanh(z.low)), float(np.tanh(z.high)))
 
 

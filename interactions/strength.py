@@ -417,7 +417,7 @@ class Strength:
             influence_I,
             scale=float(np.max([self.J[inside_O], other.J[inside_O]])),
             level=level,
-            df=min(self.effective_images, other.effective_images) - 1,
+            effective=min(self.effective_images, other.effective_images),
             bracket=bracket,
         )
 

@@ -30,7 +30,7 @@ from interactions.similarity import (
     recalls,
     untrained,
 )
-from interactions.stats import correlation
+from interactions.stats import correlation, effective_images
 
 GRID = PatchGrid(4, 4)
 
@@ -241,7 +241,8 @@ def test_similarity_puts_batches_and_repeats_together():
     assert rows["cka", "mean"]["value"] == pytest.approx(np.mean(values))
     assert rows["cka", "mean"]["mask_sd"] == pytest.approx(np.std(values, ddof=1))
     influence = (ckas[0].influence_B + ckas[1].influence_B) / 2
-    expected = correlation(np.mean(values), influence)
+    images = effective_images(np.array([8, 8, 4]))
+    expected = correlation(np.mean(values), influence, units=images)
     assert rows["cka", "mean"]["low"] == pytest.approx(expected.low)
     assert rows["cka", "mean"]["high"] == pytest.approx(expected.high)
     cosines = torch.stack([F.cosine_similarity(x, y) for y in ys])
@@ -694,7 +695,7 @@ def test_batches_are_of_equal_sizes_and_no_image_is_left_out(twins):
 
 
 def test_some_images_more_do_not_make_cka_noisy():
-    """256 images in a batch, and 260: with 4 in a batch that weighed as much it had 14 times the SD."""
+    """256 images, and 260: with 4 in a batch that weighed as much CKA had 14 times the SD."""
     generator = torch.Generator().manual_seed(0)
     values = {256: [], 260: []}
     short = []

@@ -114,6 +114,47 @@ def test_effective_number_of_images():
     assert effective_images(np.array([0.0, -1.0])) == 0
 
 
+def test_one_image_that_is_all_of_it_has_no_interval():
+    """Four images, three with nothing: once J = 1.459 [1.459, 1.459]."""
+    sizes = np.array([1, 1e-9, 1e-9, 1e-9])
+    x = sizes[:, None] * np.array([[2.0, 1], [1, 1], [1, 3], [1, 1]])
+    mean = x.mean(axis=0)
+    J = mean / mean.mean()
+    influence = (x[:, 0] - J[0] * x.mean(axis=1)) / mean.mean()
+    alone = effective_images(x.mean(axis=1))
+    assert np.isnan(t_interval(J[0], influence, effective=alone).low)
+    assert np.isnan(paired(J[0] - 1, influence, 1.0, effective=alone).p)
+    # images that weigh the same are as many as there are
+    y = np.random.default_rng(0).normal(size=9)
+    assert t_interval(y.mean(), y, effective=9.0) == t_interval(y.mean(), y)
+    assert paired(y.mean(), y, 1.0, effective=9.0) == paired(y.mean(), y, 1.0)
+
+
+@pytest.mark.parametrize("sigma", [1, 3])
+def test_ratios_of_skewed_sums_cover(sigma):
+    """10 images whose sizes are log-normal: the share of one of five orders in their sum."""
+    rng = np.random.default_rng(9)
+    profile = np.array([1, 2, 4, 2, 1])
+    missed = plain = counted = 0
+    for _ in range(1000):
+        noise = np.exp(0.5 * rng.normal(size=(10, 5)) - 0.125)
+        x = np.exp(sigma * rng.normal(size=(10, 1))) * profile * noise
+        mean = x.mean(axis=0)
+        J = mean[2] / mean.mean()
+        influence = (x[:, 2] - J * x.mean(axis=1)) / mean.mean()
+        images = effective_images(x.mean(axis=1))
+        found = t_interval(J, influence, effective=images)
+        if images < 1.5:
+            assert np.isnan(found.low)
+            continue
+        counted += 1
+        missed += not found.low <= 2 <= found.high
+        all_images = t_interval(J, influence)
+        plain += not all_images.low <= 2 <= all_images.high
+    assert missed <= misses(0.07, counted)
+    assert plain > 1.5 * missed
+
+
 def test_constants_are_no_part_of_a_family():
     rng = np.random.default_rng(3)
     tests = [paired(x.mean(), x, 1.0) for x in rng.normal(0.8, 1, size=(3, 10))]
