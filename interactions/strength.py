@@ -508,10 +508,14 @@ def two_level(replicates_PR: NDArray[np.float64]) -> float:
 def cross_sign(replicates_PR: NDArray[np.float64]) -> float:
     """Mean of A sign(B) over halves A and B of the replicates: too small in expectation.
 
+    Of an odd number, A is the smaller half.
+
     Raises:
-        ValueError: with an odd number of replicates.
+        ValueError: with a single replicate.
     """
-    R = _divisible(replicates_PR, 2, "cross-sign estimate")
+    R = replicates_PR.shape[1]
+    if R < 2:
+        raise ValueError(f"expected at least 2 replicates for the cross-sign estimate, got {R}")
     total_P = replicates_PR.sum(axis=1)
     values = []
     for half in _subsets(R, R // 2):
