@@ -168,7 +168,8 @@ class Strength:
         found = []
         for o, (J, se) in enumerate(zip(self.J, self.J_se, strict=True)):
             if self.estimator == "rms":
-                square = self.per_image_IO[:, o].mean() / (self.S @ self.weights_O) ** 2
+                with np.errstate(invalid="ignore"):  # 0 / 0 where no pair interacts at any order
+                    square = self.per_image_IO[:, o].mean() / (self.S @ self.weights_O) ** 2
                 square_se = squared_IO[:, o].std(ddof=1) / np.sqrt(len(self.images))
                 ends = positive_interval(square, square_se, self.effective_images - 1, level)
                 low, high = np.sqrt(ends)
@@ -394,6 +395,8 @@ class Strength:
                 [end_O[inside_O].mean() for end_O in one.bracket or ()] for one in (self, other)
             )
             bracket = (float(low - high_other), float(high - low_other))
+        if np.isnan([self.J, other.J]).any():  # no pair interacts at any order
+            return Tested(np.nan, np.nan, np.nan, np.nan, np.nan)
         return paired(
             float((self.J - other.J)[inside_O].mean()),
             influence_I,
