@@ -284,8 +284,14 @@ class Strength:
         return f"Interaction strength ({of}), {len(self.images)} images, {self.n} players"
 
     def _shown(self) -> pd.DataFrame:
-        """The table as text."""
-        table = self.to_frame()
+        """The table as text; a single image has no intervals."""
+        import pandas as pd
+
+        if len(self.images) == 1:
+            table = pd.DataFrame({"order": self.orders_O, "ratio": self.ratios_O})
+            table = table.assign(S=self.S, J=self.J, rho_is_bound=self.rho_is_bound_O)
+        else:
+            table = self.to_frame()
         said = self.rho_said()
         shown = table.map(lambda value: f"{value:.3g}" if isinstance(value, float) else str(value))
         return shown.assign(rho=said).drop(columns="rho_is_bound")
