@@ -691,16 +691,20 @@ def _rho(records: Sequence[Interactions]) -> tuple[Array, NDArray[np.bool_]]:
             is_bound_O.append(False)
             continue
         x_IPR = [record.replicates(o) for record in records]
-        R, W = x_IPR[0].shape[1], records[0].per_replicate
-        if R < 2:
+        W = records[0].per_replicate
+        if min(x_PR.shape[1] for x_PR in x_IPR) < 2:
             rho_O[o] = np.nan
             is_bound_O.append(False)
             continue
-        variance_IP = np.array([_total(x.var(axis=1, ddof=1)) for x in x_IPR])
-        energy_IP = np.array([_total(x.mean(axis=1) ** 2) for x in x_IPR]) - variance_IP / R
+        variances = [_total(x.var(axis=1, ddof=1)) for x in x_IPR]
+        energies = [
+            _total(x.mean(axis=1) ** 2) - variance_P / x.shape[1]
+            for x, variance_P in zip(x_IPR, variances, strict=True)
+        ]
         # Pairs of one image are alike; with a single image they are all there is.
-        unit_U = energy_IP.mean(axis=1) if len(records) > 1 else energy_IP[0]
-        energy, variance = energy_IP.mean(), variance_IP.mean()
+        unit_U = np.array([e_P.mean() for e_P in energies]) if len(records) > 1 else energies[0]
+        energy = float(np.mean([e_P.mean() for e_P in energies]))
+        variance = float(np.mean([variance_P.mean() for variance_P in variances]))
         error = 1.645 * unit_U.std(ddof=1) / np.sqrt(len(unit_U)) if len(unit_U) > 1 else 0.0
         is_bound_O.append(bool(energy <= error and variance > 0))
         signal = max(energy, 0) + error if is_bound_O[-1] else energy
