@@ -105,6 +105,8 @@ def positive_interval(
     """
     if np.isnan(estimate) or np.isnan(se):
         return np.nan, np.nan
+    if df <= 0:
+        return 0.0, np.inf
     if se == 0:
         return max(float(estimate), 0.0), max(float(estimate), 0.0)
     quantile = _t_quantile(level, df)
