@@ -74,13 +74,11 @@ def t_interval(estimate: float, influence_I: NDArray[np.float64], level: float =
     Raises:
         ValueError: with fewer than 2 images.
     """
-    from scipy.stats import t
-
     count = len(influence_I)
     if count < 2:
         raise ValueError(f"expected at least 2 images for an interval, got {count}")
     se = float(influence_I.std(ddof=1) / np.sqrt(count))
-    half = float(t.ppf(0.5 + level / 2, count - 1)) * se
+    half = _t_quantile(level, count - 1) * se
     return Interval(float(estimate), se, float(estimate) - half, float(estimate) + half)
 
 
@@ -148,7 +146,7 @@ def paired(
     Raises:
         ValueError: with fewer than 2 images, or for a scale that is negative.
     """
-    from scipy.stats import t
+    from scipy.special import stdtr  # many times as fast as scipy.stats.t
 
     if not scale >= 0:
         raise ValueError(f"expected a scale of at least 0, got {scale:g}")
@@ -161,16 +159,15 @@ def paired(
     df = len(influence_I) - 1 if df is None else df
     half = _t_quantile(level, df) * se
     nearest = max(low, 0.0) - min(high, 0.0)  # 0 where the bracket holds 0
-    p = float(2 * t.sf(nearest / se, df)) if df > 0 else 1.0
+    p = float(2 * stdtr(df, -nearest / se)) if df > 0 else 1.0
     return Tested(float(estimate), se, low - half, high + half, p)
 
 
 def _t_quantile(level: float, df: float) -> float:
     """Half the width of a t interval in standard errors; infinite without degrees of freedom."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    with np.errstate(over="ignore"):
-        return float(t.ppf(0.5 + level / 2, df)) if df > 0 else np.inf
+    return float(stdtrit(df, 0.5 + level / 2)) if df > 0 else np.inf
 
 
 def effective_images(parts_I: NDArray[np.float64]) -> float:

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from math import comb
 from typing import TYPE_CHECKING, Any, Literal
@@ -147,7 +148,7 @@ class Strength:
         """Each image's contribution to J, by leaving it out; sums to 0."""
         return self._influences[0]
 
-    @property
+    @cached_property
     def effective_images(self) -> float:
         """How many images the strength hangs on: (sum of energies)^2 / sum of their squares."""
         return effective_images(self.per_image_IO.sum(axis=1))
@@ -345,7 +346,7 @@ class Strength:
         weights_O = np.append(steps, 0) + np.append(0, steps)
         return weights_O / weights_O.sum()
 
-    @property
+    @cached_property
     def _influences(self) -> tuple[Array, Array]:
         """Influence of every image on J and on its square, ``(I, O)`` each, by leaving it out."""
         values_IO, count = self.per_image_IO, len(self.images)
