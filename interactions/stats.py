@@ -101,10 +101,12 @@ def positive_interval(
     Returns:
         The ends; (0, infinity) without degrees of freedom.
     """
-    if np.isnan(estimate) or np.isnan(se):
+    if np.isnan(estimate):
         return np.nan, np.nan
     if df <= 0:
         return 0.0, np.inf
+    if np.isnan(se):
+        return np.nan, np.nan
     if se == 0:
         return max(float(estimate), 0.0), max(float(estimate), 0.0)
     quantile = _t_quantile(level, df)
