@@ -647,8 +647,8 @@ def _per_image(records: Sequence[Interactions], estimator: str) -> Array:
     for values_O, record in zip(values_IO, records, strict=True):
         for o in range(len(values_O)):
             x_PR = record.replicates(o)
-            if is_exact(record, o):
-                # two equal halves: no spread, and nothing to split
+            if is_exact(record, o) and estimator != "plug_in":
+                # equal halves and quarters: no spread, and nothing to split
                 x_PR = np.repeat(x_PR[:, :1], 4, axis=1)
             elif estimator == "cross_sign" and x_PR.shape[1] == 1:
                 values_O[o] = np.nan
