@@ -156,7 +156,7 @@ def wanted_replicates(
     cap_O = np.minimum(4 * have_O, max_contexts // W)
     wanted_O = have_O.copy()
     left = np.inf if budget is None else budget - sum(record.forwards for record in records)
-    step_cost = 4.0 * images * pairs * W * 2
+    step_cost = 8.0 * W * sum(len(record.pairs_P2) for record in records)
     while True:
         needy_O = _needy(noise, images, pairs, wanted_O, target) & (wanted_O + 2 <= cap_O)
         if not needy_O.any() or left < step_cost:

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from math import comb
 from typing import TYPE_CHECKING, Any, Literal
@@ -147,7 +148,7 @@ class Strength:
         """Each image's contribution to J, by leaving it out; sums to 0."""
         return self._influences[0]
 
-    @property
+    @cached_property
     def effective_images(self) -> float:
         """How many images the strength hangs on: (sum of energies)^2 / sum of their squares."""
         return effective_images(self.per_image_IO.sum(axis=1))
@@ -168,7 +169,8 @@ class Strength:
         found = []
         for o, (J, se) in enumerate(zip(self.J, self.J_se, strict=True)):
             if self.estimator == "rms":
-                square = self.per_image_IO[:, o].mean() / (self.S @ self.weights_O) ** 2
+                with np.errstate(invalid="ignore"):  # 0 / 0 where no pair interacts at any order
+                    square = self.per_image_IO[:, o].mean() / (self.S @ self.weights_O) ** 2
                 square_se = squared_IO[:, o].std(ddof=1) / np.sqrt(len(self.images))
                 ends = positive_interval(square, square_se, self.effective_images - 1, level)
                 low, high = np.sqrt(ends)
@@ -301,8 +303,14 @@ class Strength:
         return f"Interaction strength ({of}), {len(self.images)} images, {self.n} players"
 
     def _shown(self) -> pd.DataFrame:
-        """The table as text."""
-        table = self.to_frame()
+        """The table as text; a single image has no intervals."""
+        import pandas as pd
+
+        if len(self.images) == 1:
+            table = pd.DataFrame({"order": self.orders_O, "ratio": self.ratios_O})
+            table = table.assign(S=self.S, J=self.J, rho_is_bound=self.rho_is_bound_O)
+        else:
+            table = self.to_frame()
         said = self.rho_said()
         shown = table.map(lambda value: f"{value:.3g}" if isinstance(value, float) else str(value))
         return shown.assign(rho=said).drop(columns="rho_is_bound")
@@ -356,7 +364,7 @@ class Strength:
         weights_O = np.append(steps, 0) + np.append(0, steps)
         return weights_O / weights_O.sum()
 
-    @property
+    @cached_property
     def _influences(self) -> tuple[Array, Array]:
         """Influence of every image on J and on its square, ``(I, O)`` each, by leaving it out."""
         values_IO, count = self.per_image_IO, len(self.images)
@@ -412,6 +420,8 @@ class Strength:
                 [end_O[inside_O].mean() for end_O in one.bracket or ()] for one in (self, other)
             )
             bracket = (float(low - high_other), float(high - low_other))
+        if np.isnan([self.J, other.J]).any():  # no pair interacts at any order
+            return Tested(np.nan, np.nan, np.nan, np.nan, np.nan)
         return paired(
             float((self.J - other.J)[inside_O].mean()),
             influence_I,
@@ -526,10 +536,14 @@ def two_level(replicates_PR: NDArray[np.float64]) -> float:
 def cross_sign(replicates_PR: NDArray[np.float64]) -> float:
     """Mean of A sign(B) over halves A and B of the replicates: too small in expectation.
 
+    Of an odd number, A is the smaller half.
+
     Raises:
-        ValueError: with an odd number of replicates.
+        ValueError: with a single replicate.
     """
-    R = _divisible(replicates_PR, 2, "cross-sign estimate")
+    R = replicates_PR.shape[1]
+    if R < 2:
+        raise ValueError(f"expected at least 2 replicates for the cross-sign estimate, got {R}")
     total_P = replicates_PR.sum(axis=1)
     values = []
     for half in _subsets(R, R // 2):
@@ -651,8 +665,8 @@ def _per_image(records: Sequence[Interactions], estimator: str) -> Array:
     for values_O, record in zip(values_IO, records, strict=True):
         for o in range(len(values_O)):
             x_PR = record.replicates(o)
-            if is_exact(record, o):
-                # two equal halves: no spread, and nothing to split
+            if is_exact(record, o) and estimator != "plug_in":
+                # equal halves and quarters: no spread, and nothing to split
                 x_PR = np.repeat(x_PR[:, :1], 4, axis=1)
             elif estimator == "cross_sign" and x_PR.shape[1] == 1:
                 values_O[o] = np.nan
@@ -696,16 +710,20 @@ def _rho(records: Sequence[Interactions]) -> tuple[Array, NDArray[np.bool_]]:
             is_bound_O.append(False)
             continue
         x_IPR = [record.replicates(o) for record in records]
-        R, W = x_IPR[0].shape[1], records[0].per_replicate
-        if R < 2:
+        W = records[0].per_replicate
+        if min(x_PR.shape[1] for x_PR in x_IPR) < 2:
             rho_O[o] = np.nan
             is_bound_O.append(False)
             continue
-        variance_IP = np.array([_total(x.var(axis=1, ddof=1)) for x in x_IPR])
-        energy_IP = np.array([_total(x.mean(axis=1) ** 2) for x in x_IPR]) - variance_IP / R
+        variances = [_total(x.var(axis=1, ddof=1)) for x in x_IPR]
+        energies = [
+            _total(x.mean(axis=1) ** 2) - variance_P / x.shape[1]
+            for x, variance_P in zip(x_IPR, variances, strict=True)
+        ]
         # Pairs of one image are alike; with a single image they are all there is.
-        unit_U = energy_IP.mean(axis=1) if len(records) > 1 else energy_IP[0]
-        energy, variance = energy_IP.mean(), variance_IP.mean()
+        unit_U = np.array([e_P.mean() for e_P in energies]) if len(records) > 1 else energies[0]
+        energy = float(np.mean([e_P.mean() for e_P in energies]))
+        variance = float(np.mean([variance_P.mean() for variance_P in variances]))
         error = 1.645 * unit_U.std(ddof=1) / np.sqrt(len(unit_U)) if len(unit_U) > 1 else 0.0
         is_bound_O.append(bool(energy <= error and variance > 0))
         signal = max(energy, 0) + error if is_bound_O[-1] else energy
