@@ -193,9 +193,17 @@ def side_by_side(rows: pd.DataFrame, keys: Sequence[str], numbers: Sequence[str]
     columns = [rows[name].tolist() for name in (*keys, "number", "value")]
     for *key, number, value in zip(*columns, strict=True):
         cells.setdefault(tuple(key), {})[number] = value
-    wide = pd.DataFrame(list(cells), columns=keys)
-    for number in numbers:
-        wide[number] = np.array([cell.get(number, np.nan) for cell in cells.values()], dtype=float)
+    wide = pd.DataFrame(
+        {
+            **{
+                k: pd.Series([p[i] for p in cells], dtype=rows[k].dtype) for i, k in enumerate(keys)
+            },
+            **{
+                number: np.array([cell.get(number, np.nan) for cell in cells.values()], dtype=float)
+                for number in numbers
+            },
+        }
+    )
     check_side_by_side(wide, rows, keys, numbers)
     return wide
 

@@ -16,8 +16,8 @@ DECLARED = [
     for group in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
     for text in group
 ]
-ONLY_CHECK = ("mypy", "pandas-stubs", "ruff")
-"""Tools that no test uses: their lowest versions are not tested."""
+TOOLS = ("mypy", "pandas-stubs", "playwright", "ruff")
+"""Of which the lowest versions are not tested."""
 
 
 def pins(name):
@@ -41,7 +41,7 @@ def test_a_lower_bound_is_the_version_that_is_tested(requirement):
     (bound,) = requirement.specifier
     assert bound.operator == ">="
     name = canonicalize_name(requirement.name)
-    if name in ONLY_CHECK:
+    if name in TOOLS:
         assert LOWEST[name] == TESTED[name]
     else:
         assert LOWEST[name] == [Version(bound.version)]

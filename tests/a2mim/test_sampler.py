@@ -45,7 +45,7 @@ def test_an_epoch_shows_every_image_once_but_for_the_incomplete_batch(images, si
 def test_processes_and_micro_batches_share_a_step_and_resuming_is_a_suffix(
     ranks, accumulate, images_each, start, more
 ):
-    batches = Batches(40, ranks * accumulate * images_each, seed=1)
+    batches = Batches(50, ranks * accumulate * images_each, seed=1)  # of at most 48
     stop = start + more
     own = [
         list(MicroBatches(batches, start, stop, rank=r, ranks=ranks, accumulate=accumulate))
