@@ -140,7 +140,7 @@ def run(config: CompareConfig) -> Comparison:
 
 
 def _larger_budget(plan: Plan, error: BudgetError) -> str:
-    """What to ask for where interactions cannot be told with what other panels leave of a budget."""
+    """What to ask for where other panels leave too few forwards for interactions."""
     others = sum(plan.forwards.values()) - plan.forwards["interactions"]
     remedy = f"--budget {error.enough + others}" if error.enough else "more images"
     return f"interactions: {error.found}; give {remedy}, or --skip interactions"

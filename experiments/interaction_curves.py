@@ -37,10 +37,10 @@ from interactions.forwards import check_precision
 from interactions.protocols import protocol
 
 PILOTS = ((24, 4), (16, 4), (12, 3), (8, 3), (6, 3), (4, 2))
-"""Images and pairs of the pilot: the first that takes at most a third of the budget."""
+"""Images and pairs of the pilot: the first that takes at most half of the budget."""
 
-LEAST_BUDGET = 3 * 4 * 2 * 4 * (11 * 8 + 2)
-"""Forwards for the smallest pilot of the published orders and eight contexts, three times."""
+LEAST_BUDGET = 2 * 4 * 2 * 4 * (11 * 8 + 2)
+"""Forwards for the smallest pilot of the published orders and eight contexts, twice."""
 
 TOO_LITTLE = 0.5
 """Expected relative error of J, over all orders, from which a budget buys nothing."""
@@ -123,12 +123,12 @@ def _planned(
         few = some(sources, images, config.seed)
         pilot_design = replace(design, pairs=replace(pairs, count=count), contexts=least)
         needed = len(few) * forwards_of(pilot_design)
-        if config.budget >= 3 * needed:
+        if config.budget >= 2 * needed:
             break
     else:
         raise UsageError(
-            f"expected --budget of at least {3 * needed} forwards, of which a pilot takes a "
-            f"third, got {config.budget}"
+            f"expected --budget of at least {2 * needed} forwards, of which a pilot takes half, "
+            f"got {config.budget}"
         )
     pilots = [
         measure(subject, config, pilot_design, few, share, ", pilot").records

@@ -174,10 +174,10 @@ def write_report(run: Path, config: Mapping[str, object]) -> None:
 
 
 ORDERS = (
-    "J is that of the RMS strength, the root of the unbiased mean of I²; its interval holds however "
-    "noisy contexts are. The published strength, the mean of |I|, is another norm and too large "
-    "where contexts vary; the bracket is what that leaves open, and it is unresolved where the "
-    "bracket is wider than a tenth. rho is the noise of contexts relative to the interactions."
+    "J is that of the RMS strength, the root of the unbiased mean of I²; its interval holds "
+    "however noisy contexts are. The published strength, the mean of |I|, is another norm and too "
+    "large where contexts vary; the bracket is what that leaves open, and it is unresolved where "
+    "the bracket is wider than a tenth. rho is the noise of contexts relative to the interactions."
 )
 """What the columns of :func:`order_lines` are."""
 

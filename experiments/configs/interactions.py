@@ -59,7 +59,7 @@ class InteractionsConfig:
     max_contexts: int = 64
     """Most contexts per pair and order."""
     budget: int = 0
-    """Forwards that may be spent on each network. A pilot takes up to a third of them; from it the
+    """Forwards that may be spent on each network. A pilot takes up to half of them; from it the
     numbers of images (at most --count), pairs and contexts per order are chosen that reach the
     target at the lowest cost or, if that is more than the budget, make J most precise. 0: images
     and pairs as given."""
