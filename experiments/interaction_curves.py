@@ -37,7 +37,8 @@ from interactions.forwards import check_precision
 from interactions.protocols import protocol
 
 PILOTS = ((24, 4), (16, 4), (12, 3), (8, 3), (6, 3), (4, 2))
-"""Images and pairs of the pilot: the first that takes at most half of the budget."""
+"""Images and pairs of the pilot: the first that takes at most a third of the budget, or the last if
+that takes at most half."""
 
 LEAST_BUDGET = 2 * 4 * 2 * 4 * (11 * 8 + 2)
 """Forwards for the smallest pilot of the published orders and eight contexts, twice."""
@@ -123,9 +124,9 @@ def _planned(
         few = some(sources, images, config.seed)
         pilot_design = replace(design, pairs=replace(pairs, count=count), contexts=least)
         needed = len(few) * forwards_of(pilot_design)
-        if config.budget >= 2 * needed:
+        if config.budget >= 3 * needed:
             break
-    else:
+    if config.budget < 2 * needed:
         raise UsageError(
             f"expected --budget of at least {2 * needed} forwards, of which a pilot takes half, "
             f"got {config.budget}"
@@ -277,9 +278,7 @@ def _report(config: InteractionsConfig, measured: list[Measured]) -> None:
         print(f"numerical noise floor of one difference: {one.floor:.1e}")
         table = strength.to_frame().drop(columns="rho_is_bound").assign(rho=strength.rho_said())
         spent = spending_of(one.records, config.target)
-        if spent is not None:
-            table = table.assign(contexts=spent["contexts"], error=spent["error"])
-            table["state"] = spent["state"]
+        table = table.join(spent.drop(columns=["order", "ratio", "forwards"]))
         print(table.to_string(index=False, float_format="%.3f"))
         print(strength.bands().to_string(index=False, float_format="%.3f"))
         print(_unresolved(spent, ix.strength(one.records, "plug_in")))
@@ -295,14 +294,12 @@ def _report(config: InteractionsConfig, measured: list[Measured]) -> None:
     print(f"figure: {config.out / 'interaction_curves.png'}")
 
 
-def _unresolved(spent: pd.DataFrame | None, published: ix.Strength) -> str:
+def _unresolved(spent: pd.DataFrame, published: ix.Strength) -> str:
     """What is still uncertain, and what the published estimate is worth."""
     said = []
-    if spent is not None:
-        for state, remedy in MISSING.items():
-            orders = spent.loc[spent["state"] == state, "order"]
-            if len(orders):
-                said.append(f"J is less precise than wanted at m = {_listed(orders)}: {remedy}")
+    for state, remedy in MISSING.items():
+        if "state" in spent and len(orders := spent.loc[spent["state"] == state, "order"]):
+            said.append(f"J is less precise than wanted at m = {_listed(orders)}: {remedy}")
     wide_O = published.orders_O[published.unresolved_O]
     if len(wide_O):
         said.append(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 import interactions as ix
@@ -86,8 +87,7 @@ def summarised(rows: pd.DataFrame, measured: Sequence[Measured], target: float) 
         )
         columns = [name for name in there if name in COLUMNS and name not in orders]
         orders = orders.join(there[columns])
-        if (spent := spending_of(one.records, target)) is not None:
-            orders = orders.join(spent.drop(columns=["order", "ratio"]))
+        orders = orders.join(spending_of(one.records, target).drop(columns=["order", "ratio"]))
         tables.append(orders.assign(kind="order", **own))
         tables.append(found.bands().assign(kind="band", **own))
     for (model, weights), found in zip(names[1:], strengths[1:], strict=True):
@@ -125,12 +125,22 @@ def write_summary(summary: pd.DataFrame, folder: Path) -> None:
     write_atomic(folder / "summary_columns.csv", legend.to_csv(index=False, lineterminator="\n"))
 
 
-def spending_of(records: Sequence[ix.Interactions], target: float) -> pd.DataFrame | None:
-    """:func:`interactions.spending`, or None where there is too little to tell."""
+def spending_of(records: Sequence[ix.Interactions], target: float) -> pd.DataFrame:
+    """:func:`interactions.spending`; without errors where there is too little to tell them."""
     try:
         return ix.spending(records, **({"target": target} if target else {}))
     except ValueError:
-        return None
+        first = records[0]
+        contexts_O = np.array(contexts_of(first))
+        forwards = 4 * sum(len(record.pairs_P2) for record in records)
+        return pd.DataFrame(
+            {
+                "order": first.orders_O,
+                "ratio": first.orders_O / (first.n - 2),
+                "contexts": contexts_O,
+                "forwards": forwards * contexts_O,
+            }
+        )
 
 
 def contexts_of(record: ix.Interactions) -> list[int]:
