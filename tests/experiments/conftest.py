@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from experiments import compare_plan, invariance, spectrum
+from experiments import compare_plan, interaction_curves, invariance, spectrum
 from experiments.compare import compare
 from experiments.comparison import Comparison
 from experiments.configs.demo import DemoConfig
@@ -71,7 +71,7 @@ def save_vit():
 
 @pytest.fixture(scope="session")
 def compared(tmp_path_factory):
-    """What a small comparison needs: photographs with classes, and networks."""
+    """What a small comparison needs: photographs with classes, networks, and forwards."""
     folder = tmp_path_factory.mktemp("compared")
     photos, rng = folder / "photos", np.random.default_rng(0)
     photos.mkdir()
@@ -89,6 +89,7 @@ def compared(tmp_path_factory):
         "one": saved(folder / "one.safetensors", crop_pct=0.9),
         "other": saved(folder / "other.safetensors", mean=0.4),
         "encoder": saved(folder / "encoder.safetensors", classes=0),
+        "budget": 6500,
     }
 
 
@@ -101,15 +102,19 @@ def comparison(compared, tmp_path_factory):
             [compared["one"], compared["other"]],
             images=compared["photos"],
             grid=4,
-            budget=3500,
+            budget=compared["budget"],
             device="cpu",
             out=tmp_path_factory.mktemp("results") / "compare",
         )
 
 
 def hasten(patch):
-    """Leave out what a comparison's tests do not look at: timing, and figures of its panels."""
+    """Leave out what a comparison's tests do not look at: timing, and figures of its panels.
+
+    And take any budget, however little it tells.
+    """
     patch.setattr(compare_plan, "TIMED_SECONDS", 0.0)
+    patch.setattr(interaction_curves, "TOO_LITTLE", np.inf)
     for module in (invariance, spectrum):
         patch.setattr(module, "save", lambda figures, folder: None)
 

@@ -17,8 +17,9 @@ TEXT = (".csv", ".html", ".json", ".svg", ".txt")
 
 def again(compared, out, **changes):
     """The comparison of the fixture, with changes."""
-    settings = {"images": compared["photos"], "grid": 4, "budget": 3500, "device": "cpu"}
-    return compare([compared["one"], compared["other"]], out=out, **(settings | changes))
+    settings = {"images": compared["photos"], "budget": compared["budget"]}
+    settings |= {"grid": 4, "device": "cpu", "out": out}
+    return compare([compared["one"], compared["other"]], **(settings | changes))
 
 
 def test_every_panel_is_there_and_its_own_run(comparison):
@@ -64,7 +65,7 @@ def test_nothing_in_the_folder_names_a_path_of_the_machine(comparison, compared)
 
 @pytest.mark.parametrize(
     ("stopped", "measured_before"),
-    [((module, "interaction_curves"), "occlusion"), ((invariance, "_measure"), "occlusion")],
+    [((module, "occlusion"), "interaction_curves"), ((invariance, "_measure"), "occlusion")],
     ids=["between panels", "inside a panel"],
 )
 def test_interrupted_and_called_again_it_is_the_same_folder(
@@ -144,7 +145,7 @@ def test_an_encoder_is_measured_by_its_features(compared, tmp_path, capsys, hast
         [compared["one"], compared["encoder"]],
         images=compared["photos"],
         grid=4,
-        budget=3500,
+        budget=compared["budget"],
         skip=("similarity",),
         device="cpu",
         out=tmp_path / "out",
@@ -198,7 +199,7 @@ def test_a_set_of_other_classes_is_compared_by_features(compared, tmp_path, hast
         data="digits",
         count=6,
         grid=4,
-        budget=3500,
+        budget=compared["budget"],
         skip=("similarity", "spectrum"),
         device="cpu",
         out=tmp_path / "out",
@@ -213,10 +214,10 @@ def test_a_set_of_other_classes_is_compared_by_features(compared, tmp_path, hast
     assert settings.str.contains("reward=projection").all()
 
 
-def test_the_plan_spends_the_budget(comparison):
+def test_the_plan_spends_the_budget(comparison, compared):
     forwards = comparison.plan["forwards"]
-    assert sum(forwards.values()) == 3500
-    measured = comparison.to_frame().query("measure == 'interaction_strength'")
+    assert sum(forwards.values()) == compared["budget"]
+    measured = comparison.to_frame().query("measure == 'interaction_energy'")
     assert measured["image"].nunique() <= 12
 
 
@@ -232,7 +233,7 @@ def test_the_plan_spends_the_budget(comparison):
         ),
         ({"count": 3}, "expected --count of at least 4, got 3"),
         ({"budget": 100}, "expected --budget of at least 184 forwards for 4 images, got 100"),
-        ({"budget": 1000}, "of which interactions need 2880, got 1000; or give --skip"),
+        ({"budget": 1000}, "of which interactions need 5760, got 1000; or give --skip"),
         ({"skip": ("spectra",)}, r"expected --skip of predictions, .*, got \('spectra',\)"),
         ({"skip": "spectrum"}, "expected --skip of predictions, .*, got 'spectrum'"),
         ({"fill": "black"}, "expected --fill image_mean, zero, blur, got 'black'"),

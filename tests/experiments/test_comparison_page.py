@@ -113,14 +113,14 @@ def test_what_differences_rest_on_is_said_beside_them(made):
     comparison = made(
         {
             "one": {"similarity": values_around(0.5)},
-            "two": {"similarity": values_around(0.75)},
-            "three": {"similarity": values_around(0.25)},
+            "two": {"similarity": values_around(0.75)[::-1]},
+            "three": {"similarity": [*values_around(0.25)[1:], 0.25]},
         },
         assumed=["one", "three"],
         same=[("one", "two")],
     )
     found = findings(comparison)
-    one, two, three = (found[k].partition("[–].")[2] for k in range(3))
+    one, two, three = (found[k].partition("].")[2] for k in range(3))
     assert one == " Both are the same weights: this is a difference of preprocessing."
     assert two == " It holds only if what is assumed of one and three is right."
     assert three == " It holds only if what is assumed of three is right."
@@ -139,7 +139,10 @@ def test_many_differences_are_counted_with_what_they_rest_on(made):
     levels = {"a": 3, "b": 1, "c": 2, "d": 1, "e": 0, "f": 2}
     rng = np.random.default_rng(0)
     comparison = made(
-        {title: {"recall": level + 0.01 * rng.normal(size=9)} for title, level in levels.items()},
+        {
+            title: {"J_low_orders": level + 0.01 * rng.normal(size=9)}
+            for title, level in levels.items()
+        },
         assumed=["e"],
         same=[("a", "b")],
     )
@@ -206,18 +209,18 @@ def test_every_score_and_difference_is_on_the_page(comparison):
 
 
 def test_the_page_says_what_numbers_were_measured_on(comparison):
-    rows = comparison.to_frame().query("measure == 'interaction_strength'")
+    rows = comparison.to_frame().query("measure == 'interaction_energy'")
     images, text = rows["image"].nunique(), html(comparison)
     (pairs,) = set(rows["setting"].str.extract(r"pairs=(\d+)")[0])
-    contexts = rows["setting"].str.extract(r"contexts=(\d+)x(\d+)").iloc[0]
+    (contexts,) = set(rows["setting"].str.extract(r"contexts=(\S+)$")[0])
     assert f"Measured on {images} images, {pairs} pair" in text
-    assert f"{contexts[0]} x {contexts[1]} contexts" in text
+    assert f"for every pair {contexts.replace('-', ' to ')} contexts at an order" in text
     assert (f"(interactions: {images} of them)" in text) == (images < 12)
     ran = comparison.plan["ran"]
     assert ran["interactions"] == {
         "images": images,
         "pairs": pairs,
-        "contexts": f"{contexts[0]}x{contexts[1]}",
+        "contexts": contexts,
     }
     assert [ran[panel] for panel in ("predictions", "similarity", "spectrum")] == [
         {"images": 12}
