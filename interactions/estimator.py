@@ -127,7 +127,8 @@ class Interactions:
         """The replicates ``(P, R)`` of the o-th order, as many as it has; vectors ``(P, R, D)``."""
         replicates_PR = self.replicates_PRO[:, :, o]
         missing_R = np.isnan(replicates_PR[0]).reshape(replicates_PR.shape[1], -1).any(axis=1)
-        return replicates_PR[:, ~missing_R]
+        # In rows, so that sums are rounded as those of a plain array are.
+        return np.ascontiguousarray(replicates_PR[:, ~missing_R])
 
 
 def measure_one(game: Game, design: Design) -> Interactions:

@@ -265,7 +265,8 @@ def plan(
     Raises:
         ValueError: without a target or budget above 0, or if no design does it.
     """
-    if (target is None and budget is None) or min(target or 1, budget or 1) <= 0 or target == 0:
+    given = [value for value in (target, budget) if value is not None]
+    if not given or not all(value > 0 for value in given):
         raise ValueError(
             f"expected a target or a budget above 0, got target {target} and budget {budget}"
         )
