@@ -3,7 +3,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
 from torch import nn
 
 import interactions as ix
@@ -58,8 +57,10 @@ def tiny(monkeypatch):
 def test_the_exact_J_is_that_of_all_contexts(tables):
     """The truth from the tables, and the estimator where nothing is random."""
     everything = ix.Design(ix.NeighbourPairs(GRID, count=36), ix.AllContexts())
-    expected = ix.strength(ix.measure(tables, everything), "plug_in").J
-    np.testing.assert_allclose(exact_J(tables, GRID), expected, rtol=1e-12)
+    records = ix.measure(tables, everything)
+    for estimator, rms in (("plug_in", False), ("rms", True)):
+        expected = ix.strength(records, estimator).J
+        np.testing.assert_allclose(exact_J(tables, GRID, rms=rms), expected, rtol=1e-12)
 
 
 def test_a_design_without_chance_has_no_error(tables):
@@ -104,25 +105,14 @@ def test_there_is_no_crossing_outside_of_what_was_measured(target):
         crossing([1, 2], [0.4, 0.2], target)
 
 
-def strengths(count, images):
-    """Strengths whose J is one plus or minus the mean of standard normal numbers."""
-    for seed in range(count):
-        e_I = np.random.default_rng(seed).normal(size=images)
-        # 1 + e and 1 - e: the mean over the two orders is 1 for every image.
-        per_image_IO = 1 + np.stack([e_I, -e_I], axis=1)
-        yield ix.Strength(
-            tuple(map(str, range(images))), 4, np.array([0, 2]), per_image_IO, np.full(2, np.nan)
-        )
-
-
-def test_intervals_of_normal_strengths_have_their_coverage():
-    """J - 1 over its error is exactly t-distributed here, so coverage is binomial around 95 %."""
-    inside_RO = covered(strengths(1000, images=8), np.ones(2))
-    assert inside_RO.shape == (1000, 2)
-    np.testing.assert_array_equal(inside_RO[:, 0], inside_RO[:, 1])
-    low, high = binom.interval(1 - 1e-4, 1000, 0.95)
-    assert low <= inside_RO[:, 0].sum() <= high
-    assert not covered(strengths(5, images=8), np.array([1.0, 50.0]))[:, 1].any()
+def test_an_interval_covers_what_lies_between_its_ends(tables):
+    strengths = [resampled(tables, our_design(GRID, 3), images=8, repeat=k) for k in range(3)]
+    assert covered(strengths, np.ones(len(strengths[0].J))).shape == (3, len(strengths[0].J))
+    for strength in strengths:
+        low_O, high_O = np.array([(i.low, i.high) for i in strength.intervals()]).T
+        for ends_O, sign in ((low_O, -1), (high_O, 1)):
+            assert covered([strength], ends_O).all()
+            assert not covered([strength], ends_O + sign * 1e-9).any()
 
 
 def test_an_image_that_comes_twice_gets_draws_of_its_own(tables):

@@ -42,10 +42,12 @@ def test_rows_are_what_was_asked_for(run_folder):
     assert len(counts) == 4
     assert (counts["accuracy"] == 100).all()
     assert (counts["occlusion_accuracy"] == 3 * 10).all()
-    assert (counts["interaction_strength"] == 2 * 13).all()
-    assert (counts["interaction_rho"] == 13).all()
-    assert rows["value"][rows["measure"] != "interaction_rho"].notna().all()
-    for _, group in rows[rows["measure"].str.startswith(("occl", "interaction_s"))].groupby(
+    for measure in ("energy", "strength_plug_in", "strength_cross_sign"):
+        assert (counts[f"interaction_{measure}"] == 2 * 13).all()
+    rho = counts.reindex(columns=["interaction_rho", "interaction_rho_at_least"]).fillna(0)
+    assert (rho.sum(axis=1) == 13).all()
+    assert rows["value"].notna().all()
+    for _, group in rows[rows["measure"].str.startswith(("occl", "interaction_e"))].groupby(
         "measure"
     ):
         images = group.groupby(["model", "weights"])["image"].unique().map(tuple)
@@ -55,15 +57,15 @@ def test_rows_are_what_was_asked_for(run_folder):
 def test_all_settings_count(run_folder):
     """They are in the rows, and the four networks differ."""
     rows = read_table(run_folder / "rows.csv")
-    setting = rows.loc[rows["measure"] == "interaction_strength", "setting"].unique().tolist()
+    setting = rows.loc[rows["measure"] == "interaction_energy", "setting"].unique().tolist()
     assert setting == [
-        "grid=8x8 reward=log_odds label=truth fill=zero pairs=2 radius=2 contexts=4x2"
+        "grid=8x8 reward=log_odds label=truth fill=zero pairs=2 radius=2 contexts=4x2 target=0.1"
     ]
     inner = rows["at"].between(0.01, 0.99) & rows["measure"].str.startswith("interaction")
     ends = ~inner & rows["measure"].str.startswith("interaction")
     assert set(rows.loc[inner, "samples"]) == {2 * 8}
     assert set(rows.loc[ends, "samples"]) == {2}
-    strengths = rows[rows["measure"] == "interaction_strength"]
+    strengths = rows[rows["measure"] == "interaction_energy"]
     sums = strengths.groupby(["model", "weights"])["value"].sum()
     assert sums.nunique() == 4
 

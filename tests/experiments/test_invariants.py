@@ -144,10 +144,11 @@ def test_intervals_are_around_their_estimates():
 
 
 def test_every_order_has_a_strength():
-    check_rows(table(("interaction_rho", np.nan), ("interaction_strength", -0.1)))
-    for value in (np.nan, np.inf):
-        with pytest.raises(InvariantError, match="interaction_strength: expected a finite value"):
-            check_rows(table(("interaction_strength", value)))
+    check_rows(table(("interaction_rho", np.nan), ("interaction_energy", -0.1)))
+    for measure in ("interaction_energy", "interaction_strength_plug_in"):
+        for value in (np.nan, np.inf):
+            with pytest.raises(InvariantError, match=f"{measure}: expected a finite value"):
+                check_rows(table((measure, value)))
 
 
 def test_a_refused_table_is_not_written(tmp_path):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,10 @@ def test_forwards_are_those_of_the_estimator_before_repeats():
     measured = ix.measure_one(game, design).forwards
     assert 0 <= forwards_of(design) - measured < 100  # shared at the ends
     assert forwards_of(design) == 12 * 4 * (11 * 8 + 2)
-    assert forwards_of(design, [9, 97]) == 12 * 4 * 2 * 8
+    orders = len(ix.orders_of(design.ratios, 196))
+    more = replace(design, replicates=(4,) * (orders - 3) + (6, 8, 4))
+    assert forwards_of(more) == forwards_of(design) + 12 * 4 * (2 + 4) * 2
+    assert 0 <= forwards_of(more) - ix.measure_one(game, more).forwards < 100
     # the published 130,000 without the 15 % that repeat the ends
     assert forwards_of(ix.protocol("a2mim")) == 50 * 4 * (11 * 50 + 2)
 

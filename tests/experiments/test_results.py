@@ -11,6 +11,7 @@ from experiments.results import (
     read_table,
     side_by_side,
     strength_from,
+    strength_rows,
     write_atomic,
     write_table,
 )
@@ -25,39 +26,40 @@ CONSTANT = {
 }
 
 
-def strength_rows():
+def measured_rows():
+    """Rows of five games, and their records."""
     games = [
         ix.toy.ParityGame(16, {frozenset({0, 1, 2, k}): 1.0 for k in range(3, 9)}, image=f"i{s}")
         for s in range(5)
     ]
-    grid = ix.PatchGrid(4, 4)
-    strength = ix.strength(ix.measure(games, ix.Design(ix.NeighbourPairs(grid, 2, 9))))
-    kwargs = {"setting": "grid=4x4 reward=toy", "samples": 72, **CONSTANT}
-    rows = [
-        per_image_rows(
-            strength.per_image_IO,
-            strength.images,
-            strength.ratios_O,
-            measure="interaction_strength",
-            **kwargs,
-        ),
-        per_image_rows(
-            strength.rho_O[None], ["all"], strength.ratios_O, measure="interaction_rho", **kwargs
-        ),
-    ]
-    return pd.concat(rows, ignore_index=True), strength
+    records = ix.measure(games, ix.Design(ix.NeighbourPairs(ix.PatchGrid(4, 4), 2, 9)))
+    return strength_rows(records, "grid=4x4 reward=toy", floor=0.01, **CONSTANT), records
 
 
-def test_strength_survives_the_table(tmp_path):
-    rows, strength = strength_rows()
+@pytest.mark.parametrize("estimator", ["rms", "plug_in"])
+def test_strength_survives_the_table(tmp_path, estimator):
+    rows, records = measured_rows()
     write_table(rows, tmp_path / "rows.csv")
-    back = strength_from(read_table(tmp_path / "rows.csv"))
+    back = strength_from(read_table(tmp_path / "rows.csv"), estimator)
+    strength = ix.strength(records, estimator, floor=0.01)
     assert back.images == strength.images
     assert back.n == 16
     np.testing.assert_array_equal(back.orders_O, strength.orders_O)
     np.testing.assert_allclose(back.J, strength.J, rtol=1e-6)
-    np.testing.assert_allclose(back.J_se, strength.J_se, rtol=1e-5)
+    np.testing.assert_allclose(back.J_se, strength.J_se, rtol=1e-5, atol=1e-9)
     np.testing.assert_allclose(back.rho_O, strength.rho_O, rtol=1e-6)
+    np.testing.assert_array_equal(back.rho_is_bound_O, strength.rho_is_bound_O)
+    if estimator == "plug_in":
+        np.testing.assert_allclose(back.bracket, strength.bracket, rtol=1e-6)
+
+
+def test_samples_are_pairs_times_contexts_and_one_context_at_the_ends():
+    rows, records = measured_rows()
+    energies = rows[rows["measure"] == "interaction_energy"]
+    ends = energies["at"].isin([0.0, 1.0])
+    assert set(energies.loc[ends, "samples"]) == {9}
+    assert set(energies.loc[~ends, "samples"]) == {9 * 8}
+    assert len(energies) == 5 * len(records[0].orders_O)
 
 
 def test_occlusion_survives_the_table(tmp_path):
@@ -99,7 +101,7 @@ def test_other_tables_are_refused(tmp_path):
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="expected a results table"):
         read_table(tmp_path / "rows.csv")
-    rows, _ = strength_rows()
+    rows, _ = measured_rows()
     with pytest.raises(ValueError, match="a value for every image"):
         strength_from(rows.drop(index=3))
     with pytest.raises(ValueError, match="grid=RxC"):
