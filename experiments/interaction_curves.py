@@ -185,7 +185,8 @@ def _too_little(
         enough = ix.plan(pilot, TOO_LITTLE, **limits).forwards
     except ValueError:
         return BudgetError(found, 0)
-    return BudgetError(found, max(enough, chosen.forwards) + 2 * spent)
+    # A larger budget has a larger pilot, of at most a third of it.
+    return BudgetError(found, max(3 * enough // 2, chosen.forwards) + 2 * spent)
 
 
 def _announce(config: InteractionsConfig, design: ix.Design, images: int, rank: int) -> None:
@@ -252,7 +253,7 @@ def _rows(
         }
         probed = [one.records[0].image]
         tables += [
-            strength_rows(one.records, setting, floor=one.floor, **common),
+            strength_rows(one.records, setting, floor=one.floor_of_ends, **common),
             per_image_rows(
                 np.array([[one.floor]]),
                 probed,
@@ -268,7 +269,7 @@ def _rows(
 
 def _report(config: InteractionsConfig, measured: list[Measured]) -> None:
     """The tables, in words and numbers, on the screen."""
-    strengths = [ix.strength(one.records, floor=one.floor) for one in measured]
+    strengths = [ix.strength(one.records, floor=one.floor_of_ends) for one in measured]
     for one, strength in zip(measured, strengths, strict=True):
         forwards = sum(record.forwards for record in one.records)
         print(

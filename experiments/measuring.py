@@ -42,12 +42,14 @@ class Measured:
     Attributes:
         subject: the network.
         records: one per image.
-        floor: the numerical noise of one difference.
+        floor: the numerical noise of one difference, in the precision of the run.
+        floor_of_ends: at m = 0 and m = n-2, which are in float32 in any case.
     """
 
     subject: Subject
     records: Records
     floor: float
+    floor_of_ends: float
 
 
 @dataclass
@@ -131,8 +133,13 @@ def measure(
         records = measured(level, wanted, records)
     # Only the first process reports, and only the result.
     silent = share.rank or purpose
-    floor = math.nan if silent else usable(lambda: ix.noise_floor(game(0), design))
-    return Measured(subject, records, floor)
+    if silent:
+        return Measured(subject, records, math.nan, math.nan)
+    first = game(0)
+    floor = floor_of_ends = usable(lambda: ix.noise_floor(first, design))
+    if first.precise is not first:
+        floor_of_ends = usable(lambda: ix.noise_floor(first.precise, design))
+    return Measured(subject, records, floor, floor_of_ends)
 
 
 def _game(

@@ -6,6 +6,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ import experiments.interaction_curves as module
 import interactions as ix
 from a2mim.data import DataError
 from experiments import measuring
+from experiments.cli import main
 from experiments.configs.interactions import InteractionsConfig
 from experiments.configs.weights import WeightsConfig
 from experiments.figures import of
@@ -81,6 +83,7 @@ def test_the_table_is_what_the_library_measures(config, images, weights, capsys)
     interaction_curves(config)
     rows = read_table(config.out / "rows.csv")
     got = strength_from(of(rows, "test_resnet", "net.safetensors"))
+    floor = rows[rows["measure"] == "noise_floor"]["value"].item()
     model = create_model("test_resnet", checkpoint_path=str(weights)).eval()
     transform = create_transform(
         **(resolve_model_data_config(model) | {"input_size": (3, 64, 64)}), is_training=False
@@ -92,7 +95,7 @@ def test_the_table_is_what_the_library_measures(config, images, weights, capsys)
     grid = ix.PatchGrid(4, 4)
     games = ix.PatchGames(model, stack, [labels[n] for n in names], grid, names=names)
     design = ix.Design(ix.NeighbourPairs(grid, 2, 2), ix.Windows(4, 2), config.orders)
-    expected = ix.strength(ix.measure(games, design))
+    expected = ix.strength(ix.measure(games, design), floor=floor)
     by_name = dict(zip(expected.images, expected.per_image_IO, strict=True))
     for name, row in zip(got.images, got.per_image_IO, strict=True):
         np.testing.assert_allclose(row, by_name[name], rtol=1e-3)
@@ -101,16 +104,15 @@ def test_the_table_is_what_the_library_measures(config, images, weights, capsys)
     assert report["sha256"] in printed
     assert "3 images" in printed
     assert "noise floor of one difference" in printed
-    floor = rows[rows["measure"] == "noise_floor"]["value"].item()
     assert 0 < floor < 0.01 * got.S.min()
     assert sorted(p.name for p in config.out.iterdir()) == [
         *("config.json", "interaction_curves.png", "interaction_curves.svg", "records", "rows.csv"),
-        "weights.json",
+        *("summary.csv", "summary_columns.csv", "weights.json"),
     ]
     assert str(images.parent) not in rows_of(config).decode()
     (folder,) = (config.out / "records").iterdir()
     assert folder.name == "test_resnet-net.safetensors"
-    kept = ix.strength(read_records(folder))
+    kept = ix.strength(read_records(folder), floor=floor)
     np.testing.assert_allclose(kept.per_image_IO, got.per_image_IO, rtol=1e-6)
 
 
@@ -177,17 +179,18 @@ def test_batch_size_does_not_change_the_draws(config, tmp_path):
     interaction_curves(config)
     other = changed(config, batch_size=7, out=tmp_path / "other")
     interaction_curves(other)
-    one, two = (strength_from(read_table(c.out / "rows.csv")).per_image_IO for c in (config, other))
+    strengths = (strength_from(read_table(c.out / "rows.csv")) for c in (config, other))
+    one, two = (np.sqrt(strength.per_image_IO) for strength in strengths)
     # logits in the thousands: float32 kernels of other batch sizes differ by some 1e-4
     np.testing.assert_allclose(one, two, atol=2e-3)
 
 
-def test_two_processes_give_the_table_of_one(config, tmp_path):
-    two = changed(config, bias_tol=1e-6, max_contexts=16, out=tmp_path / "two")
+def test_two_processes_give_the_table_of_one(noisy, tmp_path):
+    two = changed(noisy, out=tmp_path / "two")
     arguments = command(
         two,
         *("--pairs", "2", "--orders", "0", "0.5", "1"),
-        *("--bias-tol", "1e-6", "--max-contexts", "16"),
+        *("--target", "0.01", "--max-contexts", "12"),
     )
     processes = [
         subprocess.Popen(
@@ -204,8 +207,7 @@ def test_two_processes_give_the_table_of_one(config, tmp_path):
     one = changed(two, out=tmp_path / "one")
     interaction_curves(one)
     assert rows_of(one) == rows_of(two)
-    samples = read_table(one.out / "rows.csv").query("measure == 'interaction_strength'")["samples"]
-    assert samples.max() == 2 * 16  # doubled once: 8 -> 16 contexts
+    assert contexts_that_ran(one) == {"0": 1, "7": 12, "14": 1}
 
 
 def test_several_models_share_pairs_and_contexts(config, weights, tmp_path):
@@ -217,7 +219,7 @@ def test_several_models_share_pairs_and_contexts(config, weights, tmp_path):
     with pytest.raises(UsageError, match="expected every network once"):
         interaction_curves(changed(both, models=config.models * 2))
     rows = read_table(both.out / "rows.csv")
-    values = rows[rows["measure"] == "interaction_strength"]["value"].to_numpy()
+    values = rows[rows["measure"] == "interaction_energy"]["value"].to_numpy()
     half = len(values) // 2
     np.testing.assert_array_equal(values[:half], values[half:])
 
@@ -267,7 +269,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config, images, tmp_path):
         for run in (killed, whole)
     }
     assert files[killed.out] == files[whole.out]
-    assert len(files[whole.out]) == 7 + 3
+    assert len(files[whole.out]) == 6 + 6  # records and what is made of them
     kept = {path.name: path.stat().st_mtime_ns for path in killed.out.glob("records/*/*")}
     assert marks.items() <= kept.items()  # what was measured before was not measured again
 
@@ -287,27 +289,153 @@ def test_starting_anew_forgets_what_was_measured(config, monkeypatch):
     assert len(measured) == 3
 
 
-def test_a_budget_is_planned_for_and_kept(config, capsys):
-    budget = changed(config, budget=1500, count=3, orders=(0.0, 0.5, 1.0))
+@pytest.fixture
+def noisy(config, images):
+    """Eight images, a target that they cannot reach, and contexts that soon run out."""
+    rng = np.random.default_rng(1)
+    names = [f"more-{k}.png" for k in range(5)]
+    for name in names:
+        pixels = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8).repeat(30, 0).repeat(30, 1)
+        Image.fromarray(pixels).save(images / name)
+    with (images / "labels.csv").open("a") as lines:
+        lines.writelines(f"{name},{k}\n" for k, name in enumerate(names))
+    return changed(config, target=0.01, max_contexts=12)
+
+
+def ran(config):
+    """What the label of a run says of what was measured."""
+    return json.loads((config.out / "config.json").read_text())["config"]["ran"]
+
+
+def contexts_that_ran(config):
+    (network,) = ran(config)["networks"]
+    return network["contexts"]
+
+
+def test_contexts_are_added_where_they_are_noisy_and_nothing_else_changes(noisy, tmp_path):
+    interaction_curves(noisy)
+    plain = changed(noisy, target=0.0, out=tmp_path / "plain")
+    interaction_curves(plain)
+    assert contexts_that_ran(noisy) == {"0": 1, "7": 12, "14": 1}
+    assert contexts_that_ran(plain) == {"0": 1, "7": 8, "14": 1}
+    reached = changed(noisy, target=100.0, out=tmp_path / "reached")
+    interaction_curves(reached)
+    assert rows_of(reached) == rows_of(plain)
+    more, less = (
+        read_records(c.out / "records" / "test_resnet-net.safetensors") for c in (noisy, plain)
+    )
+    assert len(more) == len(less) == ran(noisy)["images"] == 8
+    (network,) = ran(noisy)["networks"]
+    assert network["forwards"] == sum(record.forwards for record in more)
+    for one, two in zip(more, less, strict=True):
+        assert one.forwards > two.forwards
+        assert (one.replicates(1).shape[1], two.replicates(1).shape[1]) == (6, 4)
+        np.testing.assert_array_equal(one.replicates(1)[:, :4], two.replicates(1))
+
+
+def test_a_run_that_is_stopped_among_added_contexts_goes_on_to_the_same_bytes(
+    noisy, tmp_path, monkeypatch
+):
+    interaction_curves(noisy)
+    written = []
+    real = measuring.write_record
+
+    def dying(record, path, label):
+        if len(written) == 8 + 3:
+            path.write_bytes(b"PK half a record")
+            raise Stop
+        written.append(path.name)
+        real(record, path, label)
+
+    again = changed(noisy, out=tmp_path / "again")
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "write_record", dying)
+        with pytest.raises(Stop):
+            interaction_curves(again)
+    assert not again.out.exists()
+    assert [name.endswith("-1.npz") for name in written] == [False] * 8 + [True] * 3
+    before = list(written)
+    monkeypatch.setattr(
+        measuring, "write_record", lambda r, p, label: (written.append(p.name), real(r, p, label))
+    )
+    interaction_curves(again)
+    assert len(written) == 16  # each image once, and once more
+    assert not set(before) & set(written[len(before) :])
+    for name in ("rows.csv", "summary.csv"):
+        assert (again.out / name).read_bytes() == (noisy.out / name).read_bytes()
+
+
+def test_a_budget_is_spent(config, capsys, monkeypatch):
+    monkeypatch.setattr(module, "TOO_LITTLE", np.inf)
+    budget = changed(config, budget=1500, target=0.0)
     interaction_curves(budget)
     printed = capsys.readouterr().out
     assert "plan: " in printed
-    assert "expected standard error of J" in printed
-    rows = read_table(budget.out / "rows.csv")
-    found = re.search(r"pairs=(\d+) .*contexts=(\d+)x2", rows["setting"][0])
-    pairs, replicates = int(found[1]), int(found[2])
-    images = rows.query("measure == 'interaction_strength'")["image"].nunique()
-    pilot = 3 * 4 * 3 * (8 + 2)  # images, coalitions, pairs, contexts at m = 7 and the ends
-    assert images * 4 * pairs * (2 * replicates + 2) <= 1500
-    assert images * 4 * pairs * (2 * replicates + 2) > 0.6 * (1500 - pilot)
-    assert len(read_records(budget.out / "records" / "test_resnet-net.safetensors")) == images
+    assert "expected relative error of J" in printed
+    told = ran(budget)
+    (network,) = told["networks"]
+    pilot = 3 * 4 * 4 * (8 + 2)  # images, coalitions, pairs, contexts at m = 7 and the ends
+    most = told["images"] * 4 * told["pairs"] * sum(network["contexts"].values())
+    assert network["forwards"] <= most
+    assert 0.8 * (1500 - pilot) < most <= 1500 - 0.8 * pilot  # repeats are not measured
+    assert (
+        len(read_records(budget.out / "records" / "test_resnet-net.safetensors"))
+        == (told["images"])
+    )
+    energies = read_table(budget.out / "rows.csv").query("measure == 'interaction_energy'")
+    assert energies["image"].nunique() == told["images"]
+    assert f" pairs={told['pairs']} " in energies["setting"].iloc[0]
 
 
-def test_replicates_that_the_diagnostic_cannot_split_are_reported_without_it(config, capsys):
-    interaction_curves(changed(config, replicates=6))
-    said = capsys.readouterr().out
-    assert "may be biased" not in said
-    assert "figure: " in said
+def test_a_budget_stops_at_the_target(noisy, capsys):
+    """No more is spent than the error that is wanted costs, pilot included."""
+    generous = changed(noisy, budget=50_000, target=0.25)
+    interaction_curves(generous)
+    expected = re.search(r"error of J: \S+ over all orders, at most (\S+)", capsys.readouterr().out)
+    assert 0.2 < float(expected[1]) <= 0.25
+    assert ran(generous)["networks"][0]["forwards"] < 1000
+
+
+def test_a_budget_that_tells_nothing_is_one_line_with_one_that_does(noisy, monkeypatch, capsys):
+    """And nothing is left of it."""
+    small = command(noisy, "--orders", "0", "0.5", "1", "--budget", "700")
+    monkeypatch.setattr(module, "TOO_LITTLE", 0.2)
+    with pytest.raises(SystemExit) as caught:
+        main(["interactions", *small[3:]])
+    assert caught.value.code == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("a2mim: expected a budget that tells J to within 20 %, but ")
+    enough = int(re.search(r"; give --budget (\d+)$", line)[1])
+    assert not list(noisy.out.parent.glob("out*"))
+    interaction_curves(changed(noisy, budget=enough))
+    assert ran(noisy)["networks"][0]["forwards"] <= enough
+
+
+def test_a_budget_below_two_pilots_is_one_line_that_says_so(config):
+    with pytest.raises(UsageError, match="--budget of at least 480 forwards, of which a pilot"):
+        interaction_curves(changed(config, budget=479))
+    assert not list(config.out.parent.glob("out*"))
+
+
+@pytest.mark.parametrize("orders", [(0.0, 1.0), (0.5,)])
+def test_designs_without_inner_orders_or_without_ends(config, tmp_path, orders):
+    """The ends are in float32 in any case, and so is the noise that is taken out of them."""
+    found, floors = [], []
+    for precision in ("float32", "float16"):
+        one = changed(config, orders=orders, precision=precision, out=tmp_path / precision)
+        interaction_curves(one)
+        rows = read_table(one.out / "rows.csv")
+        assert f"precision={precision}" in rows["setting"][0]
+        found.append(strength_from(of(rows, "test_resnet", "net.safetensors")))
+        floors.append(rows.query("measure == 'noise_floor'")["value"].item())
+        summary = pd.read_csv(one.out / "summary.csv").query("kind == 'order'")
+        assert summary["order"].tolist() == [round(14 * ratio) for ratio in orders]
+        assert summary["J"].mean() == pytest.approx(1)
+    assert floors[1] > 100 * floors[0]
+    if orders == (0.0, 1.0):
+        np.testing.assert_array_equal(found[1].per_image_IO, found[0].per_image_IO)
+    else:
+        np.testing.assert_allclose(found[1].S, found[0].S, atol=floors[1])
 
 
 def test_a_data_set_by_name(config, tmp_path):
@@ -318,7 +446,7 @@ def test_a_data_set_by_name(config, tmp_path):
     interaction_curves(named)
     rows = read_table(named.out / "rows.csv")
     assert set(rows["dataset"]) == {"digits"}
-    assert rows["image"].str.startswith("digits/").sum() == 2 * 2 * 3 + 1
+    assert rows["image"].str.startswith("digits/").sum() == 3 * 2 * 3 + 1
 
 
 def test_weights_without_a_classifier(config, tmp_path):
@@ -374,13 +502,14 @@ def test_half_precision_is_said(config, capsys):
         ({"pairs": 1000}, "pairs per image, got 1000"),
         ({"orders": (0.0, 2.0)}, "ratios between 0 and 1"),
         ({"replicates": 3}, "even number of --replicates"),
-        ({"bias_tol": 0.1, "replicates": 2}, "multiples of 4"),
-        ({"bias_tol": -1.0}, "--bias-tol of at least 0"),
+        ({"target": -1.0}, "--target of at least 0, got -1"),
+        ({"target": float("nan")}, "--target of at least 0, got nan"),
+        ({"max_contexts": 0}, "--max-contexts of at least 1, got 0"),
         ({"images": None}, "either --images DIR or --data NAME"),
         ({"data": "digits"}, "either --images DIR or --data NAME"),
         ({"budget": 10}, "--budget of at least"),
-        ({"budget": 10**6, "bias_tol": 0.1}, "--budget without --protocol and --bias-tol"),
-        ({"reward": "features", "bias_tol": 0.1}, "numbers with --bias-tol, got features"),
+        ({"budget": -1}, "--budget of at least 0"),
+        ({"budget": 10**6, "protocol": "a2mim"}, "--budget without --protocol"),
         ({"game": "token_drop", "fill": "blur"}, "what is dropped is not filled"),
         ({"game": "token_drop"}, "timm VisionTransformer, whose tokens can be dropped, got ResNet"),
         ({"batch_size": -1}, "--batch-size of at least 0"),
