@@ -113,8 +113,10 @@ def probe(config: ProbeConfig) -> None:
     write_atomic(work / "probe.json", json.dumps(about, indent=2) + "\n")
     if config.method != "finetune":
         # As they were written: weights may be called 100, or NA.
-        kept = partial(pd.read_csv, dtype=str, keep_default_na=False)
-        predictions = [kept(part / "predictions.csv") for part in parts]
+        predictions = [
+            pd.read_csv(part / "predictions.csv", dtype=str, keep_default_na=False)
+            for part in parts
+        ]
         pd.concat(predictions).to_csv(work / "predictions.csv", index=False)
         for part in parts:
             shutil.rmtree(part)
