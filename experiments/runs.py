@@ -38,7 +38,7 @@ class UsageError(Exception):
 
 def provenance() -> dict[str, object]:
     """Where a number comes from: commit, versions, machine."""
-    packages = ("a2mim", "numpy", "scipy", "timm", "torch", "torchvision")
+    packages = ("a2mim", "numpy", "pandas", "scipy", "timm", "torch", "torchvision")
     return {
         "commit": commit(),
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in packages},
