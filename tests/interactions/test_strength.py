@@ -643,7 +643,7 @@ def check(held, source, repeats, *, same, bias):
 
 @pytest.mark.parametrize("replicates", [4, 16])
 def test_real_replicates_are_covered(replicates):
-    """Resampled images, pairs and contexts of a ResNet-20, rho up to 2.9, K = 8 and K = 32."""
+    """Resampled images, pairs and contexts of a ResNet-20, rho up to 3.5, K = 8 and K = 32."""
     network = resnet20()
     check(repeated(network, network, 53, 6, replicates, 500), network, 500, same=True, bias=0.04)
 
@@ -697,7 +697,7 @@ def published_strength(x_IPRO):
 
 
 def test_published_intervals_cover_the_published_strength():
-    """Means of |I| at rho up to 2.9 in 8 contexts: the bracket makes up for the bias."""
+    """Means of |I| at rho up to 3.5 in 8 contexts: the bracket makes up for the bias."""
     network, rng = resnet20(), np.random.default_rng(1)
     true_O, inside = network.absolute_J_O, []
     for _ in range(300):
