@@ -7,6 +7,7 @@ times belong to that machine only. Speed never gates a test.
     interactions/memory       MiB beyond an idle process                    bench_memory
     interactions/forwards/*   forwards for the published error of J         bench_estimator
     interactions/coverage/*   share of 95 % intervals that hold the truth   bench_estimator
+    interactions/false_positives  comparisons of equals that find a difference  bench_estimator
     interactions/wall/*       seconds for the published error of J          bench_estimator
     pretrain/step/*           images/s of an A2MIM step                     bench_training
     loader/*                  images/s of our loaders                       bench_training
@@ -26,7 +27,14 @@ import pandas as pd
 import torch
 
 from experiments import bench_features
-from experiments.bench_estimator import coverage, forwards, wall
+from experiments.bench_estimator import (
+    coverage,
+    false_positives,
+    forwards,
+    real_coverage,
+    real_forwards,
+    wall,
+)
 from experiments.bench_memory import STATUS, memory
 from experiments.bench_timing import Row, overhead, overhead_names
 from experiments.bench_training import CPU_STEPS, GPU_STEPS, STEP_MODELS, loader, step
@@ -96,6 +104,9 @@ def available_rows(repeats: int, on_gpu: bool) -> dict[str, Callable[[], Row]]:
         for what, run in (("forwards", forwards), ("coverage", coverage)):
             row = f"interactions/{what}/{name}"
             rows[row] = partial(run, row, name)
+    rows["interactions/forwards/real"] = partial(real_forwards, "interactions/forwards/real")
+    rows["interactions/coverage/real"] = partial(real_coverage, "interactions/coverage/real")
+    rows["interactions/false_positives"] = partial(false_positives, "interactions/false_positives")
     for name in ("cnn16", "vit_tiny"):
         row = f"interactions/wall/{name}"
         rows[row] = partial(wall, row, name, repeats)

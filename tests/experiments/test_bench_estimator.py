@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 from torch import nn
 
 import interactions as ix
@@ -49,33 +50,32 @@ def tiny(monkeypatch):
     monkeypatch.setattr(module, "COVERAGE_REPEATS", 3)
     monkeypatch.setattr(module, "COVERAGE_IMAGES", 4)
     monkeypatch.setattr(module, "COVERAGE_PAIRS", 2)
+    monkeypatch.setattr(module, "REAL_IMAGES", 10)
     yield case
-    for cached in (module.trained, module._table, module.equal_error):
+    for cached in (module.trained, module._table, module.equal_error, module._real_repeats):
         cached.cache_clear()
 
 
-def test_the_exact_J_is_that_of_all_contexts(tables):
+@pytest.mark.parametrize("estimator", ["rms", "plug_in"])
+def test_the_exact_J_is_that_of_all_contexts(tables, estimator):
     """The truth from the tables, and the estimator where nothing is random."""
     everything = ix.Design(ix.NeighbourPairs(GRID, count=36), ix.AllContexts())
-    records = ix.measure(tables, everything)
-    for estimator, rms in (("plug_in", False), ("rms", True)):
-        expected = ix.strength(records, estimator).J
-        np.testing.assert_allclose(exact_J(tables, GRID, rms=rms), expected, rtol=1e-12)
+    expected = ix.strength(ix.measure(tables, everything), estimator).J
+    np.testing.assert_allclose(exact_J(tables, GRID, estimator), expected, rtol=1e-12)
 
 
 def test_a_design_without_chance_has_no_error(tables):
     everything = ix.Design(ix.NeighbourPairs(GRID, count=36), ix.AllContexts())
-    found = measured(tables, everything, "plug_in", exact_J(tables, GRID), range(2))
+    found = measured(tables, everything, "rms", exact_J(tables, GRID, "rms"), range(2))
     assert found.rmse < 1e-12
     assert found.pairs == 36
     assert found.forwards == 2**9  # every coalition, once
 
 
 def test_more_pairs_have_less_error_and_need_more_forwards(tables):
-    truth_O = exact_J(tables, GRID)
+    truth_O = exact_J(tables, GRID, "rms")
     few, many = (
-        measured(tables, our_design(GRID, pairs), "jackknife", truth_O, range(20))
-        for pairs in (2, 30)
+        measured(tables, our_design(GRID, pairs), "rms", truth_O, range(20)) for pairs in (2, 30)
     )
     assert few.rmse > many.rmse + 3 * (few.se + many.se)
     assert few.forwards < many.forwards <= 2**9
@@ -105,14 +105,26 @@ def test_there_is_no_crossing_outside_of_what_was_measured(target):
         crossing([1, 2], [0.4, 0.2], target)
 
 
-def test_an_interval_covers_what_lies_between_its_ends(tables):
-    strengths = [resampled(tables, our_design(GRID, 3), images=8, repeat=k) for k in range(3)]
-    assert covered(strengths, np.ones(len(strengths[0].J))).shape == (3, len(strengths[0].J))
-    for strength in strengths:
-        low_O, high_O = np.array([(i.low, i.high) for i in strength.intervals()]).T
-        for ends_O, sign in ((low_O, -1), (high_O, 1)):
-            assert covered([strength], ends_O).all()
-            assert not covered([strength], ends_O + sign * 1e-9).any()
+def strengths(count, images):
+    """Strengths of two orders with energies that are gamma distributed around 1."""
+    for seed in range(count):
+        yield ix.Strength(
+            tuple(map(str, range(images))),
+            4,
+            np.array([0, 2]),
+            np.random.default_rng(seed).gamma(4, 1 / 4, size=(images, 2)),
+            np.full(2, np.nan),
+            np.zeros(2, dtype=bool),
+        )
+
+
+def test_intervals_are_compared_with_the_truth():
+    """Around 95 % of 1,000 hold a J of 1: from 92 to 97 %, and a chance of 1e-4 at either end."""
+    inside_RO = covered(strengths(1000, images=30), np.ones(2))
+    assert inside_RO.shape == (1000, 2)
+    low, high = binom.ppf(1e-4, 1000, 0.92), binom.ppf(1 - 1e-4, 1000, 0.97)
+    assert low <= inside_RO[:, 0].sum() <= high
+    assert not covered(strengths(5, images=30), np.array([1.0, 50.0]))[:, 1].any()
 
 
 def test_an_image_that_comes_twice_gets_draws_of_its_own(tables):
@@ -167,6 +179,31 @@ def test_the_rows(tiny):
     assert (row.unit, row.n) == ("s", 1)
     assert 0 < row.ours < 60
     assert 0 < row.baseline < 60
+
+
+def test_the_rows_of_real_replicates(tiny, monkeypatch):
+    monkeypatch.setattr(module, "COVERAGE_REPEATS", 30)
+    row = module.real_coverage("c")
+    assert (row.baseline, row.n) == (0.95, 30)
+    assert 0.85 < row.ours < 1
+    assert len(row.notes) == 2
+    assert "8 contexts: m=0" in row.notes[0]
+    row = module.false_positives("p")
+    assert (row.baseline, row.n) == (0.05, 30)
+    assert 0 <= row.ours < 0.3
+    monkeypatch.setattr(module, "CONTEXTS", 50)
+    monkeypatch.setattr(module, "ERROR_REPEATS", 20)
+    row = module.real_forwards("f")
+    assert row.baseline == 53 * 12 * 4 * 50 * 13
+    assert 0.05 < row.ratio < 0.2
+    assert "of which bias 6" in row.notes[0]
+
+
+def test_fixed_images_and_pairs_leave_nothing_but_contexts_to_chance():
+    network = module.Population(np.arange(3 * 4 * 13.0).reshape(3, 4, 1, 13))
+    x = module._fixed(network, np.random.default_rng(0), 3, 4, 5)
+    expected = network.replicates_IPRO[..., 0].ravel()
+    np.testing.assert_array_equal(np.sort(x[:, :, 0, 0], axis=None), np.sort(expected))
 
 
 def test_training_is_repeatable_and_leaves_the_global_generator_alone(tiny):

@@ -58,10 +58,8 @@ def test_replicates_grow_where_contexts_are_noisy_and_nowhere_else(measured, ref
 def test_quiet_contexts_get_no_more():
     """Only sizes matter here: images differ, contexts of one size do not."""
     rng = np.random.default_rng(0)
-    games = [
-        ix.toy.SizeGame(9, lambda k, a=rng.normal(size=4): float(a @ [1, k, k**2, k**3]), str(s))
-        for s in range(8)
-    ]
+    worths = [np.polynomial.Polynomial(rng.normal(size=4)) for _ in range(8)]
+    games = [ix.toy.SizeGame(9, worth, str(s)) for s, worth in enumerate(worths)]
     records = ix.measure(games, ix.Design(ix.RandomPairs(4)), target=1e-3)
     assert counts(records) == [4] * len(records[0].orders_O)
     table = ix.spending(records, 1e-3)

@@ -110,7 +110,7 @@ def test_published_budget_is_130_000_forwards_and_ours_skips_the_repeats():
 def test_an_image_does_not_depend_on_the_others():
     games = [ix.toy.ParityGame(9, GAMES[3].weights, image=name) for name in "abc"]
     design = ix.Design(ix.RandomPairs(6), ratios=(0.0, 0.3, 0.6, 1.0))
-    together = ix.measure(games, design)
+    together = ix.measure(games, design, target=None)
     alone = ix.measure(games[1:2], design)[0]
     np.testing.assert_array_equal(together[1].replicates_PRO, alone.replicates_PRO)
     assert not np.array_equal(together[0].pairs_P2, together[1].pairs_P2)
@@ -208,7 +208,7 @@ def test_vectors_cannot_be_added_to():
     game = VectorGame(GAMES, 4)
     record = ix.measure_one(game, design)
     with pytest.raises(ValueError, match="a game of numbers to add replicates to"):
-        ix.add_replicates(game, record, design, [3])
+        ix.add_replicates(game, record, design, {3: 8})
 
 
 def test_the_ends_are_played_precisely(counting):
@@ -222,3 +222,73 @@ def test_the_ends_are_played_precisely(counting):
     )
     sizes = [set(torch.cat(game.asked).sum(dim=1).tolist()) for game in (coarse, precise)]
     assert sizes == [set(range(1, 8)), {0, 1, 2, 6, 7, 8}]
+
+
+@pytest.mark.parametrize("contexts", [ix.Windows(8, 2), ix.IID(8)], ids=["windows", "iid"])
+@pytest.mark.parametrize("limit", [1, 1 << 30])
+def test_replicates_of_each_order_are_the_first_of_a_full_design(contexts, limit, monkeypatch):
+    monkeypatch.setattr(estimator, "CHUNK_BYTES", limit)
+    counts = (1, 2, 8, 3, 5, 4, 6)
+    full_design = ix.Design(ix.AllPairs(), contexts, ALL_RATIOS_8)
+    full = ix.measure_one(GAMES[3], full_design)
+    few = replace(contexts, replicates=3)  # their number is not asked for
+    record = ix.measure_one(GAMES[3], replace(full_design, contexts=few, replicates=counts))
+    assert record.replicates_PRO.shape == full.replicates_PRO.shape
+    assert record.per_replicate == full.per_replicate
+    for o, count in enumerate(counts):
+        count = 8 if o in (0, 6) else count  # one context is all there is, and stands for any
+        np.testing.assert_array_equal(record.replicates(o), full.replicates(o)[:, :count])
+        assert np.isnan(record.replicates_PRO[:, count:, o]).all()
+        np.testing.assert_allclose(record.mean_PO[:, o], record.replicates(o).mean(axis=1))
+
+
+def test_replicates_of_each_order_of_vectors():
+    counts = (4, 4, 2, 4, 3, 4, 4)
+    design = ix.Design(ix.AllPairs(), ix.Windows(4, 2), ALL_RATIOS_8)
+    game = VectorGame(GAMES, 4)
+    full = ix.measure_one(game, design)
+    record = ix.measure_one(game, replace(design, replicates=counts))
+    for o, count in enumerate(counts):
+        x, y = record.replicates(o), full.replicates(o)[:, :count]
+        assert x.shape[1] == count
+        np.testing.assert_allclose(
+            np.einsum("prd,psd->prs", x, x), np.einsum("prd,psd->prs", y, y), atol=1e-12
+        )
+
+
+def test_replicates_that_do_not_fit():
+    design = ix.Design(ix.AllPairs(), ratios=(0.0, 0.5, 1.0))
+    assert design.replicates_at(8) == (4, 4, 4)
+    assert replace(design, replicates=(2, 6, 2)).replicates_at(8) == (2, 6, 2)
+    for bad in ((4, 4), (4, 4, 4, 4), (4, 0, 4)):
+        with pytest.raises(ValueError, match=r"expected 3 numbers of replicates, one for each"):
+            ix.measure_one(GAMES[0], replace(design, replicates=bad))
+    every = replace(design, contexts=ix.AllContexts(), replicates=(1, 2, 1))
+    with pytest.raises(ValueError, match="Windows or IID for replicates that differ"):
+        ix.measure_one(GAMES[0], every)
+    # 16 players: 0 and 0.05 are one order, so 12 numbers are asked for and not 13
+    published = ix.Design(ix.RandomPairs(2), replicates=(4,) * 13)
+    with pytest.raises(ValueError, match="expected 12 numbers"):
+        ix.measure_one(ix.toy.SizeGame(16, float), published)
+
+
+@pytest.mark.parametrize("ratios", [(0.0,), (1.0,), (0.0, 1.0), (0.5,), (0.3, 0.5), (0.0, 0.5)])
+@pytest.mark.parametrize("replicates", [False, True])
+def test_any_set_of_orders_can_be_played_with_precise_ends(ratios, replicates, counting):
+    """Designs without inner orders, or without ends, of a game with two arithmetics."""
+    design = ix.Design(ix.AllPairs(), ix.Windows(3, 2), ratios)
+    if replicates:
+        design = replace(design, replicates=(2,) * len(ratios))
+    coarse, precise = counting(GAMES[1]), counting(GAMES[1])
+    coarse.precise = precise
+    record, plain = ix.measure_one(coarse, design), ix.measure_one(GAMES[1], design)
+    np.testing.assert_array_equal(record.replicates_PRO, plain.replicates_PRO)
+    assert np.isfinite(record.replicates_PRO).all()
+    assert bool(precise.asked) == bool({0.0, 1.0} & set(ratios))
+    assert bool(coarse.asked) == bool(set(ratios) - {0.0, 1.0})
+    assert record.forwards == sum(len(x) for game in (coarse, precise) for x in game.asked)
+
+
+def test_replicates_lie_in_rows():
+    record = ix.measure_one(GAMES[0], ix.Design(ix.AllPairs(), ratios=(0.5,)))
+    assert record.replicates(0).flags.c_contiguous

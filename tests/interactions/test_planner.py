@@ -14,7 +14,7 @@ from experiments.resampling import (
 from interactions.planner import noise_of, plan
 
 
-def pilot_of(source, images=400, pairs=12, replicates=16, seed=0):
+def pilot_of(source, images=400, pairs=12, replicates=8, seed=0):
     """Large, so that a plan is about the network and not about its pilot."""
     return records_of(source.draw(np.random.default_rng(seed), images, pairs, replicates))
 
@@ -22,6 +22,11 @@ def pilot_of(source, images=400, pairs=12, replicates=16, seed=0):
 @pytest.fixture(scope="module")
 def real():
     return pilot_of(resnet20())
+
+
+@pytest.fixture(scope="module")
+def small():
+    return pilot_of(resnet20(), images=53, replicates=4)
 
 
 def total(error_O, J_O):
@@ -117,7 +122,8 @@ def test_the_promise_is_the_error_of_new_measurements(real, target, budget):
 
 @pytest.mark.parametrize("rho", [0, 2, 5, 10])
 def test_the_promise_holds_from_quiet_to_very_noisy_contexts(rho):
-    network = simulated(rho / 3.5)
+    """Images of a CV of 0.25; a single loud image makes what a pilot says of variances chance."""
+    network = replace(simulated(rho / 3.5), spread=0.25)
     chosen = plan(pilot_of(network), budget=60_000, max_pairs=12, max_images=60)
     found_O = error_of(network, chosen.images, chosen.pairs, chosen.replicates_O, repeats=300)
     assert total(found_O, network.J_O) == pytest.approx(chosen.error, rel=0.15)
@@ -135,17 +141,15 @@ def test_many_pairs_in_few_contexts_beat_one_pair_in_many(real):
     np.testing.assert_allclose(promised, found, rtol=0.15)
 
 
-def test_a_plan_reaches_its_target_at_the_lowest_cost(real):
-    noise = noise_of(real)
-    chosen = plan(real, 0.1, max_pairs=12)
+def test_a_plan_reaches_its_target_at_the_lowest_cost(small):
+    noise = noise_of(small)
+    chosen = plan(small, 0.1, max_pairs=12)
     assert chosen.relative_O.max() <= 0.1
-    np.testing.assert_allclose(
-        chosen.error_O,
-        noise.error_O(chosen.images, chosen.pairs, chosen.replicates_O.astype(float)),
-    )
+    R_O = chosen.replicates_O.astype(float)
+    np.testing.assert_allclose(chosen.error_O, noise.error_O(chosen.images, chosen.pairs, R_O))
     per_image = noise.forwards_O(chosen.pairs, chosen.replicates_O).sum()
     assert chosen.forwards == chosen.images * per_image
-    fewer = noise.error_O(chosen.images - 1, chosen.pairs, chosen.replicates_O.astype(float))
+    fewer = noise.error_O(chosen.images - 1, chosen.pairs, R_O)
     assert (fewer / chosen.J_O).max() > 0.1
     for pairs in (1, 2, 4, 8, 12):
         for replicates in (2, 4, 8, 16):
@@ -154,18 +158,18 @@ def test_a_plan_reaches_its_target_at_the_lowest_cost(real):
             assert (noise.error_O(images, pairs, R_O) / noise.J_O).max() > 0.1
 
 
-def test_noisier_orders_get_more_replicates(real):
+def test_noisier_orders_get_more_replicates(small):
     """As many as rho asks for, and the fewest where nothing is sampled."""
-    chosen = plan(real, 0.05, max_pairs=12)
-    rho_O, R_O = ix.strength(real).rho_O, chosen.replicates_O
+    chosen = plan(small, 0.05, max_pairs=12)
+    rho_O, R_O = ix.strength(small).rho_O, chosen.replicates_O
     assert R_O[0] == R_O[-1] == R_O.min()
     assert R_O[3:9].min() > R_O[[1, 11]].max()
     assert np.corrcoef(rho_O[1:-1], R_O[1:-1])[0, 1] > 0.7
 
 
-def test_a_budget_is_spent_for_the_smallest_error(real):
-    noise = noise_of(real)
-    chosen = plan(real, budget=100_000, max_pairs=12, max_images=60)
+def test_a_budget_is_spent_for_the_smallest_error(small):
+    noise = noise_of(small)
+    chosen = plan(small, budget=100_000, max_pairs=12, max_images=60)
     assert chosen.forwards <= 100_000
     assert chosen.images <= 60
     for pairs in (1, 2, 4, 8, 12):
@@ -174,44 +178,44 @@ def test_a_budget_is_spent_for_the_smallest_error(real):
             images = min(int(100_000 // noise.forwards_O(pairs, R_O).sum()), 60)
             if images >= 2:
                 assert total(noise.error_O(images, pairs, R_O), noise.J_O) >= chosen.error
-    more = plan(real, budget=200_000, max_pairs=12, max_images=60)
+    more = plan(small, budget=200_000, max_pairs=12, max_images=60)
     assert more.error < chosen.error
 
 
-def test_a_target_and_a_budget(real):
+def test_a_target_and_a_budget(small):
     """The cheapest if that is within the budget, and else the most precise."""
-    cheapest = plan(real, 0.1, max_pairs=12)
-    within = plan(real, 0.1, budget=2 * cheapest.forwards, max_pairs=12)
+    cheapest = plan(small, 0.1, max_pairs=4)
+    within = plan(small, 0.1, budget=2 * cheapest.forwards, max_pairs=4)
     assert (within.forwards, within.error) == (cheapest.forwards, cheapest.error)
     less = cheapest.forwards // 4
-    most_precise = plan(real, budget=less, max_pairs=12)
-    both = plan(real, 0.1, budget=less, max_pairs=12)
+    most_precise = plan(small, budget=less, max_pairs=4)
+    both = plan(small, 0.1, budget=less, max_pairs=4)
     assert (both.forwards, both.error) == (most_precise.forwards, most_precise.error)
 
 
-def test_a_limit_on_images_asks_for_more_pairs(real):
-    free = plan(real, 0.1, max_pairs=12)
-    few = plan(real, 0.1, max_pairs=12, max_images=free.images // 2)
+def test_a_limit_on_images_asks_for_more_pairs(small):
+    free = plan(small, 0.1, max_pairs=12)
+    few = plan(small, 0.1, max_pairs=12, max_images=free.images // 2)
     assert few.images <= free.images // 2
     assert few.pairs > free.pairs
     assert few.forwards >= free.forwards
 
 
-def test_several_networks_are_planned_for_by_the_worst(real):
-    loud = pilot_of(simulated(2.0), seed=1)
-    together = plan(real, 0.1, others=[loud], max_pairs=12)
-    assert together.forwards >= max(plan(p, 0.1, max_pairs=12).forwards for p in (real, loud))
+def test_several_networks_are_planned_for_by_the_worst(small):
+    loud = pilot_of(simulated(2.0), images=53, replicates=4, seed=1)
+    together = plan(small, 0.1, others=[loud], max_pairs=12)
+    assert together.forwards >= max(plan(p, 0.1, max_pairs=12).forwards for p in (small, loud))
     R_O = together.replicates_O.astype(float)
     errors = []
-    for noise in map(noise_of, (real, loud)):
+    for noise in map(noise_of, (small, loud)):
         relative_O = noise.error_O(together.images, together.pairs, R_O) / noise.J_O
         assert relative_O.max() <= 0.1
         errors.append(np.sqrt((relative_O**2).mean()))
     assert together.error == pytest.approx(max(errors))
 
 
-def test_a_design_of_a_plan_measures_what_was_planned(real):
-    chosen = plan(real, budget=50_000, max_pairs=12, max_images=60)
+def test_a_design_of_a_plan_measures_what_was_planned(small):
+    chosen = plan(small, budget=50_000, max_pairs=12, max_images=60)
     grid = ix.PatchGrid(8, 8)
     design = chosen.design(ix.Design(ix.NeighbourPairs(grid, count=99), seed=3))
     record = ix.measure_one(ix.toy.SizeGame(64, float), design)
@@ -231,9 +235,8 @@ def test_vectors_have_the_parts_of_numbers_on_a_line():
         for r in pilot
     ]
     numbers, lines = noise_of(pilot), noise_of(vectors)
-    np.testing.assert_allclose(
-        lines.error_O(9, 3, np.full(2, 4.0)), numbers.error_O(9, 3, np.full(2, 4.0))
-    )
+    R_O = np.full(2, 4.0)
+    np.testing.assert_allclose(lines.error_O(9, 3, R_O), numbers.error_O(9, 3, R_O))
 
 
 def test_all_contexts_leave_images_and_pairs():
@@ -260,18 +263,19 @@ def test_orders_with_more_replicates_serve_as_a_pilot(real):
     np.testing.assert_allclose(two.error_O(50, 12, R_O), one.error_O(50, 12, R_O), rtol=0.35)
 
 
-def test_bad_arguments(real):
-    for arguments in ({"target": 0}, {"budget": -1}, {}, {"target": 0.1, "budget": 0}):
+def test_bad_arguments(small):
+    bad = [{"target": 0}, {"budget": -1}, {}, {"target": 0.1, "budget": 0}, {"target": np.nan}]
+    for arguments in bad:
         with pytest.raises(ValueError, match="a target or a budget above 0"):
-            plan(real, **arguments)
+            plan(small, **arguments)
     with pytest.raises(ValueError, match="costs at most 10 forwards, found none; allow more"):
-        plan(real, budget=10)
+        plan(small, budget=10)
     with pytest.raises(ValueError, match="relative error of 1e-06, found none; allow more"):
-        plan(real, 1e-6, max_images=10)
+        plan(small, 1e-6, max_images=10)
     with pytest.raises(ValueError, match="at least 2 replicates, got 1"):
-        plan(real, 0.1, replicates=(1, 2))
+        plan(small, 0.1, replicates=(1, 2))
     with pytest.raises(ValueError, match="at least 2 images, 2 pairs and 4 replicates, got 1, 12"):
-        noise_of(real[:1])
+        noise_of(small[:1])
 
 
 def test_errors_of_what_is_lost_in_noise_are_finite():

@@ -11,6 +11,7 @@ from interactions.stats import (
     mean_difference,
     paired,
     percentiles,
+    positive_interval,
     share,
     share_difference,
     sum_of_gaps,
@@ -366,3 +367,65 @@ def test_percentiles_hold_the_estimate():
     assert np.isnan(infinite.se)
     assert infinite.high == 99
     assert np.isnan(percentiles(50.0, np.append(drawn, np.nan)).low)
+
+
+def test_the_interval_of_a_positive_number_is_plain_near_0_and_logarithmic_far_from_it():
+    t = stats.t.ppf(0.975, 9)
+    # far from 0: log x +- t se / x
+    found = positive_interval(1.0, 0.001, 9)
+    assert found == pytest.approx((np.exp(-t * 0.001), np.exp(t * 0.001)), rel=1e-5)
+    # in between, by the formula
+    for x, se in ((1.0, 0.3), (2.0, 1.0)):
+        h, slope = np.arcsinh(x / (2 * se)), 1 / np.hypot(x, 2 * se)
+        ends = [2 * se * np.sinh(h + sign * t * se * slope) for sign in (-1, 1)]
+        assert positive_interval(x, se, 9) == pytest.approx((max(ends[0], 0), ends[1]))
+    # around 0: x +- t se to first order, cut at 0
+    low, high = positive_interval(0.0, 1.0, 9)
+    assert low == 0
+    assert high == pytest.approx(2 * np.sinh(t / 2))
+    assert positive_interval(-3.0, 1.0, 9) == (0, pytest.approx(high))
+
+
+def test_the_interval_of_a_positive_number_holds_it_and_follows_its_unit():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        x, se, df = rng.normal(), rng.gamma(1), rng.uniform(0.5, 60)
+        low, high = positive_interval(x, se, df)
+        assert 0 <= low <= max(x, 0) <= high
+        assert positive_interval(7 * x, 7 * se, df) == pytest.approx((7 * low, 7 * high))
+        wider = positive_interval(x, se, df, 0.99)
+        assert wider[0] <= low
+        assert wider[1] >= high
+
+
+def test_intervals_of_positive_numbers_without_an_error_or_degrees_of_freedom():
+    assert positive_interval(2.0, 0.0, 9) == (2, 2)
+    assert positive_interval(-2.0, 0.0, 9) == (0, 0)
+    assert positive_interval(2.0, 0.5, 0) == (0, np.inf)
+    assert positive_interval(2.0, 0.0, 0) == (0, np.inf)
+    assert positive_interval(2.0, np.nan, -1) == (0, np.inf)
+    assert positive_interval(2.0, 0.5, 1e-9) == (0, np.inf)
+    assert np.isnan(positive_interval(np.nan, 0.5, 9)).all()
+    assert np.isnan(positive_interval(2.0, np.nan, 9)).all()
+
+
+def test_intervals_of_means_of_squares_cover():
+    """1,000 means of 30 squares of normal numbers, whose errors grow with them."""
+    x = np.random.default_rng(4).normal(size=(1000, 30)) ** 2
+    hits = 0
+    for row in x:
+        low, high = positive_interval(row.mean(), row.std(ddof=1) / np.sqrt(30), 29)
+        hits += low <= 1 <= high
+    # from 92 to 97 %; a true coverage at a limit fails with a chance of 1 in 10,000
+    assert stats.binom.ppf(1e-4, 1000, 0.92) <= hits <= stats.binom.ppf(1 - 1e-4, 1000, 0.97)
+
+
+def test_a_paired_difference_with_a_bracket():
+    x = np.random.default_rng(0).normal(0.5, 1, size=12)
+    se, t = x.std(ddof=1) / np.sqrt(12), stats.t.ppf(0.975, 11)
+    for low, high, nearest in ((0.4, 2.0, 0.4), (-2.0, -0.7, 0.7), (-0.1, 2.0, 0.0)):
+        got = paired((low + high) / 2, x, 1.0, bracket=(low, high))
+        assert (got.low, got.high) == pytest.approx((low - t * se, high + t * se))
+        assert got.p == pytest.approx(2 * stats.t.sf(nearest / se, 11))
+        assert got.excludes_zero == (got.p < 0.05)
+    assert paired(0.9, x, 1.0, bracket=(-0.1, 2.0)).p == 1
