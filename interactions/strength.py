@@ -106,18 +106,18 @@ class Strength:
         """Orders as fractions m / (n-2)."""
         return self.orders_O / (self.n - 2)
 
-    @property
+    @cached_property
     def S(self) -> Array:
         """S^(m), over all images."""
         mean_O = self.per_image_IO.mean(axis=0)
         return np.sqrt(np.maximum(mean_O, 0)) if self.estimator == "rms" else mean_O
 
-    @property
+    @cached_property
     def J(self) -> Array:
         """J^(m): S^(m) divided by its mean over orders; NaN if no pair interacts at any order."""
         return _share(self.S, self.weights_O)
 
-    @property
+    @cached_property
     def bracket(self) -> tuple[Array, Array] | None:
         """Lowest and highest J^(m) with all strengths within their brackets; None for RMS.
 
@@ -153,7 +153,7 @@ class Strength:
         """How many images the strength hangs on: (sum of energies)^2 / sum of their squares."""
         return effective_images(self.per_image_IO.sum(axis=1))
 
-    @property
+    @cached_property
     def J_se(self) -> Array:
         """Standard error of J^(m) over images."""
         return self.influence_IO.std(axis=0, ddof=1) / np.sqrt(len(self.images))
@@ -167,11 +167,12 @@ class Strength:
         _check_several(self.images)
         _, squared_IO = self._influences
         found = []
+        with np.errstate(invalid="ignore"):  # 0 / 0 where no pair interacts at any order
+            square_O = self.per_image_IO.mean(axis=0) / (self.S @ self.weights_O) ** 2
+        square_se_O = squared_IO.std(axis=0, ddof=1) / np.sqrt(len(self.images))
         for o, (J, se) in enumerate(zip(self.J, self.J_se, strict=True)):
             if self.estimator == "rms":
-                with np.errstate(invalid="ignore"):  # 0 / 0 where no pair interacts at any order
-                    square = self.per_image_IO[:, o].mean() / (self.S @ self.weights_O) ** 2
-                square_se = squared_IO[:, o].std(ddof=1) / np.sqrt(len(self.images))
+                square, square_se = square_O[o], square_se_O[o]
                 ends = positive_interval(square, square_se, self.effective_images - 1, level)
                 low, high = np.sqrt(ends)
             else:
@@ -355,7 +356,7 @@ class Strength:
             columns |= {"unresolved": self.unresolved_O}
         return pd.DataFrame(columns)
 
-    @property
+    @cached_property
     def weights_O(self) -> Array:
         """Weights of the orders in the denominator of J; they sum to 1."""
         if self.normalise == "ratios" or len(self.orders_O) == 1:
