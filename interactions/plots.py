@@ -67,8 +67,18 @@ def strength_curve(
     colour: str = COLOURS[1],
     level: float = 0.95,
 ) -> None:
-    """J^(m) over m/(n-2) with intervals over images."""
-    curve(ax, strength.ratios_O, strength.intervals(level), label=label, colour=colour)
+    """J^(m) over m/(n-2) with intervals over images.
+
+    A mean of |I| is drawn between the ends of its bracket, dotted, and with open marks at orders
+    where that leaves J unresolved; its intervals include the bracket.
+    """
+    x_O = strength.ratios_O
+    curve(ax, x_O, strength.intervals(level), label=label, colour=colour)
+    if strength.bracket is not None:
+        open_O = strength.unresolved_O
+        ax.plot(x_O[open_O], strength.J[open_O], "o", color=colour, markerfacecolor="white")
+        for end_O in strength.bracket:
+            ax.plot(x_O, end_O, color=colour, linestyle=":", linewidth=1)
     ax.axhline(1, color="#9ca3af", linewidth=0.8, zorder=0)
     ax.set(xlabel="order m / (n−2)", ylabel="interaction strength J", xlim=(-0.02, 1.02))
 

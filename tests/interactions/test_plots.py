@@ -45,3 +45,21 @@ def test_images_are_shown_as_they_are(ax):
     shown = ax.get_images()[0].get_array()
     np.testing.assert_allclose(shown[0, 0], [0, 0.5, 1])
     assert ax.get_title(loc="left") == "title"
+
+
+def test_the_published_strength_is_drawn_with_its_bracket(ax):
+    replicates_PRO = np.random.default_rng(0).normal(2, 1, size=(9, 5, 8, 3))
+    replicates_PRO[:, :, :, [0, 2]] = replicates_PRO[:, :, :1, [0, 2]]  # one context at the ends
+    pairs = np.zeros((5, 2), dtype=np.int64)
+    records = [
+        ix.Interactions(str(k), 9, pairs, np.array([0, 3, 7]), x, 1, 0)
+        for k, x in enumerate(replicates_PRO)
+    ]
+    published = ix.strength(records, "plug_in")
+    plots.strength_curve(ax, published)
+    estimate, unresolved, low, high, _one = (line.get_ydata() for line in ax.get_lines())
+    np.testing.assert_array_equal(estimate, published.J)
+    np.testing.assert_array_equal(unresolved, published.J[published.unresolved_O])
+    np.testing.assert_array_equal([low, high], published.bracket)
+    assert (low <= estimate).all()
+    assert (estimate <= high).all()
