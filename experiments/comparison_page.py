@@ -111,7 +111,7 @@ def findings(comparison: Comparison) -> list[str]:
         which = f"The other {counted(rest)}" if len(real) else f"All {count}"
         sentences.append(
             f"{which} of {count} paired differences cannot be told from chance with these images "
-            f"(p above {LEVEL:g} after Holm's correction for all {count})."
+            f"(p above {LEVEL:g} after Holm's correction)."
         )
     if len(tested) < len(differences):
         sentences.append(
@@ -279,7 +279,8 @@ def _differences(comparison: Comparison) -> str:
             line.insert(4, reservation(comparison, *pair))
     note = (
         "Paired over images. Intervals are those of single differences; the last p is corrected "
-        "for all lines of this table that have one. A dash stands for an interval where all "
+        "for all lines of this table that have one, but for those where no image differs, which no "
+        "test could have told from 0. A dash stands for an interval where all "
         "images differ by the same. There is no difference of scores of maps of other sizes, of "
         "panels that a network is not in, and of similarity beyond untrained where two networks "
         "share the untrained one: it would be that of similarity."

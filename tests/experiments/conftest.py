@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from experiments import compare_plan, interaction_curves, invariance, spectrum
+from experiments import compare_plan, interaction_curves, invariance, occlusion, spectrum
 from experiments.compare import compare
 from experiments.comparison import Comparison
 from experiments.configs.demo import DemoConfig
@@ -115,7 +115,7 @@ def hasten(patch):
     """
     patch.setattr(compare_plan, "TIMED_SECONDS", 0.0)
     patch.setattr(interaction_curves, "TOO_LITTLE", np.inf)
-    for module in (invariance, spectrum):
+    for module in (interaction_curves, invariance, occlusion, spectrum):
         patch.setattr(module, "save", lambda figures, folder: None)
 
 

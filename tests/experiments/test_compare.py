@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from experiments import compare as module
-from experiments import compare_plan, invariance, spectrum
+from experiments import compare_plan, interaction_curves, invariance
+from experiments.cli import main
 from experiments.compare import compare, run
 from experiments.comparison import TITLES, Comparison
 from experiments.configs.compare import CompareConfig
@@ -69,9 +70,12 @@ def test_nothing_in_the_folder_names_a_path_of_the_machine(comparison, compared)
     ids=["between panels", "inside a panel"],
 )
 def test_interrupted_and_called_again_it_is_the_same_folder(
-    comparison, compared, tmp_path, monkeypatch, stopped, measured_before
+    comparison, compared, tmp_path, hastened, monkeypatch, stopped, measured_before
 ):
-    """The second run finds what the first has measured, and ends as one that was not stopped."""
+    """The second run finds what the first has measured, and ends as one that was not stopped.
+
+    But for its figures and page, which are made of the table: they are drawn once more elsewhere.
+    """
     where, name = stopped
     work, calls = getattr(where, name), []
 
@@ -84,9 +88,6 @@ def test_interrupted_and_called_again_it_is_the_same_folder(
     def repeated(config):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(compare_plan, "TIMED_SECONDS", 0.0)
-    for panel in (invariance, spectrum):
-        monkeypatch.setattr(panel, "save", lambda figures, folder: None)
     out = tmp_path / "compare"
     with monkeypatch.context() as patch:
         patch.setattr(where, name, once)
@@ -97,9 +98,11 @@ def test_interrupted_and_called_again_it_is_the_same_folder(
         patch.setattr(module, measured_before, repeated)
         again(compared, out)
     assert not list(tmp_path.glob("*.partial"))
-    files = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
-    expected = {path.relative_to(comparison.folder) for path in comparison.folder.rglob("*.*")}
-    assert files == {path for path in expected if (comparison.folder / path).is_file()}
+    files, expected = (
+        {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+        for folder in (out, comparison.folder)
+    )
+    assert files == {path for path in expected if path.suffix not in (".svg", ".png", ".html")}
     for path in files:
         if path.name != "config.json" and path.suffix != ".npz":  # seconds, and times in archives
             assert (out / path).read_bytes() == (comparison.folder / path).read_bytes(), path
@@ -219,6 +222,37 @@ def test_the_plan_spends_the_budget(comparison, compared):
     assert sum(forwards.values()) == compared["budget"]
     measured = comparison.to_frame().query("measure == 'interaction_energy'")
     assert measured["image"].nunique() <= 12
+
+
+def test_a_budget_that_tells_nothing_of_interactions_is_one_line(
+    compared, tmp_path, hastened, monkeypatch, capsys
+):
+    """With the whole budget that would do, and nothing is left of it."""
+    asked, measure = [], module.interaction_curves
+
+    def watched(config):
+        try:
+            measure(config)
+        except interaction_curves.BudgetError as error:
+            asked.append((config.budget, error.enough))
+            raise
+
+    monkeypatch.setattr(module, "interaction_curves", watched)
+    monkeypatch.setattr(interaction_curves, "TOO_LITTLE", 0.3)
+    small = [compared["one"], compared["other"], "--images", str(compared["photos"])]
+    small += ["--grid", "4", "--skip", "similarity", "spectrum", "--device", "cpu"]
+    small += ["--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as error:
+        main(["compare", *small, "--budget", str(compared["budget"])])
+    assert error.value.code == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("a2mim: interactions: expected a budget that tells J to within 30 %, ")
+    assert not list(tmp_path.iterdir())
+    ((of_interactions, enough),) = asked
+    assert enough > of_interactions
+    others = compared["budget"] - of_interactions
+    assert others == 12 * 10  # ten hidden shares
+    assert f"; give --budget {enough + others}, or --skip interactions" in line
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_real_differences_have_a_sentence_each(made):
         f"{name}: lower for one than for two, -0.250 [{low:.3f}, {high:.3f}].",
         f"{name}: higher for two than for three, +0.250 [{-high:+.3f}, {-low:+.3f}].",
         "The other 1 of 3 paired differences cannot be told from chance with these images (p above "
-        "0.05 after Holm's correction for all 3).",
+        "0.05 after Holm's correction).",
     ]
     assert found[3] == "Left out: spectrum (no stream)."
 

@@ -90,8 +90,14 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are left out, which are drawn of the table."""
+    monkeypatch.setattr("experiments.demo.draw_all", lambda folder: [])
+
+
 def test_an_interrupted_run_goes_on_to_the_same_result(
-    run_folder, tiny, tmp_path, monkeypatch, capsys
+    run_folder, tiny, tmp_path, undrawn, monkeypatch, capsys
 ):
     """Stopped twice: among the networks, and before the figures."""
     import experiments.demo
@@ -125,7 +131,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     pd.testing.assert_frame_equal(without_commit(config.out), without_commit(run_folder))
 
 
-def test_another_seed_gives_other_numbers(run_folder, tiny, tmp_path):
+def test_another_seed_gives_other_numbers(run_folder, tiny, tmp_path, undrawn):
     demo(DemoConfig(out=tmp_path / "demo", seed=1, **tiny))
     one, two = without_commit(run_folder), without_commit(tmp_path / "demo")
     assert len(one) == len(two)
@@ -147,7 +153,7 @@ def folders(tmp_path):
     return tmp_path / "images"
 
 
-def test_image_folders_work_too(folders, tiny, tmp_path):
+def test_image_folders_work_too(folders, tiny, tmp_path, undrawn):
     out = tmp_path / "demo"
     demo(DemoConfig(data=f"folder:{folders}", out=out, **tiny))
     rows = read_table(out / "rows.csv")
@@ -213,7 +219,7 @@ def test_more_pairs_than_neighbours_are_refused(tiny, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_global_generator_is_left_alone(tiny, tmp_path):
+def test_the_global_generator_is_left_alone(tiny, tmp_path, undrawn):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
