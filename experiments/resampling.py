@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 import interactions as ix
 
@@ -127,13 +127,13 @@ def shares(energy_O: Array) -> Array:
     return S_O / S_O.mean()
 
 
-def energies(replicates_IPRO: Array, replicates_O: Array | None = None) -> Array:
+def energies(replicates_IPRO: Array, replicates_O: ArrayLike | None = None) -> Array:
     """Unbiased energy of every image, ``(I, O)``, from all replicates or so many of each order."""
     if replicates_O is not None:
         return np.stack(
             [
                 energies(replicates_IPRO[:, :, : max(int(R), 2), o : o + 1])[:, 0]
-                for o, R in enumerate(replicates_O)
+                for o, R in enumerate(np.asarray(replicates_O))
             ],
             axis=1,
         )
@@ -226,10 +226,13 @@ def repeated(
         differ_bands.append((table["low"] <= true) & (true <= table["high"]))
         found_bands.append((table["p_holm"] < 0.05).any())
     return Holds(
-        np.stack(J),
-        *(np.mean(hits, axis=0) for hits in (inside, in_bands, differ, differ_bands)),
-        float(np.mean(found)),
-        float(np.mean(found_bands)),
+        J_RO=np.stack(J),
+        J=np.mean(inside, axis=0),
+        bands=np.mean(in_bands, axis=0),
+        differences=np.mean(differ, axis=0),
+        band_differences=np.mean(differ_bands, axis=0),
+        found=float(np.mean(found)),
+        found_in_bands=float(np.mean(found_bands)),
     )
 
 
@@ -242,7 +245,7 @@ def error_of(
     source: Source,
     images: int,
     pairs: int,
-    replicates_O: Array,
+    replicates_O: ArrayLike,
     repeats: int,
     seed: int = 0,
 ) -> Array:
