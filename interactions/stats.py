@@ -20,6 +20,7 @@ off 0. Images are what was sampled, so repeats of an image are averaged before.
     percentiles        what has no influence values: from bootstrap samples
     holm, family       p-values adjusted for testing all of them (Holm 1979)
     effective_images   how many images an estimate really hangs on
+    degrees_of_freedom of a variance, by the tails of what it is of
 
 A sample without spread says nothing about images outside of it. A share then still has an interval,
 because flags can vary only so much; other values have none (NaN) instead of one without width. What
@@ -427,6 +428,25 @@ def effective_images(parts_I: NDArray[np.float64]) -> float:
         return 0.0
     parts_I = parts_I / most  # squares of tiny numbers would be 0
     return float(parts_I.sum() ** 2 / (parts_I**2).sum())
+
+
+def degrees_of_freedom(influence_I: Array, most: float) -> float:
+    """Those of the variance of contributions, by their kurtosis (Satterthwaite 1946).
+
+    A variance is less certain where contributions have long tails: with excess kurtosis k it has
+    2 / (k / I + 2 / (I - 1)) degrees of freedom.
+
+    Args:
+        influence_I: each image's contribution.
+        most: the most that there can be.
+    """
+    count = len(influence_I)
+    centred_I = influence_I - influence_I.mean()
+    variance = (centred_I**2).mean()
+    if not variance > 0:
+        return most
+    excess = max(float((centred_I**4).mean() / variance**2) - 3, 0.0)
+    return min(most, 2 / (excess / count + 2 / (count - 1)))
 
 
 def family(tests: Sequence[Tested]) -> NDArray[np.float64]:

@@ -25,8 +25,9 @@ Errors are over images. The influence of an image on J is that of leaving it out
 Tukey 1958), with the root replaced by its tangent where E is lost in its own error. The interval of
 J^(m) is that of its square, E^(m) / D^2, on the scale of asinh, which is linear near 0 and
 logarithmic away from it; see :func:`interactions.stats.positive_interval`. Its degrees of freedom
-are those of the *effective* number of images, (sum of energies)^2 / sum of squared energies: where
-one image is all of the strength, nothing is known about others.
+are at most those of the *effective* number of images, (sum of energies)^2 / sum of squared
+energies: where one image is all of the strength, nothing is known about others. Long tails of the
+influences leave fewer.
 
 For a game of vectors |I| is the length ||I||.
 
@@ -50,6 +51,7 @@ from interactions.estimator import Interactions, order_of
 from interactions.stats import (
     Interval,
     Tested,
+    degrees_of_freedom,
     effective_images,
     family,
     paired,
@@ -172,11 +174,11 @@ class Strength:
         square_se_O = squared_IO.std(axis=0, ddof=1) / np.sqrt(len(self.images))
         for o, (J, se) in enumerate(zip(self.J, self.J_se, strict=True)):
             if self.estimator == "rms":
-                square, square_se = square_O[o], square_se_O[o]
-                ends = positive_interval(square, square_se, self.effective_images - 1, level)
-                low, high = np.sqrt(ends)
+                df = degrees_of_freedom(squared_IO[:, o], self.effective_images - 1)
+                low, high = np.sqrt(positive_interval(square_O[o], square_se_O[o], df, level))
             else:
-                low, high = positive_interval(J, se, self.effective_images - 1, level)
+                df = degrees_of_freedom(self.influence_IO[:, o], self.effective_images - 1)
+                low, high = positive_interval(J, se, df, level)
                 low, high = self._with_bracket(J, low, high, np.arange(len(self.J)) == o)
             found.append(Interval(float(J), float(se), *self._possible(low, high, o)))
         return found
@@ -388,7 +390,8 @@ class Strength:
         """Mean of J over some orders."""
         influence_I = self.influence_IO[:, inside_O].mean(axis=1)
         J, se = self.J[inside_O].mean(), influence_I.std(ddof=1) / np.sqrt(len(self.images))
-        low, high = positive_interval(J, se, self.effective_images - 1, level)
+        df = degrees_of_freedom(influence_I, self.effective_images - 1)
+        low, high = positive_interval(J, se, df, level)
         low, high = self._with_bracket(J, low, high, inside_O)
         return Interval(float(J), float(se), *self._possible(low, high, inside_O))
 

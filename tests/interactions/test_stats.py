@@ -4,6 +4,7 @@ from scipy import stats
 
 from interactions.stats import (
     correlation,
+    degrees_of_freedom,
     effective_images,
     family,
     holm,
@@ -429,3 +430,15 @@ def test_a_paired_difference_with_a_bracket():
         assert got.p == pytest.approx(2 * stats.t.sf(nearest / se, 11))
         assert got.excludes_zero == (got.p < 0.05)
     assert paired(0.9, x, 1.0, bracket=(-0.1, 2.0)).p == 1
+
+
+def test_long_tails_leave_fewer_degrees_of_freedom():
+    """Normal numbers have about as many as without their kurtosis, and a spike has next to none."""
+    x = np.random.default_rng(0).normal(size=100_000)
+    assert degrees_of_freedom(x, np.inf) == pytest.approx(99_999, rel=0.02)
+    spike = np.append(np.zeros(99), 1.0)
+    p = 0.01  # kurtosis of a flag: (1 - 3 p (1 - p)) / (p (1 - p))
+    excess = (1 - 3 * p * (1 - p)) / (p * (1 - p)) - 3
+    assert degrees_of_freedom(spike, np.inf) == pytest.approx(2 / (excess / 100 + 2 / 99))
+    assert degrees_of_freedom(x, 7.0) == 7
+    assert degrees_of_freedom(np.ones(5), 4.0) == 4
