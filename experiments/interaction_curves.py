@@ -146,7 +146,7 @@ def _planned(
         chosen = ix.plan(pilots[0], config.target or None, budget=left, **limits)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if not chosen.error <= TOO_LITTLE:
+    if not chosen.error <= max(TOO_LITTLE, config.target):
         raise _too_little(pilots[0], chosen, spent, limits)
     design = chosen.design(design)
     _announce(config, design, chosen.images, share.rank)

@@ -409,6 +409,8 @@ def test_a_budget_that_tells_nothing_is_one_line_with_one_that_does(noisy, monke
     assert not list(noisy.out.parent.glob("out*"))
     interaction_curves(changed(noisy, budget=enough))
     assert ran(noisy)["networks"][0]["forwards"] <= enough
+    interaction_curves(changed(noisy, budget=700, target=0.3))  # asked for no more than that
+    assert ran(noisy)["networks"][0]["forwards"] <= 700
 
 
 def test_a_budget_below_two_pilots_is_one_line_that_says_so(config):
@@ -422,7 +424,8 @@ def test_designs_without_inner_orders_or_without_ends(config, tmp_path, orders):
     """The ends are in float32 in any case, and so is the noise that is taken out of them."""
     found, floors = [], []
     for precision in ("float32", "float16"):
-        one = changed(config, orders=orders, precision=precision, out=tmp_path / precision)
+        one = changed(config, orders=orders, precision=precision, pairs=1, count=2)
+        one = changed(one, out=tmp_path / precision)
         interaction_curves(one)
         rows = read_table(one.out / "rows.csv")
         assert f"precision={precision}" in rows["setting"][0]
