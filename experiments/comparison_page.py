@@ -225,7 +225,7 @@ def _design(comparison: Comparison) -> str:
     return (
         f"Measured on {counted(_measured_interactions(comparison))} images, {counted(pairs)} "
         f"{'pair' if pairs == 1 else 'pairs'} of patches in each, and for every pair {contexts} "
-        "contexts at an order, more where they are noisier."
+        f"contexts at an order{', more where they are noisier' if '-' in found[2] else ''}."
     )
 
 

@@ -34,6 +34,7 @@ from experiments.sources import Source, folder_images, named_images, set_name, s
 from experiments.weights import Subject, check_different, subject_of, write_reports
 from interactions.adaptive import FEWEST_IMAGES
 from interactions.forwards import check_precision
+from interactions.planner import REPLICATES
 from interactions.protocols import protocol
 
 PILOTS = ((24, 4), (16, 4), (12, 3), (8, 3), (6, 3), (4, 2))
@@ -138,6 +139,9 @@ def _planned(
     spent = max(sum(record.forwards for record in records) for records in pilots)
     limits: dict[str, Any] = {
         "others": pilots[1:],
+        # With these the measurement itself tells what its error comes from.
+        "replicates": [R for R in REPLICATES if R >= 4],
+        "min_pairs": 2,
         "max_pairs": len(pairs.candidates()),
         "max_images": len(sources),
     }

@@ -245,6 +245,7 @@ def plan(
     budget: int | None = None,
     others: Sequence[Sequence[Interactions]] = (),
     replicates: Sequence[int] = REPLICATES,
+    min_pairs: int = 1,
     max_pairs: int = 200,
     max_images: int = 1_000_000,
 ) -> Plan:
@@ -259,6 +260,8 @@ def plan(
             orders of squared relative errors.
         others: pilots of further networks, for which the design has to be good as well.
         replicates: numbers of replicates to choose from, for each order.
+        min_pairs: the fewest pairs per image; with 2, and 4 replicates, the measurement tells what
+            its own error comes from (:func:`~interactions.adaptive.spending`).
         max_pairs: the most pairs per image.
         max_images: the most images there are.
 
@@ -270,13 +273,15 @@ def plan(
         raise ValueError(
             f"expected a target or a budget above 0, got target {target} and budget {budget}"
         )
+    if not 1 <= min_pairs <= max_pairs:
+        raise ValueError(f"expected from 1 to {max_pairs} pairs at the least, got {min_pairs}")
     if min(replicates) < 2:
         raise ValueError(f"expected at least 2 replicates, got {min(replicates)}")
     several = [noise_of(records) for records in (pilot, *others)]
     found: list[Plan] = []
     for R_O in _allocations(several, sorted(set(replicates))):
         contexts = [noise.contexts_2O(R_O) for noise in several]
-        for P in _counts(max_pairs):
+        for P in _counts(min_pairs, max_pairs):
             cost = int(several[0].forwards_O(P, R_O).sum())
 
             def errors(images: int, P: int = P, contexts: list[Array] = contexts) -> list[Array]:
@@ -337,9 +342,9 @@ def _allocations(several: Sequence[Noise], choices: Sequence[int]) -> list[Array
     return [np.array(one) for one in sorted(made)]
 
 
-def _counts(most: int) -> list[int]:
-    """1 to 24, then steps of about a tenth."""
-    counts = [*range(1, min(most, 24) + 1)]
+def _counts(least: int, most: int) -> list[int]:
+    """All up to 24, then steps of about a tenth."""
+    counts = [*range(least, min(most, max(24, least)) + 1)]
     while counts[-1] < most:
         counts.append(min(counts[-1] + counts[-1] // 10, most))
     return counts

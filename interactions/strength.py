@@ -407,9 +407,13 @@ class Strength:
     def _possible(
         self, low: float, high: float, inside: int | NDArray[np.bool_]
     ) -> tuple[float, float]:
-        """An interval cut to values that J can have: at most, all strength is at these orders."""
-        most = 1 / np.min(self.weights_O[inside])
-        return float(max(low, 0.0)), float(min(high, most))
+        """An interval cut to values that J can have."""
+        return float(max(low, 0.0)), float(min(high, self._most(inside)))
+
+    def _most(self, inside: int | NDArray[np.bool_]) -> float:
+        """The largest mean of J over some orders: all strength is at one of them."""
+        weights = np.atleast_1d(self.weights_O[inside])
+        return float(1 / weights.min() / len(weights))
 
     def _difference(self, other: Strength, inside_O: NDArray[np.bool_], level: float) -> Tested:
         """Mean difference of J over some orders."""
@@ -426,7 +430,7 @@ class Strength:
             bracket = (float(low - high_other), float(high - low_other))
         if np.isnan([self.J, other.J]).any():  # no pair interacts at any order
             return Tested(np.nan, np.nan, np.nan, np.nan, np.nan)
-        return paired(
+        found = paired(
             float((self.J - other.J)[inside_O].mean()),
             influence_I,
             scale=float(np.max([self.J[inside_O], other.J[inside_O]])),
@@ -434,6 +438,8 @@ class Strength:
             effective=min(self.effective_images, other.effective_images),
             bracket=bracket,
         )
+        low, high = np.clip([found.low, found.high], -self._most(inside_O), self._most(inside_O))
+        return replace(found, low=float(low), high=float(high))
 
     def _bands(self, middle: tuple[float, float]) -> dict[str, NDArray[np.bool_]]:
         first, last = (order_of(ratio, self.n) for ratio in middle)
@@ -467,9 +473,10 @@ def strength(
             |I|: ``"plug_in"`` (as published), ``"jackknife"``, ``"two_level"``, ``"cross_sign"``;
             see the top of this file.
         normalise: what J is divided by; see :class:`Strength`.
-        floor: numerical noise of one difference, of :func:`interactions.noise_floor`. Where one
-            context stands for all (m = 0 and m = n-2) its square is in the energy, and is taken
-            out of it; replicates do the same at other orders.
+        floor: numerical noise of one difference at m = 0 and m = n-2, of
+            :func:`interactions.noise_floor` for a game in float32, in which they are measured.
+            There one context stands for all, so that its square is in the energy; it is taken out,
+            as replicates do at other orders.
 
     Raises:
         ValueError: without records, with records of different designs, or with a number of

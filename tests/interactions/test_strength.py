@@ -712,3 +712,18 @@ def test_published_intervals_cover_the_published_strength():
     np.testing.assert_allclose(one.per_image_IO, two.per_image_IO)
     # Where all contexts are one, sum and halves differ by rounding.
     np.testing.assert_allclose(one.bracket_2IO, two.bracket_2IO, atol=1e-9)
+
+
+def test_no_interval_leaves_what_is_possible():
+    """One image is nearly all of the strength: J is in [0, 3], a mean of two orders at most 1.5."""
+    energies = np.full((4, 3), 1e-3)
+    energies[0] = [5.0, 1.0, 3.0]
+    one = replace(example(4), per_image_IO=energies)
+    other = replace(one, per_image_IO=energies[:, ::-1])
+    assert all(0 <= interval.low and interval.high <= 3 for interval in one.intervals())
+    both = one.mean_J(0, 0.5)
+    assert 0 <= both.low
+    assert both.high <= 1.5
+    difference = one.minus(other, 0, 0.5)
+    assert np.isnan(difference.low) or -1.5 <= difference.low
+    assert np.isnan(difference.high) or difference.high <= 1.5
