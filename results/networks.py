@@ -55,7 +55,11 @@ def resnet56():
 class CifarResNet(nn.Module):
     """The ResNets of section 4.2 of He et al., CVPR 2016, with 6 n + 2 layers."""
 
-    pretrained_cfg = {"input_size": (3, 32, 32), "crop_pct": 1.0} | IMAGENET
+    pretrained_cfg = {
+        "input_size": (3, 32, 32),
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+    } | IMAGENET
 
     def __init__(self, blocks):
         super().__init__()

@@ -59,7 +59,7 @@ def test_all_settings_count(run_folder):
     rows = read_table(run_folder / "rows.csv")
     setting = rows.loc[rows["measure"] == "interaction_energy", "setting"].unique().tolist()
     assert setting == [
-        "grid=8x8 reward=log_odds label=truth fill=zero pairs=2 radius=2 contexts=4x2 target=0.1"
+        "grid=8x8 reward=log_odds label=truth fill=zero pairs=2 radius=2 contexts=4x2"
     ]
     inner = rows["at"].between(0.01, 0.99) & rows["measure"].str.startswith("interaction")
     ends = ~inner & rows["measure"].str.startswith("interaction")

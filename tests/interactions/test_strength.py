@@ -720,10 +720,10 @@ def test_no_interval_leaves_what_is_possible():
     energies[0] = [5.0, 1.0, 3.0]
     one = replace(example(4), per_image_IO=energies)
     other = replace(one, per_image_IO=energies[:, ::-1])
-    assert all(0 <= interval.low and interval.high <= 3 for interval in one.intervals())
+    assert all(interval.low >= 0 and interval.high <= 3 for interval in one.intervals())
     both = one.mean_J(0, 0.5)
-    assert 0 <= both.low
+    assert both.low >= 0
     assert both.high <= 1.5
     difference = one.minus(other, 0, 0.5)
-    assert np.isnan(difference.low) or -1.5 <= difference.low
+    assert np.isnan(difference.low) or difference.low >= -1.5
     assert np.isnan(difference.high) or difference.high <= 1.5
