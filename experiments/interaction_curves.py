@@ -315,8 +315,9 @@ def _unresolved(spent: pd.DataFrame, published: ix.Strength) -> str:
 
 
 MISSING = {
-    "more images": "measure more images (--count) or pairs (--pairs)",
-    "more contexts": "allow more contexts (--max-contexts) or a larger --budget",
+    "more images": "measure more images (--count, or a larger --budget)",
+    "more pairs": "measure more pairs (--pairs) or images (--count), or give a larger --budget",
+    "more contexts": "allow more contexts (--max-contexts), or a larger --budget",
 }
 """What to do about orders in a state of :func:`interactions.adaptive.spending`."""
 

@@ -55,8 +55,8 @@ COLUMNS = {
     "from_images": "share of its square that more images would lower",
     "from_pairs": "share that more images or pairs would lower",
     "from_contexts": "share that more contexts would lower",
-    "state": "reached (the wanted error), or what is missing: more images (or pairs), or more "
-    "contexts",
+    "state": "reached (the wanted error), or what the largest share asks for: more images, pairs "
+    "or contexts",
 }
 """Columns of ``summary.csv`` and what they mean."""
 

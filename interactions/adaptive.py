@@ -181,8 +181,8 @@ def spending(records: Sequence[Interactions], target: float = TARGET) -> pd.Data
     Returns:
         One row per order: order, ratio, contexts per pair, forwards over all images (repeats not
         counted out), relative error of J, shares of its square that come from images, pairs and
-        contexts, and state: ``reached``, ``more images`` (or pairs: contexts are not the limit),
-        or ``more contexts``.
+        contexts, and state: ``reached``, or what the largest share asks for: ``more images``,
+        ``more pairs`` or ``more contexts``.
     """
     import pandas as pd
 
@@ -194,8 +194,7 @@ def spending(records: Sequence[Interactions], target: float = TARGET) -> pd.Data
     error_O = noise.error_O(images, pairs, R_O) / noise.J_O
     with np.errstate(invalid="ignore"):
         shares_3O = np.where(total_O > 0, shares_3O / total_O, 0)
-    needy_O = _needy(noise, images, pairs, R_O, target)
-    missing = np.where(needy_O, "more contexts", "more images")
+    missing = np.array(["more images", "more pairs", "more contexts"])[shares_3O.argmax(axis=0)]
     return pd.DataFrame(
         {
             "order": noise.orders_O,
