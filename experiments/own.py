@@ -32,6 +32,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from a2mim.convert import Loaded, LoadReport, assumed_classes, assumed_look, fill, look_of
+from a2mim.data import size_of_images
 from a2mim.weight_files import contents_hash, one_line, weights_hash
 from experiments.runs import UsageError
 from interactions.keys import torch_seeded
@@ -132,7 +133,7 @@ def load_own(
     else:
         report = fill(module, weights, ema="ema" if ema else "plain", layout=layout)
     told = {**getattr(module, "pretrained_cfg", {}), **(data or {})}
-    config = _data_config(network, told, image_size)
+    config = _data_config(network, module, told, image_size)
     outputs = _outputs(network, module, config["input_size"])
     classes = int(getattr(module, "num_classes", outputs))
     notes = [note for note in report.notes if "up to the caller" not in note]
@@ -200,9 +201,14 @@ def _neighbours(folder: Path) -> Iterator[list[Path]]:
                 files += [Path(origin)] if origin else []  # a folder without __init__.py has none
 
 
-def _data_config(network: str, told: dict[str, Any], image_size: int | None) -> dict[str, Any]:
+def _data_config(
+    network: str, module: nn.Module, told: dict[str, Any], image_size: int | None
+) -> dict[str, Any]:
+    made_for = size_of_images(module)
     if image_size:
         told = {**told, "input_size": (3, image_size, image_size)}
+    elif made_for is not None:  # a ViT of timm's, whose pretrained_cfg may be of another size
+        told = {**told, "input_size": (3, *made_for)}
     missing = [key for key in ("input_size", "mean", "std") if not told.get(key)]
     if missing:
         raise UsageError(

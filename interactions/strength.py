@@ -180,7 +180,7 @@ class Strength:
                 df = degrees_of_freedom(self.influence_IO[:, o], self.effective_images - 1)
                 low, high = positive_interval(J, se, df, level)
                 low, high = self._with_bracket(J, low, high, np.arange(len(self.J)) == o)
-            found.append(Interval(float(J), float(se), *self._possible(low, high, o)))
+            found.append(Interval(float(J), float(se), *self._possible(J, low, high, o)))
         return found
 
     def mean_J(self, low: float, high: float, level: float = 0.95) -> Interval:
@@ -393,7 +393,7 @@ class Strength:
         df = degrees_of_freedom(influence_I, self.effective_images - 1)
         low, high = positive_interval(J, se, df, level)
         low, high = self._with_bracket(J, low, high, inside_O)
-        return Interval(float(J), float(se), *self._possible(low, high, inside_O))
+        return Interval(float(J), float(se), *self._possible(J, low, high, inside_O))
 
     def _with_bracket(
         self, J: float, low: float, high: float, inside_O: NDArray[np.bool_]
@@ -402,13 +402,14 @@ class Strength:
         if self.bracket is None:
             return low, high
         least, most = (end_O[inside_O].mean() for end_O in self.bracket)
-        return low - (J - least), high + (most - J)
+        held = max(J, 0.0)  # which the ends are around, also where a corrected estimate is negative
+        return least - (held - low), most + (high - held)
 
     def _possible(
-        self, low: float, high: float, inside: int | NDArray[np.bool_]
+        self, J: float, low: float, high: float, inside: int | NDArray[np.bool_]
     ) -> tuple[float, float]:
-        """An interval cut to values that J can have."""
-        return float(max(low, 0.0)), float(min(high, self._most(inside)))
+        """An interval cut to values that J can have, but for an estimate that is no such value."""
+        return float(min(max(low, 0.0), J)), float(max(min(high, self._most(inside)), J))
 
     def _most(self, inside: int | NDArray[np.bool_]) -> float:
         """The largest mean of J over some orders: all strength is at one of them."""

@@ -121,6 +121,16 @@ def test_images_that_are_not_square(tmp_path):
     assert loaded.report.image_size == (8, 16)
 
 
+def test_a_vit_of_timm_is_measured_at_the_size_it_is_made_for(tmp_path):
+    """Its pretrained_cfg still says 160 x 160."""
+    file = tmp_path / "vit.py"
+    call = 'timm.create_model("test_vit", img_size=(96, 160))'
+    file.write_text(f"import timm\n\n\ndef net():\n    return {call}\n")
+    loaded = load(f"untrained:{file}:net", WeightsConfig())
+    assert loaded.data_config["input_size"] == (3, 96, 160)
+    assert loaded.report.classes == 1000
+
+
 def test_a_module_that_says_nothing_of_its_images_can_be_told(code):
     config = WeightsConfig(image_size=4, mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(UsageError, match="expected a pretrained_cfg with input_size, mean and std"):

@@ -727,3 +727,21 @@ def test_no_interval_leaves_what_is_possible():
     difference = one.minus(other, 0, 0.5)
     assert np.isnan(difference.low) or difference.low >= -1.5
     assert np.isnan(difference.high) or difference.high <= 1.5
+
+
+@pytest.mark.parametrize("estimator", ["cross_sign", "jackknife", "two_level"])
+def test_a_negative_mean_of_lengths_has_an_interval_that_holds_it_and_its_bracket(estimator):
+    """Replicates that cancel: corrected estimates of 0 are below 0."""
+    records, _ = noisy_records(9, 5, 4, [0, 1, 0], 0)
+    rng = np.random.default_rng(0)
+    for record in records:
+        signs = np.array([1, -1, 1, -1])[None] + 0.01 * rng.normal(size=(5, 4))
+        record.replicates_PRO[:, :, 1] = signs
+    found = strength(records, estimator)
+    assert found.J[1] < 0
+    low_O, high_O = found.bracket
+    for J, low, high, interval in zip(found.J, low_O, high_O, found.intervals(), strict=True):
+        assert interval.low <= min(J, low)
+        assert max(J, high) <= interval.high
+    band = found.mean_J(0.3, 0.7)
+    assert band.low <= band.estimate <= band.high
