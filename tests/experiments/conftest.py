@@ -89,7 +89,7 @@ def compared(tmp_path_factory):
         "one": saved(folder / "one.safetensors", crop_pct=0.9),
         "other": saved(folder / "other.safetensors", mean=0.4),
         "encoder": saved(folder / "encoder.safetensors", classes=0),
-        "budget": 6500,
+        "budget": 12_000,
     }
 
 
