@@ -388,9 +388,10 @@ def paired(
     if scale < 0:
         raise ValueError(f"expected a scale of at least 0, got {scale:g}")
     interval = t_interval(estimate, influence_I, level, scale, effective=effective)
+    none = ROUNDING * scale
+    if abs(estimate) <= none and (np.ptp(influence_I) == 0 or influence_I.std(ddof=1) <= none):
+        return Tested(0.0, 0.0, np.nan, np.nan, 1.0)  # of however few images
     if interval.se == 0:
-        if abs(estimate) <= ROUNDING * scale:
-            return Tested(0.0, 0.0, np.nan, np.nan, 1.0)
         return Tested(interval.estimate, 0.0, np.nan, np.nan, np.nan)
     units = len(influence_I) if effective is None else min(effective, len(influence_I))
     least, most = bracket or (estimate, estimate)

@@ -442,3 +442,9 @@ def test_long_tails_leave_fewer_degrees_of_freedom():
     assert degrees_of_freedom(spike, np.inf) == pytest.approx(2 / (excess / 100 + 2 / 99))
     assert degrees_of_freedom(x, 7.0) == 7
     assert degrees_of_freedom(np.ones(5), 4.0) == 4
+
+
+def test_no_difference_is_none_of_however_few_effective_images():
+    same = paired(0.0, np.zeros(2), 1.0, effective=1.1)
+    assert (same.estimate, same.se, same.p) == (0, 0, 1)
+    assert np.isnan(paired(0.5, np.array([-0.1, 0.1]), 1.0, effective=1.1).p)
