@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from interactions.estimator import Design, Interactions
 from interactions.pairs import NeighbourPairs, RandomPairs
-from interactions.strength import is_exact, strength
+from interactions.strength import energies, is_exact, strength
 
 Array = NDArray[np.float64]
 
@@ -197,7 +197,6 @@ def noise_of(pilot: Sequence[Interactions]) -> Noise:
             one, both = _covariances(h_PRRO)
             one_OO.append(one)
             both_OO.append(both)
-        # The energies themselves with all replicates that there are.
         energies_IPO.append(
             np.stack([_energy_P(record, o, bool(exact_O[o])) for o in orders], axis=1)
         )
@@ -402,13 +401,9 @@ def _products(record: Interactions, o: int, group: slice, exact: bool) -> Array:
 
 
 def _energy_P(record: Interactions, o: int, exact: bool) -> Array:
-    """The energy of every pair at one order, by the U-statistic."""
-    x_PRD = record.replicates(o)
-    x_PRD = x_PRD[..., None] if x_PRD.ndim == 2 else x_PRD
-    if exact:
-        return (x_PRD[:, 0] ** 2).sum(axis=-1)
-    R = x_PRD.shape[1]
-    return ((x_PRD.sum(axis=1) ** 2).sum(axis=-1) - (x_PRD**2).sum(axis=(1, 2))) / (R * (R - 1))
+    """The energy of every pair at one order, with all replicates that there are."""
+    x_PR = record.replicates(o)
+    return energies(np.repeat(x_PR[:, :1], 2, axis=1) if exact else x_PR)
 
 
 def _covariances(h_PRRO: Array) -> tuple[Array, Array]:

@@ -576,8 +576,13 @@ def mean_square(replicates_PR: NDArray[np.float64]) -> float:
             f"expected at least 2 replicates for the RMS strength, got {R}; measure more contexts, "
             "or take the plug-in, whose bias is then unknown"
         )
+    return float(energies(replicates_PR).mean())
+
+
+def energies(replicates_PR: NDArray[np.float64]) -> Array:
+    """Unbiased I^2 of every pair, for one order and at least 2 replicates."""
     square_P = _total(replicates_PR.mean(axis=1) ** 2)
-    return float((square_P - _total(replicates_PR.var(axis=1, ddof=1)) / R).mean())
+    return square_P - _total(replicates_PR.var(axis=1, ddof=1)) / replicates_PR.shape[1]
 
 
 ESTIMATORS: dict[str, Callable[[NDArray[np.float64]], float]] = {
@@ -728,13 +733,10 @@ def _rho(records: Sequence[Interactions]) -> tuple[Array, NDArray[np.bool_]]:
             is_bound_O.append(False)
             continue
         variances = [_total(x.var(axis=1, ddof=1)) for x in x_IPR]
-        energies = [
-            _total(x.mean(axis=1) ** 2) - variance_P / x.shape[1]
-            for x, variance_P in zip(x_IPR, variances, strict=True)
-        ]
+        energy_IP = [energies(x) for x in x_IPR]
         # Pairs of one image are alike; with a single image they are all there is.
-        unit_U = np.array([e_P.mean() for e_P in energies]) if len(records) > 1 else energies[0]
-        energy = float(np.mean([e_P.mean() for e_P in energies]))
+        unit_U = np.array([e_P.mean() for e_P in energy_IP]) if len(records) > 1 else energy_IP[0]
+        energy = float(np.mean([e_P.mean() for e_P in energy_IP]))
         variance = float(np.mean([variance_P.mean() for variance_P in variances]))
         error = 1.645 * unit_U.std(ddof=1) / np.sqrt(len(unit_U)) if len(unit_U) > 1 else 0.0
         is_bound_O.append(bool(energy <= error and variance > 0))
