@@ -34,8 +34,8 @@ WINDOWS = 2
 ORDERS_O = np.array(ix.orders_of(ix.PUBLISHED_RATIOS, N))
 
 RESNET20 = Path(__file__).parents[1] / "tests/interactions/data/resnet20_replicates.npz"
-"""53 images of CIFAR-10 x 12 pairs x 18 replicates x 13 orders; made by the script beside it,
-which gives them the J and the rho of all 200 replicates that were measured."""
+"""53 images of CIFAR-10 x 12 pairs x 18 replicates x 13 orders around the interactions of all 200;
+made by the script beside it."""
 
 RESNET20_J = np.array(
     [2.64, 1.18, 0.84, 0.65, 0.59, 0.58, 0.57, 0.59, 0.61, 0.69, 0.90, 1.16, 2.00]

@@ -7,10 +7,10 @@ zero fill, log-odds of the true class, made by
 
     Design(NeighbourPairs(PatchGrid(8, 8), count=12), Windows(replicates=200, windows=2), seed=7)
 
-Kept are the first 18 replicates in float16, as a population whose interactions are known: the mean
-over the kept ones. The mean of 18 is still noisy, and its energy too large. So that energies and
-the variance of contexts, and with them J and rho, are those of all 200, means and deviations from
-them are multiplied by one number each per order.
+Kept is a population whose interactions are known: of every pair and order the interaction, the mean
+of all 200 replicates, and around it 18 replicates in float16, less their own mean. So that energies
+and the variance of contexts, and with them J and rho, are those of all 200 without their bias,
+interactions and deviations are multiplied by one number each per order (interactions by 0.985 to 1).
 """
 
 import sys
@@ -27,8 +27,8 @@ if __name__ == "__main__":
     variance_O = all_IPRO.var(axis=2, ddof=1).mean(axis=(0, 1))
     energy_O = (all_IPRO.mean(axis=2) ** 2).mean(axis=(0, 1)) - variance_O / R
     kept_IPRO = all_IPRO[:, :, :KEPT]
-    mean_IP1O = kept_IPRO.mean(axis=2, keepdims=True)
-    around_IPRO = kept_IPRO - mean_IP1O
+    mean_IP1O = all_IPRO.mean(axis=2, keepdims=True)
+    around_IPRO = kept_IPRO - kept_IPRO.mean(axis=2, keepdims=True)
     mean_IP1O *= np.sqrt(energy_O / (mean_IP1O**2).mean(axis=(0, 1, 2)))
     spread_O = (around_IPRO**2).mean(axis=(0, 1, 2))
     around_IPRO *= np.sqrt(np.divide(variance_O, spread_O, where=spread_O > 0, out=spread_O * 0))
