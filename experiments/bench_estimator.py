@@ -64,6 +64,7 @@ OUR_PAIRS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 90)
 
 ERROR_REPEATS = 200
 COVERAGE_REPEATS = 500
+REAL_REPEATS = 2000
 COVERAGE_IMAGES, COVERAGE_PAIRS = 40, 12
 
 REAL_IMAGES, REAL_PAIRS = 53, 12
@@ -193,17 +194,17 @@ def coverage(row: str, name: str) -> Row:
 def real_coverage(row: str) -> Row:
     """Share of nominal 95 % intervals of J^(m) that hold the truth, at the noise of a real network.
 
-    Images, pairs and contexts of the stored replicates are drawn anew in every repeat; the target
-    is a lower bound.
+    Images, pairs and contexts of the stored replicates are drawn anew in every repeat. Told is the
+    share of the order where it is lowest; the target is a lower bound.
     """
     held = {K: _real_repeats(K) for K in REAL_CONTEXTS}
     return Row(
         row,
-        ours=float(np.mean([one.J.mean() for one in held.values()])),
+        ours=float(min(one.J.min() for one in held.values())),
         baseline=0.95,
         target=0.92,
         unit="share",
-        n=COVERAGE_REPEATS,
+        n=REAL_REPEATS,
         notes=tuple(
             f"ResNet-20, {REAL_IMAGES} images x {REAL_PAIRS} pairs x {K} contexts: "
             + ", ".join(f"m={m} {share:.1%}" for m, share in zip(ORDERS_O, one.J, strict=True))
@@ -224,7 +225,7 @@ def false_positives(row: str) -> Row:
     compared = {
         f"ResNet-20 measured twice, K = {REAL_CONTEXTS[0]}": _real_repeats(REAL_CONTEXTS[0]),
         "simulated, one with half the noise, K = 8": repeated(
-            loud, quiet, REAL_IMAGES, REAL_PAIRS, 4, COVERAGE_REPEATS
+            loud, quiet, REAL_IMAGES, REAL_PAIRS, 4, REAL_REPEATS
         ),
     }
     return Row(
@@ -233,7 +234,7 @@ def false_positives(row: str) -> Row:
         baseline=0.05,
         target=1.2,
         unit="share",
-        n=COVERAGE_REPEATS,
+        n=REAL_REPEATS,
         notes=tuple(
             f"{name}: at any order {one.found:.1%}, in any band {one.found_in_bands:.1%}"
             for name, one in compared.items()
@@ -296,7 +297,7 @@ def real_forwards(row: str) -> Row:
 def _real_repeats(contexts: int) -> Holds:
     """A real network measured twice, again and again."""
     network, replicates = resnet20(), contexts // WINDOWS
-    return repeated(network, network, REAL_IMAGES, REAL_PAIRS, replicates, COVERAGE_REPEATS)
+    return repeated(network, network, REAL_IMAGES, REAL_PAIRS, replicates, REAL_REPEATS)
 
 
 def _fixed(
