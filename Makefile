@@ -45,7 +45,7 @@ figures: $(READY)  ## Draw the demo's figures and report again, from its tables
 	$(BIN)/a2mim figures $(ARGS)
 
 bench: $(READY)  ## Time the toolkit against bare models; writes results/bench/
-	$(BIN)/a2mim bench $(ARGS)
+	$(BIN)/python -m experiments.bench $(ARGS)
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) $(LOWEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,6 +6,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+class UsageError(Exception):
+    """Something the user asked for cannot be done; the message says what to do instead."""
+
+
 def in_a_line(error: BaseException) -> str:
     """Kind and message of an error that a library made."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -8,12 +8,18 @@ records = ix.measure(games, ix.Design(pairs=ix.NeighbourPairs(grid, count=12)))
 print(ix.strength(records).to_frame())
 """
 
-from interactions import fills, toy
-from interactions.adaptive import measure, refine, spending, wanted_replicates
-from interactions.attribution import Marginals, ShapleyValues, marginals, shapley
-from interactions.contexts import IID, AllContexts, Windows
-from interactions.encoders import encoder_games
-from interactions.estimator import (
+from interactions import fills
+from interactions.games import toy
+from interactions.games.base import REWARDS, Game
+from interactions.games.encoders import encoder_games
+from interactions.games.exact import ExactGame, order_weights, value_table
+from interactions.games.image import PatchGame, PatchGames
+from interactions.games.token_drop import TokenDropGame
+from interactions.occlusion.patch_drop import OcclusionCurve, occlusion_curve, random_drop
+from interactions.orders.adaptive import measure, refine, spending, wanted_replicates
+from interactions.orders.attribution import Marginals, ShapleyValues, marginals, shapley
+from interactions.orders.contexts import IID, AllContexts, Windows
+from interactions.orders.estimator import (
     PUBLISHED_RATIOS,
     Design,
     Interactions,
@@ -21,18 +27,14 @@ from interactions.estimator import (
     measure_one,
     orders_of,
 )
-from interactions.exact import ExactGame, order_weights, value_table
-from interactions.games import REWARDS, Game, PatchGame, PatchGames
-from interactions.occlusion import OcclusionCurve, occlusion_curve, random_drop
-from interactions.pairs import AllPairs, NeighbourPairs, RandomPairs
+from interactions.orders.pairs import AdjacentPairs, AllPairs, NeighbourPairs, RandomPairs
+from interactions.orders.planning import Noise, Plan, noise_of, plan
+from interactions.orders.published import protocol
+from interactions.orders.rounding import noise_floor
+from interactions.orders.strength import ESTIMATORS, Strength, strength
 from interactions.patches import PatchGrid, Players, hide, random_order
-from interactions.planner import Noise, Plan, noise_of, plan
-from interactions.precision import noise_floor
-from interactions.protocols import protocol
+from interactions.segments import PlayerMap, superpixels
 from interactions.stats import Interval, holm, t_interval
-from interactions.strength import ESTIMATORS, Strength, strength
-from interactions.superpixels import AdjacentPairs, PlayerMap, superpixels
-from interactions.token_drop import TokenDropGame
 
 __all__ = [
     "ESTIMATORS",

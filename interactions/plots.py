@@ -12,9 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from interactions.occlusion import OcclusionCurve
 from interactions.stats import Interval
-from interactions.strength import Strength
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,38 +59,41 @@ def curve(
 
 def strength_curve(
     ax: Axes,
-    strength: Strength,
+    ratios_O: ArrayLike,
+    intervals_O: Sequence[Interval],
     *,
+    bracket: tuple[ArrayLike, ArrayLike] | None = None,
+    unresolved_O: ArrayLike = (),
     label: str | None = None,
     colour: str = COLOURS[1],
-    level: float = 0.95,
 ) -> None:
     """J^(m) over m/(n-2) with intervals over images.
 
     A mean of |I| is drawn between the ends of its bracket, dotted, and with open marks at orders
     where that leaves J unresolved; its intervals include the bracket.
     """
-    x_O = strength.ratios_O
-    curve(ax, x_O, strength.intervals(level), label=label, colour=colour)
-    if strength.bracket is not None:
-        open_O = strength.unresolved_O
-        ax.plot(x_O[open_O], strength.J[open_O], "o", color=colour, markerfacecolor="white")
-        for end_O in strength.bracket:
+    x_O = np.asarray(ratios_O)
+    curve(ax, x_O, intervals_O, label=label, colour=colour)
+    if bracket is not None:
+        open_O = np.asarray(unresolved_O, dtype=bool)
+        J_O = np.array([interval.estimate for interval in intervals_O])
+        ax.plot(x_O[open_O], J_O[open_O], "o", color=colour, markerfacecolor="white")
+        for end_O in bracket:
             ax.plot(x_O, end_O, color=colour, linestyle=":", linewidth=1)
     ax.axhline(1, color="#9ca3af", linewidth=0.8, zorder=0)
     ax.set(xlabel="order m / (n−2)", ylabel="interaction strength J", xlim=(-0.02, 1.02))
 
 
-def occlusion_curve(
+def accuracy_curve(
     ax: Axes,
-    occlusion: OcclusionCurve,
+    fractions_F: ArrayLike,
+    intervals_F: Sequence[Interval],
     *,
     label: str | None = None,
     colour: str = COLOURS[1],
-    level: float = 0.95,
 ) -> None:
     """Accuracy over the hidden fraction with intervals over images."""
-    curve(ax, occlusion.fractions_F, occlusion.intervals(level), label=label, colour=colour)
+    curve(ax, fractions_F, intervals_F, label=label, colour=colour)
     ax.set(xlabel="hidden fraction of patches", ylabel="accuracy", ylim=(-0.02, 1.02))
 
 

@@ -25,7 +25,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import interactions as ix
-from a2mim.data import digits
+from a2mim.data.arrays import digits
 from interactions import plots
 
 plt.rcParams.update(plots.STYLE)
@@ -121,9 +121,9 @@ _ = axes[1].set(title="Root of the mean of I² (default)")
 # `make demo` leaves one tidy table. Everything below is computed from its raw rows.
 
 # %%
-from experiments.figures import interaction_curves, occlusion_curves
-from experiments.report import findings
-from experiments.results import read_table
+from a2mim.report.demo import findings
+from a2mim.report.figures import interaction_curves, occlusion_curves
+from a2mim.runs.table import read_table
 
 rows = read_table(ROOT / "results" / "demo" / "rows.csv")
 rows.groupby(["model", "weights", "measure"]).size().unstack()

@@ -41,7 +41,7 @@ for name, pixels in zip(("temple", "flower"), load_sample_images().images, stric
 import timm
 
 import interactions as ix
-from a2mim.data import photographs
+from a2mim.data.arrays import photographs
 
 model = timm.create_model("test_vit").eval()
 images, names = photographs(folder, model)

@@ -21,26 +21,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import interactions as ix
-from a2mim.augment import CentreCrop
-from a2mim.data import ImageSet
-from a2mim.features import Features, evaluate, extract
-from a2mim.finetune import FineTuning
-from a2mim.mae import MaskedAutoencoder
-from a2mim.masking import BlockMask
-from a2mim.mixing import Mixing
-from a2mim.model import MaskedImageModel
-from a2mim.probe import SgdRecipe, knn_probe, linear_probe, sgd_probe
-from a2mim.sampler import keyed_generator
-from a2mim.samples import ArraySamples
-from a2mim.siamese import ContrastiveMAE, RelaxedMAE
+from a2mim.data.arrays import ImageSet
+from a2mim.data.augment import CentreCrop
+from a2mim.data.sampler import keyed_generator
+from a2mim.data.samples import ArraySamples
+from a2mim.methods.mae import MaskedAutoencoder
+from a2mim.methods.masked_image_model import MaskedImageModel
+from a2mim.methods.masking import BlockMask
+from a2mim.methods.siamese import ContrastiveMAE, RelaxedMAE
+from a2mim.probes.features import Features, evaluate, extract
+from a2mim.probes.knn import knn_probe
+from a2mim.probes.linear import SgdRecipe, linear_probe, sgd_probe
+from a2mim.training.mixing import Mixing
+from a2mim.training.supervised import FineTuning
 from interactions import fills
-from interactions.effects import effects
+from interactions.features.invariance import invariance
+from interactions.features.spectrum import spectrum
 from interactions.keys import torch_seeded
-from interactions.lesion import lesion
-from interactions.occluders import OCCLUDERS
-from interactions.saliency import class_attention
-from interactions.similarity import invariance
-from interactions.spectrum import spectrum
+from interactions.networks.lesion import lesion
+from interactions.occlusion.masks import OCCLUDERS
+from interactions.occlusion.predictions import effects
+from interactions.occlusion.saliency import class_attention
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 ATEN = torch.ops.aten

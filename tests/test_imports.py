@@ -19,7 +19,7 @@ def test_command_line_help_needs_no_torch():
     code = (
         "import sys\n"
         "sys.argv = ['a2mim', '--help']\n"
-        "from experiments.cli import main\n"
+        "from a2mim.cli import main\n"
         "try:\n"
         "    main()\n"
         "except SystemExit as done:\n"

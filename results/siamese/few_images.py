@@ -9,7 +9,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.results import read_table
+from a2mim.runs.table import read_table
 from interactions import plots
 
 HERE = Path(__file__).parent

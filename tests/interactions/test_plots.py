@@ -31,11 +31,11 @@ def test_strength_and_occlusion_curves_draw_their_numbers(ax):
         for s in range(4)
     ]
     strength = ix.strength(ix.measure(games, ix.Design(ix.RandomPairs(8))))
-    plots.strength_curve(ax, strength)
+    strength.plot(ax)
     np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), strength.J)
     other = Figure().subplots()
     curve = ix.OcclusionCurve(("a", "b"), np.array([0, 0.5]), np.array([[1.0, 0], [1, 1]]))
-    plots.occlusion_curve(other, curve)
+    curve.plot(other)
     np.testing.assert_allclose(other.get_lines()[0].get_ydata(), [1, 0.5])
 
 
@@ -56,7 +56,7 @@ def test_the_published_strength_is_drawn_with_its_bracket(ax):
         for k, x in enumerate(replicates_PRO)
     ]
     published = ix.strength(records, "plug_in")
-    plots.strength_curve(ax, published)
+    published.plot(ax)
     estimate, unresolved, low, high, _one = (line.get_ydata() for line in ax.get_lines())
     np.testing.assert_array_equal(estimate, published.J)
     np.testing.assert_array_equal(unresolved, published.J[published.unresolved_O])

@@ -10,7 +10,8 @@ zero fill, log-odds of the true class, made by
 Kept is a population whose interactions are known: of every pair and order the interaction, the mean
 of all 200 replicates, and around it 18 replicates in float16, less their own mean. So that energies
 and the variance of contexts, and with them J and rho, are those of all 200 without their bias,
-interactions and deviations are multiplied by one number each per order (interactions by 0.985 to 1).
+interactions and deviations are multiplied by one number each per order (interactions by 0.985 to
+1).
 """
 
 import sys

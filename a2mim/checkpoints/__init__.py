@@ -1,0 +1,1 @@
+"""Weights: files, layouts, architectures, loading and saving."""

@@ -1,0 +1,232 @@
+"""Networks that timm does not have: a function in a Python file, and a file of weights for it.
+
+``FILE.py:FUNCTION=WEIGHTS`` stands where a checkpoint is asked for, ``untrained:FILE.py:FUNCTION``
+for random weights. The function takes nothing and returns a module:
+
+    forward            images (B, C, H, W) -> outputs (B, classes)
+    pretrained_cfg     how it wants its images, as in timm: input_size (C, H, W), mean, std,
+                       crop_pct and interpolation; the last two are assumed where it does not tell
+    num_classes        0 for an encoder; if left out, the width of its outputs
+    reset_classifier   takes 0 and leaves an encoder, as in timm; without it the outputs stand for
+                       features where a network is measured without its classifier
+
+The file is run, as any Python that is imported, and may import what lies beside it; the weights are
+read strictly and never unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from timm.data import resolve_data_config
+from torch import nn
+
+from a2mim.checkpoints.files import contents_hash, one_line, weights_hash
+from a2mim.checkpoints.load import Loaded, LoadReport, assumed_classes, assumed_look, fill, look_of
+from a2mim.data.arrays import size_of_images
+from a2mim.messages import UsageError
+from interactions.keys import torch_seeded
+
+MARK = ".py:"
+"""What tells such a network from timm's names."""
+
+AS_IT_IS = "no reset_classifier: outputs are taken where features are wanted"
+"""The note of a report on a network whose classifier cannot be taken off."""
+
+
+def split_own(name: str) -> tuple[str, str | None] | None:
+    """``FILE.py:FUNCTION`` and weights of a name, None without such a function.
+
+    There may be an equals sign in the path of the code as well as in that of the weights.
+    """
+    found = re.fullmatch(r"(.*?\.py:\w+)(?:=(.*))?", name)
+    return None if found is None else (found[1], found[2])
+
+
+def code_hash(network: str) -> str:
+    """SHA-256 of the code of ``FILE.py:FUNCTION``: its file, and what that imports beside it.
+
+    Raises:
+        UsageError: as for :func:`build`.
+    """
+    _, files = _built(network, 0)
+    hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+
+def build(network: str, seed: int = 0) -> nn.Module:
+    """The module of ``FILE.py:FUNCTION``, in eval mode.
+
+    Args:
+        network: the file, and a function in it that takes nothing.
+        seed: of its weights, which neither depend on nor change the global random state of torch.
+
+    Raises:
+        UsageError: if there is no such function, or it does not return a module.
+    """
+    return _built(network, seed)[0]
+
+
+def _built(network: str, seed: int) -> tuple[nn.Module, list[Path]]:
+    """The module, and the files of its code."""
+    file, function = _code(network), network.rpartition(":")[2]
+    with torch_seeded(seed), _neighbours(file.resolve().parent) as beside:
+        make = getattr(_imported(file), function, None)
+        if not callable(make):
+            raise UsageError(f"expected a function {function} in {file}, found none")
+        try:
+            module = make()
+        except Exception as error:  # whatever somebody else's code raises
+            raise UsageError(f"{network} failed: {one_line(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"expected a torch module from {network}, got {type(module).__name__}")
+    return module.eval(), [file, *beside]
+
+
+def load_own(
+    network: str,
+    weights: str | None,
+    *,
+    image_size: int | None = None,
+    data: Mapping[str, Any] | None = None,
+    ema: bool = False,
+    layout: str | None = None,
+) -> Loaded:
+    """A network of one's own with its weights, and how it wants its images.
+
+    Args:
+        network: ``FILE.py:FUNCTION``.
+        weights: a file with the names and shapes of the module's tensors; None leaves the random
+            weights of seed 0.
+        image_size: edge of the images in pixels, if not the module's own.
+        data: mean, std, crop_pct or interpolation, if not the module's own.
+        ema: of two sets of weights, take the averaged ones.
+        layout: of the file, if it is not recognised.
+
+    Raises:
+        UsageError: if the module or what it says of its images cannot be used.
+        WeightsError: if the weights do not fit in every tensor.
+    """
+    module = build(network)
+    name = network.rpartition(":")[2]
+    if weights is None:
+        state = module.state_dict()
+        report = LoadReport(
+            f"untrained:{network}",
+            "untrained",
+            name,
+            dialect="its own",
+            sha256=weights_hash(state),
+            contents=contents_hash(state),
+            notes=("random weights of seed 0",),
+        )
+    else:
+        report = fill(module, weights, ema="ema" if ema else "plain", layout=layout)
+    told = {**getattr(module, "pretrained_cfg", {}), **(data or {})}
+    config = _data_config(network, module, told, image_size)
+    outputs = _outputs(network, module, config["input_size"])
+    classes = int(getattr(module, "num_classes", outputs))
+    notes = [note for note in report.notes if "up to the caller" not in note]
+    if not hasattr(module, "reset_classifier"):
+        notes.append(AS_IT_IS)
+    H, W = config["input_size"][1:]
+    known = [key for key, value in told.items() if value]
+    why = f"timm's default, the pretrained_cfg of {name} does not tell"
+    about = replace(
+        report,
+        architecture=name,
+        image_size=H if H == W else (H, W),
+        classes=classes,
+        look=look_of(config),
+        notes=tuple(notes),
+        assumed=assumed_look(config, known, why) + report.assumed + assumed_classes(classes),
+    )
+    return Loaded(module, config, about)
+
+
+def _code(network: str) -> Path:
+    """The file of ``FILE.py:FUNCTION``."""
+    file = Path(network.rpartition(":")[0])
+    if not file.is_file():
+        raise UsageError(f"expected a Python file at {file}, found none")
+    return file
+
+
+def _imported(file: Path) -> ModuleType:
+    """The file as a module of its own name, run anew."""
+    where = hashlib.blake2b(str(file.resolve()).encode(), digest_size=4).hexdigest()
+    name = f"own_{file.stem}_{where}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses, among others, look for it there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever somebody else's code raises
+        raise UsageError(f"{file} failed: {one_line(error)}") from error
+    return module
+
+
+@contextmanager
+def _neighbours(folder: Path) -> Iterator[list[Path]]:
+    """Let a file import what lies beside it, as it can where it is run itself.
+
+    What it has imported is forgotten again: another folder may have other files of these names.
+    Their paths are in the list that is given, by name of the module, once this has ended.
+    """
+    files: list[Path] = []
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield files
+    finally:
+        sys.path.remove(str(folder))
+        for name in sorted(sys.modules.keys() - before):
+            top = name.partition(".")[0]
+            beside = (folder / f"{top}.py").is_file() or (folder / top).is_dir()
+            if top not in before and beside:
+                origin = getattr(sys.modules.pop(name), "__file__", None)
+                files += [Path(origin)] if origin else []  # a folder without __init__.py has none
+
+
+def _data_config(
+    network: str, module: nn.Module, told: dict[str, Any], image_size: int | None
+) -> dict[str, Any]:
+    made_for = size_of_images(module)
+    if image_size:
+        told = {**told, "input_size": (3, image_size, image_size)}
+    elif made_for is not None:  # a ViT of timm's, whose pretrained_cfg may be of another size
+        told = {**told, "input_size": (3, *made_for)}
+    missing = [key for key in ("input_size", "mean", "std") if not told.get(key)]
+    if missing:
+        raise UsageError(
+            f"expected a pretrained_cfg with input_size, mean and std on what {network} returns, "
+            f"got none of {', '.join(missing)}; or give --image-size, --mean and --std"
+        )
+    config: dict[str, Any] = resolve_data_config(pretrained_cfg=told)
+    return config
+
+
+def _outputs(network: str, module: nn.Module, size: tuple[int, ...]) -> int:
+    """The width of the outputs, once an image of zeros has gone through."""
+    try:
+        with torch.inference_mode():
+            outputs = module(torch.zeros(1, *size))
+    except Exception as error:  # whatever somebody else's code raises
+        raise UsageError(f"{network} failed on one image {size}: {one_line(error)}") from error
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+        what = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise UsageError(f"expected outputs (B, classes) from {network}, got {what}")
+    return int(outputs.shape[1])

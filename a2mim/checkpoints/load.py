@@ -1,0 +1,679 @@
+"""From public weights to a timm model: strict, with a report of every key.
+
+    file --layouts--> tensors by timm names --shapes--> architecture --> model, report, data config
+
+Every tensor of the file is loaded, dropped for a stated reason, or an error; so is every tensor of
+the model: nothing stays random. A file without a classifier gives a model without one. What shapes
+cannot tell (attention heads, normalisation, padding) comes from the layout, from the caller, or is
+an error that names the choices.
+
+Position embeddings and tables of relative positions are resampled, by timm's functions, only where
+another image size is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table, to_2tuple
+from torch import Tensor, nn
+
+from a2mim.checkpoints.architectures import classes_of, infer, structure, untold
+from a2mim.checkpoints.files import (
+    AVERAGED,
+    WRAPPERS,
+    StateFile,
+    Variant,
+    WeightsError,
+    contents_hash,
+    first_names,
+    one_line,
+    read_state,
+    weights_hash,
+)
+from a2mim.checkpoints.renaming import OTHER_SET, Renamed, rename
+from a2mim.data.arrays import data_config, size_of_images
+from a2mim.data.sampler import keyed_generator
+from a2mim.messages import did_you_mean
+
+UNTRAINED = "untrained:"
+HUB = "hf-hub:"
+_FILES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".tar", ".ckpt", ".pkl")
+_COUNTER = "num_batches_tracked"
+_TABLE = "relative_position_bias_table"
+LOOK = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
+"""How a network sees its images, by timm's names."""
+_TOLD = ("mean", "std", "crop_pct", "interpolation")
+_HOW = {
+    "mean": "--mean",
+    "std": "--std",
+    "crop_pct": "--crop-pct",
+    "interpolation": "--interpolation",
+    "pad_type": "--model-kwargs pad_type=same",
+    "bn_eps": "bn_eps=0.001",
+    "set of weights": "--ema or --no-ema",
+    "entry": "a file of the other entry alone",
+    "class indices": "other indices in labels.csv",
+}
+"""Setting that may be assumed -> how it is given on the command line."""
+_BACKGROUND = 1001
+_TENSORFLOW = "weights from TensorFlow need pad_type same, and bn_eps 0.001"
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """A setting that decides numbers and that nothing told, and what was taken for it.
+
+    Attributes:
+        setting: what it is called, such as ``"mean"`` or ``"pad_type"``.
+        value: what was taken, as text.
+        why: where the value comes from, and what else it may be.
+    """
+
+    setting: str
+    value: str
+    why: str
+
+
+def assumptions(assumed: Sequence[Assumed]) -> list[str]:
+    """What was assumed and how it is given instead, a sentence for each reason."""
+    reasons: dict[str, list[Assumed]] = {}
+    for one in assumed:
+        reasons.setdefault(one.why, []).append(one)
+    sentences = []
+    for why, of in reasons.items():
+        values = ", ".join(f"{one.setting} {one.value}" for one in of)
+        how = " ".join(_HOW[one.setting] for one in of)
+        own = ""
+        if of[0].setting in _TOLD:
+            own = " for all networks, a pretrained_cfg of CODE.py:FUNCTION=FILE for one"
+        elif "--model-kwargs" in how:
+            own = " for all networks, CODE.py:FUNCTION=FILE for one"
+        sentences.append(f"{values} ({why}); to change: {how}{own}")
+    return sentences
+
+
+def assumed_look(config: Mapping[str, Any], told: Iterable[str], why: str) -> tuple[Assumed, ...]:
+    """The settings of a data config that nothing told.
+
+    Args:
+        config: of timm, as the network will be used.
+        told: names of the settings that are known.
+        why: where the others come from.
+    """
+    return tuple(Assumed(key, as_text(config[key]), why) for key in _TOLD if key not in set(told))
+
+
+def look_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a data config, what decides how images are seen."""
+    return {key: config[key] for key in LOOK if key in config}
+
+
+def assumed_classes(outputs: int) -> tuple[Assumed, ...]:
+    """That class indices of images are outputs, where one output may be a background class."""
+    if outputs != _BACKGROUND:
+        return ()
+    why = "in TensorFlow output 0 is a background class, and classes are one higher"
+    return (Assumed("class indices", f"as they are for {outputs} outputs", why),)
+
+
+def as_text(value: object) -> str:
+    """A setting as text: numbers with spaces between them."""
+    if isinstance(value, tuple | list):
+        return " ".join(map(as_text, value))
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of weights on their way into a timm model.
+
+    Attributes:
+        source: the name or file that was asked for.
+        layout: as which kind of file it was read; ``"timm"`` for timm's own names.
+        dialect: whose module names it has.
+        variant: ``"plain"`` or ``"ema"``: which of two sets of weights was taken.
+        architecture: timm's name.
+        options: what the model is made with beyond its name.
+        image_size: edge in pixels that the model is made for, or height and width if they differ;
+            None for any size.
+        classes: outputs of the classifier; 0 without one.
+        look: how it sees its images: mean, std, input_size, crop_pct, crop_mode, interpolation.
+        loaded: name in the model -> name in the file.
+        dropped: name in the file -> why it is not needed.
+        resampled: name in the model -> (shape in the file, shape in the model).
+        sha256: content hash of the weights under timm's names
+            (:func:`a2mim.checkpoints.files.weights_hash`): the same for one network in any layout.
+        contents: hash of the values alone (:func:`a2mim.checkpoints.files.contents_hash`): the same
+            where modules call their tensors otherwise.
+        notes: what else there is to know, for people.
+        assumed: settings that decide numbers and that nothing told.
+        entries: what else the file holds: entry -> what it is; text of its header.
+    """
+
+    source: str
+    layout: str
+    architecture: str
+    dialect: str = "timm"
+    variant: str = "plain"
+    options: dict[str, Any] = field(default_factory=dict)
+    image_size: int | tuple[int, int] | None = None
+    classes: int = 0
+    look: dict[str, Any] = field(default_factory=dict)
+    loaded: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    resampled: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    sha256: str = ""
+    contents: str = ""
+    notes: tuple[str, ...] = ()
+    assumed: tuple[Assumed, ...] = ()
+    entries: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON takes it."""
+        return json.loads(json.dumps(asdict(self), default=str))
+
+    def __str__(self) -> str:
+        """A few lines for people."""
+        options = ", ".join(f"{k}={v}" for k, v in self.options.items())
+        reasons = Counter(self.dropped.values())
+        dropped = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
+        size = pixels(self.image_size) if self.image_size else "any image size"
+        seen = ", ".join(f"{key} {as_text(value)}" for key, value in self.look.items())
+        lines = [
+            f"{self.source}: {_kind(self.layout, self.dialect)}, {self.variant} weights",
+            f"  -> {self.architecture}({options}), {size}, {self.classes or 'no'} classes",
+            f"  {len(self.loaded)} tensors loaded, {len(self.dropped)} dropped"
+            + (f" ({dropped})" if dropped else "")
+            + (f", {len(self.resampled)} resampled" if self.resampled else ""),
+            *([f"  sees images: {seen}"] if seen else []),
+            f"  sha256 {self.sha256}",
+            *(f"  note: {note}" for note in self.notes),
+            *(f"  assumed: {sentence}" for sentence in assumptions(self.assumed)),
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network ready to be measured.
+
+    Attributes:
+        model: in eval mode; its ``pretrained_cfg`` agrees with ``data_config``.
+        data_config: input_size, mean, std, interpolation, crop_pct, crop_mode: the arguments of
+            ``timm.data.create_transform``.
+        report: what became of the weights.
+    """
+
+    model: nn.Module
+    data_config: dict[str, Any]
+    report: LoadReport
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How the tensors of a file go into a timm model."""
+
+    file: StateFile
+    renamed: Renamed
+    layout: str
+    variant: Variant
+    architecture: str
+    options: dict[str, Any]
+    resample: bool
+    data: dict[str, Any]
+    notes: tuple[str, ...]
+    assumed: tuple[Assumed, ...]
+    look_told: bool = False
+
+
+def load_model(
+    name: str | Path,
+    *,
+    architecture: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+    ema: Variant = "plain",
+    layout: str | None = None,
+    data: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Loaded:
+    """A timm model with public weights, and how it wants its images.
+
+    Args:
+        name: a timm name with or without a tag (with timm's weights), ``hf-hub:user/repo``,
+            ``untrained:NAME`` for a random baseline, or a file; see
+            :mod:`a2mim.checkpoints.layouts` for what files are recognised, and those of ``a2mim
+            pretrain``.
+        architecture: timm name, for files that do not tell it. With a tag, normalisation, crop and
+            interpolation are those of the tag.
+        options: arguments of the timm model; they go before what the file seems to tell.
+        image_size: edge of the images in pixels; the file's own if None.
+        ema: which of two sets of weights, for files that hold averaged ones beside the others. In
+            OpenMixup's files ``"ema"`` takes those under ``ema_*``; which are the averages differs
+            between its tools: evaluate both.
+        layout: name of a layout, for files that are not recognised.
+        data: mean, std, crop_pct or interpolation, to use instead of the weights' own.
+        seed: of the weights of ``untrained:NAME``.
+
+    Raises:
+        WeightsError: one line, if there are no such weights, or they do not fit in every key.
+    """
+    name = str(name)
+    if not _is_file(name):
+        for value, called in ((architecture, "architecture"), (layout, "layout")):
+            if value is not None:
+                raise WeightsError(f"expected a file with {called}={value!r}, got {name!r}")
+        if ema != "plain":
+            raise WeightsError(f"expected a file with averaged weights for ema, got {name!r}")
+        return _load_named(name, dict(options or {}), image_size, dict(data or {}), seed)
+    plan = _planned(Path(name), architecture, dict(options or {}), image_size, ema, layout)
+    with torch.random.fork_rng(devices=[]):
+        model = _create(plan.architecture, plan.options)
+    state, report = _fit(plan, model)
+    model.load_state_dict(state, strict=True)
+    data = {**plan.data, **(data or {})}
+    asked = image_size or (options or {}).get("img_size")
+    config = _data_config(model, data, asked)
+    return _ready(model, config, _with_look(report, plan, config, data))
+
+
+def describe(
+    path: str | Path,
+    *,
+    architecture: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    ema: Variant = "plain",
+    layout: str | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> LoadReport:
+    """What a file is recognised as, and what loading it would report; no model is filled.
+
+    Args:
+        path: a weights file.
+        architecture: as for :func:`load_model`, as the others.
+        options: of the timm model.
+        ema: which of two sets of weights.
+        layout: name of a layout.
+        data: mean, std, crop_pct or interpolation.
+
+    Raises:
+        WeightsError: as loading it would.
+    """
+    plan = _planned(Path(path), architecture, dict(options or {}), None, ema, layout)
+    with torch.device("meta"):
+        model = _create(plan.architecture, plan.options)
+    data, report = {**plan.data, **(data or {})}, _fit(plan, model)[1]
+    config = _data_config(model, data, (options or {}).get("img_size"))
+    return _with_look(report, plan, config, data)
+
+
+def fill(
+    module: nn.Module,
+    path: str | Path,
+    *,
+    ema: Variant = "plain",
+    layout: str | None = None,
+) -> LoadReport:
+    """Fill a module of your own, for networks that timm does not have; as strict as the rest.
+
+    Args:
+        module: names and shapes of its tensors are those of the file, prefixes of wrappers aside.
+        path: a weights file.
+        ema: as for :func:`load_model`.
+        layout: name of a layout, if the file is of one.
+
+    Raises:
+        WeightsError: as for :func:`load_model`; the module is not changed then.
+    """
+    file = read_state(Path(path), ema)
+    renamed = rename(file, ema, layout or "timm")
+    plan = _Plan(
+        file=file,
+        renamed=renamed,
+        layout=renamed.layout.name,
+        variant=ema,
+        architecture=type(module).__name__,
+        options={},
+        resample=False,
+        data={},
+        notes=("normalisation, crop and interpolation are up to the caller",),
+        assumed=_assumed_set(file, renamed, ema),
+    )
+    state, report = _fit(plan, module)
+    module.load_state_dict(state, strict=True)
+    return report
+
+
+def _is_file(name: str) -> bool:
+    if name.startswith((HUB, UNTRAINED)) or timm.is_model(name):
+        return False
+    return Path(name).exists() or name.endswith(_FILES) or "/" in name
+
+
+def _load_named(
+    name: str, options: dict[str, Any], image_size: int | None, data: dict[str, Any], seed: int
+) -> Loaded:
+    """A timm or hub name, with its weights or untrained."""
+    untrained = name.startswith(UNTRAINED)
+    known = name.removeprefix(UNTRAINED)
+    if not known.startswith(HUB) and not timm.is_model(known):
+        hint = did_you_mean(known, timm.list_models(), most=3)
+        raise WeightsError(
+            f"expected the name of a timm model, {HUB}user/repo or a file, got {name!r}{hint}"
+        )
+    random = sorted({"num_classes", "in_chans"} & {k for k, v in options.items() if v})
+    if random and not untrained:
+        raise WeightsError(
+            f"expected options that leave no tensor of {name} random, got {first_names(random)}; "
+            "train another classifier on its features"
+        )
+    if image_size is not None:
+        options = {**options, "img_size": image_size}
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(keyed_generator("weights", seed).get_state())  # inside the fork only
+        model = _create(known, options, pretrained=not untrained)
+    state = model.state_dict()
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    tag = cfg.get("tag") or "no tag"
+    notes = [f"random weights of seed {seed}" if untrained else f"timm's weights, {tag}"]
+    if image_size is not None and not untrained:
+        notes.append("timm resamples position tables for another image size")
+    report = LoadReport(
+        name,
+        "untrained" if untrained else "timm",
+        known,
+        options=options,
+        image_size=_image_size(model),
+        classes=_outputs(model),
+        loaded={} if untrained else {key: key for key in state},
+        sha256=weights_hash(state),
+        contents=contents_hash(state),
+        notes=tuple(notes),
+        assumed=() if untrained else assumed_classes(_outputs(model)),
+    )
+    config = _data_config(model, data, options.get("img_size"))
+    return _ready(model, config, replace(report, look=look_of(config)))
+
+
+def _create(name: str, options: dict[str, Any], pretrained: bool = False) -> nn.Module:
+    """A timm model; ``img_size`` is left out where networks take images of any size.
+
+    Raises:
+        WeightsError: if timm cannot make it, or cannot get its weights.
+    """
+    try:
+        try:
+            return timm.create_model(name, pretrained=pretrained, **options)
+        except TypeError as error:
+            if "img_size" not in options or "img_size" not in str(error):
+                raise
+            rest = {key: value for key, value in options.items() if key != "img_size"}
+            return timm.create_model(name, pretrained=pretrained, **rest)
+    except Exception as error:  # timm, the hub and the network raise nearly anything
+        advice = (
+            f"give a file, or {UNTRAINED}{name} for random weights"
+            if pretrained
+            else "see the options"
+        )
+        raise WeightsError(f"cannot make {name} of timm: {one_line(error)}; {advice}") from error
+
+
+def _ready(model: nn.Module, config: dict[str, Any], report: LoadReport) -> Loaded:
+    """Eval mode, and a data config that timm will find on the model too."""
+    holder: Any = model
+    holder.pretrained_cfg = holder.default_cfg = {
+        **getattr(model, "pretrained_cfg", {}),
+        **config,
+        "num_classes": report.classes,
+    }
+    return Loaded(model.eval(), config, report)
+
+
+def _data_config(
+    model: nn.Module, data: Mapping[str, Any], image_size: int | tuple[int, int] | None
+) -> dict[str, Any]:
+    """How the model wants its images: what is told goes before what timm has for it."""
+    config = data_config(model)
+    wrong = sorted(data.keys() - config.keys())
+    if wrong:
+        raise WeightsError(f"expected data of {', '.join(config)}, got {first_names(wrong)}")
+    config |= {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    asked = image_size or size_of_images(model)
+    if asked is not None:
+        size = to_2tuple(asked)
+        if len(size) != 2 or not all(isinstance(edge, int) and edge > 0 for edge in size):
+            raise WeightsError(f"expected an image size of one or two whole numbers, got {asked!r}")
+        config["input_size"] = (config["input_size"][0], *size)
+    return config
+
+
+def _planned(
+    path: Path,
+    architecture: str | None,
+    options: dict[str, Any],
+    image_size: int | None,
+    ema: Variant,
+    layout: str | None,
+) -> _Plan:
+    """Read a file, recognise it and say which timm model it belongs to."""
+    if architecture is not None and not timm.is_model(architecture):
+        raise WeightsError(f"expected the name of a timm model, got {architecture!r}")
+    file = read_state(path, ema)
+    renamed = rename(file, ema, layout)
+    chosen = renamed.layout
+    state = {key: tensor for key, (_, tensor) in renamed.tensors.items()}
+    beside = _beside(path) if architecture is None and layout is None else None
+    data: dict[str, Any] = dict(chosen.data or {})
+    name, where, tagged = chosen.name, str(path), False
+    assumed = list(_assumed_set(file, renamed, ema))
+    if beside is not None:
+        architecture, told, data = beside
+        name, notes = "a2mim", [f"as {path.with_suffix('.json').name} beside it says"]
+    else:
+        if architecture is None:
+            architecture, told = infer(state, chosen, options, where)
+        else:
+            told = structure(architecture, state, chosen, options, where)
+        notes = []
+        if tagged := "." in architecture:
+            data, notes = {}, [f"normalisation, crop and interpolation of {architecture}"]
+        elif data:
+            notes = [f"normalisation, crop and interpolation by the convention of {name}"]
+        for option, value in untold(architecture, state, options).items():
+            assumed.append(Assumed(option, value, _TENSORFLOW))
+    classes = classes_of(architecture, state)
+    if classes == 0 and renamed.note is not None:
+        notes.append(renamed.note)
+    made = {**told, **({} if classes is None else {"num_classes": classes}), **options}
+    if image_size is not None:
+        made["img_size"] = image_size
+    return _Plan(
+        file=file,
+        renamed=renamed,
+        layout=name,
+        variant=ema,
+        architecture=architecture,
+        options=made,
+        resample=image_size is not None,
+        data=data,
+        notes=tuple(notes),
+        assumed=tuple(assumed),
+        look_told=tagged,
+    )
+
+
+def _assumed_set(file: StateFile, renamed: Renamed, ema: Variant) -> tuple[Assumed, ...]:
+    """Which of several sets of weights of a file was taken, where that was not asked for."""
+    assumed = []
+    if any(reason.startswith(OTHER_SET) for reason in renamed.dropped.values()):
+        why = "official tools disagree on which set is the average: try both"
+        taken = "under their own names" if ema == "plain" else "under ema_*"
+        assumed.append(Assumed("set of weights", taken, why))
+    sets = [name for name, what in file.others.items() if what.startswith("dict of")]
+    averaged = sorted(set(sets) & {AVERAGED.get(entry) for entry in file.wrapper})
+    if averaged and ema == "plain":
+        why = f"the file also holds averages, {averaged[0]}, which timm itself would take"
+        assumed.append(Assumed("set of weights", "not averaged", why))
+    if rest := [name for name in sets if name in WRAPPERS]:
+        why = f"the file also holds {first_names(rest)}"
+        assumed.append(Assumed("entry", ".".join(file.wrapper), why))
+    return tuple(assumed)
+
+
+def _with_look(
+    report: LoadReport, plan: _Plan, config: Mapping[str, Any], told: Iterable[str]
+) -> LoadReport:
+    """The report, with how images are seen, and what is assumed of that and of their classes."""
+    look: tuple[Assumed, ...] = ()
+    if not plan.look_told:
+        look = assumed_look(config, told, f"timm's for {plan.architecture}, the file does not tell")
+    assumed = look + report.assumed + assumed_classes(report.classes)
+    return replace(report, look=look_of(config), assumed=assumed)
+
+
+def _beside(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
+    """Architecture, arguments and data config of what ``a2mim pretrain`` wrote, if it did."""
+    file = path.with_suffix(".json")
+    if path.suffix != ".safetensors" or not file.is_file():
+        return None
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(about, dict) or not timm.is_model(str(about.get("architecture"))):
+            return None  # of another program
+        data = dict(about["pretrained_cfg"])
+        data.pop("num_classes", None)
+        return str(about["architecture"]), dict(about["model_args"]), data
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"expected what a2mim pretrain writes in {file}, got {one_line(error)}; name "
+            "architecture="
+        ) from error
+
+
+def _fit(plan: _Plan, model: nn.Module) -> tuple[dict[str, Tensor], LoadReport]:
+    """All tensors of the model, from the file, and the report.
+
+    Raises:
+        WeightsError: if a tensor is left over on either side, or of another shape.
+    """
+    own = model.state_dict()
+    computed = {k: v for k, v in model.named_buffers() if k not in own}
+    state: dict[str, Tensor] = {}
+    dropped, resampled = dict(plan.renamed.dropped), {}
+    unknown, reshaped, not_finite = [], [], []
+    for key, (origin, tensor) in plan.renamed.tensors.items():
+        if key in computed:
+            if _agree(tensor, computed[key], plan.resample):
+                dropped[origin] = "computed by timm from the image size"
+            else:
+                reshaped.append(f"{origin} (timm computes another)")
+        elif key not in own:
+            unknown.append(origin)
+        else:
+            wanted = own[key]
+            if tensor.shape != wanted.shape and plan.resample:
+                found = tuple(tensor.shape)
+                tensor = _resampled(key, tensor, model)
+                resampled[key] = (found, tuple(tensor.shape))
+            if tensor.shape != wanted.shape:
+                shapes = f"{tuple(tensor.shape)}, not {tuple(wanted.shape)}"
+                reshaped.append(f"{origin} ({shapes})")
+            state[key] = tensor.to(wanted.dtype)
+            if not state[key].isfinite().all():
+                not_finite.append(origin)
+    notes = list(plan.notes)
+    counters = [key for key in own if key.endswith(_COUNTER) and key not in state]
+    if counters:
+        notes.append(f"{len(counters)} counters of batch norm set to 0; they change no output")
+        state |= {key: torch.zeros_like(own[key], device="cpu") for key in counters}
+    missing = [key for key in own if key not in state]
+    problems = [
+        f"{what} {len(keys)}: {first_names(keys)}"
+        for what, keys in (
+            ("unknown to the model", unknown),
+            ("missing in the file", missing),
+            ("of another shape or value", reshaped),
+            ("with NaN or infinity", not_finite),
+        )
+        if keys
+    ]
+    if problems:
+        kind = _kind(plan.layout, plan.renamed.dialect)
+        raise WeightsError(
+            f"expected {plan.file.path} ({kind}) to fit {plan.architecture} in every tensor, got "
+            + "; ".join(problems)
+            + "; give architecture=, options= or layout= if it is something else"
+        )
+    report = LoadReport(
+        str(plan.file.path),
+        plan.layout,
+        plan.architecture,
+        dialect=plan.renamed.dialect,
+        variant=plan.variant,
+        options=plan.options,
+        image_size=_image_size(model),
+        classes=_outputs(model),
+        loaded={key: origin for key, (origin, _) in plan.renamed.tensors.items() if key in state},
+        dropped=dropped,
+        resampled=resampled,
+        sha256=weights_hash(state),
+        contents=contents_hash(state),
+        notes=tuple(notes),
+        assumed=plan.assumed,
+        entries={**plan.file.others, **plan.file.metadata},
+    )
+    return state, report
+
+
+def _agree(found: Tensor, computed: Tensor, resample: bool) -> bool:
+    """Whether a saved buffer is what timm computes; on the meta device shapes have to do."""
+    if found.shape != computed.shape:
+        return resample
+    return computed.is_meta or torch.equal(found.to(computed.dtype), computed.cpu())
+
+
+def _resampled(key: str, tensor: Tensor, model: nn.Module) -> Tensor:
+    """A table of positions for the model's image size; other tensors as they are."""
+    net: Any = model
+    if key == "pos_embed" and tensor.ndim == 3:
+        prefix = 0 if getattr(net, "no_embed_class", False) else net.num_prefix_tokens
+        grid = list(net.patch_embed.grid_size)
+        return resample_abs_pos_embed(tensor, new_size=grid, num_prefix_tokens=prefix)
+    if key.endswith(f".{_TABLE}"):
+        owner: Any = model.get_submodule(key.removesuffix(f".{_TABLE}"))
+        shape = tuple(owner.relative_position_bias_table.shape)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # timm's indexing, which torch remarks on
+            return resize_rel_pos_bias_table(
+                tensor, new_window_size=owner.window_size, new_bias_shape=shape
+            )
+    return tensor
+
+
+def _image_size(model: nn.Module) -> int | tuple[int, int] | None:
+    """Edge of the images that the model is made for, as a report has it."""
+    size = size_of_images(model)
+    return size[0] if size is not None and size[0] == size[1] else size
+
+
+def pixels(size: int | Sequence[int]) -> str:
+    """A size of images in words: ``224 px`` or ``96 x 160 px``, height first."""
+    H, W = to_2tuple(size)
+    return f"{H} px" if H == W else f"{H} x {W} px"
+
+
+def _kind(layout: str, dialect: str) -> str:
+    return layout if dialect == "timm" else f"{layout}, {dialect}"
+
+
+def _outputs(model: nn.Module) -> int:
+    return int(getattr(model, "num_classes", 0) or 0)

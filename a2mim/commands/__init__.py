@@ -1,0 +1,1 @@
+"""The commands of ``a2mim``: settings and a call."""

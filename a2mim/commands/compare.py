@@ -1,0 +1,254 @@
+"""``a2mim compare``: every measure of several checkpoints, one table and one page.
+
+Each panel is a run of its own command (``a2mim occlusion``, ``interactions``, ``invariance``,
+``spectrum``) on the same images, kept whole under ``panels``. From their tables come the scores,
+one number with an interval for each network, and their paired differences
+(:mod:`a2mim.measure.comparison`); from these the figures and the page
+(:mod:`a2mim.report.comparison_page`).
+
+All networks look at the same pixels: where they want different crops or resizing, all get one; what
+is hidden becomes the mean colour of the image, which no normalisation changes. What is decided
+before the first forward is in :mod:`a2mim.measure.plan`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import fields
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from a2mim.data.sources import set_name
+from a2mim.measure.comparison import Comparison
+from a2mim.measure.interactions import BudgetError, interaction_curves
+from a2mim.measure.invariance import invariance
+from a2mim.measure.networks import without_path, write_reports
+from a2mim.measure.occlusion import occlusion
+from a2mim.measure.plan import HIDDEN, SIMILAR_AT, Plan, batch_of, planned
+from a2mim.measure.scores import scores_and_differences
+from a2mim.measure.spectrum import spectrum
+from a2mim.messages import UsageError
+from a2mim.runs.folder import commit, is_run, label_run, open_run, place_run
+from a2mim.runs.table import COLUMNS, ENERGY, read_table, write_atomic, write_table
+from a2mim.settings.compare import CompareConfig, Panel
+from a2mim.settings.interactions import InteractionsConfig
+from a2mim.settings.invariance import InvarianceConfig
+from a2mim.settings.occlusion import OcclusionConfig
+from a2mim.settings.spectrum import SpectrumConfig
+from a2mim.settings.weights import WeightsConfig
+
+
+def compare(
+    checkpoints: Sequence[str | Path],
+    *,
+    images: str | Path | None = None,
+    data: str = "",
+    out: str | Path = "results/compare",
+    **settings: Any,
+) -> Comparison:
+    """Measure checkpoints on the same images, pairs, contexts and masks; ``a2mim compare``.
+
+    An interrupted comparison goes on when it is called again; a finished one is read.
+
+    Args:
+        checkpoints: two or more files, timm names and so on, as on the command line.
+        images: a folder of images.
+        data: a data set by name instead.
+        out: where the results go.
+        settings: any other of :class:`~a2mim.settings.compare.CompareConfig`, and of
+            :class:`~a2mim.settings.weights.WeightsConfig`.
+
+    Returns:
+        The finished comparison: ``.to_frame()``, ``.scores()``, ``.differences()``,
+        ``.plot(panel)``, ``.to_html(path)``.
+
+    Raises:
+        UsageError: if a checkpoint, the images or a setting cannot be used.
+        DataError: if an image cannot be read.
+    """
+    of_weights = {field.name for field in fields(WeightsConfig)}
+    weights = WeightsConfig(**{k: v for k, v in settings.items() if k in of_weights})
+    rest = {k: v for k, v in settings.items() if k not in of_weights}
+    known = {field.name for field in fields(CompareConfig)} - {"weights"}  # given one by one
+    if unknown := rest.keys() - known:
+        raise UsageError(f"expected settings of a2mim compare, got {', '.join(sorted(unknown))}")
+    if isinstance(checkpoints, str | Path):
+        checkpoints = [checkpoints]
+    config = CompareConfig(
+        tuple(str(name) for name in checkpoints),
+        images=None if images is None else Path(images),
+        data=data,
+        out=Path(out),
+        weights=weights,
+        **rest,
+    )
+    return run(config)
+
+
+def run(config: CompareConfig) -> Comparison:
+    """Plan, say so, measure every panel, and write table, figures and page.
+
+    Raises:
+        UsageError: if a checkpoint, the images or a setting cannot be used.
+        DataError: if an image cannot be read.
+    """
+    start = time.perf_counter()
+    plan = planned(config)
+    print(plan)
+    config = plan.config
+    if config.resume and _finished(config.out, plan.key):
+        print(f"{config.out} is this comparison, finished before; --no-resume measures it again")
+        return Comparison(config.out)
+    work = open_run(config.out, {**plan.settings, **plan.decides}, resume=config.resume)
+    # Interactions first: their pilot may find the budget too small.
+    order = sorted(plan.forwards, key=lambda panel: panel != "interactions")
+    # The folder belongs to the plan's key, so that a finished panel in it is one of this plan.
+    for k, panel in enumerate(order):
+        there = is_run(work / "panels" / panel)
+        print(f"[{k + 1}/{len(order)}] {panel}{', measured before' if there else ''}")
+        if there:
+            continue
+        try:
+            _run_panel(panel, plan, work)
+        except BudgetError as error:
+            shutil.rmtree(work)
+            raise UsageError(_larger_budget(plan, error)) from error
+    done = [read_table(work / "panels" / panel / "rows.csv") for panel in plan.forwards]
+    ran = {panel: _ran(rows) for panel, rows in zip(plan.forwards, done, strict=True)}
+    measured = pd.concat(done, ignore_index=True)
+    own = scores_and_differences(measured, work / "panels", plan.networks)
+    own = own.assign(
+        dataset=set_name(config.images, config.data), seed=config.seed, commit=commit()
+    )
+    write_table(pd.concat([measured, own[list(COLUMNS)]], ignore_index=True), work / "rows.csv")
+    write_reports([network.report for network in plan.networks], work / "weights.json")
+    write_atomic(work / "compare.json", json.dumps({**plan.to_dict(), "ran": ran}, indent=2) + "\n")
+    label_run(work, plan.settings | {"ran": ran}, time.perf_counter() - start)
+    comparison = Comparison(work)
+    comparison.save_figures()
+    comparison.to_html(work / "compare.html")
+    place_run(work, config.out)
+    comparison = Comparison(config.out)
+    print(comparison)
+    print(f"\npage: {config.out / 'compare.html'}   table: {config.out / 'rows.csv'}")
+    return comparison
+
+
+def _larger_budget(plan: Plan, error: BudgetError) -> str:
+    """What to ask for where other panels leave too few forwards for interactions."""
+    others = sum(plan.forwards.values()) - plan.forwards["interactions"]
+    remedy = f"--budget {error.enough + others}" if error.enough else "more images"
+    return f"interactions: {error.found}; give {remedy}, or --skip interactions"
+
+
+def _ran(rows: pd.DataFrame) -> dict[str, Any]:
+    """What a panel was measured on: images, and for interactions pairs of each and contexts."""
+    single = rows.loc[rows["measure"] == ENERGY, ["image", "setting"]]
+    if single.empty:
+        return {"images": int(rows["samples"].max())}
+    told = dict(part.split("=", 1) for part in single["setting"].iloc[0].split() if "=" in part)
+    return {
+        "images": single["image"].nunique(),
+        **{key: told[key] for key in ("pairs", "contexts") if key in told},
+    }
+
+
+def _finished(out: Path, key: str) -> bool:
+    """Whether the comparison of that key is there."""
+    if not is_run(out) or not (out / "compare.json").is_file():
+        return False
+    return Comparison(out).plan.get("key") == key
+
+
+# --------------------------------------------------------------------------------------------------
+# measuring
+
+
+def _run_panel(panel: Panel, plan: Plan, work: Path) -> None:
+    """Run a panel; what it prints is kept beside it."""
+    out = work / "panels" / panel
+    out.parent.mkdir(exist_ok=True)
+    with redirect_stdout(StringIO()) as said:
+        _COMMANDS[panel](plan, plan.config, out)
+    text = said.getvalue().replace(f"{out.parent}/", "")
+    for source in sorted((n.report.source for n in plan.networks), key=len, reverse=True):
+        text = text.replace(source, without_path(source))
+    write_atomic(out.with_name(f"{panel}.txt"), text)
+
+
+def _predictions(plan: Plan, config: CompareConfig, out: Path) -> None:
+    occlusion(
+        OcclusionConfig(
+            plan.checkpoints("predictions"),
+            **_masked(config, out),
+            label="truth" if config.label == "truth" else "prediction",
+            fill=config.fill,
+            fractions=HIDDEN,
+            probe_data=config.probe_data,
+            probe_max_train=config.probe_max_train,
+        )
+    )
+
+
+def _interactions(plan: Plan, config: CompareConfig, out: Path) -> None:
+    interaction_curves(
+        InteractionsConfig(
+            plan.checkpoints("interactions"),
+            **_masked(config, out),
+            label="prediction" if plan.projection else config.label,
+            reward="projection" if plan.projection else "log_odds",
+            fill=config.fill,
+            budget=plan.forwards["interactions"],
+        )
+    )
+
+
+def _similarity(plan: Plan, config: CompareConfig, out: Path) -> None:
+    invariance(
+        InvarianceConfig(
+            plan.checkpoints("similarity"),
+            **_masked(config, out),
+            hiding=config.fill,
+            ratios=SIMILAR_AT,
+            repeats=1,
+            layers=("output",),
+            batch=batch_of(config.count),
+        )
+    )
+
+
+def _spectrum(plan: Plan, config: CompareConfig, out: Path) -> None:
+    spectrum(SpectrumConfig(plan.checkpoints("spectrum"), **_shared(config, out)))
+
+
+_COMMANDS: dict[Panel, Callable[[Plan, CompareConfig, Path], None]] = {
+    "predictions": _predictions,
+    "interactions": _interactions,
+    "similarity": _similarity,
+    "spectrum": _spectrum,
+}
+
+
+def _masked(config: CompareConfig, out: Path) -> dict[str, Any]:
+    """Settings of the panels that hide patches."""
+    return {**_shared(config, out), "precision": config.precision, "grid": config.grid}
+
+
+def _shared(config: CompareConfig, out: Path) -> dict[str, Any]:
+    """Settings that all panels have."""
+    return {
+        "images": config.images,
+        "data": config.data,
+        "count": config.count,
+        "seed": config.seed,
+        "weights": config.weights,
+        "device": config.device,
+        "out": out,
+    }

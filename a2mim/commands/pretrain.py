@@ -1,0 +1,418 @@
+"""``a2mim pretrain``: one recipe, from images to a backbone that timm loads.
+
+The run folder holds the backbone, the log (one JSON line a report), TensorBoard events, and what
+the network made of hidden patches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from inspect import signature
+from pathlib import Path
+from typing import Any, cast
+
+import matplotlib as mpl
+import timm
+import torch
+from torch import Tensor, nn
+
+from a2mim.checkpoints.save import save_backbone
+from a2mim.commands.pretrain_settings import UNDECIDING, configured
+from a2mim.commands.training import (
+    engine_arguments,
+    errors_explained,
+    tolerance,
+    what_a_cut_changes,
+)
+from a2mim.commands.watching import (
+    PICTURES,
+    Images,
+    Log,
+    Masked,
+    OnlineKnn,
+    Watch,
+    pictures,
+    writing,
+)
+from a2mim.data.arrays import DataError, subset
+from a2mim.data.augment import CentreCrop, CropAndFlip
+from a2mim.data.sampler import Batches, keyed_seed
+from a2mim.data.samples import RepeatedSamples, SomeSamples, few_images
+from a2mim.data.sources import labelled_samples, training_samples, without_folders
+from a2mim.data.stream import ShardStream
+from a2mim.measure.fills import plain_fill
+from a2mim.messages import UsageError, did_you_mean
+from a2mim.methods.mae import MaskedAutoencoder
+from a2mim.methods.masked_image_model import MaskedImageModel
+from a2mim.methods.masking import BlockMask
+from a2mim.methods.siamese import ContrastiveMAE, ImageLevel, RelaxedMAE, TokenLevel
+from a2mim.methods.sites import site_at
+from a2mim.recipes.pretrain import PretrainConfig
+from a2mim.report.figures import reconstructions
+from a2mim.runs.folder import (
+    LOCK,
+    keep_memory,
+    label_run,
+    open_run,
+    pick_device,
+    place_run,
+    process_rank,
+)
+from a2mim.runs.table import write_atomic, write_table
+from a2mim.training.loop import Saving, Trained, pretrain
+from a2mim.training.optim import (
+    OFFICIAL_CNN,
+    OFFICIAL_CNN_GAMMA,
+    OFFICIAL_MOGANET,
+    OFFICIAL_VIT,
+    cosine_lr,
+    parameter_groups,
+    plain_cosine_lr,
+    step_lr,
+)
+from a2mim.training.trackers import Trackers
+from interactions import plots
+from interactions.keys import torch_seeded
+
+RULES = {
+    "vit": OFFICIAL_VIT,
+    "cnn": OFFICIAL_CNN,
+    "cnn-gamma": OFFICIAL_CNN_GAMMA,
+    "moganet": OFFICIAL_MOGANET,
+}
+INTERPOLATION = "bilinear"
+"""Of crops, in training and where the backbone is used as it says of itself."""
+
+KNN_TRAIN, KNN_TEST = 10_000, 2_000
+"""Images of the online k-NN probe, at most."""
+
+
+def run(
+    name: str,
+    changes: Sequence[str],
+    data: str,
+    out: Path,
+    *,
+    device: str = "auto",
+    resume: bool = True,
+) -> None:
+    """Pre-train a recipe, or go on with an interrupted run of it.
+
+    Args:
+        name: of the recipe.
+        changes: settings to change, as KEY=VALUE.
+        data: where the images are, if not where the recipe says.
+        out: the run folder.
+        device: auto, cpu or cuda.
+        resume: whether to go on where the same command was interrupted.
+
+    Raises:
+        UsageError: if the recipe, a setting, the data or the folder cannot be used.
+    """
+    start = time.perf_counter()
+    launched = torch.distributed.is_initialized()  # by whom called us, who will end it
+    config = configured(name, [*changes, *([f"data={data}"] if data else [])])
+    device = pick_device(device)
+    if device == "cpu":
+        keep_memory()
+    try:
+        samples = samples_of(config)
+        method = method_of(config)
+        groups = parameter_groups(method, config.lr, config.weight_decay, RULES[config.rules])
+        optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+        steps_per_epoch = Batches(len(samples), config.batch_size, config.seed).per_epoch
+        images_ICHW = first_images(samples)
+        knn = online_knn(config, device)
+    except (DataError, TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    settings = {"recipe": name, **asdict(config)}
+    for key in ("data", "knn_data"):
+        settings[key] = without_folders(settings[key])
+    trackers = Trackers(config.trackers, f"a2mim-{name}", settings)
+    deciding = {key: value for key, value in settings.items() if key not in UNDECIDING}
+    rank, ranks = process_rank()
+    work = open_run(out, deciding | {"images": len(samples)}, resume=resume or rank > 0)
+    steps = config.epochs * steps_per_epoch
+    watch = Watch(method, config, steps, steps_per_epoch, images_ICHW, knn)
+    log = Log(work, steps, config.batch_size, watch, trackers)
+    cut = what_a_cut_changes(method, config, ranks)
+    if cut and rank == 0:
+        print(cut)
+    try:
+        with errors_explained():
+            trained = pretrain(
+                method,
+                samples,
+                optimiser,
+                schedule(config, steps, steps_per_epoch),
+                steps=steps,
+                on_step=log,
+                saving=Saving(
+                    work / "checkpoints",
+                    every_steps=config.save_every * steps_per_epoch,
+                    keep=config.keep,
+                    settings={"config": {k: str(v) for k, v in deciding.items()}},
+                ),
+                **engine_arguments(config, device, steps_per_epoch),
+            )
+    finally:
+        log.close()
+        if rank == 0:
+            _leave_nothing_empty(work)
+    if torch.distributed.is_initialized() and not launched:
+        torch.distributed.destroy_process_group()
+    if rank > 0:
+        return
+    with writing(work), mpl.rc_context(plots.STYLE):
+        save(method, trained, config, work)
+        figure = reconstructions({config.backbone: pictures(method, images_ICHW, config)})
+        figure.savefig(work / "reconstructions.png")
+        write_table(log.rows(name, config), work / "rows.csv")
+        label_run(work, settings, time.perf_counter() - start)
+        shutil.rmtree(work / "checkpoints", ignore_errors=True)
+        place_run(work, out)
+    last = log.reports[-1]
+    print(f"{name}: {steps} steps, loss {last['loss']:.4f}")
+    if knn:
+        print(f"k-NN probe: {last['knn_top1']:.1%} of {len(knn.test)} test images")
+    if last.get("skipped"):
+        print(f"unreadable images, for which others came: {last['skipped']:g}; warnings name them")
+    print(f"backbone: {out / 'backbone.safetensors'}   pictures: {out / 'reconstructions.png'}")
+
+
+def _leave_nothing_empty(work: Path) -> None:
+    """Remove a work folder in which nothing was written: that of a run that was refused."""
+    if not any(path.is_file() and path.name != LOCK for path in work.rglob("*")):
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def samples_of(config: PretrainConfig) -> Images:
+    """The training images of a configuration.
+
+    Raises:
+        UsageError: if it names none, or a few images of a stream.
+        DataError: if they cannot be had.
+        ValueError: if there are not as many.
+    """
+    augment = CropAndFlip(config.image_size, config.crop, mean=config.mean, std=config.std)
+    samples = training_samples(
+        config.data,
+        augment,
+        config.seed,
+        images=config.images,
+        buffer=config.shuffle_buffer,
+        tolerance=tolerance(config.unreadable),
+    )
+    if config.few is None and config.epoch_images is None:
+        return samples
+    if isinstance(samples, ShardStream):
+        raise UsageError(
+            "expected images by index for few or epoch_images, got a stream; use tar:PATTERN"
+        )
+    length = config.epoch_images or len(samples)
+    if config.few is None:
+        return RepeatedSamples(samples, length)
+    return few_images(samples, config.few, length, config.few_seed)
+
+
+def first_images(samples: Images) -> Tensor:
+    """A few of the training images ``(I, C, H, W)``, to look at: all, if there are fewer."""
+    if isinstance(samples, ShardStream):
+        return next(iter(samples.epoch(0, min(PICTURES, len(samples)))))["image"]
+    return torch.stack([samples.load(k, 0) for k in subset(len(samples), PICTURES, 0)])
+
+
+def online_knn(config: PretrainConfig, device: str) -> OnlineKnn | None:
+    """The probe of a configuration, on images of its own or from where its training images come.
+
+    Raises:
+        UsageError: if that is neither a set by name nor a folder.
+        DataError: if its images have no classes.
+    """
+    if config.knn_every is None:
+        return None
+    data = config.knn_data or config.data
+    if data.startswith(("tar:", "stream:")):
+        raise UsageError(
+            "expected knn_data=folder:PATH or a set by name for k-NN probes, for shards have no "
+            f"classes here, got {data}"
+        )
+    crop = CentreCrop(
+        config.image_size,
+        config.crop_pct,
+        mean=config.mean,
+        std=config.std,
+        interpolation=INTERPOLATION,
+    )
+    train, test = (
+        SomeSamples(samples, subset(len(samples), limit, config.seed))
+        for samples, limit in zip(labelled_samples(data, crop), (KNN_TRAIN, KNN_TEST), strict=True)
+    )
+    return OnlineKnn(train, test, min(config.batch_size, 256), torch.device(device))
+
+
+def save(
+    method: Masked,
+    trained: Trained,
+    config: PretrainConfig,
+    work: Path,
+) -> None:
+    """The backbone, the averaged one if there is, and how to make the network they belong to."""
+    save_backbone(method.backbone, work / "backbone.safetensors")
+    if trained.ema is not None:
+        save_backbone(cast(Any, trained.ema).backbone, work / "backbone-ema.safetensors")
+    about = json.dumps(description(method.backbone, config), indent=2) + "\n"
+    write_atomic(work / "backbone.json", about)
+    # What timm's "local-dir:" reads: the same two files under the names that it looks for.
+    folder = work / "timm"
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that a full disk ended
+    folder.mkdir()
+    write_atomic(folder / "config.json", about)
+    try:
+        os.link(work / "backbone.safetensors", folder / "model.safetensors")
+    except OSError:  # not every file system has links
+        shutil.copyfile(work / "backbone.safetensors", folder / "model.safetensors")
+
+
+def method_of(config: PretrainConfig) -> Masked:
+    """The method of a configuration, with weights drawn by its seed.
+
+    Raises:
+        TypeError: for a backbone that the method cannot be built around.
+        ValueError: for choices that do not go together.
+    """
+    with torch_seeded(keyed_seed(config.seed, "weights")):
+        backbone = backbone_of(config)
+        if config.method != "a2mim":
+            return _token_method(config, backbone)
+        size, position = config.image_size, config.position
+        mask = BlockMask(size, config.block, config.mask_ratio)
+        _check_hidden(config, mask.grid.n, mask.hidden)
+        fill = None
+        if config.fill != "none":
+            fill = plain_fill(config.fill, config.mean, config.std, config.seed)
+        return MaskedImageModel(
+            backbone,
+            mask,
+            site=None if position is None else site_at(backbone, position, size),
+            token=config.token,
+            token_init=config.token_init,
+            detach=config.detach,
+            fill=fill,
+            loss=config.loss,
+            fourier_weight=config.fourier_weight,
+            decoder_depth=config.depthwise,
+            target=config.target,
+            residual=config.residual,
+        )
+
+
+def _check_hidden(config: PretrainConfig, blocks: int, hidden: int) -> None:
+    if not 0 < hidden < blocks:
+        raise ValueError(
+            f"expected a mask_ratio that hides some of {blocks} blocks and not all, got "
+            f"{config.mask_ratio}, which hides {hidden}"
+        )
+
+
+def _token_method(
+    config: PretrainConfig, backbone: nn.Module
+) -> MaskedAutoencoder | RelaxedMAE | ContrastiveMAE:
+    """A method whose encoder sees visible patches alone."""
+    width, depth, heads = config.decoder
+    decoder: dict[str, Any] = {
+        "decoder_width": width,
+        "decoder_depth": depth,
+        "decoder_heads": heads,
+    }
+    views: dict[str, Any] = {
+        "view2": config.view2,
+        "stop_gradient": None if config.stop_gradient == "none" else config.stop_gradient,
+        "momentum": config.momentum,
+    }
+    method: MaskedAutoencoder | RelaxedMAE | ContrastiveMAE
+    if config.method == "mae":
+        method = MaskedAutoencoder(backbone, config.mask_ratio, **decoder)
+    elif config.method == "rmae":
+        method = RelaxedMAE(
+            backbone,
+            config.mask_ratio,
+            penalty_weight=config.penalty_weight,
+            **views,
+            **decoder,
+        )
+    else:
+        level = (
+            ImageLevel(config.head)
+            if config.level == "image"
+            else TokenLevel(width, depth, heads, config.head[0], config.negatives)
+        )
+        method = ContrastiveMAE(
+            backbone, config.mask_ratio, level=level, temperature=config.temperature, **views
+        )
+    patch = config.image_size // method.grid.rows
+    if config.block != patch:
+        raise ValueError(
+            f"expected block={patch} for {config.method}, which hides patches of {patch} px, "
+            f"got {config.block}"
+        )
+    _check_hidden(config, method.grid.n, method.grid.n - method.kept)
+    return method
+
+
+def backbone_of(config: PretrainConfig) -> nn.Module:
+    """The timm model of a configuration, without a classifier.
+
+    Raises:
+        ValueError: for the name of no timm model, with the nearest ones.
+        TypeError: for options that it does not have.
+    """
+    options: dict[str, Any] = {"num_classes": 0, **config.options}
+    try:
+        return timm.create_model(config.backbone, img_size=config.image_size, **options)
+    except TypeError:  # a network for images of any size
+        return timm.create_model(config.backbone, **options)
+    except RuntimeError as error:
+        known = timm.is_model(config.backbone)
+        hint = "" if known else did_you_mean(config.backbone, timm.list_models(), most=3)
+        raise ValueError(f"expected the name of a timm model: {error}{hint}") from error
+
+
+def description(backbone: nn.Module, config: PretrainConfig) -> dict[str, object]:
+    """How to make the network that the saved weights belong to, for people and for timm."""
+    sized = "img_size" in signature(type(backbone)).parameters
+    return {
+        "architecture": config.backbone,
+        "num_classes": 0,
+        "model_args": ({"img_size": config.image_size} if sized else {}) | config.options,
+        "pretrained_cfg": {
+            "input_size": [3, config.image_size, config.image_size],
+            "crop_pct": config.crop_pct,
+            "mean": list(config.mean),
+            "std": list(config.std),
+            "interpolation": INTERPOLATION,
+            "num_classes": 0,
+        },
+    }
+
+
+def schedule(
+    config: PretrainConfig, steps: int, steps_per_epoch: int
+) -> Callable[[int, float], float]:
+    """From step and a scale of the peak to the learning rate."""
+    warmup = round(config.warmup * steps_per_epoch)
+    if config.schedule == "plain_cosine":
+        return lambda step, scale: plain_cosine_lr(
+            step, steps, warmup, config.lr * scale, config.final_lr
+        )
+    if config.schedule == "step":
+        drop = round(config.epochs * 7 / 8) * steps_per_epoch
+        return lambda step, scale: step_lr(
+            step, drop=drop, warmup=warmup, peak=config.lr * scale, warmup_ratio=2e-6
+        )
+    return lambda step, scale: cosine_lr(step, steps, warmup, config.lr * scale, config.final_lr)

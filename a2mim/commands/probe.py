@@ -1,0 +1,424 @@
+"""``a2mim probe``: what networks know about classes, judged the same way for all of them.
+
+The run folder holds the results table (a number, its ``_low`` and ``_high`` are rows of their own),
+what was predicted for every image, and for every number how it came about: the report of the
+weights, the features, the hyper-parameters that were tried.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from timm.data import create_transform
+from torch import Tensor
+from tqdm import tqdm
+
+from a2mim.checkpoints.load import Loaded, LoadReport
+from a2mim.commands import finetune
+from a2mim.data.arrays import subset
+from a2mim.data.augment import PilTransform
+from a2mim.data.samples import SomeSamples
+from a2mim.data.sources import labelled_samples, photographs_with_classes, set_name, without_folders
+from a2mim.measure.networks import called, check_different, load
+from a2mim.messages import UsageError
+from a2mim.probes import linear as probes
+from a2mim.probes.features import Features, Readout, evaluate, extract
+from a2mim.probes.knn import knn_probe
+from a2mim.probes.linear import WEIGHT_DECAYS
+from a2mim.probes.results import ProbeResult
+from a2mim.runs.folder import commit, finish_run, keep_memory, open_run, pick_device
+from a2mim.runs.table import COLUMNS, read_table, write_atomic, write_table
+from a2mim.settings.changes import chosen
+from a2mim.settings.probe import ProbeConfig
+from interactions import stats
+from interactions.stats import Interval
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of one checkpoint, and all that explains it.
+
+    Attributes:
+        measure: its name.
+        value: share of test images that are right.
+        interval: 95 %, over test images.
+        setting: what decides it, in one line.
+        at: training images behind it.
+        seed: of its draws.
+        predictions_J: int64, the class that was predicted for every test image.
+        labels_J: int64, the right ones.
+        details: everything else, in JSON.
+    """
+
+    measure: str
+    value: float
+    interval: tuple[float, float]
+    setting: str
+    at: int
+    seed: int
+    predictions_J: Tensor
+    labels_J: Tensor
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def probe(config: ProbeConfig) -> None:
+    """Judge checkpoints, print a table and write the run folder; an interrupted run goes on.
+
+    Raises:
+        UsageError: if a checkpoint, the data or a setting cannot be used.
+        DataError: if an image cannot be read.
+    """
+    start = time.perf_counter()
+    _check(config)
+    device = pick_device(config.device)
+    if device == "cpu":
+        keep_memory()
+    # All are loaded before the first is judged: a wrong one is not found out after hours.
+    reports = [load(name, config.weights).report for name in config.checkpoints]
+    check_different(reports)
+    for report in reports:
+        print(report)
+    settings = asdict(config)
+    for key in ("device", "out", "resume", "batch_size", "workers"):
+        settings.pop(key)
+    settings["checkpoints"] = [f"{called(report)} {report.sha256}" for report in reports]
+    settings["data"] = without_folders(config.data)
+    settings["images"] = config.images and config.images.resolve().name
+    work = open_run(config.out, settings, resume=config.resume)
+    parts = [work / f"part-{number:03d}" for number in range(len(reports))]
+    try:
+        for name, part in zip(config.checkpoints, parts, strict=True):
+            if not (part / "rows.csv").exists():
+                part.mkdir(exist_ok=True)
+                _judge(config, name, part, device)
+    except (FloatingPointError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    rows = pd.concat([read_table(part / "rows.csv") for part in parts], ignore_index=True)
+    write_table(rows, work / "rows.csv")
+    about = [
+        {"weights": report.to_dict(), "numbers": json.loads((part / "details.json").read_text())}
+        for report, part in zip(reports, parts, strict=True)
+    ]
+    write_atomic(work / "probe.json", json.dumps(about, indent=2) + "\n")
+    if config.method != "finetune":
+        # As they were written: weights may be called 100, or NA.
+        predictions = [
+            pd.read_csv(part / "predictions.csv", dtype=str, keep_default_na=False)
+            for part in parts
+        ]
+        pd.concat(predictions).to_csv(work / "predictions.csv", index=False)
+        for part in parts:
+            shutil.rmtree(part)
+    finish_run(work, config.out, settings, time.perf_counter() - start)
+    print(summary(rows).to_string(index=False))
+    print(f"table: {config.out / 'rows.csv'}   how each number came about: probe.json beside it")
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """The accuracies of a results table in per cent, a line each, with their intervals."""
+    key = ["model", "weights", "setting", "at", "seed"]
+    value = rows["measure"].str.endswith(("_top1", "_top5", "_mean"))
+    table = rows[value]
+    for end in ("low", "high"):
+        bound = rows[rows["measure"].str.endswith(f"_{end}")]
+        bound = bound.assign(measure=bound["measure"].str.removesuffix(f"_{end}"))
+        table = table.merge(
+            bound[[*key, "measure", "value"]].rename(columns={"value": end}), on=[*key, "measure"]
+        )
+    per_cent = table[["value", "low", "high"]].mul(100).round(2)
+    return table.assign(**per_cent)[
+        ["weights", "measure", "seed", "value", "low", "high", "samples", "setting"]
+    ]
+
+
+def _judge(config: ProbeConfig, name: str, part: Path, device: str) -> None:
+    """One checkpoint: rows, predictions and details in its own folder, the rows last."""
+    loaded = load(name, config.weights)
+    constant = {
+        "run": "probe",
+        "model": loaded.report.architecture,
+        "weights": called(loaded.report),
+        "dataset": set_name(config.images, config.data),
+        "image": "all",
+        "commit": commit(),
+    }
+    if config.method == "finetune":
+        rows, details = _finetuned(config, name, loaded.report, part, device)
+    else:
+        judge = _clean if config.method == "clean" else _frozen
+        numbers = list(judge(config, loaded, part, device))
+        rows = pd.concat([_rows(number) for number in numbers])
+        if config.seeds > 1:
+            values = np.array([number.value for number in numbers])
+            mean, first = stats.mean(values, low=0, high=1), numbers[0]
+            setting = f"seeds={config.seeds}"
+            means = _mean_rows(first.measure, mean, config.seeds, first.at, setting)
+            rows = pd.concat([rows, means])
+        details = [
+            {"measure": n.measure, "seed": n.seed, "accuracy": n.value, **n.details}
+            for n in numbers
+        ]
+        predictions = [_predictions(number) for number in numbers if len(number.predictions_J)]
+        pd.concat(predictions).assign(weights=constant["weights"]).to_csv(
+            part / "predictions.csv", index=False
+        )
+    write_atomic(part / "details.json", json.dumps(details, indent=2) + "\n")
+    write_table(rows.assign(**constant)[list(COLUMNS)], part / "rows.csv")
+
+
+def _rows(number: Number) -> pd.DataFrame:
+    low, high = number.interval
+    ends = {"": number.value, "_low": low, "_high": high}
+    return pd.DataFrame(
+        {
+            "measure": [number.measure + end for end in ends],
+            "value": list(ends.values()),
+            "setting": number.setting,
+            "at": number.at,
+            "samples": len(number.labels_J),
+            "seed": number.seed,
+        }
+    )
+
+
+def _mean_rows(measure: str, mean: Interval, seeds: int, at: int, setting: str) -> pd.DataFrame:
+    """The mean over seeds with its t interval; ``samples`` is the number of seeds."""
+    ends = {"": mean.estimate, "_low": mean.low, "_high": mean.high}
+    return pd.DataFrame(
+        {
+            "measure": [f"{measure}_mean{end}" for end in ends],
+            "value": list(ends.values()),
+            "setting": setting,
+            "at": at,
+            "samples": seeds,
+            "seed": -1,
+        }
+    )
+
+
+def _predictions(number: Number) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "measure": number.measure,
+            "seed": number.seed,
+            "image": np.arange(len(number.labels_J)),
+            "label": number.labels_J.numpy(),
+            "predicted": number.predictions_J.numpy(),
+        }
+    )
+
+
+def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iterator[Number]:
+    """Top-1 and top-5 of the classifier that came with the weights."""
+    if not loaded.report.classes:
+        raise UsageError(
+            f"expected weights with a classifier for --method clean, {loaded.report.source} has "
+            "none; use linear, sgd, knn or finetune"
+        )
+    transform = PilTransform(create_transform(**loaded.data_config))
+    if config.images is not None:
+        samples: Any = photographs_with_classes(config.images, transform)
+    else:
+        samples = labelled_samples(config.data, transform)[1]
+    samples = _some(samples, config.max_test)
+    with _progress("evaluating", len(samples)) as progress:
+        found = evaluate(
+            loaded.model,
+            samples,
+            batch_size=config.batch_size,
+            device=device,
+            workers=config.workers,
+            precision=config.precision,
+            on_batch=progress,
+        )
+    H, W = loaded.data_config["input_size"][1:]
+    size = H if H == W else f"{H}x{W}"
+    setting = f"size={size} crop_pct={loaded.data_config['crop_pct']:g}"
+    top5 = stats.share(found.top5_I.cpu().numpy())
+    details = {"data_config": _plain(loaded.data_config), **found.setting}
+    yield Number(
+        *("clean_top1", found.accuracy, found.interval, setting, 0, 0),
+        *(found.predicted_I, found.labels_I, details),
+    )
+    yield Number(
+        *("clean_top5", top5.estimate, (top5.low, top5.high), setting, 0, 0),
+        *(found.predicted_I[:0], found.labels_I, details),
+    )
+
+
+def _frozen(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iterator[Number]:
+    """Probes of frozen features, for every seed."""
+    transform = PilTransform(create_transform(**loaded.data_config))
+    train, test = labelled_samples(config.data, transform)
+    readout = Readout(config.pool, config.block, config.final_norm)
+    tables: list[Features] = []
+    for split, samples, limit in (
+        ("training", train, config.max_train),
+        ("test", test, config.max_test),
+    ):
+        some = _some(samples, limit)
+        with _progress(f"{split} features", len(some)) as progress:
+            tables.append(
+                extract(
+                    loaded.model,
+                    some,
+                    readout=readout,
+                    batch_size=config.batch_size,
+                    device=device,
+                    workers=config.workers,
+                    precision=config.precision,
+                    cache=part / f"features-{split}",
+                    on_batch=progress,
+                )
+            )
+    fit = _fit_of(config, device)
+    for seed in range(config.seeds):
+        result = fit(tables[0], tables[1], seed)
+        yield Number(
+            f"{config.method}_top1",
+            result.accuracy,
+            result.interval,
+            _setting(config, result),
+            len(tables[0].features_ID),
+            seed,
+            result.predictions_J,
+            result.labels_J,
+            {
+                "data_config": _plain(loaded.data_config),
+                "chosen": result.chosen,
+                "grid": result.grid,
+                **result.settings,
+            },
+        )
+
+
+def _fit_of(config: ProbeConfig, device: str) -> Callable[[Features, Features, int], ProbeResult]:
+    """The probe of a configuration: training features, test features, seed -> result."""
+    if config.method == "knn":
+        k = config.neighbours
+        return lambda train, test, seed: knn_probe(train, test, k, device=device)
+    if config.method == "linear":
+        fit = partial(
+            probes.linear_probe,
+            weight_decays=config.weight_decays or WEIGHT_DECAYS,
+            normalise=config.normalise,
+            device=device,
+        )
+        return lambda train, test, seed: fit(train, test, seed=seed)
+    recipe = sgd_recipe(config)
+    return lambda train, test, seed: probes.sgd_probe(train, test, recipe, seed=seed, device=device)
+
+
+def sgd_recipe(config: ProbeConfig) -> probes.SgdRecipe:
+    """The recipe of ``--method sgd``, with the learning rates to choose from.
+
+    Raises:
+        UsageError: if there is none of that name.
+    """
+    recipe = chosen(config.recipe, probes.RECIPES)
+    return replace(recipe, lrs=config.lrs) if config.lrs else recipe
+
+
+def _setting(config: ProbeConfig, result: ProbeResult) -> str:
+    """What decides a probe's number, in one line."""
+    readout = result.settings["features"]["readout"]
+    words = {
+        "pool": readout["pool"],
+        "block": config.block,
+        "final_norm": "no" if not config.final_norm else None,
+        "normalise": result.settings["normalise"],
+        "k": result.settings.get("k"),
+        "recipe": config.recipe or None,
+        {"linear": "weight_decay", "sgd": "lr"}.get(config.method, ""): result.chosen,
+    }
+    return " ".join(
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in words.items()
+        if value is not None
+    )
+
+
+def _finetuned(
+    config: ProbeConfig, name: str, report: LoadReport, part: Path, device: str
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Fine-tuning by a recipe, for every seed; its rows, and its settings."""
+    recipe = finetune.configured(config.recipe, [*config.set, f"data={config.data}"])
+    tables = [
+        finetune.finetune_seeds(
+            lambda: load(name, config.weights).model,
+            finetune.Pretrained(report.architecture, called(report), report.options),
+            recipe,
+            range(config.seeds),
+            part,
+            device,
+            recipe=config.recipe,
+            resume=config.resume,
+        )
+    ]
+    for kind in ("last", "ema")[: 2 if recipe.ema else 1] if config.seeds > 1 else ():
+        mean = finetune.over_seeds(tables[0], kind)
+        setting = f"seeds={config.seeds} weights={kind}"
+        tables.append(_mean_rows(finetune.TOP1, mean, config.seeds, recipe.epochs, setting))
+    details = [{"recipe": config.recipe, **asdict(recipe)}]
+    return pd.concat(tables, ignore_index=True), details
+
+
+def _some(samples: Any, limit: int | None) -> Any:
+    """At most ``limit`` of the images, drawn by seed 0."""
+    if limit is None or limit >= len(samples):
+        return samples
+    return SomeSamples(samples, subset(len(samples), limit, 0))
+
+
+def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A data config as JSON takes it."""
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in data.items()}
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar of images, with the time left."""
+    with tqdm(total=total, desc=what, unit=" images", delay=1, leave=False) as bar:
+        yield lambda done, total: bar.update(done - bar.n) and None
+
+
+def _check(config: ProbeConfig) -> None:
+    """What no single setting shows, before anything is loaded."""
+    if not config.checkpoints:
+        raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
+    if config.method == "clean":
+        if (config.images is None) == (not config.data):
+            raise UsageError("expected either --images DIR or --data for --method clean")
+    elif config.images is not None or not config.data:
+        raise UsageError(
+            f"expected --data NAME or folder:PATH with training and test images for --method "
+            f"{config.method}" + (", got --images" if config.images else ", got none")
+        )
+    if config.method == "finetune":
+        finetune.configured(config.recipe, config.set)
+    elif config.set:
+        raise UsageError("expected --set with --method finetune, whose recipes have settings")
+    if config.method == "sgd":
+        sgd_recipe(config)
+    for key in ("seeds", "batch_size", "neighbours", "max_train", "max_test"):
+        value = getattr(config, key)
+        if value is not None and value < 1:
+            raise UsageError(f"expected --{key.replace('_', '-')} above 0, got {value}")
+    if config.method == "finetune" and (config.max_train or config.max_test):
+        raise UsageError("expected all images for --method finetune, got --max-train or --max-test")
+    if config.seeds > 1 and config.method in ("clean", "knn"):
+        raise UsageError(f"expected one seed for --method {config.method}, which draws nothing")
+    try:
+        Readout(config.pool, config.block, config.final_norm)
+    except ValueError as error:
+        raise UsageError(str(error)) from error

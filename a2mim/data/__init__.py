@@ -1,0 +1,1 @@
+"""Images: folders, sets by name, tar files, streams, augmentation, loaders."""

@@ -1,0 +1,305 @@
+"""Images and labels in memory, from what is installed, from torchvision, or from folders.
+
+Shapes: I images, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from a2mim.data.folders import DataError, image_names, is_hidden, read_image
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images in memory, with their labels and names.
+
+    Attributes:
+        pixels_ICHW: uint8.
+        labels_I: int64 class indices.
+        names: one name per image, unique; the key of its random draws.
+        classes: names of the classes.
+    """
+
+    pixels_ICHW: Tensor
+    labels_I: Tensor
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels_ICHW)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation per channel over all pixels, in units of [0, 1]."""
+        # From counts of the 256 levels: exact, and without a float copy of the set.
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        mean, std = [], []
+        for channel in self.pixels_ICHW.unbind(1):
+            share = torch.bincount(channel.flatten(), minlength=256) / channel.numel()
+            mean.append((share * levels).sum())
+            std.append((share * (levels - mean[-1]) ** 2).sum().sqrt())
+        return torch.stack(mean).float(), torch.stack(std).float()
+
+    def take(self, indices: list[int]) -> ImageSet:
+        """The images of these indices."""
+        names = tuple(self.names[k] for k in indices)
+        return ImageSet(self.pixels_ICHW[indices], self.labels_I[indices], names, self.classes)
+
+    def fingerprint(self) -> str:
+        """A hash of names, labels and pixels: other images, other fingerprint."""
+        digest = hashlib.blake2b(repr((self.names, self.classes)).encode(), digest_size=8)
+        digest.update(self.labels_I.numpy().tobytes())
+        digest.update(self.pixels_ICHW.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def draw(self, count: int, seed: int) -> list[int]:
+        """Indices of at most ``count`` images, in order, drawn by ``seed``."""
+        return subset(len(self), count, seed)
+
+    def normalised(self, mean_C: Tensor, std_C: Tensor) -> Tensor:
+        """float32 images with these statistics taken out."""
+        images = self.pixels_ICHW.float() / 255
+        return (images - mean_C[:, None, None]) / std_C[:, None, None]
+
+
+def digits(size: int = 32) -> tuple[ImageSet, ImageSet]:
+    """The 1,797 handwritten digits that come with scikit-learn, for training and testing.
+
+    The first half trains and the second half tests, as in scikit-learn's own example. Each of the
+    8 x 8 measured values becomes a constant square, so on an 8 x 8 grid a player is one value.
+
+    Args:
+        size: edge of the enlarged images in pixels, a multiple of 8.
+
+    Raises:
+        ValueError: if ``size`` is not a multiple of 8.
+    """
+    if size < 8 or size % 8:
+        raise ValueError(f"expected a multiple of 8 pixels for the 8 x 8 digits, got {size}")
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    levels = torch.from_numpy(np.round(data.images / 16 * 255).astype(np.uint8))
+    scale = size // 8
+    pixels = levels.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
+    pixels_ICHW = pixels[:, None].repeat(1, 3, 1, 1)
+    labels_I = torch.from_numpy(data.target.astype(np.int64))
+    names = tuple(f"digits/{k:04d}" for k in range(len(labels_I)))
+    classes = tuple(str(k) for k in range(10))
+    half = len(labels_I) // 2
+    return (
+        ImageSet(pixels_ICHW[:half], labels_I[:half], names[:half], classes),
+        ImageSet(pixels_ICHW[half:], labels_I[half:], names[half:], classes),
+    )
+
+
+def cifar10(
+    root: Path, size: int, limits: tuple[int, int], seed: int = 0
+) -> tuple[ImageSet, ImageSet]:
+    """CIFAR-10 by torchvision, downloaded to ``root`` if it is not there.
+
+    Args:
+        root: folder of the data set.
+        size: edge of the images in pixels.
+        limits: at most this many training and test images, drawn by ``seed``.
+        seed: which images, if there are more.
+
+    Raises:
+        DataError: if it is neither there nor can be downloaded.
+    """
+    from torchvision.datasets import CIFAR10
+
+    sets = []
+    existed = root.exists()
+    for train, limit in zip((True, False), limits, strict=True):
+        try:
+            data = CIFAR10(str(root), train=train, download=True)
+        except (OSError, RuntimeError) as error:
+            if not existed:  # torchvision makes the folder before it downloads
+                shutil.rmtree(root, ignore_errors=True)
+            raise DataError(
+                f"expected CIFAR-10 in {root} or a network to download it, got: {error}"
+            ) from error
+        chosen = subset(len(data), limit, seed)
+        pixels = torch.from_numpy(data.data[chosen]).permute(0, 3, 1, 2)
+        split = "train" if train else "test"
+        sets.append(
+            ImageSet(
+                _resized(pixels, size),
+                torch.tensor(data.targets)[chosen],
+                tuple(f"{split}/{k:05d}" for k in chosen),
+                tuple(data.classes),
+            )
+        )
+    return sets[0], sets[1]
+
+
+def image_folders(
+    root: Path,
+    size: int,
+    limits: tuple[int, int],
+    seed: int = 0,
+    on_read: Callable[[int], None] = lambda count: None,
+) -> tuple[ImageSet, ImageSet]:
+    """Image folders ``root/train/<class>/*`` and ``root/val/<class>/*`` (or ``test``).
+
+    Images are those of :func:`a2mim.data.folders.image_names`, scaled to ``size`` on their short
+    side and cropped to the centre.
+
+    Args:
+        root: the folder.
+        size: edge of the images in pixels.
+        limits: at most this many training and test images, drawn by ``seed``.
+        seed: which images, if there are more.
+        on_read: called after every image with the number of images of its split.
+
+    Raises:
+        DataError: if folders or images are missing or unreadable.
+    """
+    try:
+        return _image_folders(root, size, limits, seed, on_read)
+    except OSError as error:  # a folder that may not be read, a name that is too long
+        raise DataError(f"expected a folder of images, cannot read it: {error}") from error
+
+
+def _image_folders(
+    root: Path, size: int, limits: tuple[int, int], seed: int, on_read: Callable[[int], None]
+) -> tuple[ImageSet, ImageSet]:
+    if not root.is_dir():
+        raise DataError(f"expected a folder of images, found none at {root}")
+    held_out = next((name for name in ("val", "test") if (root / name).is_dir()), None)
+    if held_out is None or not (root / "train").is_dir():
+        raise DataError(
+            f"expected {root}/train/<class>/ and {root}/val/<class>/ (or test), "
+            f"found: {', '.join(sorted(p.name for p in root.iterdir())[:5]) or 'nothing'}"
+        )
+    classes = _classes(root / "train")
+    unknown = sorted(set(_classes(root / held_out)) - set(classes))
+    if unknown:
+        raise DataError(f"{root / held_out} has a class that {root / 'train'} lacks: {unknown[0]}")
+    train, test = (
+        _read(root, split, classes, size, limit, seed, on_read)
+        for split, limit in zip(("train", held_out), limits, strict=True)
+    )
+    return train, test
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    classes = tuple(
+        sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
+    )
+    if not classes:
+        raise DataError(f"expected one folder per class in {folder}, found none")
+    return classes
+
+
+def _read(
+    root: Path,
+    split: str,
+    classes: tuple[str, ...],
+    size: int,
+    limit: int,
+    seed: int,
+    on_read: Callable[[int], None],
+) -> ImageSet:
+    found = [name for name in image_names(root / split) if "/" in name]
+    if not found:
+        raise DataError(f"expected images in {root / split}/<class>/, found none")
+    found = [found[k] for k in subset(len(found), limit, seed)]
+    pixels = []
+    for name in found:
+        pixels.append(_decode(root / split / name, size))
+        on_read(len(found))
+    index = {name: k for k, name in enumerate(classes)}
+    labels = [index[name.split("/")[0]] for name in found]
+    names = tuple(f"{split}/{name}" for name in found)
+    return ImageSet(torch.stack(pixels), torch.tensor(labels), names, classes)
+
+
+def find_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
+    """At most ``count`` of :func:`a2mim.data.folders.image_names`, in order, drawn by ``seed``.
+
+    Raises:
+        DataError: if there are fewer than 2.
+    """
+    found = image_names(folder)
+    if len(found) < 2:
+        raise DataError(f"expected at least 2 images in {folder}, found {len(found)}")
+    return [folder / found[k] for k in subset(len(found), count, seed)]
+
+
+def photographs(
+    folder: str | Path, model: nn.Module, count: int = 50, seed: int = 0
+) -> tuple[Tensor, list[str]]:
+    """Images of a folder, as a timm model wants to see them: its size, crop and normalisation.
+
+    Args:
+        folder: searched in depth.
+        model: a timm model.
+        count: at most this many images.
+        seed: which images, if there are more.
+
+    Returns:
+        float32 ``(I, C, H, W)``, and the images' names.
+
+    Raises:
+        DataError: if there are fewer than 2 images, or one cannot be read.
+    """
+    from timm.data import create_transform
+
+    transform = create_transform(**data_config(model), is_training=False)
+    files = find_images(Path(folder), count, seed)
+    images_ICHW = torch.stack([transform(read_image(file)) for file in files])
+    return images_ICHW, [file.relative_to(folder).as_posix() for file in files]
+
+
+def data_config(model: nn.Module) -> dict[str, Any]:
+    """How a timm model wants its images: the arguments of timm's ``create_transform``.
+
+    timm's own tells the size of the published weights; here it is that of the model, which may be
+    made for another, such as ``img_size=(96, 160)``.
+    """
+    from timm.data import resolve_model_data_config
+
+    config: dict[str, Any] = resolve_model_data_config(model)
+    size = size_of_images(model)
+    return config if size is None else config | {"input_size": (config["input_size"][0], *size)}
+
+
+def size_of_images(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the images that a timm model is made for; None if others will do."""
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return None if size is None else (int(size[0]), int(size[1]))
+
+
+def _decode(file: Path, size: int) -> Tensor:
+    from PIL import Image, ImageOps
+
+    # fit = scale the short side, crop the centre
+    fitted = ImageOps.fit(read_image(file), (size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
+
+
+def _resized(pixels_ICHW: Tensor, size: int) -> Tensor:
+    if pixels_ICHW.shape[2:] == (size, size):
+        return pixels_ICHW
+    from torchvision.transforms.v2 import functional as transforms
+
+    return transforms.resize(pixels_ICHW, [size, size], antialias=True)
+
+
+def subset(count: int, limit: int, seed: int) -> list[int]:
+    """At most ``limit`` of ``count`` indices, in order, drawn by ``seed``."""
+    if count <= limit:
+        return list(range(count))
+    generator = torch.Generator().manual_seed(seed)
+    return sorted(torch.randperm(count, generator=generator)[:limit].tolist())

@@ -1,0 +1,559 @@
+"""Training images by index: ``load(index, epoch)`` is one image, ready for the network.
+
+Every draw has its own generator, seeded by a hash of (seed, epoch, index). So an image does not
+depend on the worker that loads it, on the images before it, or on whether the run was resumed.
+
+An image that cannot be read is replaced by another one, chosen by the same key; it is counted and
+its name is logged once. Too many of them end the run with a ``DataError`` that names some.
+
+Shapes: I images, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from a2mim.data.arrays import DataError, ImageSet
+from a2mim.data.augment import Augment
+from a2mim.data.folders import image_names, read_image, to_rgb
+from a2mim.data.sampler import Samples, keyed_generator, keyed_seed
+from a2mim.messages import in_a_line
+
+logger = logging.getLogger(__name__)
+
+SUBSTITUTES = 20  # images tried in place of one; all unreadable means that the storage is gone
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How many unreadable images are put up with: at most ``max(least, share * images)``.
+
+    Attributes:
+        least: as many always.
+        share: of the images read so far.
+    """
+
+    least: int = 10
+    share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.least < 0 or not 0 <= self.share <= 1:
+            raise ValueError(f"expected least >= 0 and a share in [0, 1], got {self}")
+
+    def advice(self) -> str:
+        """What to do at the limit; at the command line the share is the setting ``unreadable``."""
+        return (
+            f"repair or remove them, or allow a larger share than unreadable={self.share:g} "
+            "(a2mim.data.samples.Tolerance in Python)"
+        )
+
+
+TOLERANCE = Tolerance()
+
+
+class Damage:
+    """Which images were read and which could not be, in memory that worker processes share.
+
+    Two bytes per image, and a mark is never taken back: two workers cannot disturb one another,
+    and an image counts once however often it is met. What is pickled by hand is a copy; what a
+    ``DataLoader`` sends to its workers, forked or spawned, stays shared.
+
+    Attributes:
+        together: whether several processes train together. Then none of them ends at the limit by
+            itself, which would leave the others waiting: all :meth:`check` it at one time.
+    """
+
+    together = False
+
+    def __init__(self, count: int, tolerance: Tolerance) -> None:
+        self._read_I = torch.zeros(count, dtype=torch.uint8).share_memory_()
+        self._bad_I = torch.zeros(count, dtype=torch.uint8).share_memory_()
+        self._tolerance = tolerance
+
+    def good(self, index: int) -> None:
+        """This image was read."""
+        self._read_I[index] = 1
+
+    def bad(self, index: int, name_of: Callable[[int], str], error: DataError) -> None:
+        """This image could not be read.
+
+        Raises:
+            DataError: if it is one too many.
+        """
+        if self._bad_I[index]:
+            return
+        self._bad_I[index] = 1
+        found = self.indices()
+        logger.warning(
+            "replaced by another image (%d so far): %s: %s", len(found), name_of(index), error
+        )
+        if not self.together:
+            names = ", ".join(name_of(k) for k in found[:5])
+            named = f": {names}{', ...' if len(found) > 5 else ''}"
+            self.check(named, f". The last: {error}")
+
+    def check(self, named: str = ", which warnings name", last: str = "") -> None:
+        """See whether there are too many.
+
+        Args:
+            named: which they are, for the message.
+            last: what was wrong with the last one, for the message.
+
+        Raises:
+            DataError: if there are.
+        """
+        count, read = self.count(), int((self._read_I | self._bad_I).sum())
+        allowed = max(self._tolerance.least, int(self._tolerance.share * read))
+        if count > allowed:
+            raise DataError(
+                f"expected at most {allowed} unreadable images among {read}, got {count}{named}; "
+                f"{self._tolerance.advice()}{last}"
+            )
+
+    def indices(self) -> list[int]:
+        """The images that could not be read, so far."""
+        return self._bad_I.nonzero()[:, 0].tolist()
+
+    def count(self) -> int:
+        """How many could not be read, so far."""
+        return int(self._bad_I.sum())
+
+    def marks(self) -> Tensor:
+        """What is known, uint8 ``(2, I)``: that of several processes is the maximum of theirs."""
+        return torch.stack([self._read_I, self._bad_I])
+
+    def learn(self, marks_2I: Tensor) -> None:
+        """Know what others know, by their :meth:`marks`."""
+        for own_I, others_I in zip((self._read_I, self._bad_I), marks_2I, strict=True):
+            own_I[others_I > 0] = 1
+
+
+def read_or_replace(
+    read: Callable[[int], Tensor],
+    name_of: Callable[[int], str],
+    damage: Damage,
+    count: int,
+    key: tuple[int, int, int],
+) -> Tensor:
+    """The image of (seed, epoch, index), or if it cannot be read, another one chosen by this key.
+
+    Args:
+        read: an index -> the image; raises ``DataError`` if it is unreadable.
+        name_of: an index -> the image's name.
+        damage: where unreadable images are counted.
+        count: how many images there are.
+        key: seed, epoch, index.
+
+    Raises:
+        DataError: if too many are unreadable, or all that were tried.
+        IndexError: if there is no such image.
+    """
+    seed, epoch, index = key
+    if not 0 <= index < count:
+        raise IndexError(f"expected an image index below {count}, got {index}")
+    chosen = index
+    for attempt in range(SUBSTITUTES + 1):
+        try:
+            image_CHW = read(chosen)
+        except DataError as error:
+            damage.bad(chosen, name_of, error)
+            last = error
+        else:
+            damage.good(chosen)
+            return image_CHW
+        # Known damage is tried again: the choice depends on the key, not on what was met before.
+        chosen = keyed_seed("substitute", seed, epoch, index, attempt) % count
+    raise DataError(
+        f"expected an image in place of {name_of(index)}, {SUBSTITUTES} others could not be read "
+        f"either; see whether the storage is still there. The last: {last}"
+    ) from last
+
+
+def decode(data: bytes, name: str) -> Tensor:
+    """A uint8 image ``(3, H, W)`` from a file's bytes; see :func:`a2mim.data.folders.read_image`.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    return torch.from_numpy(np.array(read_image(data, name))).permute(2, 0, 1)
+
+
+class ArraySamples:
+    """Images in memory: digits, CIFAR-10, or any ``ImageSet``.
+
+    Args:
+        images: the set.
+        augment: from uint8 pixels to the network's input.
+        seed: names the draws.
+    """
+
+    def __init__(self, images: ImageSet, augment: Augment, seed: int) -> None:
+        self.names: Sequence[str] = images.names
+        self.labels_I = images.labels_I
+        self._pixels_ICHW = images.pixels_ICHW
+        self._augment = augment
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._pixels_ICHW)
+
+    def load(self, index: int, epoch: int) -> Tensor:
+        """One image, float32 ``(C, H, W)``.
+
+        Raises:
+            IndexError: if there is no such image.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"expected an image index below {len(self)}, got {index}")
+        generator = keyed_generator("augment", self._seed, epoch, index)
+        return self._augment(self._pixels_ICHW[index], generator)
+
+
+class DatasetSamples:
+    """Images of a map-style data set that is built already, such as torchvision's.
+
+    Args:
+        dataset: its items are images or tuples that begin with one: Pillow images, or uint8
+            tensors ``(C, H, W)``. So it must not have a transform to floats of its own.
+        augment: from uint8 pixels to the network's input.
+        seed: names the draws.
+        tolerance: how many unreadable images are put up with.
+        labels_I: their class indices, if they are known.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        augment: Augment,
+        seed: int,
+        tolerance: Tolerance = TOLERANCE,
+        labels_I: Tensor | None = None,
+    ) -> None:
+        self.labels_I = labels_I
+        self._dataset = dataset
+        self._augment = augment
+        self._seed = seed
+        self.damage = Damage(len(dataset), tolerance)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def load(self, index: int, epoch: int) -> Tensor:
+        """One image, float32 ``(C, H, W)``.
+
+        Raises:
+            DataError: if too many images are unreadable.
+            IndexError: if there is no such image.
+            ValueError: if the items are not images.
+        """
+        key = (self._seed, epoch, index)
+        image_CHW = read_or_replace(self._read, self._name, self.damage, len(self), key)
+        return self._augment(image_CHW, keyed_generator("augment", *key))
+
+    def _name(self, index: int) -> str:
+        return f"image {index} of {type(self._dataset).__name__}"
+
+    def _read(self, index: int) -> Tensor:
+        from PIL import Image
+
+        try:
+            item = self._dataset[index]
+        except Exception as error:  # as in decode; the limit stops what is wrong everywhere
+            raise DataError(in_a_line(error)) from error
+        image = item[0] if isinstance(item, (tuple, list)) else item
+        if isinstance(image, Image.Image):
+            return torch.from_numpy(np.array(to_rgb(image, self._name(index)))).permute(2, 0, 1)
+        if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3:
+            return image
+        raise ValueError(
+            f"expected a Pillow image or a uint8 tensor (C, H, W) from {self._name(index)}, got "
+            f"{type(image).__name__}; build the data set without a transform"
+        )
+
+
+class SomeSamples:
+    """Some of the images of others, with draws of their own place among those.
+
+    Args:
+        samples: all of them.
+        indices: which; an image can be there several times.
+    """
+
+    def __init__(self, samples: Samples, indices: Sequence[int]) -> None:
+        labels_I = getattr(samples, "labels_I", None)
+        self.labels_I: Tensor | None = None if labels_I is None else labels_I[list(indices)]
+        self._samples = samples
+        self._indices = np.array(indices)
+        if hasattr(samples, "names"):
+            self.names = PackedNames(samples.names[index] for index in indices)
+        if hasattr(samples, "damage"):
+            self.damage = _SomeDamage(samples.damage, self._indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def load(self, index: int, epoch: int) -> Tensor:
+        """One image, as the others load it."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"expected an image index below {len(self)}, got {index}")
+        return self._samples.load(int(self._indices[index]), epoch)
+
+
+class RepeatedSamples:
+    """Images of others pass after pass, cut into epochs of any length.
+
+        image k of epoch e  =  image (e L + k) mod n of the others, as in their epoch (e L + k) // n
+
+    for n images and epochs of L. So every pass has draws of its own, and all images come equally
+    often; unless n divides L, an index is another image in another epoch. There are no labels.
+
+    Args:
+        samples: the n images.
+        length: L, images per epoch.
+
+    Raises:
+        ValueError: if ``length`` is not positive.
+    """
+
+    def __init__(self, samples: Samples, length: int) -> None:
+        if length < 1:
+            raise ValueError(f"expected an epoch of at least 1 image, got {length}")
+        self._samples = samples
+        self._length = length
+        if hasattr(samples, "damage"):
+            self.damage: Damage | _SomeDamage = samples.damage  # by the numbers of the others
+
+    def __len__(self) -> int:
+        return self._length
+
+    def load(self, index: int, epoch: int) -> Tensor:
+        """One image, as the others load it."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"expected an image index below {len(self)}, got {index}")
+        own_epoch, own = divmod(epoch * self._length + index, len(self._samples))
+        return self._samples.load(own, own_epoch)
+
+
+def few_images(samples: Samples, count: int, length: int, seed: int) -> RepeatedSamples:
+    """A few images, again and again, for pre-training with as many steps as with all of them.
+
+    Kong & Zhang (CVPR 2023; see ``siamese``) take 1, 10, 100 and 1000, from memory. With one seed,
+    fewer images are among more. A contrastive method then takes another crop of the same image for
+    a negative. In place of an unreadable image come others, as ever: from among all.
+
+    Args:
+        samples: all images.
+        count: how many are chosen.
+        length: images per epoch.
+        seed: names the choice.
+
+    Raises:
+        ValueError: if there are not so many images, or an epoch has none.
+    """
+    if not 1 <= count <= len(samples):
+        raise ValueError(f"expected to choose 1 to all {len(samples)} images, got {count}")
+    order = torch.randperm(len(samples), generator=keyed_generator("few images", seed))
+    return RepeatedSamples(SomeSamples(samples, order[:count].tolist()), length)
+
+
+class _SomeDamage:
+    """Which of some images could not be read."""
+
+    def __init__(self, all_images: Damage, indices_I: NDArray[np.int64]) -> None:
+        self._all = all_images
+        self._indices_I = indices_I
+
+    @property
+    def together(self) -> bool:
+        return self._all.together
+
+    @together.setter
+    def together(self, together: bool) -> None:
+        self._all.together = together
+
+    def indices(self) -> list[int]:
+        return np.isin(self._indices_I, self._all.indices()).nonzero()[0].tolist()
+
+    def count(self) -> int:
+        return len(self.indices())
+
+    def marks(self) -> Tensor:
+        return self._all.marks()
+
+    def learn(self, marks_2I: Tensor) -> None:
+        self._all.learn(marks_2I)
+
+    def check(self) -> None:
+        self._all.check()
+
+
+class PackedNames(Sequence[str]):
+    """Strings in two blocks of memory.
+
+    A million Python strings would be copied into every worker process, page by page, because
+    reading one writes its reference count.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self._bytes = b"".join(encoded)
+        self._ends_I = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends_I)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"expected an index below {len(self)}, got {index}")
+        index %= len(self)
+        start = self._ends_I[index - 1] if index else 0
+        return os.fsdecode(self._bytes[start : self._ends_I[index]])
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files below a folder.
+
+    Attributes:
+        root: the folder.
+        names: paths relative to it, with slashes, sorted.
+        labels_I: int64 class indices, or None if the files are not in folders by class.
+        classes: names of the classes' folders.
+    """
+
+    root: Path
+    names: Sequence[str]
+    labels_I: Tensor | None = None
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def find_training_files(root: Path) -> ImageFiles:
+    """The images of ``root/train`` if there is such a folder, else all below ``root``.
+
+    They are found by :func:`a2mim.data.folders.image_names`. Where every image lies in a folder,
+    the outermost folder is its class.
+
+    Raises:
+        DataError: if there are no images, or a folder cannot be listed.
+    """
+    if not root.is_dir():
+        raise DataError(f"expected a folder of images, found none at {root}")
+    return _find(root, "train/" if (root / "train").is_dir() else "", None)
+
+
+def find_test_files(root: Path, classes: Sequence[str]) -> ImageFiles:
+    """The images of ``root/val``, or else ``root/test``, with the numbers of the given classes.
+
+    Args:
+        root: the folder.
+        classes: names of the classes of the training images.
+
+    Raises:
+        DataError: if there is neither folder, no image in it, or an image of no such class.
+    """
+    base = next((name for name in ("val", "test") if (root / name).is_dir()), None)
+    if base is None:
+        raise DataError(f"expected a folder val or test of images in {root}, found neither")
+    files = _find(root, f"{base}/", tuple(classes))
+    if files.labels_I is None:
+        raise DataError(f"expected one folder per class in {root / base}, found images beside them")
+    return files
+
+
+def _find(root: Path, base: str, classes: tuple[str, ...] | None) -> ImageFiles:
+    """The images below ``root/base``; their classes are the outermost folders, or those given."""
+    names = [base + name for name in image_names(root / base)]
+    if not names:
+        raise DataError(f"expected images in {root / base}, found none")
+    inside = [name[len(base) :].split("/") for name in names]
+    if any(len(parts) == 1 for parts in inside):
+        return ImageFiles(root, PackedNames(names))
+    found = tuple(sorted({parts[0] for parts in inside}))
+    if classes is None:
+        classes = found
+    number = {name: k for k, name in enumerate(classes)}
+    unknown = [name for name in found if name not in number]
+    if unknown:
+        raise DataError(
+            f"expected images of the classes {', '.join(classes[:3])}, ... in {root / base}, "
+            f"found {unknown[0]}"
+        )
+    labels_I = torch.tensor([number[parts[0]] for parts in inside])
+    return ImageFiles(root, PackedNames(names), labels_I, classes)
+
+
+class FolderSamples:
+    """Image files, read and decoded when they are asked for.
+
+    Args:
+        files: from ``find_training_files``, or paths.
+        augment: from uint8 pixels to the network's input.
+        seed: names the draws.
+        tolerance: how many unreadable images are put up with.
+
+    Raises:
+        DataError: if there are no files.
+    """
+
+    def __init__(
+        self,
+        files: ImageFiles | Sequence[Path],
+        augment: Augment,
+        seed: int,
+        tolerance: Tolerance = TOLERANCE,
+    ) -> None:
+        if not isinstance(files, ImageFiles):
+            files = ImageFiles(Path(), PackedNames(str(file) for file in files))
+        if not len(files):
+            raise DataError("expected image files, got none")
+        self.names = files.names
+        self.labels_I = files.labels_I
+        self._root = str(files.root)
+        self._augment = augment
+        self._seed = seed
+        self.damage = Damage(len(files), tolerance)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, index: int, epoch: int) -> Tensor:
+        """One image, float32 ``(C, H, W)``.
+
+        Raises:
+            DataError: if too many images are unreadable.
+            IndexError: if there is no such image.
+        """
+        key = (self._seed, epoch, index)
+        image_CHW = read_or_replace(self._read, self._name, self.damage, len(self), key)
+        return self._augment(image_CHW, keyed_generator("augment", *key))
+
+    def _name(self, index: int) -> str:
+        return os.path.join(self._root, self.names[index])
+
+    def _read(self, index: int) -> Tensor:
+        name = self._name(index)
+        try:
+            with open(name, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise DataError(f"expected an image file, cannot read it: {error}") from error
+        return decode(data, name)

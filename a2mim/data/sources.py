@@ -1,0 +1,312 @@
+"""Where images come from: a data set by name, a folder, tar shards.
+
+``--data NAME``, ``folder:PATH``, ``tar:PATTERN`` (local shards, in any order) or
+``stream:PATTERN`` (shards from their beginning to their end, also from the web, an object store
+such as ``s3://``, or a pipe; see ``a2mim.data.addresses.expand_shards``).
+Photographs to measure are read when they are needed and not kept. In every folder images are those
+of ``a2mim.data.folders.image_names``.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+
+from a2mim.data.arrays import DataError, ImageSet, digits, find_images, subset
+from a2mim.data.augment import Augment
+from a2mim.data.folders import read_image, to_rgb
+from a2mim.data.named import NAMES, labels_of, named_samples, torchvision_set
+from a2mim.data.samples import (
+    TOLERANCE,
+    ArraySamples,
+    DatasetSamples,
+    FolderSamples,
+    ImageFiles,
+    PackedNames,
+    Tolerance,
+    find_test_files,
+    find_training_files,
+)
+from a2mim.data.stream import BUFFER, ShardStream, StreamSettings
+from a2mim.data.tar import TarSamples
+from a2mim.messages import UsageError
+
+T = TypeVar("T")
+Labelled = ArraySamples | DatasetSamples | FolderSamples
+Training = Labelled | TarSamples | ShardStream
+
+NO_TRUTH = ", or give --label prediction, which needs no classes"
+"""What else can be done where there are no classes, by commands that have ``--label``."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image of a run.
+
+    Attributes:
+        name: names its random draws.
+        read: opens it, in RGB.
+        truth: its class, if it is known.
+        file: where it is, if it is a file.
+    """
+
+    name: str
+    read: Callable[[], Image.Image]
+    truth: int | None
+    file: Path | None = None
+
+    def identity(self) -> tuple[str, int | None, str]:
+        """Name, class, and SHA-256 of the file if it is one: other numbers have another.
+
+        Raises:
+            DataError: if the file cannot be read.
+        """
+        if self.file is None:
+            return self.name, self.truth, ""
+        try:
+            content = self.file.read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read {self.file}: {error.strerror}") from error
+        return self.name, self.truth, hashlib.sha256(content).hexdigest()
+
+
+def folder_images(folder: Path, count: int, seed: int, *, truth: bool) -> list[Source]:
+    """At most ``count`` images of a folder, searched in depth, drawn by ``seed``.
+
+    Args:
+        folder: the folder.
+        count: how many.
+        seed: which, if there are more.
+        truth: whether classes are read from ``labels.csv`` in the folder (file,class_index).
+
+    Raises:
+        DataError: if there are fewer than 2 images.
+        UsageError: if classes are wanted and not there.
+    """
+    files = find_images(folder, count, seed)
+    names = [file.relative_to(folder).as_posix() for file in files]
+    classes = _classes(folder, names, NO_TRUTH) if truth else dict.fromkeys(names)
+    return [
+        Source(name, partial(read_image, file), classes[name], file)
+        for name, file in zip(names, files, strict=True)
+    ]
+
+
+def named_images(data: str, count: int, seed: int) -> list[Source]:
+    """At most ``count`` test images of a data set, with their classes.
+
+    Raises:
+        DataError: if there is no data set of that name, or it cannot be had.
+    """
+    if data == "digits":
+        images = digits(32)[1]
+        images = images.take(images.draw(count, seed))
+        return [
+            Source(name, partial(_picture, images, k), int(images.labels_I[k]))
+            for k, name in enumerate(images.names)
+        ]
+    dataset = torchvision_set(data, "test")
+    labels_I = labels_of(dataset)
+    return [
+        Source(
+            f"test/{k:05d}",
+            partial(_item, dataset, k, f"image {k} of {data}"),
+            None if labels_I is None else int(labels_I[k]),
+        )
+        for k in subset(len(dataset), count, seed)
+    ]
+
+
+def classes_of(data: str) -> int | None:
+    """The number of classes of a data set by name; None if its images have none.
+
+    Raises:
+        DataError: if there is no data set of that name, or it cannot be had.
+    """
+    labels_I = (
+        digits(32)[1].labels_I if data == "digits" else labels_of(torchvision_set(data, "test"))
+    )
+    return None if labels_I is None else int(labels_I.max()) + 1
+
+
+def training_samples(
+    data: str,
+    augment: Augment,
+    seed: int,
+    *,
+    images: int | None = None,
+    buffer: int = BUFFER,
+    tolerance: Tolerance = TOLERANCE,
+) -> Training:
+    """The images to pre-train on that ``--data`` names.
+
+    Args:
+        data: as above.
+        augment: from uint8 pixels to the network's input.
+        seed: names the draws.
+        images: in all shards of a stream.
+        buffer: images in the shuffle buffer of every worker of a stream.
+        tolerance: how many unreadable images are put up with.
+
+    Raises:
+        UsageError: if it names none.
+        DataError: if they cannot be had.
+        ValueError: if a stream has less than one image, or a buffer for less than one.
+    """
+    kind, _, where = data.partition(":")
+    if data and not where:
+        return named_samples(data, "train", augment, seed, unlabelled=True, tolerance=tolerance)
+    if kind == "folder":
+        return FolderSamples(find_training_files(Path(where)), augment, seed, tolerance)
+    if kind == "tar":
+        return TarSamples(where, augment, seed, tolerance)
+    if kind == "stream":
+        if images is None:
+            raise UsageError(
+                f"expected the number of images in {data}, got none; say --set images=NUMBER"
+            )
+        # Who types a pipe here could as well type it into the shell.
+        settings = StreamSettings(images, buffer)
+        return ShardStream(where, augment, seed, settings, allow_pipe=True, tolerance=tolerance)
+    raise UsageError(
+        f"expected --data NAME ({', '.join(NAMES[:3])}, ...), folder:PATH, tar:PATTERN or "
+        f"stream:PATTERN, got {data!r}"
+    )
+
+
+def labelled_samples(
+    data: str,
+    augment: Augment,
+    seed: int = 0,
+    *,
+    test_augment: Augment | None = None,
+    tolerance: Tolerance = TOLERANCE,
+) -> tuple[Labelled, Labelled]:
+    """Training and test images of a data set by name, or of ``folder:PATH``, with their classes.
+
+    Args:
+        data: a name, or a folder with ``train/<class>/`` and ``val/<class>/`` (or ``test``).
+        augment: from uint8 pixels to the network's input.
+        seed: names the draws.
+        test_augment: for the test images, if it is another.
+        tolerance: how many unreadable training images are put up with.
+
+    Raises:
+        UsageError: if ``data`` is neither.
+        DataError: if they cannot be had, or have no classes.
+    """
+    kind, _, where = data.partition(":")
+    test_augment = test_augment or augment
+    train: Labelled
+    test: Labelled
+    if data and not where:
+        train = named_samples(data, "train", augment, seed, tolerance=tolerance)
+        test = named_samples(data, "test", test_augment, seed)
+    elif kind == "folder" and where:
+        files = find_training_files(Path(where))
+        train = FolderSamples(files, augment, seed, tolerance)
+        test = FolderSamples(find_test_files(Path(where), files.classes), test_augment, seed)
+    else:
+        raise UsageError(f"expected --data NAME or folder:PATH, with classes, got {data!r}")
+    if train.labels_I is None or test.labels_I is None:
+        raise DataError(f"expected images in folders by class, or a set with classes, in {data}")
+    return train, test
+
+
+def photographs_with_classes(folder: Path, augment: Augment, *, instead: str = "") -> FolderSamples:
+    """The images of a folder, searched in depth, with the classes of ``labels.csv`` in it.
+
+    Args:
+        folder: the folder.
+        augment: from uint8 pixels to the network's input.
+        instead: what else can be done where there are no classes, for the message.
+
+    Raises:
+        DataError: if there are fewer than 2 images.
+        UsageError: if an image has no class.
+    """
+    names = _names(folder)
+    classes = _classes(folder, names, instead)
+    labels_I = torch.tensor([classes[name] for name in names])
+    return FolderSamples(ImageFiles(folder, PackedNames(names), labels_I), augment, seed=0)
+
+
+def photographs_without_classes(folder: Path, augment: Augment) -> FolderSamples:
+    """The images of a folder, searched in depth; classes that it may tell are not read.
+
+    Args:
+        folder: the folder.
+        augment: from uint8 pixels to the network's input.
+
+    Raises:
+        DataError: if there are fewer than 2 images.
+    """
+    return FolderSamples(ImageFiles(folder, PackedNames(_names(folder))), augment, seed=0)
+
+
+def without_folders(data: str) -> str:
+    """``--data`` without the path of this machine."""
+    kind, colon, where = data.partition(":")
+    return f"{kind}:{Path(where).resolve().name}" if colon else data
+
+
+def set_name(images: Path | None, data: str) -> str:
+    """What tables call the images of ``--images`` or ``--data``."""
+    return without_folders(data if images is None else f"folder:{images}")
+
+
+def some(sources: Sequence[T], count: int, seed: int) -> list[T]:
+    """At most ``count`` of the images, in their order, drawn by ``seed``."""
+    return [sources[k] for k in subset(len(sources), count, seed)]
+
+
+def _picture(images: ImageSet, k: int) -> Image.Image:
+    return Image.fromarray(images.pixels_ICHW[k].permute(1, 2, 0).numpy())
+
+
+def _item(dataset: Any, k: int, name: str) -> Image.Image:
+    return to_rgb(dataset[k][0], name)
+
+
+def _names(folder: Path) -> list[str]:
+    return [file.relative_to(folder).as_posix() for file in find_images(folder, sys.maxsize)]
+
+
+def _classes(folder: Path, names: list[str], instead: str) -> dict[str, int]:
+    """The class of every name, from ``labels.csv``; rows may repeat, but not contradict another."""
+    table = folder / "labels.csv"
+    classes: dict[str, int] = {}
+    rows: dict[str, int] = {}
+    try:
+        with table.open(newline="", encoding="utf-8") as lines:
+            reader = csv.DictReader(lines)
+            for row in reader:
+                name, index = row["file"], int(row["class_index"])
+                if index < 0:
+                    raise ValueError(f"class {index} of {name}")
+                if classes.setdefault(name, index) != index:
+                    raise UsageError(
+                        f"expected one class for {name} in {table}, got {classes[name]} in line "
+                        f"{rows[name]} and {index} in line {reader.line_num}"
+                    )
+                rows.setdefault(name, reader.line_num)
+        return {name: classes[name] for name in names}
+    except OSError as error:
+        raise UsageError(
+            f"expected classes in {table}, cannot read it ({error.strerror}); write the columns "
+            f"file,class_index with a row for every image{instead}"
+        ) from error
+    except (KeyError, TypeError, ValueError) as error:  # TypeError: a row that ends too early
+        raise UsageError(
+            f"expected the columns file,class_index and a row for every image in {table}, "
+            f"missing or wrong: {error}"
+        ) from error

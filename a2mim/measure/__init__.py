@@ -1,0 +1,1 @@
+"""Measuring: networks times images gives rows of the results table."""

@@ -1,0 +1,404 @@
+"""``a2mim interactions``: from models and images to a table and a figure with intervals."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import interactions as ix
+from a2mim.data.sources import Source, folder_images, named_images, set_name, some
+from a2mim.measure.interaction_summary import contexts_of, spending_of, summarised, write_summary
+from a2mim.measure.networks import Subject, check_different, subject_of, write_reports
+from a2mim.measure.runner import Measured, Share, forwards_of, grid_of, measure, usable
+from a2mim.messages import UsageError
+from a2mim.report.figures import interaction_overlay, save
+from a2mim.runs.folder import (
+    commit,
+    counted,
+    finish_run,
+    keep_memory,
+    open_run,
+    pick_device,
+    process_rank,
+)
+from a2mim.runs.records import tidy_records
+from a2mim.runs.table import per_image_rows, strength_rows, write_table
+from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
+from interactions.networks.inference import check_precision
+from interactions.orders.adaptive import FEWEST_IMAGES
+from interactions.orders.planning import REPLICATES
+from interactions.orders.published import protocol
+
+PILOTS = ((24, 4), (16, 4), (12, 3), (8, 3), (6, 3), (4, 2))
+"""Images and pairs of the pilot: the first that takes at most a third of the budget, or the last if
+that takes at most half."""
+
+LEAST_BUDGET = 2 * 4 * 2 * 4 * (11 * 8 + 2)
+"""Forwards for the smallest pilot of the published orders and eight contexts, twice."""
+
+TOO_LITTLE = 0.5
+"""Expected relative error of J, over all orders, from which a budget buys nothing."""
+
+
+def interaction_curves(config: InteractionsConfig) -> None:
+    """Measure, write rows and figure, and print the table.
+
+    Under ``torchrun`` the images are shared between the processes; the first one finishes.
+
+    Raises:
+        UsageError: if models, images or settings cannot be used.
+        DataError: if an image cannot be read.
+    """
+    start = time.perf_counter()
+    rank, world = process_rank()
+    config = replace(config, device=pick_device(config.device))
+    if config.device == "cpu":
+        keep_memory()
+    design = _design(config)
+    dataset, sources = set_name(config.images, config.data), _sources(config)
+    subjects = _subjects(config)
+    if rank == 0:
+        for subject in subjects:
+            print(subject.report)
+    settings = {
+        key: value
+        for key, value in asdict(config).items()
+        if key not in ("out", "images", "data", "resume")
+    }
+    settings |= {
+        "dataset": dataset,
+        "models": [f"{subject.name} {subject.weights}" for subject in subjects],
+        "sha256": [subject.report.sha256 for subject in subjects],
+    }
+    everything = settings | {"files": [source.name for source in sources]}
+    work = open_run(config.out, everything, resume=config.resume or rank > 0)
+    share = Share(work / "records", rank, world)
+    if config.budget:
+        try:
+            design, sources = _planned(config, design, sources, subjects, share)
+        except UsageError:
+            if rank == 0:
+                shutil.rmtree(work)  # a pilot that nothing can be made of
+            raise
+    else:
+        _announce(config, design, len(sources), rank)
+    measured = [measure(subject, config, design, sources, share) for subject in subjects]
+    if rank != 0:
+        (work / f"done-{rank}").touch()  # this process reads no record any more
+        return
+    rows = _rows(config, design, dataset, measured)
+    write_table(rows, work / "rows.csv")
+    write_summary(summarised(rows, measured, config.target), work)
+    write_reports([subject.report for subject in subjects], work / "weights.json")
+    save({"interaction_curves": partial(interaction_overlay, rows)}, work)
+    for other in range(1, world):
+        while not (work / f"done-{other}").exists():
+            time.sleep(0.1)
+        (work / f"done-{other}").unlink()
+    ran = _ran(measured)
+    finish_run(work, config.out, settings | {"ran": ran}, time.perf_counter() - start)
+    tidy_records(config.out / "records", share.used)
+    _report(config, measured)
+
+
+def _planned(
+    config: InteractionsConfig,
+    design: ix.Design,
+    sources: Sequence[Source],
+    subjects: Sequence[Subject],
+    share: Share,
+) -> tuple[ix.Design, list[Source]]:
+    """The most precise design within the budget, from a pilot that is part of it."""
+    pairs, contexts = design.pairs, design.contexts
+    assert isinstance(pairs, ix.NeighbourPairs)
+    assert isinstance(contexts, ix.Windows)
+    least = replace(contexts, replicates=max(contexts.replicates, 4))  # a plan needs 4
+    for images, count in PILOTS:
+        few = some(sources, images, config.seed)
+        pilot_design = replace(design, pairs=replace(pairs, count=count), contexts=least)
+        needed = len(few) * forwards_of(pilot_design)
+        if config.budget >= 3 * needed:
+            break
+    if config.budget < 2 * needed:
+        raise UsageError(
+            f"expected --budget of at least {2 * needed} forwards, of which a pilot takes half, "
+            f"got {config.budget}"
+        )
+    pilots = [
+        measure(subject, config, pilot_design, few, share, ", pilot").records
+        for subject in subjects
+    ]
+    spent = max(sum(record.forwards for record in records) for records in pilots)
+    limits: dict[str, Any] = {
+        "others": pilots[1:],
+        # With these the measurement itself tells what its error comes from.
+        "replicates": [R for R in REPLICATES if R >= 4],
+        "min_pairs": 2,
+        "max_pairs": len(pairs.candidates()),
+        "max_images": len(sources),
+    }
+    left = config.budget - spent
+    try:
+        chosen = ix.plan(pilots[0], config.target or None, budget=left, **limits)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if not chosen.error <= max(TOO_LITTLE, config.target):
+        raise _too_little(pilots[0], chosen, spent, limits)
+    design = chosen.design(design)
+    _announce(config, design, chosen.images, share.rank)
+    if share.rank == 0:
+        print(
+            f"expected relative error of J: {chosen.error:.2g} over all orders, at most "
+            f"{chosen.relative_O.max():.2g}"
+        )
+    share.used.clear()
+    return design, some(sources, chosen.images, config.seed)
+
+
+class BudgetError(UsageError):
+    """A budget that cannot tell J to within half of itself.
+
+    Attributes:
+        found: what it would give.
+        enough: a budget that would do; 0 if more images are needed.
+    """
+
+    def __init__(self, found: str, enough: int) -> None:
+        remedy = f"--budget {enough}" if enough else "more images (--count)"
+        super().__init__(f"{found}; give {remedy}")
+        self.found, self.enough = found, enough
+
+
+def _too_little(
+    pilot: Sequence[ix.Interactions], chosen: ix.Plan, spent: int, limits: dict[str, Any]
+) -> BudgetError:
+    """What to ask for instead of a budget that is too small to tell anything."""
+    found = (
+        f"expected a budget that tells J to within {100 * TOO_LITTLE:g} %, but "
+        f"{chosen.images} images x {chosen.pairs} pairs leave {100 * chosen.error:.0f} %"
+    )
+    try:
+        enough = ix.plan(pilot, TOO_LITTLE, **limits).forwards
+    except ValueError:
+        return BudgetError(found, 0)
+    # A larger budget has a larger pilot, of at most a third of it.
+    return BudgetError(found, max(3 * enough // 2, chosen.forwards) + 2 * spent)
+
+
+def _announce(config: InteractionsConfig, design: ix.Design, images: int, rank: int) -> None:
+    """What will be done, before it is done."""
+    if rank:
+        return
+    n = grid_of(config).n
+    pairs, orders = len(design.pairs.draw(n, design.seed, "0")), ix.orders_of(design.ratios, n)
+    per_replicate = design.contexts.count(n, 1) // design.contexts.replicates
+    contexts = [per_replicate * R for R in design.replicates_at(n)]
+    text = f"{images} images x {pairs} pairs x {_range(contexts)} contexts x {len(orders)} orders"
+    forwards = counted(images * forwards_of(design))
+    more = ""
+    if config.target and not config.budget and not config.protocol:
+        more = f", more contexts where the relative error of J is above {config.target:g}"
+    print(f"plan: {text}, at most {forwards} forwards for each network{more}")
+    if images < FEWEST_IMAGES:
+        print(f"{images} images are few: intervals over images will be wide, and say little")
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """One number, or the lowest and the highest."""
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _ran(measured: Sequence[Measured]) -> dict[str, Any]:
+    """What was measured, whatever was asked for: images, pairs, contexts and forwards."""
+    first = measured[0].records[0]
+    return {
+        "images": len(measured[0].records),
+        "pairs": len(first.pairs_P2),
+        "networks": [
+            {
+                "model": one.subject.name,
+                "weights": one.subject.weights,
+                "contexts": {
+                    str(order): count
+                    for order, count in zip(
+                        first.orders_O.tolist(), contexts_of(one.records[0]), strict=True
+                    )
+                },
+                "forwards": sum(record.forwards for record in one.records),
+            }
+            for one in measured
+        ],
+    }
+
+
+def _rows(
+    config: InteractionsConfig, design: ix.Design, dataset: str, measured: list[Measured]
+) -> pd.DataFrame:
+    """Strengths, rho and noise floor of every network, as rows of the results table."""
+    tables = []
+    for one in measured:
+        setting = _setting(config, design, one.records[0])
+        common = {
+            "run": "interactions",
+            "model": one.subject.name,
+            "weights": one.subject.weights,
+            "dataset": dataset,
+            "seed": design.seed,
+            "commit": commit(),
+        }
+        probed = [one.records[0].image]
+        tables += [
+            strength_rows(one.records, setting, floor=one.floor_of_ends, **common),
+            per_image_rows(
+                np.array([[one.floor]]),
+                probed,
+                at=[0.0],
+                samples=1,
+                measure="noise_floor",
+                setting=setting,
+                **common,
+            ),
+        ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _report(config: InteractionsConfig, measured: list[Measured]) -> None:
+    """The tables, in words and numbers, on the screen."""
+    strengths = [ix.strength(one.records, floor=one.floor_of_ends) for one in measured]
+    for one, strength in zip(measured, strengths, strict=True):
+        forwards = sum(record.forwards for record in one.records)
+        print(
+            f"\n{one.subject.name} ({one.subject.weights}): {len(one.records)} images, "
+            f"{counted(forwards)} forwards"
+        )
+        print(f"numerical noise floor of one difference: {one.floor:.1e}")
+        table = strength.to_frame().drop(columns="rho_is_bound").assign(rho=strength.rho_said())
+        spent = spending_of(one.records, config.target)
+        table = table.join(spent.drop(columns=["order", "ratio", "forwards"]))
+        print(table.to_string(index=False, float_format="%.3f"))
+        print(strength.bands().to_string(index=False, float_format="%.3f"))
+        print(_unresolved(spent, ix.strength(one.records, "plug_in")))
+    for one, strength in zip(measured[1:], strengths[1:], strict=True):
+        first = measured[0].subject
+        if strength.images == strengths[0].images:
+            print(
+                f"\n{one.subject.name} ({one.subject.weights}) minus {first.name} "
+                f"({first.weights}), paired:"
+            )
+            print(strength.compare_bands(strengths[0]).to_string(index=False, float_format="%.3f"))
+    print(f"\ntable: {config.out / 'summary.csv'}")
+    print(f"figure: {config.out / 'interaction_curves.png'}")
+
+
+def _unresolved(spent: pd.DataFrame, published: ix.Strength) -> str:
+    """What is still uncertain, and what the published estimate is worth."""
+    said = []
+    for state, remedy in MISSING.items():
+        if "state" in spent and len(orders := spent.loc[spent["state"] == state, "order"]):
+            said.append(f"J is less precise than wanted at m = {_listed(orders)}: {remedy}")
+    wide_O = published.orders_O[published.unresolved_O]
+    if len(wide_O):
+        said.append(
+            f"the published estimate (mean |I|) has a bracket wider than 10 % at m = "
+            f"{_listed(wide_O)}; see summary.csv"
+        )
+    return "\n".join(said)
+
+
+MISSING = {
+    "more images": "measure more images (--count, or a larger --budget)",
+    "more pairs": "measure more pairs (--pairs) or images (--count), or give a larger --budget",
+    "more contexts": "allow more contexts (--max-contexts), or a larger --budget",
+}
+"""What to do about orders in a state of :func:`interactions.orders.adaptive.spending`."""
+
+
+def _listed(orders: Iterable[object]) -> str:
+    return ", ".join(map(str, orders))
+
+
+def _design(config: InteractionsConfig) -> ix.Design:
+    usable(partial(check_precision, config.precision))
+    for name in ("target", "budget"):
+        if not getattr(config, name) >= 0:
+            raise UsageError(f"expected --{name} of at least 0, got {getattr(config, name)}")
+    if not config.max_contexts >= 1:
+        raise UsageError(f"expected --max-contexts of at least 1, got {config.max_contexts}")
+    if config.batch_size < 0:
+        raise UsageError(f"expected --batch-size of at least 0, got {config.batch_size}")
+    if config.budget and config.protocol:
+        raise UsageError("expected --budget without --protocol, whose design is fixed")
+    if config.game == "token_drop" and (config.reward in ENCODER_REWARDS or config.fill != "zero"):
+        raise UsageError(
+            "expected --game token_drop with a reward of the classifier and without --fill: what "
+            "is dropped is not filled"
+        )
+    if config.protocol:
+        return protocol(config.protocol)
+
+    def build() -> ix.Design:
+        grid = ix.PatchGrid(config.grid, config.grid)
+        pairs = ix.NeighbourPairs(grid, config.radius, config.pairs)
+        design = ix.Design(
+            pairs, ix.Windows(config.replicates, config.windows), config.orders, config.seed
+        )
+        # Drawn once here, so that impossible settings fail before any model is loaded.
+        pairs.draw(grid.n, design.seed, "")
+        ix.orders_of(design.ratios, grid.n)
+        return design
+
+    if config.replicates % 2:
+        raise UsageError(f"expected an even number of --replicates, got {config.replicates}")
+    return usable(build)
+
+
+def _setting(config: InteractionsConfig, design: ix.Design, record: ix.Interactions) -> str:
+    side = grid_of(config).rows
+    game = "token_drop" if config.game == "token_drop" else f"fill fill={config.fill}"
+    label = "none" if config.reward in ENCODER_REWARDS else config.label
+    start = (
+        f"grid={side}x{side} reward={config.reward} label={label} game={game} "
+        f"precision={config.precision}"
+    )
+    if config.protocol:
+        return f"{start} protocol={config.protocol}"
+    contexts = _range([count for count in contexts_of(record) if count > 1] or [1])
+    return (
+        f"{start} pairs={len(record.pairs_P2)} radius={config.radius} "
+        f"contexts={contexts.replace(' to ', '-')}"
+    )
+
+
+def _sources(config: InteractionsConfig) -> list[Source]:
+    """The images of the run."""
+    if config.count < 2:
+        raise UsageError(f"expected --count of at least 2 images, got {config.count}")
+    if config.label not in ("prediction", "truth") and not config.label.isdecimal():
+        raise UsageError(
+            f"expected --label prediction, truth or a class index, got {config.label!r}"
+        )
+    if (config.images is None) == (not config.data):
+        raise UsageError("expected either --images DIR or --data NAME")
+    if config.images is None:
+        return named_images(config.data, config.count, config.seed)
+    truth = config.label == "truth"
+    return folder_images(config.images, config.count, config.seed, truth=truth)
+
+
+def _subjects(config: InteractionsConfig) -> list[Subject]:
+    if not config.models:
+        raise UsageError("expected at least one network, got none; a2mim models says what is one")
+    headless = config.reward in ENCODER_REWARDS
+    subjects = [
+        subject_of(name, config.weights, config.device, headless=headless) for name in config.models
+    ]
+    check_different([subject.report for subject in subjects])
+    return subjects

@@ -1,0 +1,510 @@
+"""``a2mim invariance``: what is left of features when patches are hidden, beside its baselines.
+
+The results table has a row for every number: ``invariance_<measure>`` at a hidden ratio, with
+``_low``, ``_high`` (an interval over batches for CKA, over images for others), ``_mask_sd`` (over
+repeats), and its baselines ``_untrained``, ``_pixels`` and ``_permuted``. The setting tells layer,
+readout and hiding: filled pixels and dropped tokens are different experiments. It says
+``against=complement`` where occluded images are compared with their complements, not whole images.
+
+Under ``images`` in the run folder lies a compressed CSV for each network, of its last layer image
+by image: what paired comparisons of networks are made of (:func:`read_images_table`).
+
+What is here for ``a2mim spectrum`` too: checkpoints that are tried before the first is measured,
+images that are read while they are needed, and for each checkpoint a part of the table and a file
+of its images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from a2mim.checkpoints.load import LoadReport
+from a2mim.data.sampler import keyed_generator
+from a2mim.data.sources import Source, folder_images, named_images, set_name
+from a2mim.measure.fills import plain_fill
+from a2mim.measure.networks import Subject, called, check_different, subject_of, write_reports
+from a2mim.measure.runner import safe_name
+from a2mim.messages import UsageError
+from a2mim.report.figures import save
+from a2mim.report.figures_features import (
+    BASELINES,
+    ENDS,
+    SHOWN,
+    hidden,
+    invariance_over_layers,
+    invariance_over_ratios,
+    invariance_table,
+    last_layer,
+)
+from a2mim.runs.folder import commit, counted, finish_run, keep_memory, open_run, pick_device
+from a2mim.runs.journal import Journal
+from a2mim.runs.table import COLUMNS, read_table, write_table
+from a2mim.settings.invariance import InvarianceConfig
+from a2mim.settings.spectrum import SpectrumConfig
+from interactions.features import invariance as similarity
+from interactions.features.cka import FEWEST
+from interactions.features.invariance import (
+    MEASURES,
+    SimilarityOfImages,
+    State,
+    batch_sizes,
+    default_ratios,
+)
+from interactions.fills import Fill
+from interactions.networks.layers import layer_features, layer_names
+from interactions.occlusion.patch_drop import random_drop
+from interactions.patches import PatchGrid
+
+FRESH = 1
+"""Seed of the untrained network beside another: not that of ``untrained:`` checkpoints."""
+
+BESIDE = ("cosine", "centred_cosine", "recall@1")
+"""Measures that the file of images has of the untrained network too."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Checkpoints and images that can be measured.
+
+    Attributes:
+        dataset: what the images are called.
+        sources: the images.
+        reports: what became of the weights of each checkpoint.
+        device: where networks go.
+    """
+
+    dataset: str
+    sources: Sequence[Source]
+    reports: Sequence[LoadReport]
+    device: str
+
+
+def invariance(config: InvarianceConfig) -> None:
+    """Measure checkpoints, write rows and figures, print a table; an interrupted run goes on.
+
+    Raises:
+        UsageError: if a checkpoint, the images or a setting cannot be used.
+        DataError: if an image cannot be read.
+    """
+    start = time.perf_counter()
+    config = replace(config, ratios=_ratios(config))
+    _check(config)
+    prepared = _shuffled(prepare(config, partial(_try, config)), config.seed)
+    images = len(prepared.sources)
+    if images < FEWEST:
+        raise UsageError(f"expected at least {FEWEST} images, found {images}")
+    print(_plan(config, images))
+    work, settings, rows = measure_all(config, prepared, partial(_measure, config, prepared))
+    table = invariance_table(rows)
+    figures = {"invariance": partial(invariance_over_ratios, table)}
+    for (model, weights), of in table.groupby(["model", "weights"], sort=False):
+        figures[f"layers-{safe_name(f'{model} {weights}')}"] = partial(invariance_over_layers, of)
+    save(figures, work)
+    finish(config.out, work, settings, time.perf_counter() - start)
+    print(summary(rows))
+    print(
+        f"\ntable: {config.out / 'rows.csv'}   figures: {', '.join(figures)} beside it   "
+        f"image by image: {config.out / 'images'}"
+    )
+
+
+def read_images_table(path: Path) -> pd.DataFrame:
+    """The last layer of one network, image by image.
+
+    Args:
+        path: a file under ``images`` of a run folder.
+
+    Returns:
+        One row per image, ratio and readout: ``image``, ``layer``, ``readout``, ``ratio`` (hidden
+        share, as realised), the :data:`~interactions.features.invariance.MEASURES` with ``_`` for a
+        space (means over repeats), and :data:`BESIDE` of the untrained network,
+        ``untrained_<measure>``.
+    """
+    names = dict.fromkeys(("image", "layer", "readout"), str)
+    # An image may be called NA.
+    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """The last layer of every network, a line per ratio, beside the baselines; and the controls."""
+    lines = []
+    for (model, weights), table in invariance_table(rows).groupby(["model", "weights"], sort=False):
+        last = last_layer(table)
+        layer, readout = last.iloc[0][["layer", "readout"]]
+        where = f"layer {layer}, readout {readout}, patches {hidden(table)}"
+        lines.append(f"\n{model} ({weights}), {where}:")
+        shown = pd.concat([last[last["metric"] == metric] for metric in SHOWN])
+        columns = ["metric", "ratio", "value", "low", "high", *BASELINES]
+        lines.append(shown[columns].to_string(index=False, float_format="%.3f", na_rep="-"))
+        cka = table[table["metric"] == "cka"]
+        whole = cka.loc[cka["ratio"] == 0, "value"]
+        controls = [f"permuted CKA in all layers {_range(cka['permuted'])} (expected: about 0)"]
+        if len(whole):
+            controls.insert(0, f"CKA with nothing hidden {_range(whole)} (expected: 1)")
+        lines.append("controls: " + "; ".join(controls))
+    return "\n".join(lines)
+
+
+def prepare(
+    config: InvarianceConfig | SpectrumConfig, attempt: Callable[[nn.Module, Tensor], object]
+) -> Prepared:
+    """Find the images, and try every checkpoint before the first is measured.
+
+    Args:
+        config: of the command.
+        attempt: takes a network and one image ``(1, C, H, W)``, and raises a ValueError if it
+            cannot be measured as it should.
+
+    Raises:
+        UsageError: if a checkpoint, the images or a setting cannot be used.
+        DataError: if there are no images, or the first cannot be read.
+    """
+    if not config.checkpoints:
+        raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
+    for key in ("count", "forward_batch"):
+        if getattr(config, key) < 1:
+            option = f"--{key.replace('_', '-')}"
+            raise UsageError(f"expected {option} above 0, got {getattr(config, key)}")
+    if (config.images is None) == (not config.data):
+        raise UsageError("expected either --images DIR or --data NAME")
+    device = pick_device(config.device)
+    if device == "cpu":
+        keep_memory()
+    if config.images is None:
+        sources = named_images(config.data, config.count, config.seed)
+    else:
+        sources = folder_images(config.images, config.count, config.seed, truth=False)
+    reports = []
+    for name in config.checkpoints:
+        subject = subject_of(name, config.weights, device, headless=True)
+        with _of(name):
+            attempt(subject.model, _read(subject, sources[:1]).to(device))
+        reports.append(subject.report)
+    check_different(reports)
+    for report in reports:
+        print(report)
+    return Prepared(set_name(config.images, config.data), sources, reports, device)
+
+
+def measure_all(
+    config: InvarianceConfig | SpectrumConfig,
+    prepared: Prepared,
+    measure: Callable[[Subject, Journal], pd.DataFrame],
+) -> tuple[Path, dict[str, Any], pd.DataFrame]:
+    """Rows of all checkpoints; what an interrupted run has measured is read.
+
+    Args:
+        config: of the command.
+        prepared: checkpoints and images.
+        measure: from a network to its rows; those of its images go into the journal.
+
+    Returns:
+        The work folder with ``rows.csv``, ``weights.json`` and ``images`` in it, the settings of
+        the run, and the rows.
+
+    Raises:
+        UsageError: if a checkpoint cannot be measured.
+        DataError: if an image cannot be read.
+    """
+    settings = asdict(config)
+    for key in ("device", "out", "resume", "forward_batch", "images", "data"):
+        settings.pop(key)
+    settings["dataset"] = prepared.dataset
+    settings["checkpoints"] = [
+        f"{report.architecture} {called(report)} {report.sha256}" for report in prepared.reports
+    ]
+    command = {"run": type(config).__name__, "files": [source.name for source in prepared.sources]}
+    work = open_run(config.out, settings | command, resume=config.resume)
+    (work / "images").mkdir(exist_ok=True)
+    parts = [work / f"part-{number:03d}.csv" for number in range(len(config.checkpoints))]
+    for number, (name, part) in enumerate(zip(config.checkpoints, parts, strict=True)):
+        if not part.exists():
+            with _of(name):
+                subject = subject_of(name, config.weights, prepared.device, headless=True)
+                journal = Journal(work, part.stem)
+                measured = measure(subject, journal)
+            # The part comes last: where it is, nothing of its checkpoint is missing.
+            file = safe_name(f"{number:02d}-{subject.name}-{subject.weights}")
+            journal.finish(work / "images" / f"{file}.csv.gz")
+            write_table(measured, part)
+    rows = pd.concat([read_table(part) for part in parts], ignore_index=True)
+    write_table(rows, work / "rows.csv")
+    write_reports(prepared.reports, work / "weights.json")
+    return work, settings, rows
+
+
+def finish(out: Path, work: Path, settings: dict[str, Any], seconds: float) -> None:
+    """Put a run in its place, without the parts that an interrupted one goes on from."""
+    for part in work.glob("part-*.csv"):
+        part.unlink()
+    finish_run(work, out, settings, seconds)
+
+
+def batches(subject: Subject, sources: Sequence[Source], size: int) -> Iterator[Tensor]:
+    """Images as the network wants them, ``(B, C, H, W)``, read when they are asked for.
+
+    Raises:
+        DataError: if an image cannot be read.
+    """
+    for start in range(0, len(sources), size):
+        yield _read(subject, sources[start : start + size])
+
+
+def tidy(measured: pd.DataFrame, **constant: Any) -> pd.DataFrame:
+    """Rows of the results table from the wide table of one network.
+
+    Args:
+        measured: with ``name``, ``setting``, ``at``, ``images`` and the numbers; a number called
+            ``value`` is a row ``name``, others are rows ``name_<number>``, none where NaN if they
+            tell of its spread.
+        constant: the other columns.
+    """
+    numbers = [end.removeprefix("_") or "value" for end in ENDS]
+    tables = []
+    for number in numbers:
+        if number not in measured:
+            continue
+        table = measured[["setting", "at"]].assign(
+            measure=measured["name"] + ("" if number == "value" else f"_{number}"),
+            value=measured[number],
+            samples=measured["images"],
+            **constant,
+        )
+        spread = number in ("low", "high", "mask_sd")
+        tables.append(table.dropna(subset="value") if spread else table)
+    rows = pd.concat(tables).sort_index(kind="stable").reset_index(drop=True)
+    return rows[list(COLUMNS)]
+
+
+def constants(run: str, subject: Subject, prepared: Prepared, seed: int) -> dict[str, Any]:
+    """Columns of the results table that are the same for all numbers of a network."""
+    return {
+        "run": run,
+        "model": subject.name,
+        "weights": subject.weights,
+        "dataset": prepared.dataset,
+        "image": "all",
+        "seed": seed,
+        "commit": commit(),
+    }
+
+
+def _shuffled(prepared: Prepared, seed: int) -> Prepared:
+    """In an order drawn by the seed: in that of a folder by class, a batch could be one class."""
+    order = torch.randperm(len(prepared.sources), generator=keyed_generator("batches", seed))
+    return replace(prepared, sources=[prepared.sources[k] for k in order.tolist()])
+
+
+def _measure(
+    config: InvarianceConfig, prepared: Prepared, subject: Subject, journal: Journal
+) -> pd.DataFrame:
+    """The rows of one network; it goes on behind the last batch in the journal."""
+    fresh = subject.untrained(FRESH).to(prepared.device)
+    title = f"{subject.name} ({subject.weights})"
+    layers = [k for k in layer_names(subject.model) if not config.layers or k in config.layers]
+    seen: list[SimilarityOfImages] = []
+
+    def observe(of: SimilarityOfImages) -> None:
+        if of.layer == layers[-1] and of.pairing in ("value", "untrained"):
+            seen.append(of)
+
+    def after_batch(state: State) -> None:
+        journal.add(state, _of_images(seen))
+        seen.clear()
+
+    hiding: Fill | Literal["token drop"] = "token drop"
+    if config.hiding != "token_drop":
+        hiding = plain_fill(config.hiding, *subject.colours)
+    start = journal.state
+    done = 0 if start is None else int(start["images"])
+    left = prepared.sources[done:]
+    forwards = partial(_forwards, config)
+    with _progress(title, forwards(len(prepared.sources)), forwards(done), [subject.model, fresh]):
+        measured = similarity.invariance(
+            subject.model,
+            batches(subject, left, config.forward_batch),
+            _grid(config),
+            untrained=fresh,
+            hiding=hiding,
+            against=config.against,
+            ratios=config.ratios,
+            repeats=config.repeats,
+            layers=config.layers or None,
+            readouts=config.readouts or None,
+            names=[source.name for source in left],
+            seed=config.seed,
+            batch=config.batch,
+            forward_batch=config.forward_batch,
+            precision=config.precision,
+            observe=observe,
+            after_batch=after_batch,
+            start=start,
+        )
+    named = measured["metric"].str.replace(" ", "_")
+    is_mean = measured["statistic"] == "mean"
+    setting = (
+        f"hiding={config.hiding} grid={config.grid}x{config.grid} repeats={config.repeats} "
+        f"precision={config.precision}"
+    )
+    if config.against == "complement":
+        setting += " against=complement"
+    rows = tidy(
+        measured.assign(
+            name="invariance_" + named.where(is_mean, named + "_" + measured["statistic"]),
+            at=measured["ratio"],
+            setting=(
+                "layer="
+                + measured["layer"]
+                + " readout="
+                + measured["readout"]
+                + f" {setting} batch="
+                + measured["batch"].astype(str)
+                + " batches="
+                + measured["batches"].astype(str)
+            ),
+        ),
+        **constants("invariance", subject, prepared, config.seed),
+    )
+    return rows
+
+
+def _of_images(seen: Sequence[SimilarityOfImages]) -> pd.DataFrame:
+    """The rows of :func:`read_images_table` of the images of a batch."""
+    names = [measure.replace(" ", "_") for measure in MEASURES]
+    own, untrained = (
+        pd.concat(
+            [
+                pd.DataFrame(of.values_NM, columns=names).assign(
+                    image=of.images, layer=of.layer, readout=of.readout, ratio=of.ratio
+                )
+                for of in seen
+                if of.pairing == pairing
+            ],
+            ignore_index=True,
+        )
+        for pairing in ("value", "untrained")
+    )
+    beside = untrained[list(BESIDE)].add_prefix("untrained_")
+    return own[["image", "layer", "readout", "ratio", *names]].join(beside)
+
+
+def _try(config: InvarianceConfig, model: nn.Module, image_1CHW: Tensor) -> None:
+    """Read out one image as the run will where it sees the least."""
+    grid = _grid(config)
+    grid.check_image(*image_1CHW.shape[2:])
+    ends = [min(_ratios(config)), max(_ratios(config))]
+    low_1P, high_1P = random_drop(grid.n, ends, ["0"], config.seed, 0).unbind(dim=1)
+    for visible_1P in (high_1P, ~low_1P) if config.against == "complement" else (high_1P,):
+        layer_features(
+            model,
+            image_1CHW,
+            layers=config.layers or None,
+            readouts=config.readouts or None,
+            players=grid,
+            visible_BN=visible_1P.to(image_1CHW.device),
+            token_drop=config.hiding == "token_drop",
+        )
+
+
+def _check(config: InvarianceConfig) -> None:
+    """What needs neither images nor networks."""
+    for key, least in (("grid", 1), ("repeats", 1), ("batch", FEWEST), ("count", FEWEST)):
+        if getattr(config, key) < least:
+            raise UsageError(f"expected --{key} of at least {least}, got {getattr(config, key)}")
+    n, ratios = _grid(config).n, _ratios(config)
+    counts = [round(n * ratio) for ratio in ratios]
+    if not counts or min(ratios) < 0 or max(counts) >= n or len(set(counts)) < len(counts):
+        raise UsageError(
+            f"expected --ratios from 0 to below 1 that hide different numbers of the {n} patches "
+            f"and leave one, got {ratios}"
+        )
+    if config.against == "complement" and not min(counts):
+        raise UsageError(
+            f"expected --ratios that hide one of the {n} patches, because the complement shows "
+            f"what is hidden, got {ratios}; leave {min(ratios):g} out"
+        )
+
+
+def _plan(config: InvarianceConfig, images: int) -> str:
+    """What will be done, before it is done."""
+    masks = f"{len(_ratios(config))} ratios x {config.repeats} masks"
+    masks = f"{masks} x 2 complements" if config.against == "complement" else f"(1 + {masks})"
+    sizes = batch_sizes(images, config.batch)
+    plan = (
+        f"plan: {images} images x {masks}, for the network and for an untrained one: "
+        f"{counted(_forwards(config, images))} forwards for each checkpoint"
+    )
+    if len(sizes) > 1:
+        between = "" if sizes[0] == sizes[-1] else f"{sizes[-1]} to "
+        plan += f"; {len(sizes)} batches of {between}{sizes[0]} images"
+    else:
+        plan += (
+            "\nCKA will have no interval, because its interval is one over batches and there is "
+            f"one; give more images, or a smaller --batch (now {config.batch})"
+        )
+    return plan
+
+
+def _ratios(config: InvarianceConfig) -> tuple[float, ...]:
+    return default_ratios(config.against) if config.ratios is None else config.ratios
+
+
+def _forwards(config: InvarianceConfig, images: int) -> int:
+    """Images through the network and the untrained one."""
+    masks = len(_ratios(config)) * config.repeats
+    return 2 * images * (2 * masks if config.against == "complement" else 1 + masks)
+
+
+def _grid(config: InvarianceConfig) -> PatchGrid:
+    return PatchGrid(config.grid, config.grid)
+
+
+def _read(subject: Subject, sources: Sequence[Source]) -> Tensor:
+    return torch.stack([subject.transform(source.read()) for source in sources])
+
+
+def _range(values: pd.Series) -> str:
+    """The smallest and the largest of some numbers."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    return f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
+
+
+@contextmanager
+def _of(name: str) -> Iterator[None]:
+    """What the library refuses with a reason is the user's input: says of which checkpoint."""
+    try:
+        yield
+    except (FloatingPointError, ValueError) as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
+@contextmanager
+def _progress(title: str, total: int, done: int, models: Sequence[nn.Module]) -> Iterator[None]:
+    """A bar that counts images through networks as they go, with the time left."""
+
+    def count(_module: nn.Module, inputs: tuple[Tensor, ...], _output: object) -> None:
+        bar.update(len(inputs[0]))
+
+    handles = []
+    with tqdm(desc=title, total=total, initial=done, unit=" forwards", unit_scale=True) as bar:
+        try:
+            for model in models:
+                # Intermediate features are taken without the forward of the network itself.
+                first = next(m for m in model.modules() if not list(m.children()))
+                handles.append(first.register_forward_hook(count))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()

@@ -1,0 +1,320 @@
+"""From what is named on the command line to networks, and ``a2mim models``: what can be named."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.data import create_transform
+from torch import Tensor, nn
+
+from a2mim.checkpoints.custom import MARK, build, code_hash, load_own, split_own
+from a2mim.checkpoints.files import WeightsError
+from a2mim.checkpoints.layouts import DIALECTS, LAYOUTS, PLAIN
+from a2mim.checkpoints.load import HUB, UNTRAINED, Loaded, LoadReport, describe, load_model
+from a2mim.messages import UsageError
+from a2mim.runs.table import write_atomic
+from a2mim.settings.weights import ModelsConfig, WeightsConfig
+
+GENERIC = (
+    *("backbone", "best", "checkpoint", "last", "model", "model-ema", "model_best"),
+    *("pytorch_model", "weights"),
+)
+"""What files of weights are called whatever is in them."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One network under measurement.
+
+    Attributes:
+        name: of the timm model.
+        weights: what its weights are called.
+        model: in eval mode.
+        transform: from a picture to what the model wants to see.
+        report: what became of the weights.
+        colours: mean and standard deviation of its normalisation.
+        untrained: makes the same network with fresh weights of a seed, and without a classifier.
+    """
+
+    name: str
+    weights: str
+    model: nn.Module
+    transform: Callable[[object], Tensor]
+    report: LoadReport
+    colours: tuple[Sequence[float], Sequence[float]]
+    untrained: Callable[[int], nn.Module]
+
+
+def load(name: str, config: WeightsConfig) -> Loaded:
+    """The network of a name, a file, or ``ARCHITECTURE=FILE``, strictly loaded.
+
+    Raises:
+        UsageError: if there are no such weights, or they do not fit in every tensor.
+    """
+    architecture, where = _parts(name)
+    for key, value in (("mean", config.mean), ("std", config.std)):
+        if value and (len(value) != 3 or (key == "std" and min(value) <= 0)):
+            raise UsageError(f"expected --{key} of 3 numbers (above 0 for std), got {value}")
+    wanted = look_given(config)
+    network = _own(architecture, where)
+    try:
+        if network is not None:
+            if config.model_kwargs:
+                raise UsageError(f"expected no --model-kwargs for {network}, which takes nothing")
+            return load_own(
+                network,
+                None if architecture is None else where,
+                image_size=config.image_size,
+                data=wanted,
+                ema=config.ema,
+                layout=config.layout or None,
+            )
+        return load_model(
+            where,
+            architecture=architecture,
+            options=model_options(config.model_kwargs),
+            image_size=config.image_size,
+            ema="ema" if config.ema else "plain",
+            layout=config.layout or None,
+            data=wanted,
+        )
+    except WeightsError as error:
+        raise UsageError(_for_the_command_line(error)) from error
+
+
+def look_given(config: WeightsConfig) -> dict[str, Any]:
+    """How images are prepared, as far as that is a setting."""
+    keys = ("mean", "std", "crop_pct", "interpolation")
+    return {key: value for key in keys if (value := getattr(config, key))}
+
+
+def subject_of(name: str, config: WeightsConfig, device: str, *, headless: bool = False) -> Subject:
+    """A network to measure on images.
+
+    Args:
+        name: as for :func:`load`.
+        config: how weights become a network.
+        device: where it goes.
+        headless: take the classifier off, if there is one: the network gives features.
+
+    Raises:
+        UsageError: as :func:`load`, or if there is no classifier and one is wanted.
+    """
+    loaded = load(name, config)
+    model = loaded.model
+    if headless:
+        model = without_classifier(model)
+    elif not loaded.report.classes:
+        raise UsageError(
+            f"expected weights with a classifier for {loaded.report.architecture}, got none; "
+            "without one, measure features with --reward projection"
+        )
+    return Subject(
+        loaded.report.architecture,
+        called(loaded.report),
+        model.to(device),
+        create_transform(**loaded.data_config),
+        loaded.report,
+        (loaded.data_config["mean"], loaded.data_config["std"]),
+        partial(_untrained, name, loaded.report),
+    )
+
+
+def called(report: LoadReport) -> str:
+    """What weights are called in tables: their file, timm's tag, or the name on the hub.
+
+    A file that is called as every training calls it (``backbone.safetensors``) is called with its
+    folder.
+    """
+    if report.layout == "untrained":
+        return "untrained"
+    if report.source.startswith(HUB):
+        return report.source.removeprefix(HUB)
+    if report.layout == "timm" and timm.is_model(report.source):
+        return report.source.partition(".")[2] or "timm default"
+    file = Path(report.source)
+    if file.name.partition(".")[0] in GENERIC:
+        return f"{file.resolve().parent.name}/{file.name}"
+    return file.name
+
+
+def short(report: LoadReport) -> str:
+    """What weights are called where space is short: the file without its ending, or its folder."""
+    name = Path(called(report))
+    generic = name.name.partition(".")[0] in GENERIC and len(name.parts) > 1
+    return name.parent.name if generic else name.stem
+
+
+def check_different(reports: Sequence[LoadReport]) -> None:
+    """Whether tables can tell networks apart.
+
+    Raises:
+        UsageError: if two have one name.
+    """
+    names = [(report.architecture, called(report)) for report in reports]
+    if len(set(names)) != len(names):
+        twice = " ".join(next(name for name in names if names.count(name) > 1))
+        raise UsageError(
+            f"expected every network once, got {twice} twice; give another, or copy or rename the "
+            "file if its weights are others"
+        )
+
+
+def write_reports(reports: Sequence[LoadReport], path: Path) -> None:
+    """What became of the weights of every network, to be kept with what was measured."""
+    write_atomic(path, json.dumps([kept(report) for report in reports], indent=2) + "\n")
+
+
+def kept(report: LoadReport) -> dict[str, Any]:
+    """A report as JSON takes it, without paths of this machine: its source is a name."""
+    return {**report.to_dict(), "source": without_path(report.source)}
+
+
+def without_path(name: str) -> str:
+    """The source of a report without the folders of its file."""
+    if HUB in name:
+        return name
+    prefix = UNTRAINED if name.startswith(UNTRAINED) else ""
+    return prefix + Path(name.removeprefix(prefix)).name
+
+
+def own_code(name: str) -> str:
+    """SHA-256 of the code of a network of one's own; empty for others."""
+    network = _own(*_parts(name))
+    return "" if network is None else code_hash(network)
+
+
+def model_options(pairs: Sequence[str]) -> dict[str, object]:
+    """Options as NAME=VALUE, with values as Python writes them, or words.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    options: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (equals and name.isidentifier()):
+            raise UsageError(f"expected --model-kwargs as NAME=VALUE, got {pair!r}")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            options[name] = value
+    return options
+
+
+def models(config: ModelsConfig) -> None:
+    """Print what files are recognised as, the timm names of ``--find``, or what can be named.
+
+    Raises:
+        UsageError: if one of them is not recognised, after the others were printed.
+    """
+    unknown = []
+    for name in config.files:
+        try:
+            print(recognised(name, config.weights))
+        except UsageError as error:
+            unknown.append(str(error))
+    if config.find:
+        found = timm.list_pretrained(f"*{config.find}*")
+        if not found:
+            raise UsageError(f"expected a part of a timm name for --find, none has {config.find!r}")
+        print("\n".join(found))
+    if not config.files and not config.find:
+        print(overview())
+    if unknown:
+        raise UsageError("\na2mim: ".join(unknown))
+
+
+def _untrained(name: str, report: LoadReport, seed: int) -> nn.Module:
+    """The same architecture, made with the same options, with fresh weights."""
+    network = _own(*_parts(name))
+    if network is not None:
+        return without_classifier(build(network, seed))
+    fresh = load_model(f"{UNTRAINED}{report.architecture}", options=report.options, seed=seed)
+    return without_classifier(fresh.model)
+
+
+def without_classifier(model: Any) -> nn.Module:
+    """Without its classifier, if it can be taken off."""
+    if hasattr(model, "reset_classifier"):
+        model.reset_classifier(0)
+    return model
+
+
+def recognised(name: str, config: WeightsConfig) -> LoadReport:
+    """The report of a file, without filling a network; of a name, by loading it.
+
+    Raises:
+        UsageError: as :func:`load`.
+    """
+    architecture, where = _parts(name)
+    if not Path(where).is_file() or _own(architecture, where):
+        return load(name, config).report
+    try:
+        return describe(
+            where,
+            architecture=architecture,
+            options=model_options(config.model_kwargs),
+            ema="ema" if config.ema else "plain",
+            layout=config.layout or None,
+            data=look_given(config),
+        )
+    except WeightsError as error:
+        raise UsageError(_for_the_command_line(error)) from error
+
+
+def overview() -> str:
+    """What can stand where a checkpoint is asked for."""
+    return "\n".join(
+        [
+            "A checkpoint is one of:",
+            "  NAME            a timm network with timm's weights, such as resnet50.a1_in1k",
+            "                  (a2mim models --find mae lists names)",
+            f"  {HUB}USER/X   a timm network on the Hugging Face hub",
+            f"  {UNTRAINED}NAME  a timm network with random weights, as a baseline",
+            "  FILE            safetensors or PyTorch weights, recognised by their keys;",
+            "                  a2mim models FILE says as what",
+            "  NAME=FILE       the same, where the file does not tell its network",
+            "  CODE.py:FUNCTION=FILE   weights for the module that a function of yours returns",
+            f"Layouts of files: {', '.join(layout.name for layout in LAYOUTS)}.",
+            f"Module names of: {', '.join(dialect.name for dialect in (PLAIN, *DIALECTS))}.",
+        ]
+    )
+
+
+def _parts(name: str) -> tuple[str | None, str]:
+    """Architecture and place of ``ARCHITECTURE=FILE``, or None and the whole name."""
+    own = split_own(name)
+    if own is not None:
+        return (None, name) if own[1] is None else (own[0], own[1])
+    architecture, equals, file = name.partition("=")
+    if equals and not Path(name).exists():
+        return architecture, file
+    return None, name
+
+
+def _own(architecture: str | None, where: str) -> str | None:
+    """The ``FILE.py:FUNCTION`` of a name that has one."""
+    network = where.removeprefix(UNTRAINED) if architecture is None else architecture
+    if MARK not in network:
+        return None
+    if architecture is None and not where.startswith(UNTRAINED):
+        raise UsageError(
+            f"expected {network}=WEIGHTS, or {UNTRAINED}{network} for random weights, got {where}"
+        )
+    return network
+
+
+def _for_the_command_line(error: WeightsError) -> str:
+    """The library's message, and how its arguments are given here."""
+    said = str(error).replace("by a2mim.checkpoints.load.fill", "by CODE.py:FUNCTION=FILE")
+    if any(argument in said for argument in ("architecture=", "options=", "layout=")):
+        said += " (here: NETWORK=FILE, --model-kwargs NAME=VALUE, --layout NAME)"
+    return said

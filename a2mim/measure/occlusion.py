@@ -1,0 +1,775 @@
+"""``a2mim occlusion``: what networks still say of images whose parts are hidden.
+
+The run folder holds the results table, a figure, how each network came about (``occlusion.json``)
+and under ``images`` one row per masked image, a compressed CSV for each network and occluder, of
+which everything else is computed (:mod:`a2mim.measure.occlusion_tables`).
+
+Outputs are compared with classes, or with ``--label prediction`` only with those of the same
+network for the whole image: what hiding changes, of pictures that nobody has sorted.
+
+Images are read, masked and measured in chunks of fixed size, whatever the batch size; a chunk that
+is done is a file, read back by this run as by one that goes on. Superpixels are cut out of each
+image once, for all networks, before its pixels are normalised.
+
+Shapes: I images, B images of a chunk, C channels, H x W pixels, N players, D features.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from timm.data import create_transform
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from a2mim.checkpoints.load import Loaded, LoadReport
+from a2mim.data.arrays import DataError, subset
+from a2mim.data.augment import PilTransform
+from a2mim.data.samples import SomeSamples
+from a2mim.data.sources import (
+    NO_TRUTH,
+    Labelled,
+    labelled_samples,
+    photographs_with_classes,
+    photographs_without_classes,
+    set_name,
+    without_folders,
+)
+from a2mim.measure.fills import FILLS, AnyFill, Colours
+from a2mim.measure.networks import called, check_different, kept, load
+from a2mim.measure.occlusion_tables import (
+    Measured,
+    read_images_table,
+    result_rows,
+    summary,
+    without_truth,
+)
+from a2mim.measure.runner import safe_name, usable
+from a2mim.messages import UsageError
+from a2mim.probes.features import extract
+from a2mim.probes.linear import fit_linear
+from a2mim.report.figures import save
+from a2mim.report.figures_features import occlusion_measures
+from a2mim.runs.folder import commit, counted, finish_run, keep_memory, open_run, pick_device
+from a2mim.runs.table import write_arrays, write_atomic, write_table
+from a2mim.settings.occlusion import OcclusionConfig
+from a2mim.settings.weights import WeightsConfig
+from interactions.networks.inference import check_precision
+from interactions.networks.masking import token_grid, with_modules
+from interactions.occlusion.masks import (
+    OCCLUDERS,
+    Occluder,
+    Ordered,
+    SaliencyMass,
+    ShiftedGrid,
+    check_fractions,
+)
+from interactions.occlusion.predictions import WithProbe, effects
+from interactions.occlusion.presets import PRESETS
+from interactions.occlusion.saliency import class_attention, from_attribution
+from interactions.patches import PatchGrid
+from interactions.segments import PlayerMap, superpixels
+
+CHUNK = 64
+"""Images of a chunk, but for masks that more images share."""
+
+SALIENT = ("salient", "non_salient", "salient_mass", "non_salient_mass")
+"""Occluders that ask for saliency."""
+
+GRIDLESS = ("random", "complement", "mae")
+"""Occluders that need neither a grid nor the saliency of one: those for superpixels."""
+
+IPVIT_GRIDS = ((4, 4), (4, 8), (7, 7), (8, 8), (14, 14), (16, 16))
+"""Rows and columns that IPViT publishes curves for; the first of its presets has any of them."""
+
+PIXELS = ("input_size", "crop_pct", "crop_mode", "interpolation")
+"""What decides, of a network's data config, which pixels of an image it sees."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done to every image.
+
+    Attributes:
+        occluders: by the names that they have in the table.
+        players: the patches; None where superpixels are hidden.
+        superpixels: how many of each image; 0 where patches are hidden.
+        fractions: hidden fractions.
+        fill: from mean and deviation of a normalisation to what hidden pixels become, or to None
+            for tokens that are left out.
+        fill_name: what it is called in the table.
+        salient: whether saliency is needed.
+        chunk: images of a chunk.
+    """
+
+    occluders: dict[str, Occluder]
+    players: PatchGrid | ShiftedGrid | None
+    superpixels: int
+    fractions: tuple[float, ...]
+    fill: Callable[[Colours, Colours], AnyFill | None]
+    fill_name: str
+    salient: bool
+    chunk: int
+
+    @property
+    def grid(self) -> PatchGrid:
+        """The patches where they are not shifted."""
+        assert self.players is not None
+        return self.players.grid if isinstance(self.players, ShiftedGrid) else self.players
+
+    @property
+    def n(self) -> int:
+        """The number of regions of an image."""
+        return self.superpixels if self.players is None else self.players.n
+
+    @property
+    def regions(self) -> str:
+        """What they are called in the table."""
+        if self.players is None:
+            return f"superpixels={self.superpixels}"
+        return f"grid={self.grid.rows}x{self.grid.cols}"
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a run, as one network sees them.
+
+    Attributes:
+        samples: all images of their source.
+        indices: those of the run among them.
+        names: of the images of the run, the keys of their masks.
+        labels_I: their classes; 0, of which nothing is made, where they do not count.
+    """
+
+    samples: Labelled
+    indices: list[int]
+    names: list[str]
+    labels_I: Tensor
+
+    def read(self, chunk: slice) -> Tensor:
+        """Images ``(B, C, H, W)``, ready for the network.
+
+        Raises:
+            DataError: if one cannot be read.
+        """
+        images = [self.samples.load(index, 0) for index in self.indices[chunk]]
+        damage = getattr(self.samples, "damage", None)
+        if damage is not None and (unreadable := damage.indices()):
+            names = ", ".join(_name(self.samples, k) for k in unreadable[:5])
+            raise DataError(
+                f"expected images that can be read, {len(unreadable)} cannot: {names}; repair them "
+                "or leave them out"
+            )
+        return torch.stack(images)
+
+
+def occlusion(config: OcclusionConfig) -> None:
+    """Measure, write table and figure, and print a summary; an interrupted run goes on.
+
+    Raises:
+        UsageError: if a checkpoint, the images or a setting cannot be used.
+        DataError: if an image cannot be read.
+    """
+    start = time.perf_counter()
+    plan = _plan(config)
+    config = replace(config, device=pick_device(config.device))
+    if config.device == "cpu":
+        keep_memory()
+    # All are tried before the first is measured: what is wrong is not found out after hours.
+    tried = [usable(partial(_tried, config, plan, name)) for name in config.checkpoints]
+    reports = [report for report, _ in tried]
+    check_different(reports)
+    for report in reports:
+        print(report)
+    if config.preset.startswith("ipvit") and (note := _otherwise(tried)):
+        print(note)
+    regions = None
+    if plan.superpixels:
+        regions = _Regions.of(config, plan, [data for _, data in tried])
+    saliency = None
+    if plan.salient:
+        saliency = usable(partial(_Saliency.of, config, plan, [data for _, data in tried]))
+    images = _images(config, tried[0][1])
+    each = f"{len(plan.occluders)} occluders x {_variants(config, plan)} forwards"
+    total = len(images.names) * len(plan.occluders) * _variants(config, plan)
+    print(f"plan: {len(images.names)} images x {each}: {counted(total)} for each checkpoint")
+    settings = {
+        key: value
+        for key, value in asdict(config).items()
+        if key not in ("device", "out", "resume", "grid", "saliency", "saliency_head")
+    }
+    settings |= {
+        "checkpoints": [f"{called(report)} {report.sha256}" for report in reports],
+        "images": config.images and config.images.resolve().name,
+        "data": without_folders(config.data),
+        "probe_data": without_folders(config.probe_data),
+    }
+    if not plan.superpixels:
+        side, cols = plan.grid.rows, plan.grid.cols
+        settings["grid"] = side if side == cols else f"{side}x{cols}"
+    if saliency:
+        settings["saliency"] = f"{saliency.loaded.report.source} head {config.saliency_head}"
+        settings["saliency_sha256"] = saliency.loaded.report.sha256
+    everything = settings | {"names": images.names, "labels": images.labels_I.tolist()}
+    work = open_run(config.out, everything, resume=config.resume)
+    (work / "parts").mkdir(exist_ok=True)
+    chunks = [slice(k, k + plan.chunk) for k in range(0, len(images.names), plan.chunk)]
+    for number in range(len(reports)):
+        usable(partial(_measure, config, plan, number, chunks, work, saliency, regions))
+    files = _joined(plan, reports, len(chunks), work)
+    probes = [_probe(work, number) for number in range(len(reports))]
+    about = [
+        {
+            "weights": kept(report),
+            "probe": json.loads(probe.read_text()) if probe.exists() else None,
+        }
+        for report, probe in zip(reports, probes, strict=True)
+    ]
+    rows = usable(partial(_rows, config, plan, reports, files))
+    write_table(rows, work / "rows.csv")
+    write_atomic(work / "occlusion.json", json.dumps(about, indent=2) + "\n")
+    save({"occlusion": partial(occlusion_measures, rows)}, work)
+    finish_run(work, config.out, settings, time.perf_counter() - start)
+    shutil.rmtree(config.out / "parts")
+    print(summary(rows))
+    print(f"\ntable: {config.out / 'rows.csv'}   figure: {config.out / 'occlusion.png'}")
+
+
+# --------------------------------------------------------------------------------------------------
+# what is done
+
+
+def _plan(config: OcclusionConfig) -> Plan:
+    """What no checkpoint is needed to check."""
+    if not config.checkpoints:
+        raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
+    if (config.images is None) == (not config.data):
+        raise UsageError("expected either --images DIR or --data NAME or folder:PATH")
+    if config.label not in ("truth", "prediction"):
+        raise UsageError(f"expected --label truth or prediction, got {config.label!r}")
+    for key, least in (
+        ("count", 2),
+        ("superpixels", 0),
+        ("repeats", 1),
+        ("batch_size", 0),
+        ("saliency_head", -1),
+        ("probe_max_train", 2),
+    ):
+        value = getattr(config, key)
+        if value is not None and value < least:
+            raise UsageError(f"expected --{key.replace('_', '-')} of at least {least}, got {value}")
+    grid = _grid(config.grid)
+    usable(lambda: check_precision(config.precision))
+    if config.preset:
+        return _published(config, grid)
+    unknown = [name for name in config.occluder if name not in OCCLUDERS]
+    if unknown or not config.occluder or len(set(config.occluder)) < len(config.occluder):
+        raise UsageError(
+            f"expected --occluder of {', '.join(OCCLUDERS)}, each once, got "
+            f"{' '.join(config.occluder) or 'none'}"
+        )
+    usable(lambda: check_fractions(config.fractions))
+    if len(config.fractions) < 2 or list(config.fractions) != sorted(set(config.fractions)):
+        raise UsageError(
+            f"expected at least 2 distinct ascending --fractions, got {config.fractions}"
+        )
+    if config.superpixels:
+        _check_superpixels(config)
+
+    def fill(mean_C: Colours, std_C: Colours) -> AnyFill | None:
+        if config.fill == "token_drop":
+            return None
+        return FILLS[config.fill](mean_C, std_C, config.seed)
+
+    return Plan(
+        {name: OCCLUDERS[name] for name in config.occluder},
+        None if config.superpixels else grid,
+        config.superpixels,
+        config.fractions,
+        fill,
+        config.fill,
+        any(name in SALIENT for name in config.occluder),
+        CHUNK,
+    )
+
+
+def _grid(setting: int | str) -> PatchGrid:
+    """The patches that are meant by ``N`` or ``ROWSxCOLS``."""
+    found = re.fullmatch(r"([0-9]{1,4})(?:x([0-9]{1,4}))?", str(setting))
+    rows, cols = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not rows or not cols:
+        raise UsageError(f"expected --grid of N or ROWSxCOLS, such as 14 or 4x8, got {setting}")
+    return PatchGrid(rows, cols)
+
+
+def _check_superpixels(config: OcclusionConfig) -> None:
+    """Whether everything else goes together with superpixels."""
+    if config.superpixels < 3:
+        raise UsageError(
+            f"expected --superpixels of at least 3, or 0 for patches, got {config.superpixels}"
+        )
+    if _grid(config.grid) != _grid(OcclusionConfig.grid):
+        raise UsageError(
+            "expected --grid or --superpixels, got both; the one is instead of the other"
+        )
+    bound = [name for name in config.occluder if name not in GRIDLESS]
+    if bound:
+        raise UsageError(
+            f"expected --occluder of {', '.join(GRIDLESS)} for --superpixels, got "
+            f"{' '.join(bound)}, which needs a grid"
+        )
+    if config.fill == "token_drop":
+        raise UsageError(
+            "expected a --fill of pixels for --superpixels, got token_drop; tokens are patches"
+        )
+
+
+def _published(config: OcclusionConfig, grid: PatchGrid) -> Plan:
+    """The plan of a preset; one of them leaves the grid open."""
+    if config.preset not in PRESETS:
+        raise UsageError(f"expected --preset {', '.join(PRESETS)}, got {config.preset!r}")
+    default = OcclusionConfig(())
+    given = {
+        name: getattr(config, name) != getattr(default, name)
+        for name in ("occluder", "fill", "superpixels", "fractions")
+    }
+    given["grid"] = config.preset != "ipvit" and grid != _grid(default.grid)
+    both = [name for name, differs in given.items() if differs]
+    if both:
+        raise UsageError(f"expected --preset or --{both[0]}, got both; the preset decides about it")
+    preset = PRESETS[config.preset]
+    players = preset.players
+    assert isinstance(players, PatchGrid | ShiftedGrid)
+    if config.preset == "ipvit":
+        if (grid.rows, grid.cols) not in IPVIT_GRIDS:
+            raise UsageError(
+                f"expected --grid of {', '.join(f'{r}x{c}' for r, c in IPVIT_GRIDS)} for --preset "
+                f"ipvit, as published, got {grid.rows}x{grid.cols}"
+            )
+        players = grid
+    share = preset.occluder.share if isinstance(preset.occluder, Ordered) else 1
+    return Plan(
+        {config.preset: preset.occluder},
+        players,
+        0,
+        preset.fractions,
+        preset.fill,
+        "black" if preset.raw else "zero",
+        isinstance(preset.occluder, SaliencyMass),
+        max(CHUNK, share),  # images that share masks lie in one chunk
+    )
+
+
+def _tried(config: OcclusionConfig, plan: Plan, name: str) -> tuple[LoadReport, dict[str, Any]]:
+    """A network's report and data config, once a masked image of zeros has gone through it."""
+    loaded = load(name, config.weights)
+    images = _images(config, loaded.data_config)
+    k = int(images.labels_I.argmax())  # a class that the network does not know is noticed here
+    label = images.labels_I[[k]]
+    if not loaded.report.classes:
+        known = _probe_samples(config, loaded).labels_I
+        if known is None or int(label) > int(known.max()):
+            raise UsageError(
+                f"expected --probe-data with all classes of the images, up to {int(label)}, got "
+                f"{0 if known is None else int(known.max()) + 1} classes"
+            )
+        label = torch.zeros_like(label)  # for now, features serve as logits
+    _, H, W = loaded.data_config["input_size"]
+    players = plan.players
+    maps = {}
+    if players is None:
+        maps = _Regions.of(config, plan, [loaded.data_config])(slice(k, k + 1))
+    for occluder_name, occluder in plan.occluders.items():
+        rows = effects(
+            loaded.model,
+            torch.zeros(1, 3, H, W),
+            label,
+            players or maps,
+            occluder,
+            fractions=plan.fractions,
+            fill=_fill(plan, loaded),
+            names=[images.names[k]],
+            saliency_IN=torch.ones(1, plan.n),
+        )
+        if isinstance(occluder, Ordered) and rows["hidden"].duplicated().any():
+            what = "superpixels" if plan.superpixels else "patches"
+            raise UsageError(
+                f"expected --fractions that {occluder_name} tells apart on {plan.n} {what}, "
+                f"got {plan.fractions}, which hide {[round(h, 4) for h in rows['hidden']]}"
+            )
+    return loaded.report, loaded.data_config
+
+
+def _otherwise(tried: Sequence[tuple[LoadReport, dict[str, Any]]]) -> str:
+    """A note on networks that see images otherwise than IPViT's did; empty if there are none."""
+    notes = []
+    for report, data in tried:
+        size, crop, how = data["input_size"][1:], data["crop_pct"], data["interpolation"]
+        other = {
+            f"{size[0]}x{size[1]} pixels (--image-size 224)": tuple(size) != (224, 224),
+            f"crop_pct {crop:g} (--crop-pct 0.875)": crop != 0.875,
+            f"{how} (--interpolation bilinear)": how != "bilinear",
+            f"crop_mode {data['crop_mode']}": data["crop_mode"] != "center",
+        }
+        if any(other.values()):
+            told = ", ".join(what for what, differs in other.items() if differs)
+            notes.append(f"{report.architecture} ({called(report)}) has {told}")
+    if not notes:
+        return ""
+    return (
+        "note: IPViT resized images to 256 pixels, bilinearly, and cut out the central 224; "
+        f"{'; '.join(notes)}; what is in brackets would set it"
+    )
+
+
+def _fill(plan: Plan, loaded: Loaded) -> AnyFill | None:
+    return plan.fill(loaded.data_config["mean"], loaded.data_config["std"])
+
+
+def _images(config: OcclusionConfig, data: dict[str, Any]) -> Images:
+    """The images of the run, as a network with this data config sees them."""
+    transform = PilTransform(create_transform(**data))
+    samples: Labelled
+    truth = config.label == "truth"
+    if config.images is None:
+        samples = labelled_samples(config.data, transform)[1]
+    elif truth:
+        samples = photographs_with_classes(config.images, transform, instead=NO_TRUTH)
+    else:
+        samples = photographs_without_classes(config.images, transform)
+    indices = subset(len(samples), config.count, config.seed)
+    if len(indices) < 2:
+        raise DataError(f"expected at least 2 images, got {len(indices)}")
+    names = [_name(samples, k) for k in indices]
+    labels_I = torch.zeros(len(indices), dtype=torch.int64)
+    if truth:
+        assert samples.labels_I is not None
+        labels_I = samples.labels_I[indices]
+    return Images(samples, indices, names, labels_I)
+
+
+def _name(samples: Labelled, k: int) -> str:
+    names = getattr(samples, "names", None)
+    return f"test/{k:05d}" if names is None else names[k]
+
+
+# --------------------------------------------------------------------------------------------------
+# measuring
+
+
+def _measure(
+    config: OcclusionConfig,
+    plan: Plan,
+    number: int,
+    chunks: Sequence[slice],
+    work: Path,
+    saliency: _Saliency | None,
+    regions: _Regions | None,
+) -> None:
+    """Write the parts of one network that are not there."""
+    missing = [
+        (c, chunk, name)
+        for c, chunk in enumerate(chunks)
+        for name in plan.occluders
+        if not _part(work, number, name, c).exists()
+    ]
+    if not missing:
+        return
+    ready = load(config.checkpoints[number], config.weights)
+    images = _images(config, ready.data_config)
+    model = _classifier(config, ready, number, work)
+    each = _variants(config, plan)
+    total = each * len(plan.occluders) * len(images.names)
+    left = sum(each * len(images.names[chunk]) for _, chunk, _ in missing)
+    title = f"{ready.report.architecture} ({called(ready.report)})"
+    with _progress(model, title, total, total - left) as bar:
+        at = -1
+        for c, chunk, name in missing:
+            if c != at:
+                at, images_BCHW = c, images.read(chunk)
+                saliency_BN = None if saliency is None else saliency(config, chunk, plan.grid)
+                maps = {} if regions is None else regions.kept(chunk, _cut(work, c))
+            rows = effects(
+                model,
+                images_BCHW,
+                images.labels_I[chunk],
+                plan.players or maps,
+                plan.occluders[name],
+                fractions=plan.fractions,
+                repeats=config.repeats,
+                fill=_fill(plan, ready),
+                names=images.names[chunk],
+                saliency_IN=saliency_BN,
+                seed=config.seed,
+                batch_size=config.batch_size or None,
+                precision=config.precision,
+            )
+            if config.label == "prediction":
+                rows = without_truth(rows)
+            text = rows.to_csv(index=False, header=c == 0, float_format="%.8g", lineterminator="\n")
+            # Members of one file: a gzip file may be several ones, joined.
+            packed = gzip.compress(text.encode(), mtime=0)
+            write_atomic(_part(work, number, name, c), packed)
+            left -= each * len(images.names[chunk])
+            bar.n = total - left  # masks that hide nothing are not run
+            bar.refresh()
+
+
+def _variants(config: OcclusionConfig, plan: Plan) -> int:
+    """Forwards of an image and occluder: itself, and itself masked."""
+    return 1 + config.repeats * sum(fraction > 0 for fraction in plan.fractions)
+
+
+def _part(work: Path, number: int, occluder: str, chunk: int) -> Path:
+    return work / "parts" / f"{number:03d}-{occluder}-{chunk:05d}.csv.gz"
+
+
+def _cut(work: Path, chunk: int) -> Path:
+    """The superpixels of a chunk, which are the same for all networks."""
+    return work / "parts" / f"superpixels-{chunk:05d}.npz"
+
+
+def _probe(work: Path, number: int) -> Path:
+    """What there is to say of the probe of a network."""
+    return work / "parts" / f"probe-{number:03d}.json"
+
+
+def _joined(
+    plan: Plan, reports: Sequence[LoadReport], chunks: int, work: Path
+) -> list[dict[str, Path]]:
+    """Join the parts: one file for each network and occluder."""
+    (work / "images").mkdir(exist_ok=True)
+    files: list[dict[str, Path]] = []
+    for number, report in enumerate(reports):
+        files.append({})
+        for occluder in plan.occluders:
+            name = safe_name(f"{number:02d}-{report.architecture}-{called(report)}-{occluder}")
+            path = work / "images" / f"{name}.csv.gz"
+            with path.open("wb") as whole:
+                for c in range(chunks):
+                    whole.write(_part(work, number, occluder, c).read_bytes())
+            files[-1][occluder] = path
+    return files
+
+
+def _classifier(config: OcclusionConfig, loaded: Loaded, number: int, work: Path) -> nn.Module:
+    """The network, with a linear probe of clean images where it has no classifier of its own."""
+    model: nn.Module = loaded.model.to(config.device)
+    if loaded.report.classes:
+        return model
+    samples = _probe_samples(config, loaded)
+    with tqdm(total=len(samples), desc="training features", unit=" images", delay=1) as bar:
+        try:
+            features = extract(
+                nn.Sequential(model),  # features are what the module gives, as below
+                samples,
+                batch_size=config.batch_size or 256,
+                device=config.device,
+                cache=work / "parts" / f"features-{number:03d}",
+                on_batch=lambda done, total: bar.update(done - bar.n) and None,
+            )
+        except FloatingPointError as error:
+            raise UsageError(str(error)) from error
+    fit = fit_linear(features, device=config.device)
+    settings = {**fit.settings, "grid": fit.grid}
+    write_atomic(_probe(work, number), json.dumps(settings, indent=2) + "\n")
+
+    def probed(encoder: nn.Module) -> nn.Module:
+        tensors = (fit.weight_KD, fit.bias_K, fit.mean_D, fit.std_D)
+        return WithProbe(encoder, *(x.float() for x in tensors)).to(config.device).eval()
+
+    if "patch_drop" in model._modules:
+        # Still a vision transformer, whose tokens can be left out.
+        return with_modules(model, head=probed(nn.Identity()))
+    return probed(model)
+
+
+def _probe_samples(config: OcclusionConfig, loaded: Loaded) -> Labelled | SomeSamples:
+    """The training images of a probe, as the network sees them."""
+    data = config.probe_data or config.data
+    if not data:
+        raise UsageError(
+            f"expected --probe-data for {loaded.report.source}, which has no classifier: clean "
+            "images with classes, for --label truth those of --images, to train a linear probe on"
+        )
+    samples = labelled_samples(data, PilTransform(create_transform(**loaded.data_config)))[0]
+    limit = config.probe_max_train
+    if limit is None or limit >= len(samples):
+        return samples
+    return SomeSamples(samples, subset(len(samples), limit, 0))
+
+
+@dataclass(frozen=True)
+class _Saliency:
+    """The class attention of a vision transformer on the images of the run.
+
+    Attributes:
+        loaded: the network.
+        images: as it sees them, cut out as for the first network that is measured.
+    """
+
+    loaded: Loaded
+    images: Images
+
+    @classmethod
+    def of(
+        cls, config: OcclusionConfig, plan: Plan, data_configs: Sequence[dict[str, Any]]
+    ) -> _Saliency:
+        """Load it, and see whether it can be had for these networks' images."""
+        cuts = {(data["crop_pct"], data["crop_mode"]) for data in data_configs}
+        if len(cuts) > 1:
+            raise UsageError(
+                "expected networks that see the same cut of an image, so that the same parts of it "
+                f"are salient, got {sorted(cuts)}; give --crop-pct"
+            )
+        for data in data_configs:
+            H, W = data["input_size"][1:]
+            if H != W:
+                raise UsageError(
+                    f"expected networks of square images for --saliency, got one of {H} x {W} px; "
+                    "give --image-size, or occluders that need no saliency"
+                )
+        first = data_configs[0]
+        loaded = load(config.saliency, WeightsConfig(image_size=first["input_size"][1]))
+        data = first | {key: loaded.data_config[key] for key in ("mean", "std")}
+        loaded.model.to(config.device)
+        made = cls(loaded, _images(config, data))
+        made(config, slice(0, 1), plan.grid)
+        return made
+
+    def __call__(self, config: OcclusionConfig, chunk: slice, grid: PatchGrid) -> Tensor:
+        """Saliency ``(B, N)`` of a chunk; batches are the same whatever ``--batch-size`` says."""
+        head = None if config.saliency_head < 0 else config.saliency_head
+        images_BCHW = self.images.read(chunk)
+        model = self.loaded.model
+        attention_BL = class_attention(model, images_BCHW, head, batch_size=16)
+        tokens = token_grid(model, *images_BCHW.shape[2:])
+        if tokens is None:
+            raise UsageError(f"expected a plain ViT for --saliency, got {config.saliency}")
+        return from_attribution(attention_BL.reshape(-1, tokens.rows, tokens.cols), grid)
+
+
+@dataclass(frozen=True)
+class _Regions:
+    """The superpixels of the images of the run: the same for all networks.
+
+    Attributes:
+        images: as the networks see them but for normalisation, which would change colours and with
+            them the cut.
+        count: superpixels of an image.
+    """
+
+    images: Images
+    count: int
+
+    @classmethod
+    def of(
+        cls, config: OcclusionConfig, plan: Plan, data_configs: Sequence[dict[str, Any]]
+    ) -> _Regions:
+        """See whether these networks see the same pixels."""
+        first = data_configs[0]
+        for key in PIXELS:
+            seen = [str(data[key]).strip("[()]") for data in data_configs]  # sizes may be lists
+            if len(set(seen)) > 1:
+                raise UsageError(
+                    "expected networks that see the same pixels of an image, so that its "
+                    f"superpixels are the same, got {key} {' and '.join(dict.fromkeys(seen))}; "
+                    "give --image-size, --crop-pct and --interpolation, or measure them one by one"
+                )
+        data = first | {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+        return cls(_images(config, data), plan.superpixels)
+
+    def __call__(self, chunk: slice) -> dict[str, PlayerMap]:
+        """The maps of the images of a chunk, by their names."""
+        images_BCHW = self.images.read(chunk)
+        made = {}
+        for name, image_CHW in zip(self.images.names[chunk], images_BCHW, strict=True):
+            try:
+                made[name] = superpixels(image_CHW, self.count)
+            except ValueError as error:
+                raise ValueError(f"image {name}: {error}") from error
+        return made
+
+    def kept(self, chunk: slice, path: Path) -> dict[str, PlayerMap]:
+        """The same, read from a file if it is there and left there if not: SLIC takes a second."""
+        names = self.images.names[chunk]
+        if not path.exists():
+            players_BHW = torch.stack([players.players_HW for players in self(chunk).values()])
+            write_arrays(path, {"players_BHW": players_BHW.numpy().astype(np.int32)})
+        with np.load(path, allow_pickle=False) as stored:
+            maps_BHW = torch.from_numpy(stored["players_BHW"].astype(np.int64))
+        return {name: PlayerMap(map_HW) for name, map_HW in zip(names, maps_BHW, strict=True)}
+
+
+@contextmanager
+def _progress(model: nn.Module, name: str, total: int, done: int) -> Iterator[tqdm]:
+    """A bar that counts images through the network, with the time left."""
+
+    def count(_module: nn.Module, inputs: tuple[Tensor, ...], _outputs: object) -> None:
+        bar.update(len(inputs[0]))
+
+    with tqdm(desc=name, total=total, initial=done, unit=" forwards", unit_scale=True) as bar:
+        handle = model.register_forward_hook(count)
+        try:
+            yield bar
+        finally:
+            handle.remove()
+
+
+# --------------------------------------------------------------------------------------------------
+# results
+
+
+def _rows(
+    config: OcclusionConfig,
+    plan: Plan,
+    reports: Sequence[LoadReport],
+    files: Sequence[dict[str, Path]],
+) -> pd.DataFrame:
+    """The results table of every network and occluder."""
+    constant: dict[str, str | int] = {
+        "run": "occlusion",
+        "dataset": set_name(config.images, config.data),
+        "image": "all",
+        "seed": config.seed,
+        "commit": commit(),
+    }
+    made = []
+    for occluder in plan.occluders:
+        networks = [
+            Measured(
+                report.architecture,
+                called(report),
+                _setting(config, plan, occluder, report),
+                read_images_table(file[occluder]),
+            )
+            for report, file in zip(reports, files, strict=True)
+        ]
+        made.append(result_rows(networks, **constant))
+    return pd.concat(made, ignore_index=True)
+
+
+def _setting(config: OcclusionConfig, plan: Plan, occluder: str, report: LoadReport) -> str:
+    classifier = "own"
+    if not report.classes:
+        classifier = f"probe:{without_folders(config.probe_data or config.data)}"
+    label = "" if config.label == "truth" else f" label={config.label}"
+    saliency = f" saliency={config.saliency}:{config.saliency_head}" if plan.salient else ""
+    return (
+        f"occluder={occluder} {plan.regions} fill={plan.fill_name} "
+        f"repeats={config.repeats} precision={config.precision} classifier={classifier}"
+        f"{label}{saliency}"
+    )

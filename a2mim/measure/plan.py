@@ -1,0 +1,562 @@
+"""What ``a2mim compare`` will do, decided before it starts: images, panels, forwards, time.
+
+Networks are tried one by one and none is kept. What was left open is decided so that all of them
+are measured alike, or noted where they are not; notes are sentences of the page.
+
+A run is named by a hash of everything that decides its numbers: settings, weights, how each network
+wants its images, the code of networks of one's own, and every image file with its class.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from a2mim.checkpoints.custom import AS_IT_IS
+from a2mim.checkpoints.load import LoadReport, assumptions
+from a2mim.data.sources import (
+    Source,
+    classes_of,
+    folder_images,
+    labelled_samples,
+    named_images,
+    without_folders,
+)
+from a2mim.measure.interactions import LEAST_BUDGET
+from a2mim.measure.networks import check_different, load, look_given, own_code, without_classifier
+from a2mim.measure.scores import Network, named_networks, same_weights
+from a2mim.messages import UsageError
+from a2mim.runs.folder import counted, keep_memory, pick_device, run_key
+from a2mim.settings.compare import CompareConfig, Fill, Label, Panel, Precision
+from a2mim.settings.weights import WeightsConfig
+from interactions.features.cka import FEWEST
+from interactions.features.invariance import batch_sizes
+from interactions.features.spectrum import spectrum as maps_of
+from interactions.networks.inference import arithmetic
+
+PANELS: tuple[Panel, ...] = get_args(Panel)
+
+HIDDEN = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Hidden shares of the panel of predictions."""
+
+SIMILAR_AT = (0.0, 0.25, 0.5, 0.75, 0.9)
+"""Hidden shares of the panel of similarity, which also runs an untrained network."""
+
+COST = {"predictions": len(HIDDEN), "similarity": 2 * (1 + len(SIMILAR_AT)), "spectrum": 1}
+"""Forwards for each image."""
+
+GRIDS = range(4, 15)
+"""Patches per side that are chosen from; ten hidden shares need 4."""
+
+BATCH = 24
+"""Images that CKA and retrieval see together at the least."""
+
+TIMED_IMAGES, TIMED_SECONDS = 16, 1.0
+
+FEATURES = (
+    "interactions are about features of all networks (their projection on those of the whole image)"
+)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The linear probe of networks without a classifier.
+
+    Attributes:
+        data: where it is trained, without folders of this machine.
+        images: its training images.
+        classes: theirs.
+    """
+
+    data: str
+    images: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, once networks and images are known.
+
+    Attributes:
+        config: with grid, label, device, number of images and the common crop filled in.
+        networks: what is compared.
+        forwards: of each panel, for each network.
+        apart: why a network is not in a panel: panel -> title -> reason.
+        projection: whether interactions are about features instead of a class.
+        probe: of networks without a classifier, if predictions of them are wanted.
+        speeds: forwards a second of each network.
+        notes: what was decided for the user, in sentences.
+        decides: what decides the numbers and is not in the settings.
+    """
+
+    config: CompareConfig
+    networks: list[Network]
+    forwards: dict[Panel, int]
+    apart: dict[Panel, dict[str, str]]
+    projection: bool
+    probe: Probe | None
+    speeds: list[float]
+    notes: list[str]
+    decides: Mapping[str, object]
+
+    def checkpoints(self, panel: Panel) -> tuple[str, ...]:
+        """Those that a panel measures."""
+        apart = self.apart.get(panel, {})
+        pairs = zip(self.config.checkpoints, self.networks, strict=True)
+        return tuple(name for name, network in pairs if network.title not in apart)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings, without what decides no number and without paths of this machine."""
+        settings = asdict(self.config)
+        for key in ("device", "out", "resume"):
+            settings.pop(key)
+        settings["images"] = self.config.images and self.config.images.resolve().name
+        settings["probe_data"] = without_folders(self.config.probe_data)
+        settings["checkpoints"] = [f"{n.model} {n.weights} {n.sha256}" for n in self.networks]
+        return settings
+
+    @cached_property
+    def key(self) -> str:
+        """Names the run: another one has other numbers."""
+        return run_key({**self.settings, **self.decides})
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time, in all, but for the fit of a probe."""
+        seconds = 0.0
+        for name, network, speed in zip(
+            self.config.checkpoints, self.networks, self.speeds, strict=True
+        ):
+            images = sum(n for panel, n in self.forwards.items() if name in self.checkpoints(panel))
+            if self.probe is not None and not network.classes:
+                images += self.probe.images
+            seconds += images / speed
+        return seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the page has to know, as JSON takes it; nothing that another run would not have."""
+        return {
+            "networks": [network.to_dict() for network in self.networks],
+            "same_weights": same_weights(self.networks),
+            "images": self.config.count,
+            "label": self.config.label,
+            "grid": self.config.grid,
+            "fill": self.config.fill,
+            "similarity_batch": batch_of(self.config.count),
+            "forwards": self.forwards,
+            "apart": self.apart,
+            "notes": self.notes,
+            "key": self.key,
+        }
+
+    def __str__(self) -> str:
+        """The plan, for people."""
+        lines = [f"plan: {self.config.count} images; forwards for each network"]
+        lines += [f"  {panel:<13}{counted(n):>9}" for panel, n in self.forwards.items()]
+        lines.append(f"  {'in all':<13}{counted(sum(self.forwards.values())):>9}")
+        if self.probe is not None:
+            titles = ", ".join(network.title for network in self.networks if not network.classes)
+            lines.append(
+                f"  {'and':<13}{counted(self.probe.images):>9} training images of "
+                f"{self.probe.data} for a linear probe on {titles}"
+            )
+        for network, speed in zip(self.networks, self.speeds, strict=True):
+            lines.append(f"{network.title}: {speed:.3g} forwards a second")
+        lines += [
+            f"{network.title}: assumed {sentence}."
+            for network in self.networks
+            for sentence in assumptions(network.report.assumed)
+        ]
+        lines += [pair["sentence"] for pair in same_weights(self.networks)]
+        lines += self.notes
+        lines.append(
+            f"about {duration(self.seconds)} on {self.config.device}, if nothing else runs there; "
+            "--budget changes it"
+        )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """What a network told when it was tried.
+
+    Attributes:
+        report: what became of its weights.
+        look: how it wants its images: a data config of timm.
+        speed: forwards a second.
+        no_maps: why its maps cannot be had; empty if they can.
+    """
+
+    report: LoadReport
+    look: dict[str, Any]
+    speed: float
+    no_maps: str
+
+
+def planned(config: CompareConfig) -> Plan:
+    """Try every network and the images, and decide what was left open.
+
+    Raises:
+        UsageError: if a checkpoint, the images or a setting cannot be used.
+        DataError: if there are no images, or one cannot be read.
+    """
+    _check(config)
+    config = replace(config, device=pick_device(config.device))
+    if config.device == "cpu":
+        keep_memory()
+    tried = [_try(name, config) for name in config.checkpoints]
+    reports = [one.report for one in tried]
+    check_different(reports)
+    notes: list[str] = []
+    config = replace(config, weights=_one_view(config, [one.look for one in tried], notes))
+    given = look_given(config.weights)
+    reports = [_as_given(report, given) for report in reports]
+    networks = named_networks(reports)
+    sizes = [int(one.look["input_size"][1]) for one in tried]
+    config = replace(config, grid=_grid(config.grid, sizes))
+    panels, apart = _panels(config, networks, tried, notes)
+    sources = _sources(config, _affordable(config, panels))
+    config = replace(config, count=len(sources))
+    headless = [network.title for network in networks if not network.classes]
+    probed = headless and "predictions" in panels and "predictions" not in apart
+    probe = _probe(config) if probed else None
+    networks = [_with_classifier(network, probe) for network in networks]
+    if probe and len(headless) < len(networks):
+        notes.append(
+            f"{', '.join(headless)}: no classifier, so predictions are those of a linear probe "
+            f"trained on {counted(probe.images)} images of {probe.data}. Other networks have their "
+            "own classifier: a difference in accuracy or agreement is also one of classifiers."
+        )
+    config, projection = _judged(config, panels, networks, probe, sources, notes)
+    notes += [
+        f"{network.title}: {AS_IT_IS}." for network in networks if AS_IT_IS in network.report.notes
+    ]
+    decides = {
+        "files": [source.identity() for source in sources],
+        "looks": [one.look for one in tried],
+        "options": [str(report.options) for report in reports],
+        "code": [own_code(name) for name in config.checkpoints],
+    }
+    forwards = _forwards(config, panels)
+    speeds = [one.speed for one in tried]
+    return Plan(config, networks, forwards, apart, projection, probe, speeds, notes, decides)
+
+
+def _check(config: CompareConfig) -> None:
+    """What needs neither networks nor images."""
+    if len(config.checkpoints) < 2:
+        raise UsageError(
+            f"expected two or more checkpoints, got {len(config.checkpoints)}; a2mim models says "
+            "what is one"
+        )
+    if (config.images is None) == (not config.data):
+        raise UsageError("expected either --images DIR or --data NAME")
+    choices = (("fill", Fill), ("label", Label), ("precision", Precision))
+    for key, choice in choices:
+        if getattr(config, key) not in get_args(choice):
+            raise UsageError(
+                f"expected --{key} {', '.join(get_args(choice))}, got {getattr(config, key)!r}"
+            )
+    if isinstance(config.skip, str) or not set(config.skip) <= set(PANELS):
+        raise UsageError(f"expected --skip of {', '.join(PANELS)}, got {config.skip!r}")
+    if set(config.skip) == set(PANELS):
+        raise UsageError("expected a panel that is not skipped, got all in --skip")
+    for key, least in (("count", FEWEST), ("budget", 1)):
+        if getattr(config, key) < least:
+            raise UsageError(f"expected --{key} of at least {least}, got {getattr(config, key)}")
+    if config.grid and config.grid < GRIDS[0]:
+        raise UsageError(
+            f"expected --grid of at least {GRIDS[0]}, on which {len(HIDDEN)} hidden shares differ, "
+            f"or 0, got {config.grid}"
+        )
+
+
+# --------------------------------------------------------------------------------------------------
+# networks
+
+
+def _try(name: str, config: CompareConfig) -> _Tried:
+    """Load a network, time it, and see whether its maps can be had."""
+    loaded = load(name, config.weights)
+    H, W = loaded.data_config["input_size"][1:]
+    if H != W:
+        raise UsageError(
+            f"expected networks of square images, got {H} x {W} px for {name}; give --image-size"
+        )
+    model = loaded.model.to(config.device)
+    images_BCHW = torch.zeros(TIMED_IMAGES, *loaded.data_config["input_size"], device=config.device)
+    speed = _speed(model, images_BCHW, config.precision)
+    no_maps = ""
+    if "spectrum" not in config.skip:
+        try:
+            maps_of(without_classifier(model), [images_BCHW[:1]])
+        except ValueError as error:
+            no_maps = str(error)
+    return _Tried(loaded.report, loaded.data_config, speed, no_maps)
+
+
+def _as_given(report: LoadReport, given: Mapping[str, Any]) -> LoadReport:
+    """The report, once all networks are given some settings, which are not assumed any more."""
+    assumed = tuple(one for one in report.assumed if one.setting not in given)
+    return replace(report, look={**report.look, **given}, assumed=assumed)
+
+
+def _speed(model: nn.Module, images_BCHW: torch.Tensor, precision: Precision) -> float:
+    """Forwards a second, from a short run."""
+
+    def once() -> float:
+        begin = time.perf_counter()
+        model(images_BCHW).sum().item()  # waits for the device
+        return time.perf_counter() - begin
+
+    with torch.inference_mode(), arithmetic(precision, images_BCHW.device):
+        once()
+        times = [once()]
+        while sum(times) < TIMED_SECONDS:
+            times.append(once())
+    return len(images_BCHW) / min(times)
+
+
+def _one_view(
+    config: CompareConfig, looks: Sequence[dict[str, Any]], notes: list[str]
+) -> WeightsConfig:
+    """One crop and one way of resizing for all, where they want different ones; notes of the rest.
+
+    timm resizes the short side to floor(size / crop_pct) pixels before it cuts: with one crop_pct
+    below 1 that is a slightly different region for each size.
+    """
+    weights = config.weights
+    sizes = sorted({int(look["input_size"][1]) for look in looks})
+    crops = sorted({float(look["crop_pct"]) for look in looks})
+    modes = sorted({str(look["crop_mode"]) for look in looks})
+    ways = {look["interpolation"] for look in looks}
+    colours = {(tuple(look["mean"]), tuple(look["std"])) for look in looks}
+    told = ", ".join(f"{crop:g}" for crop in crops)
+    if len(sizes) > 1:
+        if weights.crop_pct is None:
+            weights = replace(weights, crop_pct=1.0)
+            seen = "the whole short side"
+            if crops != [1.0]:
+                seen += f", where they want {told} of it"
+        else:
+            seen = f"{weights.crop_pct:g} of the short side, up to a pixel"
+        notes.append(
+            f"Networks take images of {', '.join(map(str, sizes))} px: each sees the same region "
+            f"at its own size ({seen}), and the same regions are hidden."
+        )
+    elif len(crops) > 1:
+        weights = replace(weights, crop_pct=crops[-1])
+        notes.append(
+            f"Networks want different crops ({told} of the short side): all see the same "
+            f"{crops[-1]:g} of every image."
+        )
+    if len(modes) > 1:
+        notes.append(
+            f"Networks want different ways of cropping ({', '.join(modes)}): they do not see the "
+            "same pixels, unless images are square."
+        )
+    if len(ways) > 1:
+        weights = replace(weights, interpolation="bicubic")
+        notes.append("Networks want different ways of resizing: all images are resized bicubic.")
+    if config.fill == "zero" and len(colours) > 1:
+        notes.append(
+            "Networks have different normalisations, so with --fill zero hidden patches have "
+            "another colour for each."
+        )
+    if config.fill == "blur" and len(sizes) > 1:
+        notes.append(
+            "Networks take images of different sizes, and --fill blur is as wide in pixels for "
+            "each: a larger image keeps more detail where it is hidden."
+        )
+    return weights
+
+
+def _grid(side: int, sizes: Sequence[int]) -> int:
+    """Patches per side that divide images of all sizes: as asked for, or the most up to 14."""
+    common = math.gcd(*sizes)
+    told = f"got {', '.join(map(str, sorted(set(sizes))))} px"
+    if side:
+        if common % side:
+            raise UsageError(f"expected images that {side} x {side} patches divide, {told}")
+        return side
+    grids = [side for side in GRIDS if common % side == 0]
+    if not grids:
+        raise UsageError(
+            f"expected images that {GRIDS[0]} x {GRIDS[0]} to {GRIDS[-1]} x {GRIDS[-1]} patches "
+            f"divide, {told}; give --image-size or --grid"
+        )
+    return grids[-1]
+
+
+def _with_classifier(network: Network, probe: Probe | None) -> Network:
+    """The network, and which classifier its predictions are of."""
+    if network.classes:
+        return network
+    if probe is None:
+        return replace(network, classifier="none")
+    images = f"{counted(probe.images)} images of {probe.data}"
+    return replace(network, classifier=f"linear probe: {images}")
+
+
+def _probe(config: CompareConfig) -> Probe:
+    """What a probe will be trained on; its images are counted, not read."""
+    data = config.probe_data or config.data
+    train, _ = labelled_samples(data, lambda image, generator: image)
+    assert train.labels_I is not None
+    limit = config.probe_max_train
+    images = len(train) if limit is None else min(limit, len(train))
+    return Probe(without_folders(data), images, int(train.labels_I.max()) + 1)
+
+
+# --------------------------------------------------------------------------------------------------
+# images, panels, and what they are about
+
+
+def _panels(
+    config: CompareConfig, networks: Sequence[Network], tried: Sequence[_Tried], notes: list[str]
+) -> tuple[list[Panel], dict[Panel, dict[str, str]]]:
+    """Which panels there will be, and which networks cannot be in them."""
+    panels = [panel for panel in PANELS if panel not in config.skip]
+    no_probe = "it has no classifier, and without --probe-data none can be trained"
+    reasons: dict[Panel, dict[str, str]] = {"predictions": {}, "spectrum": {}}
+    for network, one in zip(networks, tried, strict=True):
+        if not (network.classes or config.probe_data or config.data):
+            reasons["predictions"][network.title] = no_probe
+        if one.no_maps:
+            reasons["spectrum"][network.title] = one.no_maps
+    apart: dict[Panel, dict[str, str]] = {}
+    out: list[str] = []
+    for panel, of in reasons.items():
+        if panel in panels and len(of) == len(networks):
+            panels.remove(panel)
+            out.append(f"{panel} ({'; '.join(dict.fromkeys(of.values()))})")
+        elif panel in panels and of:
+            apart[panel] = of
+    if not panels:
+        raise UsageError(f"nothing is left to measure: {', '.join(out)}")
+    notes += [f"Left out: {panel}." for panel in out]
+    return panels, apart
+
+
+def _affordable(config: CompareConfig, panels: Sequence[Panel]) -> int:
+    """How many images the budget pays for; half of it is for interactions, where they are in."""
+    each = sum(COST[panel] for panel in panels if panel in COST)
+    parts = 2 if "interactions" in panels else 1
+    count = min(config.count, config.budget // parts // each) if each else config.count
+    if count < FEWEST:
+        raise UsageError(
+            f"expected --budget of at least {parts * each * FEWEST} forwards for {FEWEST} images, "
+            f"got {config.budget}"
+        )
+    return count
+
+
+def _forwards(config: CompareConfig, panels: Sequence[Panel]) -> dict[Panel, int]:
+    """Forwards of each panel, in order; what is left of the budget goes into interactions."""
+    forwards = {panel: COST.get(panel, 0) * config.count for panel in panels}
+    if "interactions" in panels:
+        spent = sum(forwards.values())
+        if config.budget - spent < LEAST_BUDGET:
+            raise UsageError(
+                f"expected --budget of at least {spent + LEAST_BUDGET} forwards, of which "
+                f"interactions need {LEAST_BUDGET}, got {config.budget}; or give --skip "
+                "interactions"
+            )
+        forwards["interactions"] = config.budget - spent
+    return forwards
+
+
+def _sources(config: CompareConfig, count: int) -> list[Source]:
+    """The images, with their classes where they are known and count."""
+    if config.images is None:
+        sources = named_images(config.data, count, config.seed)
+    else:
+        truth = config.label != "prediction" and (config.images / "labels.csv").is_file()
+        sources = folder_images(config.images, count, config.seed, truth=truth)
+    if len(sources) < FEWEST:
+        raise UsageError(f"expected at least {FEWEST} images, found {len(sources)}")
+    return sources
+
+
+def _judged(
+    config: CompareConfig,
+    panels: Sequence[Panel],
+    networks: Sequence[Network],
+    probe: Probe | None,
+    sources: Sequence[Source],
+    notes: list[str],
+) -> tuple[CompareConfig, bool]:
+    """The label of predictions and interactions, and whether the latter are about features."""
+    truth = all(source.truth is not None for source in sources)
+    if config.label == "truth" and not truth:
+        where = config.images / "labels.csv" if config.images else config.data
+        raise UsageError(f"expected classes in {where} for --label truth, found none")
+    classifiers = [network.classes for network in networks if network.classes]
+    headless = len(classifiers) < len(networks)
+    if probe is not None:
+        classifiers.append(probe.classes)
+    asked = "predictions" in panels or "interactions" in panels
+    unlike = _unlike(config, classifiers, sources) if asked else ""
+    if config.label == "truth" and unlike:
+        raise UsageError(
+            f"expected classifiers of the images' classes for --label truth, but {unlike}; give "
+            "--label prediction"
+        )
+    label: Literal["truth", "prediction"] = "prediction"
+    if config.label == "truth" or (config.label == "auto" and truth and not unlike):
+        label = "truth"
+    differ = len(set(classifiers)) > 1
+    projection = headless or differ or bool(config.label == "auto" and unlike)
+    follows = []
+    if unlike and "predictions" in panels and (differ or config.label == "auto"):
+        follows.append(
+            "predictions are compared with those of the same network for the whole image"
+            + (", which is easier with fewer classes" if differ else "")
+        )
+    if projection and "interactions" in panels:
+        if headless:
+            notes.append(f"A network has no classifier, so {FEATURES}.")
+        else:
+            follows.append(FEATURES)
+    if follows:
+        notes.append(f"{unlike[0].upper()}{unlike[1:]}, so {', and '.join(follows)}.")
+    return replace(config, label=label), projection
+
+
+def _unlike(config: CompareConfig, classifiers: Sequence[int], sources: Sequence[Source]) -> str:
+    """Why classes cannot judge these classifiers, in plain words; empty if they can."""
+    numbers = sorted(set(classifiers))
+    told = ", ".join(map(str, numbers))
+    if len(numbers) > 1:
+        return f"classifiers have different numbers of classes ({told})"
+    if not numbers:
+        return ""
+    of_data = classes_of(config.data) if config.data else None
+    if of_data not in (None, numbers[0]):
+        return f"classifiers have {told} classes and {config.data} has {of_data}"
+    highest = max((source.truth for source in sources if source.truth is not None), default=0)
+    if highest >= numbers[0]:
+        return f"classifiers have {told} classes and an image has the class index {highest}"
+    return ""
+
+
+def batch_of(count: int) -> int:
+    """The most images that CKA and retrieval see together; at least 24, if there are as many."""
+    batches = max(count // BATCH, 1)
+    return batch_sizes(count, math.ceil(count / batches))[0]
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

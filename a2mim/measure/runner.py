@@ -1,0 +1,262 @@
+"""Networks measured image by image: games made, records written, shared and read.
+
+A record is read where it is and measured where it is not, so that an interrupted run goes on, and
+several processes do the work of one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar, cast
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import interactions as ix
+from a2mim.data.arrays import DataError
+from a2mim.data.sources import Source
+from a2mim.measure.fills import plain_fill
+from a2mim.measure.networks import Subject
+from a2mim.messages import UsageError
+from a2mim.runs.records import read_record, record_key, shard, write_record
+from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
+from interactions.games.encoders import Kind
+from interactions.games.image import predicted_class
+from interactions.orders.adaptive import can_grow
+from interactions.orders.published import PublishedPairs
+
+T = TypeVar("T")
+Records = list[ix.Interactions]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on one network.
+
+    Attributes:
+        subject: the network.
+        records: one per image.
+        floor: the numerical noise of one difference, in the precision of the run.
+        floor_of_ends: at m = 0 and m = n-2, which are in float32 in any case.
+    """
+
+    subject: Subject
+    records: Records
+    floor: float
+    floor_of_ends: float
+
+
+@dataclass
+class Share:
+    """This process's part of the work, and where all processes keep their records.
+
+    Attributes:
+        folder: of the records.
+        rank: which process this is.
+        world: of how many.
+        used: the records that the result is made of.
+    """
+
+    folder: Path
+    rank: int
+    world: int
+    used: set[Path] = field(default_factory=set)
+
+
+def measure(
+    subject: Subject,
+    config: InteractionsConfig,
+    design: ix.Design,
+    sources: Sequence[Source],
+    share: Share,
+    purpose: str = "",
+) -> Measured:
+    """Records of all images of one model, and the noise floor of the first.
+
+    Records are read where they are and measured where they are not. Without a budget, orders whose
+    contexts are noisy get more of them; with one, the design was planned for it.
+    """
+    play = partial(_game, subject, config)
+    settings = {
+        "design": repr(design),
+        "model": [subject.name, str(subject.report.options)],
+        "weights": subject.report.sha256,
+        "reward": config.reward,
+        "game": config.game,
+        "fill": config.fill,
+        "precision": config.precision,
+    }
+    keys, labels = [], []
+    for index, source in enumerate(sources):
+        image = subject.transform(source.read())
+        labels.append(_label(subject, config, source, image))
+        name = _image_name(config, index, source)
+        keys.append(record_key(settings | {"image": name}, image, labels[-1]))
+
+    def game(k: int) -> ix.PatchGame | ix.TokenDropGame:
+        return play(sources[k], _image_name(config, k, sources[k]), labels[k])
+
+    folder = share.folder / safe_name(f"{subject.name} {subject.weights}")
+
+    def measured(level: int, wanted: Mapping[int, int], before: Records) -> Records:
+        """Measure this process's share of the images, then read the records of all."""
+        stored = [folder / f"{k:05d}-{key}-{level}.npz" for k, key in enumerate(keys)]
+        share.used.update(stored)
+        mine = list(shard(len(sources), share.rank, share.world))
+        name = subject.name + purpose + (f", more contexts ({level})" if level else "")
+        per_image = _added(before[0], wanted) if level else forwards_of(design)
+        with _progress(subject.model, name, len(mine) * per_image, share.rank) as bar:
+            for done, k in enumerate(mine, start=1):
+                if read_record(stored[k]) is None:
+                    if level:
+                        record = ix.add_replicates(game(k), before[k], design, wanted)
+                    else:
+                        record = usable(partial(ix.measure_one, game(k), design))
+                    write_record(record, stored[k], label=labels[k])
+                # What was read or saved by removing repeats is work that is not left.
+                bar.total = bar.n + (len(mine) - done) * per_image
+                bar.refresh()
+        return _await(stored)
+
+    level, records = 0, measured(0, {}, [])
+    adaptive = config.target and not config.budget and can_grow(records, design)
+    while adaptive and (
+        wanted := ix.wanted_replicates(records, config.target, max_contexts=config.max_contexts)
+    ):
+        level += 1
+        records = measured(level, wanted, records)
+    # Only the first process reports, and only the result.
+    silent = share.rank or purpose
+    if silent:
+        return Measured(subject, records, math.nan, math.nan)
+    first = game(0)
+    floor = floor_of_ends = usable(lambda: ix.noise_floor(first, design))
+    if first.precise is not first:
+        floor_of_ends = usable(lambda: ix.noise_floor(first.precise, design))
+    return Measured(subject, records, floor, floor_of_ends)
+
+
+def _game(
+    subject: Subject, config: InteractionsConfig, source: Source, name: str, label: int
+) -> ix.PatchGame | ix.TokenDropGame:
+    """The game of one image."""
+    image = subject.transform(source.read())
+    grid = grid_of(config)
+    batch_size = config.batch_size or None
+
+    def build() -> ix.PatchGame | ix.TokenDropGame:
+        if config.reward in ENCODER_REWARDS:
+            (game,) = ix.encoder_games(
+                subject.model,
+                image[None],
+                grid,
+                kind=cast(Kind, config.reward),
+                names=[name],
+                fill=plain_fill(config.fill, *subject.colours),
+                batch_size=batch_size,
+                precision=config.precision,
+            )
+            return game
+        reward = ix.REWARDS[config.reward]
+        if config.game == "token_drop":
+            return ix.TokenDropGame(
+                subject.model, image, label, grid, name, reward, batch_size, config.precision
+            )
+        fill = plain_fill(config.fill, *subject.colours)
+        return ix.PatchGame(
+            subject.model, image, label, grid, name, fill, reward, batch_size, config.precision
+        )
+
+    return usable(build)
+
+
+def _label(subject: Subject, config: InteractionsConfig, source: Source, image: Tensor) -> int:
+    if config.reward in ENCODER_REWARDS:
+        return 0
+    if config.label == "prediction":
+        return predicted_class(subject.model, image)
+    if config.label == "truth":
+        assert source.truth is not None
+        return source.truth
+    return int(config.label)
+
+
+def _image_name(config: InteractionsConfig, index: int, source: Source) -> str:
+    # Published draws are keyed by the index of the image in the run.
+    return str(index) if config.protocol else source.name
+
+
+@contextmanager
+def _progress(model: nn.Module, name: str, total: int, rank: int) -> Iterator[tqdm]:
+    """A bar that counts images through the network as they go, with time left."""
+
+    def count(_module: nn.Module, inputs: tuple[Tensor, ...], _outputs: object) -> None:
+        bar.update(len(inputs[0]))
+
+    with tqdm(desc=name, total=total, unit=" forwards", unit_scale=True, disable=rank != 0) as bar:
+        handle = model.register_forward_hook(count)
+        try:
+            yield bar
+        finally:
+            handle.remove()
+
+
+def usable(work: Callable[[], T]) -> T:
+    """What the library refuses with a reason is the user's input, not a fault."""
+    try:
+        return work()
+    except (ValueError, DataError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _await(paths: list[Path]) -> Records:
+    """All records, once the other processes have written theirs."""
+    records: list[ix.Interactions | None] = [None] * len(paths)
+    while True:
+        for k, path in enumerate(paths):
+            if records[k] is None:
+                records[k] = read_record(path)
+        complete = [record for record in records if record is not None]
+        if len(complete) == len(paths):
+            return complete
+        time.sleep(0.1)
+
+
+def grid_of(config: InteractionsConfig) -> ix.PatchGrid:
+    """The players."""
+    side = {"": config.grid, "iclr22": 16, "a2mim": 14}[config.protocol]
+    return ix.PatchGrid(side, side)
+
+
+def forwards_of(design: ix.Design) -> int:
+    """Forwards per image at most, for neighbouring pairs: repeats are not counted out."""
+    pairs = design.pairs
+    assert isinstance(pairs, ix.NeighbourPairs | PublishedPairs)
+    n = pairs.grid.n
+    per_replicate = design.contexts.count(n, 1) // design.contexts.replicates
+    contexts = sum(
+        1 if m in (0, n - 2) else R * per_replicate
+        for m, R in zip(ix.orders_of(design.ratios, n), design.replicates_at(n), strict=True)
+    )
+    return 4 * pairs.count * contexts
+
+
+def _added(record: ix.Interactions, wanted: Mapping[int, int]) -> int:
+    """Forwards that so many replicates, by order, add to those of a record."""
+    more = sum(
+        wanted.get(int(m), 0) - record.replicates(o).shape[1]
+        for o, m in enumerate(record.orders_O)
+        if int(m) in wanted
+    )
+    return 4 * len(record.pairs_P2) * record.per_replicate * more
+
+
+def safe_name(name: str) -> str:
+    """A name that can be a folder's."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)

@@ -1,0 +1,1 @@
+"""Pre-training methods: masks, mask tokens, decoders, targets, losses, models."""

@@ -1,0 +1,1 @@
+"""Frozen features and what they know about classes."""

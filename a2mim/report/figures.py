@@ -1,0 +1,237 @@
+"""Every figure, from tables only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from a2mim.runs.table import occlusion_from, read_table, strength_from
+from interactions import plots
+from interactions.stats import Interval
+
+NAMES = {"vit": "ViT", "resnet": "ResNet", "scratch": "from scratch", "a2mim": "A2MIM-pretrained"}
+"""How models and weights are called in figures and sentences."""
+
+
+class Look(NamedTuple):
+    """How a network is drawn.
+
+    Attributes:
+        colour: of its lines and marks.
+        marker: of matplotlib.
+    """
+
+    colour: str
+    marker: str
+
+
+Looks = Mapping[str, Look]
+"""By what networks are called in legends (:func:`titled`)."""
+
+
+def named(key: str) -> str:
+    """The display name of a model or of weights."""
+    return NAMES.get(key, key)
+
+
+def titled(model: object, weights: object) -> str:
+    """What a network is called in legends: its model and weights, or a title that stands alone."""
+    return f"{named(str(model))} ({named(str(weights))})" if weights else str(model)
+
+
+def networks(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """The weights that were measured, by model, in the order of the table."""
+    return {
+        str(model): list(dict.fromkeys(group["weights"]))
+        for model, group in rows.groupby("model", sort=False)
+    }
+
+
+def of(rows: pd.DataFrame, model: str, weights: str) -> pd.DataFrame:
+    """The rows of one network."""
+    return rows[(rows["model"] == model) & (rows["weights"] == weights)]
+
+
+def interaction_curves(rows: pd.DataFrame) -> Figure:
+    """J over orders, one panel per model, one curve per weights."""
+    figure, panels = _panels(rows)
+    for ax, (model, arms) in zip(panels, networks(rows).items(), strict=True):
+        for weights, colour in zip(arms, plots.COLOURS, strict=False):
+            strength = strength_from(of(rows, model, weights))
+            strength.plot(ax, label=named(weights), colour=colour)
+        ax.set_title(named(model))
+    panels[0].set_ylim(bottom=0)
+    panels[0].legend()
+    for ax in panels[1:]:
+        ax.set_ylabel("")
+    return figure
+
+
+def interaction_overlay(rows: pd.DataFrame, looks: Looks | None = None) -> Figure:
+    """J over orders, all networks of a table in one panel.
+
+    Args:
+        rows: of ``a2mim interactions``.
+        looks: of the networks; by their order if left out.
+    """
+    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    ax = figure.subplots()
+    pairs = [(model, arm) for model, arms in networks(rows).items() for arm in arms]
+    for k, (model, weights) in enumerate(pairs):
+        strength = strength_from(of(rows, model, weights))
+        title = titled(model, weights)
+        look = looks[title] if looks else Look(_colour(k), "o")
+        strength.plot(ax, label=title, colour=look.colour)
+        line, _one = ax.get_lines()[-2:]  # the other is the line at J = 1
+        line.set_marker(look.marker)
+    ax.set_ylim(bottom=0)
+    if looks:  # of any number of networks
+        _legend_below(figure, columns=3)
+    else:
+        ax.legend()
+    return figure
+
+
+def occlusion_curves(rows: pd.DataFrame) -> Figure:
+    """Accuracy under random patch drop, one panel per model, one curve per weights."""
+    figure, panels = _panels(rows)
+    for ax, (model, arms) in zip(panels, networks(rows).items(), strict=True):
+        for weights, colour in zip(arms, plots.COLOURS, strict=False):
+            occlusion = occlusion_from(of(rows, model, weights))
+            occlusion.plot(ax, label=named(weights), colour=colour)
+        ax.set_title(named(model))
+    panels[0].legend(loc="lower left")
+    for ax in panels[1:]:
+        ax.set_ylabel("")
+    return figure
+
+
+def reconstructions(pictures: dict[str, dict[str, np.ndarray]]) -> Figure:
+    """Images as they are, and by model: as it saw them, its prediction, the two together."""
+    first = next(iter(pictures.values()))
+    lines = [("original", first["original"])]
+    for model, stacks in pictures.items():
+        for key, title in (
+            ("masked", "input"),
+            ("prediction", "prediction"),
+            ("completed", "completed"),
+        ):
+            if key in stacks:
+                lines.append((f"{named(model)}: {title}", stacks[key]))
+    rows, count = len(lines), len(first["original"])
+    figure = Figure(figsize=(1.15 * count + 1.2, 1.15 * rows), layout="constrained")
+    axes = figure.subplots(rows, count, squeeze=False)
+    for row, (title, images) in zip(axes, lines, strict=True):
+        for ax, image in zip(row, images, strict=True):
+            plots.show_image(ax, torch.from_numpy(image) / 255)
+        row[0].text(
+            -0.12,
+            0.5,
+            title.replace(": ", "\n"),
+            transform=row[0].transAxes,
+            ha="right",
+            va="center",
+        )
+    return figure
+
+
+def save(figures: Mapping[str, Callable[[], Figure]], folder: Path) -> None:
+    """Draw figures in the house style, each as PNG and SVG; the same table gives the same bytes."""
+    with mpl.rc_context(plots.STYLE):
+        for name, draw in figures.items():
+            figure = draw()
+            figure.savefig(folder / f"{name}.png")
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+
+
+def draw_all(run: Path) -> list[str]:
+    """Draw all figures of a run folder from its tables, as PNG and SVG; returns their names."""
+    rows = read_table(run / "rows.csv")
+    pictures = {}
+    for file in sorted(run.glob("reconstructions-*.npz"), reverse=True):
+        with np.load(file, allow_pickle=False) as stacks:
+            pictures[file.stem.removeprefix("reconstructions-")] = dict(stacks)
+    figures = {
+        "interaction_curves": partial(interaction_curves, rows),
+        "occlusion_curves": partial(occlusion_curves, rows),
+    }
+    if pictures:
+        figures["reconstructions"] = partial(reconstructions, pictures)
+    save(figures, run)
+    return list(figures)
+
+
+def occlusion_curve(ax: Axes, table: pd.DataFrame, measure: str, title: str, look: Look) -> None:
+    """A measure of one network under one occluder over what is hidden, with its band."""
+    ends = [
+        table[table["measure"] == f"occlusion_{measure}{end}"].set_index("at")["value"]
+        for end in ("", "_low", "_high")
+    ]
+    plots.curve(
+        ax,
+        ends[0].index.to_numpy(),
+        [Interval(x, np.nan, low, high) for x, low, high in zip(*ends, strict=True)],
+        label=title,
+        colour=look.colour,
+        marker=look.marker,
+    )
+
+
+def occlusion_effects(rows: pd.DataFrame, looks: Looks | None = None) -> Figure:
+    """Top-1 accuracy and agreement over what is hidden, with bands; all networks in each panel.
+
+    Args:
+        rows: of ``a2mim occlusion``; each occluder is a line of panels, of one panel where there
+            is no accuracy.
+        looks: of the networks; by their order if left out.
+    """
+    occluders = rows["setting"].str.extract(r"occluder=(\S+)", expand=False)
+    names = list(dict.fromkeys(occluders))
+    titles = {"top1": "top-1 accuracy", "agreement": "agreement"}
+    measured = set(rows["measure"])
+    measures = {key: title for key, title in titles.items() if f"occlusion_{key}" in measured}
+    width = 8.2 if len(measures) > 1 else 5.6
+    figure = Figure(figsize=(width, 3.1 * len(names) + 0.6), layout="constrained")
+    axes = figure.subplots(len(names), len(measures), sharex=True, sharey=True, squeeze=False)
+    pairs = [(model, arm) for model, arms in networks(rows).items() for arm in arms]
+    for line, occluder in zip(axes, names, strict=True):
+        for ax, (measure, what) in zip(line, measures.items(), strict=True):
+            for k, (model, weights) in enumerate(pairs):
+                table = of(rows[occluders == occluder], model, weights)
+                title = titled(model, weights)
+                marker = "os^Dv"[k // len(plots.COLOURS) % 5]
+                look = looks[title] if looks else Look(_colour(k), marker)
+                occlusion_curve(ax, table, measure, title, look)
+            ax.set_title(f"{occluder}: {what}" if len(names) > 1 else what)
+            ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    for ax in axes[-1]:
+        ax.set_xlabel("hidden share of the image")
+    _legend_below(figure, columns=3 if looks else 1)  # names of files are wider than panels
+    return figure
+
+
+def _legend_below(figure: Figure, columns: int) -> None:
+    """Of the first panel."""
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=columns)
+
+
+def _colour(k: int) -> str:
+    """Of the k-th network where nothing else is said; grey comes last."""
+    return plots.COLOURS[(k + 1) % len(plots.COLOURS)]
+
+
+def _panels(rows: pd.DataFrame) -> tuple[Figure, list]:
+    count = len(networks(rows))
+    figure = Figure(figsize=(4.1 * count, 3.4), layout="constrained")
+    axes = figure.subplots(1, count, sharey=True, squeeze=False)
+    return figure, list(axes[0])

@@ -1,0 +1,76 @@
+"""Every measure of several checkpoints, on the same images, pairs, contexts and masks.
+
+Source: the estimator of ``a2mim interactions`` and the protocols of ``a2mim occlusion``,
+``invariance`` and ``spectrum``, each of which is a panel of the page.
+Command: ``a2mim compare CKPT CKPT ... --images DIR``, or ``--data NAME``.
+Machine and time: ``--budget`` forwards for each network; the command times each network and says
+how long that takes before it starts.
+Expected: nothing; differences come with their intervals and with Holm's correction for their
+number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from a2mim.settings.weights import WeightsConfig
+
+Panel = Literal["predictions", "interactions", "similarity", "spectrum"]
+Fill = Literal["image_mean", "zero", "blur"]
+Label = Literal["auto", "truth", "prediction"]
+Precision = Literal["float32", "tf32", "float16"]
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Settings of ``a2mim compare``."""
+
+    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
+    """Two or more of: files, timm names (timm's own weights), hf-hub:USER/NAME, untrained:NAME,
+    and NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
+    your own."""
+    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """A folder of images, searched in depth: links are followed, hidden files and folders left out.
+    labels.csv in it (file,class_index) tells classes, without which there is no accuracy."""
+    data: str = ""
+    """A data set by name instead of a folder (digits, cifar10, ...): its test images."""
+    count: int = 100
+    """At most this many images, drawn by seed."""
+    budget: int = 20_000
+    """Forwards that may be spent on each network, over all panels. What is left beside the others
+    goes into interactions, whose images (at most --count), pairs and contexts are then planned; a
+    small budget also means fewer images."""
+    skip: tuple[Panel, ...] = ()
+    """Panels to leave out: predictions (accuracy and occlusion), interactions, similarity (of
+    features of occluded images), spectrum."""
+    grid: int = 0
+    """Patches per side; 0: the most, up to 14, that divide the images of all networks."""
+    fill: Fill = "image_mean"
+    """What hidden pixels become. The mean colour of the image is the same for networks of different
+    normalisation; zero (after normalisation), as published, is not."""
+    label: Label = "auto"
+    """The class that interactions are about and predictions are judged by: the true one, or what
+    each network predicts for the whole image; auto: the true one where it is known and all
+    classifiers have as many classes as the images."""
+    probe_data: str = ""
+    """Clean training images with the same classes for a linear probe on networks without a
+    classifier: a set by name, or folder:PATH; those of --data if left out."""
+    probe_max_train: int | None = None
+    """At most this many of them, drawn by seed 0."""
+    seed: int = 0
+    """Names the random draws: images, pairs, contexts and masks, the same for all networks."""
+    precision: Precision = "float32"
+    """Arithmetic of the networks."""
+    weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
+    """How weights become a network."""
+    out: Path = Path("results/compare")
+    """Where the results go."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda if there is one."""
+    resume: bool = True
+    """Go on where an interrupted run of the same command was, and leave a finished one as it is, or
+    start anew."""

@@ -1,0 +1,78 @@
+"""Settings of ``a2mim probe``.
+
+Source: the linear probes and fine-tuning of A2MIM's configurations (our notes, section 5); k-NN as
+in DINO.
+Command: ``a2mim probe CKPT... --data NAME``.
+Expected: what a checkpoint's own paper says, where its recipe is followed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from a2mim.settings.weights import WeightsConfig
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Settings of ``a2mim probe``."""
+
+    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
+    """Files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for a random
+    network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
+    your own."""
+    data: str = ""
+    """Images with classes: a set by name (digits, cifar10, ...), or folder:PATH with
+    train/<class>/ and val/<class>/, searched in depth: links are followed, hidden files and folders
+    left out."""
+    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """For --method clean: a folder of test images, searched in the same way, with labels.csv
+    (file,class_index) in it."""
+    method: Literal["linear", "sgd", "knn", "finetune", "clean"] = "linear"
+    """linear: logistic regression by L-BFGS on frozen features; sgd: as published, on features of
+    one view; knn: 20 nearest neighbours; finetune: the whole network by a recipe; clean: top-1 of
+    the classifier that is in the checkpoint."""
+    recipe: str = ""
+    """Of --method sgd (in1k-vit, ...) or finetune (simmim-vit-b, ...); a2mim configs lists them."""
+    set: tuple[str, ...] = ()
+    """Settings of the fine-tuning recipe to change, as KEY=VALUE."""
+    pool: Literal["pooled", "class_token", "mean"] = "pooled"
+    """Features: what the network hands to its classifier, its class token, or the mean of its
+    patches."""
+    block: int | None = None
+    """Features after this block, counted from 1, instead of the last (with --pool class_token or
+    mean); SimMIM probes block 8 of 12, without the final norm."""
+    final_norm: bool = True
+    """Whether the network's final norm is applied to the features."""
+    normalise: Literal["standardise", "l2", "none"] = "standardise"
+    """What is done to features before a linear probe, with statistics of the training images."""
+    weight_decays: tuple[float, ...] = ()
+    """Weight decays that --method linear chooses from; 1e-6 to 1 in tens if left out."""
+    lrs: tuple[float, ...] = ()
+    """Learning rates that --method sgd chooses from, instead of the recipe's one."""
+    neighbours: int = 20
+    """Of --method knn."""
+    seeds: int = 1
+    """Runs with seeds 0, 1, ...; from two on, their mean and interval are reported too."""
+    max_train: int | None = None
+    """At most this many training images, drawn by seed 0."""
+    max_test: int | None = None
+    """At most this many test images, drawn by seed 0."""
+    batch_size: int = 256
+    """Images per forward; the result does not depend on it."""
+    workers: int = 1
+    """Processes that read images."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Arithmetic of the frozen network."""
+    weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
+    """How weights become a network."""
+    out: Path = Path("results/probe")
+    """Where the results go."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda if there is one."""
+    resume: bool = True
+    """Go on where an interrupted run of the same command was, or start anew."""

@@ -1,0 +1,1 @@
+"""Training: the loop, optimisers, state on disk, fine-tuning, trackers."""

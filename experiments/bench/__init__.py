@@ -1,0 +1,1 @@
+"""The benchmark: the toolkit against bare models and the published design."""

@@ -1,1 +1,0 @@
-"""One module per run: its settings, and a label that says what it is and what it showed."""

@@ -1,0 +1,1 @@
+"""Features of masked images: CKA, invariance, spectra."""

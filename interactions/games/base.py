@@ -1,0 +1,184 @@
+"""The only border between estimators and networks: a game.
+
+A game tells the worth v(S) of a coalition S of players: booleans ``(K, N)`` in, numbers ``(K,)``
+out, or vectors ``(K, D)``. Estimators know games; they never see a model, an image or a file.
+
+Shapes: K coalitions, N players, D features, B images, C channels or classes, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from interactions.networks.inference import (
+    Precision,
+    automatic_batch_size,
+    check_precision,
+    device_of,
+    in_batches,
+)
+from interactions.patches import Players
+
+
+class Game(Protocol):
+    """A cooperative game over ``n`` players.
+
+    Attributes:
+        n: number of players.
+        image: name of what is played on; random draws are keyed by it.
+    """
+
+    @property
+    def n(self) -> int:
+        """The number of players."""
+        ...
+
+    @property
+    def image(self) -> str:
+        """The name of what is played on."""
+        ...
+
+    def __call__(self, coalitions_KN: Tensor) -> Tensor:
+        """Values v(S), float64 on the CPU, of coalitions given as bool ``(K, N)``.
+
+        Returns:
+            Shape ``(K,)``, or ``(K, D)`` for a game whose values are vectors.
+        """
+        ...
+
+
+Reward = Callable[[Any, int], Tensor]
+"""Outputs of the model and a class -> values ``(B,)`` or vectors ``(B, D)`` in float64."""
+
+
+def log_odds(logits_BC: Tensor, label: int) -> Tensor:
+    """log p/(1-p) of the class: z_y - logsumexp over the other classes.
+
+    The published reward. It is computed from logits in float64, because 1-p loses all digits as
+    p approaches 1.
+
+    Raises:
+        ValueError: with a single class, where 1-p is 0.
+    """
+    _check_class(logits_BC, label)
+    logits_BC = logits_BC.double()
+    if logits_BC.shape[1] < 2:
+        raise ValueError("expected at least 2 classes for log-odds, got 1; use the logit reward")
+    others = torch.cat([logits_BC[:, :label], logits_BC[:, label + 1 :]], dim=1)
+    return logits_BC[:, label] - others.logsumexp(dim=1)
+
+
+def logit(logits_BC: Tensor, label: int) -> Tensor:
+    """The raw output z_y of the class."""
+    _check_class(logits_BC, label)
+    return logits_BC[:, label].double()
+
+
+def log_prob(logits_BC: Tensor, label: int) -> Tensor:
+    """log p of the class: bounded above by 0, so it flattens where the network is sure."""
+    _check_class(logits_BC, label)
+    return logits_BC.double().log_softmax(dim=1)[:, label]
+
+
+def probability(logits_BC: Tensor, label: int) -> Tensor:
+    """p of the class: saturates at both ends, where second differences vanish."""
+    _check_class(logits_BC, label)
+    return logits_BC.double().softmax(dim=1)[:, label]
+
+
+REWARDS: dict[str, Reward] = {
+    "log_odds": log_odds,
+    "logit": logit,
+    "log_prob": log_prob,
+    "probability": probability,
+}
+
+
+def _check_class(logits_BC: Tensor, label: int) -> None:
+    if not isinstance(logits_BC, Tensor) or logits_BC.ndim != 2:
+        got = tuple(logits_BC.shape) if isinstance(logits_BC, Tensor) else type(logits_BC).__name__
+        raise ValueError(
+            f"expected a model that gives logits (B, classes), got {got}; give a reward that reads "
+            "the model's outputs"
+        )
+    if not 0 <= label < logits_BC.shape[1]:
+        raise ValueError(f"label {label} is not one of the model's {logits_BC.shape[1]} classes")
+
+
+class OnImage(Protocol):
+    """What games of a network and an image have in common; see :class:`PatchGame`."""
+
+    @property
+    def model(self) -> nn.Module: ...  # noqa: D102
+    @property
+    def image_CHW(self) -> Tensor: ...  # noqa: D102
+    @property
+    def players(self) -> Players: ...  # noqa: D102
+    @property
+    def label(self) -> int: ...  # noqa: D102
+    @property
+    def n(self) -> int: ...  # noqa: D102
+    @property
+    def image(self) -> str: ...  # noqa: D102
+    @property
+    def reward(self) -> Reward: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int | None: ...  # noqa: D102
+    @property
+    def precision(self) -> Precision: ...  # noqa: D102
+
+
+def check_playable(game: OnImage) -> None:
+    """Raise a ValueError if a game's image, model or settings cannot be played with."""
+    if game.image_CHW.ndim != 3:
+        raise ValueError(
+            f"image {game.image}: expected (C, H, W), got {tuple(game.image_CHW.shape)}"
+        )
+    if game.batch_size is not None and game.batch_size < 1:
+        raise ValueError(f"expected a batch size of at least 1, got {game.batch_size}")
+    check_precision(game.precision)
+    if game.model.training:
+        raise ValueError(
+            "expected a model in eval mode, got one in training mode, whose batch statistics "
+            "and dropout make v(S) depend on the batch; call model.eval() first"
+        )
+    try:
+        game.players.check_image(*game.image_CHW.shape[1:])
+    except ValueError as error:
+        raise ValueError(f"image {game.image}: {error}") from error
+
+
+def play(game: OnImage, outputs: Callable[[Tensor], Any], coalitions_KN: Tensor) -> Tensor:
+    """Values of coalitions from what the network says of them, in batches.
+
+    Args:
+        game: whose reward, batch size and name are used.
+        outputs: from bool ``(B, N)`` on the model's device to the model's outputs.
+        coalitions_KN: bool.
+
+    Raises:
+        ValueError: if the outputs are not what the reward reads, or a value is not finite.
+    """
+    device = device_of(game.model)
+
+    def values_of(visible_BN: Tensor) -> Tensor:
+        return game.reward(outputs(visible_BN.to(device)), game.label)
+
+    size = game.batch_size or automatic_batch_size(
+        game.model,
+        game.image_CHW,
+        game.precision,
+        device,
+        lambda count: values_of(torch.ones(count, game.n, dtype=torch.bool)),
+    )
+    try:
+        values = in_batches(values_of, coalitions_KN, size)
+    except ValueError as error:
+        raise ValueError(f"image {game.image}: {error}") from error
+    if not values.isfinite().all():
+        raise ValueError(f"image {game.image}: the model gave values that are not finite")
+    return values

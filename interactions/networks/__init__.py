@@ -1,0 +1,1 @@
+"""Networks: batches in a stated arithmetic, masked images or tokens, features by layer."""

@@ -1,0 +1,604 @@
+"""What a network holds on its way: features of an image layer by layer, and the residual stream.
+
+:func:`layer_features` pools what timm's ``forward_intermediates`` gives (every block of a vision
+transformer, every stage of other networks) to one vector per image. :func:`residual_stream` hands
+over every map of the stream itself,
+
+    x_0,    x_0 + f_1(x_0),    x_1 + f_2(x_1),    ...
+
+as it is inside the true network, whatever scales, positions and shortcuts that has: a transformer
+after its embedding, after every attention and after every MLP; a CNN after its stem and after every
+block. That much is certain, since a table says where the stream of these timm networks is.
+
+Any other convolutional network is searched for blocks, and what is handed over is the output of
+each, whether or not a shortcut leads around it. A block is
+
+- an element of an ``nn.Sequential`` or ``nn.ModuleList`` that has a convolution inside; elements
+  that are containers themselves are opened instead, and nothing inside a block counts again;
+- a child of the network that has a convolution inside and is more than a container or a mere
+  convolution. (Of a network that only wraps another, it is the other that is meant.)
+
+A mere convolution of the network itself counts if it comes after the last block and before the
+pooling, as EfficientNet's ``conv_head`` does. Norms, activations and the like right after such a
+convolution, or after a block in the same container, belong to it, and a map has the name of the
+module that puts it out: ``features.2`` is VGG's first convolution with its norm and ReLU. A ReLU
+that is a function in ``forward`` and no module cannot be seen. Children called ``head``,
+``classifier``, ``fc``, ``pre_logits`` or ``aux`` only read the features.
+
+A network is refused where its maps could have another layout: parameters that are not those of 2d
+layers (of tokens, of a norm or ``nn.Linear`` over the last axis) may only come after the last
+block, as those of a classifier do. That sees modules; a ``forward`` that turns the axes of a map
+of convolutions around goes unseen.
+
+Shapes: B images, C channels, H x W pixels, N players, L tokens (patches), D or E features,
+h x w cells of a map. Prefix tokens are the class token, registers and the like.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from interactions.games.token_drop import KeepVisible
+from interactions.networks.masking import made_of, token_grid, with_modules
+from interactions.patches import PatchGrid, Players
+
+Readout = Literal["class", "mean", "visible"]
+"""The class token; the mean of all patch tokens or cells that the network has; the mean of those
+that are wholly visible, which are all where nothing is said to be hidden."""
+
+OUTPUT = "output"
+"""The layer, with its only readout, that a classifier reads (timm's ``pre_logits``); of a network
+that is not from timm, what it returns."""
+
+NORM = "norm"
+"""The layer behind the last norm of a network of tokens."""
+
+LayerFeatures = dict[tuple[str, str], Tensor]
+"""(layer, readout) -> features ``(B, D)``, at least float32."""
+
+Visit = Callable[[str, Tensor], None]
+"""Takes the name of a map and the map ``(B, E, h, w)``."""
+
+_Named = tuple[str, nn.Module]  # a module and where it is
+
+
+class _Stream(NamedTuple):
+    """Where the residual blocks of a timm class are, and the layout of what they pass on."""
+
+    layout: Literal["BNE", "BhwE", "BEhw"]
+    blocks: tuple[str, ...]  # {} counts stages
+
+
+_STREAMS = {
+    "VisionTransformer": _Stream("BNE", ("blocks",)),
+    "VisionTransformerDistilled": _Stream("BNE", ("blocks",)),
+    "Beit": _Stream("BNE", ("blocks",)),
+    "Eva": _Stream("BNE", ("blocks",)),
+    "SwinTransformer": _Stream("BhwE", ("layers.{}.blocks",)),
+    "SwinTransformerV2": _Stream("BhwE", ("layers.{}.blocks",)),
+    "ResNet": _Stream("BEhw", ("layer1", "layer2", "layer3", "layer4")),
+    "ConvNeXt": _Stream("BEhw", ("stages.{}.blocks",)),
+}
+
+_AFTER_ATTENTION = {
+    "Block": "norm2",
+    "EvaBlock": "norm2",
+    "SwinTransformerBlock": "norm2",
+    "ResPostBlock": "mlp",
+    "EvaBlockPostNorm": "mlp",
+    "SwinTransformerV2Block": "mlp",
+}
+"""The module of a transformer block whose input is the stream between attention and MLP."""
+
+_SINGLE = ("BasicBlock", "Bottleneck", "ConvNeXtBlock")
+"""Blocks of a single residual."""
+
+_HEADS = ("head", "classifier", "fc", "pre_logits", "aux", "aux1", "aux2", "AuxLogits")
+"""Children of a network that are not searched: they read features, some only in training."""
+
+_STAGES = ("RegStage",)
+"""Classes that run their children one after the other without being containers."""
+
+_RESIZES = ("Pool", "Pad", "Flatten", "Shuffle", "sample")
+"""In the names of modules that never belong to the block before them."""
+
+
+def layer_names(model: nn.Module) -> tuple[str, ...]:
+    """The layers of a network that :func:`layer_features` can read, from first to last.
+
+    Returns:
+        For a timm model the modules whose outputs ``forward_intermediates`` gives, :data:`NORM` if
+        it has tokens, and :data:`OUTPUT`; for any other network :data:`OUTPUT` alone.
+    """
+    if not _is_timm(model):
+        return (OUTPUT,)
+    modules = tuple(str(info["module"]) for info in model.feature_info)  # type: ignore[union-attr]
+    return (*modules, *((NORM,) if _has_tokens(model) else ()), OUTPUT)
+
+
+def readouts_of(model: nn.Module) -> tuple[Readout, ...]:
+    """The readouts of a network by default.
+
+    Returns:
+        All for tokens, without ``"class"`` if there is no class token; only the mean for maps,
+        whose cells are larger than patches, so that often none is wholly visible.
+    """
+    if not _has_tokens(model):
+        return ("mean",)
+    return ("class", "mean", "visible") if _has_class(model) else ("mean", "visible")
+
+
+def layer_features(
+    model: nn.Module,
+    images_BCHW: Tensor,
+    *,
+    layers: Sequence[str] | None = None,
+    readouts: Sequence[Readout] | None = None,
+    players: Players | None = None,
+    visible_BN: Tensor | None = None,
+    token_drop: bool = False,
+) -> LayerFeatures:
+    """One vector per image, layer and readout.
+
+    Args:
+        model: a network in eval mode, on the device of the images; for layers inside, one of timm.
+        images_BCHW: what the network sees: images whose hidden pixels have been filled, or whole
+            images of which ``token_drop`` drops tokens.
+        layers: which layers, of :func:`layer_names`; all if left out.
+        readouts: how tokens or cells become one vector; :func:`readouts_of` if left out. The layer
+            ``"output"`` is a vector already.
+        players: the regions that ``visible_BN`` speaks of.
+        visible_BN: bool, who is visible; all if left out.
+        token_drop: leave the tokens of hidden patches out of a vision transformer, after their
+            positions were added. Then ``"mean"`` and ``"visible"`` are the same.
+
+    Raises:
+        ValueError: for a model in training mode, layers or readouts that it does not have, an image
+            without a visible cell, or tokens that cannot be dropped.
+    """
+    if model.training:
+        raise ValueError("expected a model in eval mode, got one in training mode")
+    names = layer_names(model)
+    layers = names if layers is None else tuple(layers)
+    readouts = readouts_of(model) if readouts is None else tuple(readouts)
+    unknown = [layer for layer in layers if layer not in names]
+    if unknown or not layers:
+        raise ValueError(f"expected layers of {', '.join(names)}, got {unknown or 'none'}")
+    for readout in readouts:
+        if readout not in ("class", "mean", "visible"):
+            raise ValueError(f"expected a readout class, mean or visible, got {readout!r}")
+        if readout == "class" and not _has_class(model):
+            raise ValueError(
+                f"expected a model with a class token, got {type(model).__name__}; read the mean"
+            )
+    if (players is None) != (visible_BN is None):
+        raise ValueError("expected both players and visible_BN, or neither")
+    if token_drop:
+        model = _dropping(model, images_BCHW, players, visible_BN)
+        players = visible_BN = None  # every token that is left is visible
+    features: LayerFeatures = {}
+    with torch.inference_mode():
+        if not _is_timm(model):
+            return {(OUTPUT, OUTPUT): _vector(model(images_BCHW))}
+        tokens, final = _layer_tokens(model, images_BCHW, layers)
+        for layer, (patches_BLD, prefix_BPD, grid) in tokens.items():
+            patches_BLD = _at_least_float32(patches_BLD)
+            for readout in readouts:
+                if readout == "class":
+                    feature_BD = _at_least_float32(prefix_BPD[:, 0])
+                elif readout == "mean":
+                    feature_BD = patches_BLD.mean(dim=1)
+                else:
+                    visible_BL = torch.ones_like(patches_BLD[..., 0], dtype=torch.bool)
+                    if players is not None and visible_BN is not None:
+                        size = (images_BCHW.shape[-2], images_BCHW.shape[-1])
+                        visible_BL = _visible_cells(visible_BN, players, size, grid)
+                    feature_BD = _mean_of(patches_BLD, visible_BL, layer)
+                features[layer, readout] = feature_BD
+        if OUTPUT in layers:
+            head: Any = model
+            features[OUTPUT, OUTPUT] = _vector(head.forward_head(final, pre_logits=True))
+    return features
+
+
+def mean_of_visible(patches_BLD: Tensor, visible_BL: Tensor) -> Tensor:
+    """The mean of the patches that are visible, of which each image has at least one.
+
+    Args:
+        patches_BLD: a vector for each patch.
+        visible_BL: bool, who is visible.
+
+    Returns:
+        ``(B, D)``.
+    """
+    # A sum and no product of matrices, which autocast would compute in half precision.
+    weights_BL1 = visible_BL[:, :, None].to(patches_BLD)
+    return (patches_BLD * (weights_BL1 / weights_BL1.sum(dim=1, keepdim=True))).sum(dim=1)
+
+
+def stream_names(model: nn.Module) -> tuple[str, ...]:
+    """The maps of a network's residual stream, in order; of other CNNs, those after their blocks.
+
+    Returns:
+        25 names for 12 transformer blocks, 17 for a ResNet-50. The first is ``"stem"`` where the
+        stream is known from the table; names found by search are those of modules.
+
+    Raises:
+        ValueError: for a network whose stream is not known and that is not certainly a sequence of
+            convolutional blocks; see the top of this file.
+    """
+    known = _known(model)
+    if not known:
+        return tuple(name for name, _ in _found(model))
+    names = ["stem"]
+    for name, block in known:
+        after_attention = _AFTER_ATTENTION.get(type(block).__name__)
+        names += [f"{name}/attention", f"{name}/mlp"] if after_attention else [name]
+    return tuple(names)
+
+
+@contextmanager
+def residual_stream(
+    model: nn.Module, visit: Visit, layers: Sequence[str] | None = None
+) -> Iterator[None]:
+    """See every map of the residual stream while the network runs.
+
+    Inside the context each forward pass calls ``visit`` once per name of :func:`stream_names`, in
+    that order, with the map ``(B, E, h, w)``: prefix tokens left out, patch tokens on their grid.
+    Nothing is kept, and the network computes what it always does.
+
+    Args:
+        model: a timm ViT (also BEiT, EVA, DeiT), Swin, ResNet or ConvNeXt, whose stream this is; or
+            another convolutional network, for the outputs of its blocks.
+        visit: takes names and maps; a map may be a view of what the network computes with.
+        layers: which maps; all if left out. Blocks that never run, or whose output is no map, can
+            be left out.
+
+    Raises:
+        ValueError: for a network that :func:`stream_names` refuses or layers it does not have; and
+            while a network that was searched runs, if an output is no map ``(B, E, h, w)`` or the
+            blocks do not run once each and in order.
+    """
+    names = stream_names(model)
+    layers = names if layers is None else tuple(layers)
+    unknown = [layer for layer in layers if layer not in names]
+    if unknown:
+        raise ValueError(f"expected layers of {', '.join(names)}, got {unknown}")
+
+    def see(name: str, map_BEhw: Tensor) -> None:
+        if name in layers:
+            visit(name, map_BEhw)
+
+    known = _known(model)
+    with _known_stream(model, known, see) if known else _found_stream(model, see, layers):
+        yield
+
+
+@contextmanager
+def _known_stream(model: nn.Module, blocks: list[_Named], visit: Visit) -> Iterator[None]:
+    """The residual stream of a network of the table."""
+    layout = _STREAMS[type(model).__name__].layout
+    prefix = int(getattr(model, "num_prefix_tokens", 0))
+    grid: tuple[int, int] = (0, 0)
+
+    def on_grid(x: Tensor) -> Tensor:
+        if layout == "BEhw":
+            return x
+        return x.reshape(len(x), -1, x.shape[-1])[:, prefix:].unflatten(1, grid).movedim(3, 1)
+
+    def measure_images(module: nn.Module, args: tuple[Any, ...]) -> None:
+        nonlocal grid
+        grid = _token_cells(model, args[0])
+
+    def measure_map(module: nn.Module, args: tuple[Any, ...]) -> None:
+        nonlocal grid
+        grid = tuple(args[0].shape[1:3])
+
+    def input_of(name: str) -> Callable[..., None]:
+        return lambda module, args: visit(name, on_grid(args[0]))
+
+    def output_of(name: str) -> Callable[..., None]:
+        return lambda module, args, out: visit(name, on_grid(out))
+
+    with ExitStack() as hooks:
+
+        def hook(handle: Any) -> None:
+            hooks.callback(handle.remove)
+
+        if layout == "BNE":
+            hook(model.get_submodule("patch_embed").register_forward_pre_hook(measure_images))
+        for k, (name, block) in enumerate(blocks):
+            if layout == "BhwE":
+                hook(block.register_forward_pre_hook(measure_map))
+            if k == 0:
+                hook(block.register_forward_pre_hook(input_of("stem")))
+            after_attention = _AFTER_ATTENTION.get(type(block).__name__)
+            if after_attention:
+                between = block.get_submodule(after_attention)
+                hook(between.register_forward_pre_hook(input_of(f"{name}/attention")))
+                name += "/mlp"
+            hook(block.register_forward_hook(output_of(name)))
+        yield
+
+
+@contextmanager
+def _found_stream(model: nn.Module, visit: Visit, layers: Sequence[str]) -> Iterator[None]:
+    """The outputs of the blocks of a network that was searched."""
+    family, found = type(model).__name__, _found(model)
+    # A module with several names takes them in turn, so that all of them count if one is asked for.
+    asked = {block for name, block in found if name in layers}
+    order = [(name, block) for name, block in found if block in asked]
+    runs = 0
+
+    def output_of(name: str) -> Callable[..., None]:
+        def see(module: nn.Module, args: tuple[Any, ...], out: object) -> None:
+            nonlocal runs
+            due, block = order[runs % len(order)]
+            if block is not module:
+                raise ValueError(
+                    f"expected the blocks of {family} to run once each and in the order in which "
+                    f"they are registered, got {name} where {due} was due; leave one of them out "
+                    "of the layers"
+                )
+            runs += 1
+            if not isinstance(out, Tensor) or out.ndim != 4:
+                what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+                raise ValueError(
+                    f"{due}: expected a map (B, E, h, w), got {what}; leave the layer out"
+                )
+            visit(due, out)
+
+        return see
+
+    with ExitStack() as hooks:
+        for block, name in {block: name for name, block in reversed(order)}.items():
+            hooks.callback(block.register_forward_hook(output_of(name)).remove)
+        yield
+    if order and runs % len(order):
+        raise ValueError(
+            f"expected the blocks of {family} to run once each, got no "
+            f"{order[runs % len(order)][0]} after {order[runs % len(order) - 1][0]}; leave it out "
+            "of the layers"
+        )
+
+
+class _Tokens(NamedTuple):
+    """What one layer holds: patch tokens or cells of a map, and prefix tokens."""
+
+    patches_BLD: Tensor
+    prefix_BPD: Tensor
+    grid: tuple[int, int]
+
+
+def _layer_tokens(
+    model: nn.Module, images_BCHW: Tensor, layers: Sequence[str]
+) -> tuple[dict[str, _Tokens], Tensor]:
+    """The tokens of layers, in the order of the network, and what its head reads."""
+    names = layer_names(model)
+    inside = [k for k, name in enumerate(names) if name in layers and name not in (NORM, OUTPUT)]
+    asked = inside or [0]  # timm wants one at least
+    timm_model: Any = model
+    if not _has_tokens(model):
+        final, maps = timm_model.forward_intermediates(images_BCHW, asked)
+        found = [_Tokens(x.flatten(2).mT, x[:, :0].flatten(2), tuple(x.shape[2:])) for x in maps]
+        return dict(zip([names[k] for k in inside], found, strict=False)), final
+    prefix, grid = timm_model.num_prefix_tokens, _token_cells(model, images_BCHW)
+    final, taken = timm_model.forward_intermediates(
+        images_BCHW, asked, return_prefix_tokens=prefix > 0, output_fmt="NLC"
+    )
+    if not prefix:
+        taken = [(patches_BLD, patches_BLD[:, :0]) for patches_BLD in taken]
+    tokens = {
+        names[k]: _Tokens(patches_BLD, prefix_BPD, grid)
+        for k, (patches_BLD, prefix_BPD) in zip(inside, taken, strict=False)
+    }
+    if NORM in layers:
+        tokens[NORM] = _Tokens(final[:, prefix:], final[:, :prefix], grid)
+    return tokens, final
+
+
+def _dropping(
+    model: nn.Module, images_BCHW: Tensor, players: Players | None, visible_BN: Tensor | None
+) -> nn.Module:
+    """The network without the tokens of hidden patches."""
+    tokens = token_grid(model, *images_BCHW.shape[2:])
+    if tokens is None or "patch_drop" not in model._modules:
+        raise ValueError(
+            "expected a timm VisionTransformer, whose tokens can be dropped, got "
+            f"{type(model).__name__}; hide pixels instead"
+        )
+    if not isinstance(players, PatchGrid) or visible_BN is None or not made_of(players, tokens):
+        raise ValueError(
+            f"expected players made of whole patches of {tokens} and their visibility, "
+            f"got {players}"
+        )
+    counts_B = visible_BN.sum(dim=1)
+    if int(counts_B.min()) != int(counts_B.max()) or not counts_B[0]:
+        raise ValueError(
+            "expected as many visible players, at least 1, in each image of a batch, "
+            f"got {int(counts_B.min())} to {int(counts_B.max())}"
+        )
+    keep = KeepVisible(int(getattr(model, "num_prefix_tokens", 0)))
+    keep.visible_BL = players.refine(visible_BN, tokens)
+    return with_modules(model, patch_drop=keep)
+
+
+def _visible_cells(
+    visible_BN: Tensor, players: Players, size: tuple[int, int], grid: tuple[int, int]
+) -> Tensor:
+    """Which cells of a map lie wholly over visible pixels: bool ``(B, L)``."""
+    hidden_B1HW = ~players.pixels(visible_BN, *size)
+    return F.adaptive_max_pool2d(hidden_B1HW.float(), grid).flatten(1) == 0
+
+
+def _mean_of(patches_BLD: Tensor, visible_BL: Tensor, layer: str) -> Tensor:
+    counts_B = visible_BL.sum(dim=1)
+    if not counts_B.all():
+        raise ValueError(
+            f"expected a wholly visible cell in each image, {layer} has none in image "
+            f"{int((counts_B == 0).nonzero()[0, 0])} of the batch; hide larger regions or fewer, "
+            "or read the mean"
+        )
+    return mean_of_visible(patches_BLD, visible_BL)
+
+
+def _known(model: nn.Module) -> list[_Named]:
+    """The residual blocks of a network of the table, by name, in order; none for another."""
+    stream = _STREAMS.get(type(model).__name__)
+    if stream is None:
+        return []
+    paths = stream.blocks
+    try:
+        if "{}" in paths[0]:
+            stages = model.get_submodule(paths[0].partition(".")[0])
+            paths = tuple(paths[0].format(k) for k, _ in enumerate(stages.children()))
+        found = [
+            (f"{path}.{name}", block)
+            for path in paths
+            for name, block in model.get_submodule(path).named_children()
+        ]
+    except AttributeError:  # another network of the same name, as those of torchvision
+        return []
+    for name, block in found:
+        if type(block).__name__ not in (*_AFTER_ATTENTION, *_SINGLE):
+            if stream.layout == "BEhw":
+                return []
+            raise ValueError(
+                f"expected blocks of {', '.join((*_AFTER_ATTENTION, *_SINGLE))}, "
+                f"got {type(block).__name__} at {name}"
+            )
+    return found
+
+
+def _found(model: nn.Module) -> list[_Named]:
+    """The blocks of a convolutional network, by the names of the modules that put them out."""
+    path, network = _network_inside(model)
+    blocks: list[_Named] = []
+    tail: list[_Named] = []  # mere convolutions of the network itself behind the last block
+    growing: list[_Named] | None = None  # ends in the block that the next sibling may belong to
+    pooled, last_holder, classifier = False, "", ""
+    for holder, name, part in _parts(path, network, _HEADS):
+        loose = holder == path and not _is_container(network)
+        growing, last_holder = growing if holder == last_holder else None, holder
+        vectors = _vectors(name, part)
+        if _convolves(part):
+            if vectors or classifier:
+                raise _refusal(model, vectors or f"{classifier}, before {name}")
+            if not loose or not isinstance(part, nn.Conv2d):
+                tail.clear()
+                blocks.append((name, part))
+                # What is registered beside it runs next only in a container.
+                pooled, growing = False, None if loose else blocks
+            elif not pooled:
+                tail.append((name, part))
+                growing = tail
+        elif vectors:
+            if any(True for _ in part.children()):
+                raise _refusal(model, vectors)
+            classifier, growing = vectors, None
+        elif any(word in type(part).__name__ for word in _RESIZES):
+            pooled, growing = pooled or loose, None
+        elif growing is not None:
+            growing[-1] = (name, part)
+    if not blocks or len(blocks + tail) < 2:
+        raise _refusal(model, "fewer than 2 such blocks")
+    return blocks + tail
+
+
+def _network_inside(model: nn.Module) -> tuple[str, nn.Module]:
+    """A network without those around it that convolve nothing else; its path comes first."""
+    path, network = "", model
+    while True:
+        if not _is_2d(network):
+            raise _refusal(model, f"parameters of {type(network).__name__} itself")
+        parts = [
+            (name, part)
+            for name, part in network.named_children()
+            if name not in _HEADS and _convolves(part)
+        ]
+        if len(parts) != 1 or _is_container(parts[0][1]) or isinstance(parts[0][1], nn.Conv2d):
+            return path, network
+        path, network = f"{path}{parts[0][0]}.", parts[0][1]
+
+
+def _parts(
+    path: str, holder: nn.Module, without: Sequence[str] = ()
+) -> Iterator[tuple[str, str, nn.Module]]:
+    """The path of the container, the name and the module of each part; containers are opened."""
+    for name, part in holder._modules.items():  # named_children would list shared modules once
+        if part is None or name in without:
+            continue
+        if _is_container(part):
+            yield from _parts(f"{path}{name}.", part)
+        else:
+            yield path, f"{path}{name}", part
+
+
+def _is_container(module: nn.Module) -> bool:
+    """Whether a module does nothing but run its children, or leaves that to others."""
+    inherited = (nn.Sequential.forward, nn.Module.forward)
+    forward = getattr(type(module), "forward", None)  # scripted modules have none
+    return forward in inherited or type(module).__name__ in _STAGES
+
+
+def _convolves(module: nn.Module) -> bool:
+    return any(isinstance(inside, nn.Conv2d) for inside in module.modules())
+
+
+def _vectors(name: str, module: nn.Module) -> str:
+    """The first layer inside that may not be for maps ``(B, E, h, w)``, in words."""
+    inside = module.named_modules(prefix=name)
+    return next((f"{type(m).__name__} at {path}" for path, m in inside if not _is_2d(m)), "")
+
+
+def _is_2d(module: nn.Module) -> bool:
+    """Whether the parameters that are a module's own can only be for maps ``(B, E, h, w)``."""
+    return (
+        isinstance(module, nn.GroupNorm | nn.PReLU)
+        or any("2d" in cls.__name__ for cls in type(module).__mro__)
+        or all(p.numel() == 1 or p.shape[-2:] == (1, 1) for p in module.parameters(recurse=False))
+    )
+
+
+def _refusal(model: nn.Module, what: str) -> ValueError:
+    return ValueError(
+        f"expected a timm network of {', '.join(_STREAMS)}, whose residual stream is known, or one "
+        f"of blocks of convolutions with maps (B, E, h, w), got {type(model).__name__} with {what}"
+    )
+
+
+def _is_timm(model: nn.Module) -> bool:
+    return all(hasattr(model, a) for a in ("forward_intermediates", "forward_head", "feature_info"))
+
+
+def _has_tokens(model: nn.Module) -> bool:
+    """Whether ``forward_intermediates`` gives patch tokens and prefix tokens."""
+    method = getattr(model, "forward_intermediates", None)
+    return method is not None and "return_prefix_tokens" in inspect.signature(method).parameters
+
+
+def _has_class(model: nn.Module) -> bool:
+    return _has_tokens(model) and getattr(model, "cls_token", None) is not None
+
+
+def _token_cells(model: nn.Module, images_BCHW: Tensor) -> tuple[int, int]:
+    embedding: Any = model.get_submodule("patch_embed")
+    return embedding.dynamic_feat_size(tuple(images_BCHW.shape[-2:]))
+
+
+def _vector(output: object) -> Tensor:
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"expected features (B, D) from the network, got {what}; pool them first")
+    return _at_least_float32(output)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,1 @@
+"""Occlusion: what is hidden, and what that does to predictions."""

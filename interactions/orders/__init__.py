@@ -1,0 +1,1 @@
+"""Multi-order interactions: pairs, contexts, estimates, strengths and their plans."""

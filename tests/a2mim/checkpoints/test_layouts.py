@@ -1,0 +1,89 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from a2mim.checkpoints.layouts import (
+    DIALECTS,
+    FAMILIES,
+    HEADS,
+    LAYOUTS,
+    fixed_positions,
+    has_fixed_positions,
+)
+
+
+@pytest.mark.parametrize("rows_first", [True, False])
+def test_fixed_positions_by_loops(rows_first):
+    width, grid = 8, 3
+    table = fixed_positions(width, grid, rows_first=rows_first)[0].numpy()
+    np.testing.assert_array_equal(table[0], 0)
+    for row in range(grid):
+        for column in range(grid):
+            first, second = (row, column) if rows_first else (column, row)
+            for k, frequency in enumerate((1.0, 1 / 100)):
+                expected = [
+                    *(np.sin(first * frequency), np.cos(first * frequency)),
+                    *(np.sin(second * frequency), np.cos(second * frequency)),
+                ]
+                got = table[1 + row * grid + column][[k, 2 + k, 4 + k, 6 + k]]
+                np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_fixed_positions_are_recognised_only_where_they_are():
+    moco, mae = (fixed_positions(16, 4, rows_first=way) for way in (True, False))
+    assert has_fixed_positions({"pos_embed": moco.half()}, rows_first=True)
+    assert not has_fixed_positions({"pos_embed": moco}, rows_first=False)
+    assert has_fixed_positions({"backbone.pos_embed": mae}, rows_first=False)
+    assert not has_fixed_positions({"pos_embed": mae + 0.01}, rows_first=False)
+    for other in (torch.zeros(1, 16, 16), torch.zeros(1, 17, 15), torch.zeros(3), None):
+        state = {} if other is None else {"pos_embed": other}
+        assert not has_fixed_positions(state, rows_first=False)
+
+
+KEYS = {
+    "mocov3": ["base_encoder.conv1.weight", "momentum_encoder.conv1.weight"],
+    "simmim": ["encoder.mask_token", "decoder.0.weight"],
+    "spark": ["sparse_encoder.sp_cnn.conv1.weight"],
+    "ibot": ["backbone.masked_embed", "backbone.blocks.0.norm1.weight"],
+    "dino": ["backbone.blocks.0.norm1.weight", "head.mlp.0.weight"],
+    "mae": ["cls_token", "blocks.0.attn.qkv.bias", "decoder_embed.weight"],
+    "openmixup": ["backbone.conv1.weight", "backbone.mask_gamma"],
+    "mmpretrain-mocov3": ["backbone.layers.0.ln1.weight", "head.predictor.fc0.weight"],
+    "mmpretrain": ["backbone.conv1.weight", "head.fc.weight"],
+    "torchvision": ["conv_proj.weight", "class_token"],
+    "timm": ["conv1.weight", "fc.weight"],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_the_first_that_tells_is_right(layout):
+    state = dict.fromkeys(KEYS[layout.name], torch.zeros(1))
+    assert next(row for row in LAYOUTS if row.tell(state, None)) is layout
+
+
+def test_a_file_that_calls_itself_by_the_names_of_mocov3():
+    fixed = fixed_positions(16, 4, rows_first=True)
+    for positions, arch, name in (
+        (fixed, "vit_small", "mocov3"),
+        (fixed, "vit_small_patch16_224", "timm"),
+        (fixed, None, "timm"),
+        (fixed + 0.1, "vit_small", "timm"),
+    ):
+        state = {"blocks.0.attn.qkv.weight": torch.zeros(1), "pos_embed": positions}
+        assert next(row.name for row in LAYOUTS if row.tell(state, arch)) == name
+
+
+def test_tables_are_sound():
+    assert len({layout.name for layout in LAYOUTS}) == len(LAYOUTS)
+    for layout in LAYOUTS:
+        re.compile(layout.prefix)
+        assert all(re.compile(pattern) and why for pattern, why in layout.drops.items())
+        assert set(layout.heads) <= set(HEADS)
+    for dialect in DIALECTS:
+        assert re.compile(dialect.tell)
+        assert all(re.compile(rename.pattern) for rename in dialect.renames)
+    for family in FAMILIES:
+        names = [name for members in family.members.values() for name in members]
+        assert len(names) == len(set(names))

@@ -1,0 +1,810 @@
+"""Round trips: a timm model's tensors under the names of each public layout, and back.
+
+The names are written here by hand, from the key tables of the published modules, and not by
+turning our own tables round; torchvision's networks stand for themselves.
+"""
+
+import json
+import re
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from timm import create_model
+from torch import nn
+
+from a2mim.checkpoints.files import WeightsError
+from a2mim.checkpoints.layouts import IMAGENET, fixed_positions
+from a2mim.checkpoints.load import describe, fill, load_model
+from a2mim.checkpoints.save import save_backbone
+
+LOOK = ["mean", "std", "crop_pct", "interpolation"]
+VIT = "vit_base_patch16_224"
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+SWIN = "swin_tiny_patch4_window7_224"
+TINY_SWIN = {
+    "img_size": 32,
+    "window_size": 2,
+    "embed_dim": 8,
+    "depths": (1, 1, 1, 1),
+    "num_heads": (1, 1, 2, 2),
+}
+
+
+def scrambled(model, seed=1):
+    """All tensors random, so that any two that are swapped make a difference."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
+            if name.endswith("running_var"):
+                tensor.abs_().add_(0.5)
+    return model.eval()
+
+
+def vit(**options):
+    return scrambled(create_model(VIT, **{**TINY, "num_classes": 0, **options}))
+
+
+def beit(**options):
+    made = {**TINY, "num_classes": 0, "init_values": 0.1, "global_pool": "token", **options}
+    return scrambled(create_model("beit_base_patch16_224", **made))
+
+
+def convnext(**options):
+    return scrambled(create_model("test_convnext", **options))
+
+
+def tensors(model, seed=1):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def noise(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(9))
+
+
+def images(size=32, count=2):
+    return noise(count, 3, size, size)
+
+
+def saved(contents, tmp_path, name="w.pth"):
+    torch.save(contents, tmp_path / name)
+    return tmp_path / name
+
+
+def same(model, loaded, size=32):
+    with torch.inference_mode():
+        expected, got = model(images(size)), loaded.model(images(size))
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert not loaded.model.training
+    report = loaded.report
+    own = {k for k in loaded.model.state_dict() if not k.endswith("num_batches_tracked")}
+    assert own <= set(report.loaded)
+    assert json.loads(json.dumps(report.to_dict()))["sha256"] == report.sha256
+    assert report.sha256 in str(report)
+
+
+def prefixed(prefix, state):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+# Names of the published modules ------------------------------------------------------------------
+
+
+def mm_vit(state):
+    """OpenMixup and mmpretrain: VisionTransformer, MIMVisionTransformer."""
+    out = {}
+    for name, tensor in state.items():
+        match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+        if match:
+            part, rest = match[2].split(".", 1) if "." in match[2] else (match[2], "")
+            new = {
+                "norm1": f"ln1.{rest}",
+                "norm2": f"ln2.{rest}",
+                "attn": f"attn.{rest}",
+                "ls1": "attn.gamma1.weight",
+                "ls2": "ffn.gamma2.weight",
+                "mlp": f"ffn.{rest}".replace("fc1", "layers.0.0").replace("fc2", "layers.1"),
+            }.get(part, part)
+            out[f"backbone.layers.{match[1]}.{new}"] = tensor
+        elif name.startswith("patch_embed.proj."):
+            out["backbone.patch_embed.projection." + name.rsplit(".", 1)[1]] = tensor
+        elif name.startswith("norm."):
+            out["backbone.ln1." + name[5:]] = tensor
+        elif name.startswith("head."):
+            out["head.fc." + name[5:]] = tensor
+        else:
+            out["backbone." + name] = tensor
+    return out
+
+
+def staged_convnext(state, depthwise, pointwise, norm, head):
+    """ConvNeXt as Liu et al. lay it out, with the names of one code base."""
+    out = {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if parts[0] == "stem":
+            new = ["downsample_layers", "0", *parts[1:]]
+        elif parts[0] == "stages" and parts[2] == "downsample":
+            new = ["downsample_layers", parts[1], *parts[3:]]
+        elif parts[0] == "stages":
+            rest = ".".join(parts[4:])
+            for ours, theirs in (
+                ("conv_dw", depthwise),
+                ("mlp.fc1", pointwise + "1"),
+                ("mlp.fc2", pointwise + "2"),
+            ):
+                rest = rest.replace(ours, theirs)
+            new = ["stages", parts[1], parts[3], rest]
+        elif parts[:2] == ["head", "norm"]:
+            new = [norm, parts[2]]
+        else:
+            new = [head, parts[2]]
+        out[".".join(new)] = tensor
+    return out
+
+
+def mm_convnext(state):
+    named = staged_convnext(state, "depthwise_conv", "pointwise_conv", "norm3", "head.fc")
+    return {k if k.startswith("head.") else f"backbone.{k}": v for k, v in named.items()}
+
+
+def mm_swin(state):
+    out = {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if parts[0] == "layers" and parts[2] == "downsample":
+            if tensor.ndim == 1:
+                mixed = torch.empty_like(tensor)[None]
+                source = tensor[None]
+            else:
+                mixed, source = torch.empty_like(tensor), tensor
+            channels = source.shape[1] // 4
+            for channel in range(channels):  # nn.Unfold: channel, row, column
+                for row in range(2):
+                    for column in range(2):
+                        place = (column * 2 + row) * channels + channel  # column, row, channel
+                        mixed[:, channel * 4 + row * 2 + column] = source[:, place]
+            new = f"backbone.stages.{int(parts[1]) - 1}.downsample.{'.'.join(parts[3:])}"
+            tensor = mixed.reshape(tensor.shape)
+        elif parts[0] == "layers":
+            new = "backbone.stages." + ".".join(parts[1:])
+            new = new.replace(".attn.", ".attn.w_msa.")
+            new = new.replace("mlp.fc1", "ffn.layers.0.0").replace("mlp.fc2", "ffn.layers.1")
+        elif parts[0] == "norm":
+            new = f"backbone.norm3.{parts[1]}"
+        elif parts[0] == "head":
+            new = name
+        else:
+            new = "backbone." + name.replace("proj", "projection")
+        out[new] = tensor
+    return out
+
+
+def official_swin(state):
+    out = {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if "downsample" in parts:
+            parts[1] = str(int(parts[1]) - 1)
+        out[".".join(parts).replace("head.fc.", "head.")] = tensor
+    return out
+
+
+# Round trips -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": prefixed("module.", state), "epoch": 3, "best": 0.5},
+        lambda state: {"model": state, "args": Namespace(lr=0.1), "optimizer": {"state": {}}},
+        lambda state: {"state_dict": prefixed("model.", state)},
+        lambda state: {"model": prefixed("module._orig_mod.", state)},
+    ],
+)
+def test_plain_timm_in_every_wrapper(wrap, tmp_path):
+    model = vit(num_classes=3)
+    path = saved(wrap(tensors(model)), tmp_path)
+    options = {k: v for k, v in TINY.items() if k != "img_size"}
+    loaded = load_model(path, architecture="vit_base_patch16_224.dino", options=options)
+    same(model, loaded)
+    assert loaded.report.classes == 3
+    assert loaded.report.image_size == 32
+    assert loaded.data_config["mean"] == IMAGENET["mean"]
+
+
+def test_plain_networks_are_found_by_their_shapes(tmp_path):
+    for name, size in (("test_resnet", 64), ("test_convnext", 64), ("resnet18", 64)):
+        model = scrambled(create_model(name, num_classes=3))
+        loaded = load_model(saved(tensors(model), tmp_path))
+        same(model, loaded, size)
+        assert loaded.report.architecture == name
+        assert [one.setting for one in loaded.report.assumed] == LOOK
+        assert f"(timm's for {name}, the file does not tell); to change: --mean" in str(
+            loaded.report
+        )
+
+
+def test_torchvision(tmp_path):
+    from torchvision.models import ConvNeXt, VisionTransformer, resnet18
+    from torchvision.models.convnext import CNBlockConfig
+
+    sizes = [(8, 12, 2), (12, 16, 1), (16, 24, 1), (24, None, 1)]
+    block = [CNBlockConfig(*size) for size in sizes]
+    for model, architecture, options in (
+        (VisionTransformer(32, 8, 2, 2, 24, 48, num_classes=3), None, {"num_heads": 2}),
+        (ConvNeXt(block, num_classes=3), "convnext_tiny", {"depths": (2, 1, 1, 1)}),
+        (resnet18(num_classes=3), None, {}),
+    ):
+        if architecture:
+            options |= {"dims": (8, 12, 16, 24)}
+        path = saved(tensors(scrambled(model)), tmp_path)
+        same(model, load_model(path, architecture=architecture, options=options))
+
+
+def test_mae(tmp_path):
+    model = vit()
+    model.pos_embed.data = fixed_positions(24, 4, rows_first=False)
+    decoder = {
+        "mask_token": noise(1, 1, 8),
+        "decoder_pos_embed": noise(1, 17, 8),
+        "decoder_embed.weight": noise(8, 24),
+        "decoder_blocks.0.norm1.weight": noise(8),
+        "decoder_norm.bias": noise(8),
+        "decoder_pred.bias": noise(192),
+    }
+    for extra in ({}, decoder):
+        path = saved({"model": tensors(model) | extra}, tmp_path)
+        loaded = load_model(path, options={"num_heads": 2})
+        same(model, loaded)
+        assert loaded.report.layout == "mae"
+        assert loaded.report.classes == 0
+        assert set(loaded.report.dropped) == set(extra)
+        assert loaded.data_config["mean"] == IMAGENET["mean"]
+        assert loaded.data_config["crop_pct"] == 0.875
+    finetuned = vit(num_classes=5, global_pool="avg")
+    path = saved({"model": tensors(finetuned)}, tmp_path)
+    loaded = load_model(path, options={"num_heads": 2})
+    same(finetuned, loaded)
+    assert (loaded.report.layout, loaded.report.classes) == ("mae", 5)
+
+
+def test_simmim(tmp_path):
+    model = beit(use_abs_pos_emb=False, use_rel_pos_bias=False, use_shared_rel_pos_bias=True)
+    index = model.rel_pos_bias.relative_position_index
+    state = {
+        **prefixed("encoder.", tensors(model)),
+        "encoder.rel_pos_bias.relative_position_index": index,
+        "encoder.mask_token": noise(1, 1, 24),
+        "decoder.0.weight": noise(192, 24, 1, 1),
+        "decoder.0.bias": noise(192),
+    }
+    loaded = load_model(saved({"model": state, "config": Namespace()}, tmp_path))
+    same(model, loaded)
+    assert loaded.report.layout == "simmim"
+    assert len(loaded.report.dropped) == 4
+    state["encoder.rel_pos_bias.relative_position_index"] = index.flip(0)
+    with pytest.raises(WeightsError, match=r"relative_position_index \(timm computes another\)"):
+        load_model(saved({"model": state}, tmp_path))
+
+
+def test_simmim_and_official_swin(tmp_path):
+    model = scrambled(create_model(SWIN, **TINY_SWIN, num_classes=0))
+    state = official_swin(tensors(model))
+    for block in range(4):
+        name = f"layers.{block}.blocks.0.attn.relative_position_index"
+        state[name] = model.get_buffer(name)
+    inside = prefixed("encoder.", state) | {"encoder.mask_token": noise(1, 1, 8)}
+    for name, contents in (("simmim", inside), ("timm", state)):
+        loaded = load_model(
+            saved({"model": contents}, tmp_path), architecture=SWIN, options=TINY_SWIN
+        )
+        same(model, loaded)
+        assert (loaded.report.layout, loaded.report.dialect) == (name, "Microsoft Swin")
+
+
+PRETRAINED = {
+    "backbone.mask_token": noise(1, 24, 1, 1),
+    "backbone.mask_gamma": noise(24),
+    "neck.decoder_pred.0.weight": noise(192, 24, 1, 1),
+    "neck.decoder_pred.0.bias": noise(192),
+}
+
+
+@pytest.mark.parametrize("finetuned", [False, True])
+def test_openmixup_vit(finetuned, tmp_path):
+    options = {"num_classes": 3, "global_pool": "avg"} if finetuned else {}
+    model = beit(use_abs_pos_emb=True, use_rel_pos_bias=True, mlp_ratio=3, **options)
+    state = mm_vit(tensors(model))
+    for block in range(2):
+        index = model.blocks[block].attn.relative_position_index
+        state[f"backbone.layers.{block}.attn.relative_position_index"] = index
+    state |= {} if finetuned else PRETRAINED
+    loaded = load_model(saved({"state_dict": state, "meta": {"epoch": 800}}, tmp_path))
+    same(model, loaded)
+    report = loaded.report
+    assert (report.layout, report.options["num_heads"]) == ("openmixup", 2)
+    assert report.classes == (3 if finetuned else 0)
+    # What extract_backbone_weights writes: the same without prefix, neck and head.
+    bare = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+    if not finetuned:
+        same(model, load_model(saved({"state_dict": bare, "author": "x"}, tmp_path)))
+
+
+@pytest.mark.parametrize("finetuned", [False, True])
+def test_openmixup_resnet_and_convnext(finetuned, tmp_path):
+    classes = 3 if finetuned else 0
+    resnet = scrambled(create_model("test_resnet", num_classes=classes))
+    state = tensors(resnet)
+    state = {f"head.{k}" if k.startswith("fc.") else f"backbone.{k}": v for k, v in state.items()}
+    for model, named in (
+        (resnet, state),
+        (convnext(num_classes=classes), None),
+    ):
+        named = named or mm_convnext(tensors(model))
+        named |= {} if finetuned else PRETRAINED
+        loaded = load_model(saved({"state_dict": named}, tmp_path))
+        same(model, loaded, 64)
+        assert loaded.report.classes == classes
+        assert loaded.report.layout == ("mmpretrain" if finetuned else "openmixup")
+        assert set(loaded.report.dropped) == (set() if finetuned else set(PRETRAINED))
+        minded = model is not resnet and not finetuned
+        assert ("normalised the last map" in str(loaded.report)) == minded
+
+
+def test_openmixup_averages_are_selectable(tmp_path):
+    one, two = convnext(num_classes=0), scrambled(create_model("test_convnext", num_classes=0), 2)
+    plain, other = (mm_convnext(tensors(model)) | PRETRAINED for model in (one, two))
+    averaged = {f"ema_{k.replace('.', '_')}": v for k, v in other.items()}
+    path = saved({"state_dict": plain | averaged}, tmp_path)
+    for model, variant in ((one, "plain"), (two, "ema")):
+        loaded = load_model(path, ema=variant)
+        same(model, loaded, 64)
+        assert loaded.report.variant == variant
+        assert f"{variant} weights" in str(loaded.report)
+        assert "official tools disagree" in str(loaded.report)
+        assert len(loaded.report.dropped) == len(averaged) + len(PRETRAINED)
+
+
+@pytest.mark.parametrize("positions", ["learned", "mae"])
+def test_mmpretrain_vit(positions, tmp_path):
+    model = vit(num_classes=3, init_values=0.1)
+    state = mm_vit(tensors(model))
+    if positions == "mae":
+        model = vit()
+        state = mm_vit(tensors(model)) | {"neck.mask_token": noise(1, 1, 8)}
+    loaded = load_model(saved({"state_dict": state}, tmp_path), options={"num_heads": 2})
+    same(model, loaded)
+    assert (loaded.report.layout, loaded.report.dialect) == ("mmpretrain", "mmcv ViT")
+    if positions == "learned":
+        renamed = {k.replace("head.fc", "head.layers.head"): v for k, v in state.items()}
+        path = saved({"state_dict": renamed}, tmp_path)
+        same(model, load_model(path, options={"num_heads": 2}))
+
+
+def test_mmpretrain_vit_with_average_pooling(tmp_path):
+    model = vit(num_classes=3, global_pool="avg")
+    state = mm_vit(tensors(model))
+    state = {k.replace("fc_norm", "ln2"): v for k, v in state.items()}
+    loaded = load_model(saved({"state_dict": state}, tmp_path), options={"num_heads": 2})
+    same(model, loaded)
+
+
+def test_mmpretrain_swin(tmp_path):
+    model = scrambled(create_model(SWIN, **TINY_SWIN, num_classes=3))
+    path = saved({"state_dict": mm_swin(tensors(model))}, tmp_path)
+    loaded = load_model(path, architecture=SWIN, options=TINY_SWIN)
+    same(model, loaded)
+    assert loaded.report.dialect == "mmcv Swin"
+
+
+def test_merging_of_mmcv_is_an_unfold():
+    """The order assumed above, against nn.Unfold and timm's own patch merging."""
+    from timm.models.swin_transformer import PatchMerging
+
+    merge = scrambled(PatchMerging(3))
+    mixed = mm_swin(prefixed("layers.1.downsample.", tensors(merge)))
+    weight = mixed["backbone.stages.0.downsample.reduction.weight"]
+    norm = nn.LayerNorm(12)
+    norm.weight.data = mixed["backbone.stages.0.downsample.norm.weight"]
+    norm.bias.data = mixed["backbone.stages.0.downsample.norm.bias"]
+    x_BCHW = noise(2, 3, 4, 6)
+    unfolded_BND = nn.Unfold(2, stride=2)(x_BCHW).transpose(1, 2)
+    expected = (norm(unfolded_BND) @ weight.T).reshape(2, 2, 3, 6)
+    torch.testing.assert_close(merge(x_BCHW.permute(0, 2, 3, 1)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_mocov3_small_has_twelve_heads(tmp_path):
+    model = vit(embed_dim=384, depth=1, num_heads=12)
+    state = {
+        **prefixed("module.base_encoder.", tensors(model)),
+        **prefixed("module.momentum_encoder.", tensors(model)),
+        "module.base_encoder.head.0.weight": noise(8, 384),
+        "module.predictor.0.weight": noise(8, 8),
+    }
+    contents = {"epoch": 300, "arch": "vit_small", "state_dict": state, "optimizer": {}}
+    loaded = load_model(saved(contents, tmp_path))
+    same(model, loaded)
+    report = loaded.report
+    assert (report.layout, report.options["num_heads"]) == ("mocov3", 12)
+    assert len(report.dropped) == len(tensors(model)) + 2
+    assert loaded.data_config["interpolation"] == "bilinear"
+    # A named architecture does not bring the 6 heads of timm's back.
+    tiny = {"patch_size": 8, "depth": 1}
+    path = saved(contents, tmp_path)
+    same(model, load_model(path, architecture="vit_small_patch16_224", options=tiny))
+
+
+def test_mocov3_linear_probe_and_mmpretrain(tmp_path):
+    model = vit(embed_dim=384, depth=1, num_heads=12, num_classes=3)
+    model.pos_embed.data = fixed_positions(384, 4, rows_first=True)
+    linear = {"arch": "vit_small", "state_dict": prefixed("module.", tensors(model))}
+    loaded = load_model(saved(linear, tmp_path))
+    same(model, loaded)
+    assert (loaded.report.layout, loaded.report.classes) == ("mocov3", 3)
+    pretrained = {k: v for k, v in mm_vit(tensors(model)).items() if not k.startswith("head.")}
+    more = {"momentum_encoder.module.0.cls_token": noise(1), "head.predictor.fc0.weight": noise(2)}
+    loaded = load_model(saved({"state_dict": pretrained | more}, tmp_path))
+    assert loaded.report.layout == "mmpretrain-mocov3"
+    assert loaded.report.options["num_heads"] == 12
+    model.reset_classifier(0)
+    same(model, loaded)
+
+
+def test_mocov3_resnet(tmp_path):
+    model = scrambled(create_model("test_resnet", num_classes=0))
+    state = prefixed("module.base_encoder.", tensors(model))
+    state["module.base_encoder.fc.0.weight"] = noise(8, 8)
+    loaded = load_model(saved({"state_dict": state}, tmp_path))
+    same(model, loaded, 64)
+
+
+@pytest.mark.parametrize("layout", ["dino", "ibot"])
+def test_dino_and_ibot(layout, tmp_path):
+    model = vit()
+    state = {
+        **prefixed("backbone.", tensors(model)),
+        "head.mlp.0.weight": noise(8, 24),
+        "head.last_layer.weight_g": noise(8, 1),
+    }
+    if layout == "ibot":
+        state["backbone.masked_embed"] = noise(1, 24)
+    student = prefixed("module.", {k: v + 1 for k, v in state.items()})
+    contents = {"student": student, "teacher": state, "epoch": 100, "args": Namespace(arch="x")}
+    loaded = load_model(saved(contents, tmp_path), options={"num_heads": 2})
+    same(model, loaded)
+    assert loaded.report.layout == layout
+    assert loaded.report.entries["student"] == f"dict of {len(student)}"
+    # The backbone alone: nothing tells, so it is asked for.
+    path = saved(tensors(model), tmp_path)
+    with pytest.raises(WeightsError, match="the file does not tell, and they differ in norm"):
+        load_model(path, options={"num_heads": 2})
+    same(model, load_model(path, options={"num_heads": 2}, layout=layout))
+
+
+def test_spark(tmp_path):
+    model = scrambled(create_model("test_resnet", num_classes=0))
+    state = {
+        **prefixed("sparse_encoder.sp_cnn.", tensors(model)),
+        "dense_decoder.dec.0.weight": noise(4),
+        "densify_norms.0.weight": noise(4),
+        "densify_projs.0.weight": noise(4),
+        "mask_tokens.0": noise(1, 4, 1, 1),
+        "imn_m": noise(1, 3, 1, 1),
+        "imn_s": noise(1, 3, 1, 1),
+        "norm_black": noise(1, 3, 8, 8),
+    }
+    loaded = load_model(saved({"module": state, "arch": "resnet50"}, tmp_path))
+    same(model, loaded, 64)
+    assert loaded.report.layout == "spark"
+    assert len(loaded.report.dropped) == 7
+    convolutional = convnext(num_classes=0)
+    named = staged_convnext(tensors(convolutional), "dwconv", "pwconv", "norm", "head")
+    loaded = load_model(saved({"module": prefixed("sparse_encoder.sp_cnn.", named)}, tmp_path))
+    same(convolutional, loaded, 64)
+
+
+def test_meta_convnext_of_both_versions(tmp_path):
+    first = convnext(num_classes=3)
+    named = staged_convnext(tensors(first), "dwconv", "pwconv", "norm", "head")
+    loaded = load_model(saved({"model": named}, tmp_path))
+    same(first, loaded, 64)
+    assert loaded.report.dialect == "Meta ConvNeXt"
+    second_options = {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8)}
+    second = scrambled(create_model("convnextv2_atto", num_classes=3, **second_options))
+    named = staged_convnext(tensors(second), "dwconv", "pwconv", "norm", "head")
+    named = {
+        k.replace("mlp.grn.weight", "grn.gamma").replace("mlp.grn.bias", "grn.beta"): (
+            v.reshape(1, 1, 1, -1) if "grn" in k else v
+        )
+        for k, v in named.items()
+    }
+    path = saved({"model": named}, tmp_path)
+    same(second, load_model(path, architecture="convnextv2_atto", options=second_options), 64)
+
+
+@pytest.mark.parametrize(("name", "size"), [("test_vit", 48), ("test_resnet", 64)])
+def test_backbones_of_our_own_pretraining(name, size, tmp_path):
+    from a2mim.commands.pretrain import backbone_of, description
+    from a2mim.recipes.pretrain import PretrainConfig
+
+    config = PretrainConfig(backbone=name, image_size=size)
+    model = scrambled(backbone_of(config))
+    save_backbone(model, tmp_path / "backbone.safetensors")
+    (tmp_path / "backbone.json").write_text(json.dumps(description(model, config)))
+    loaded = load_model(tmp_path / "backbone.safetensors")
+    same(model, loaded, size)
+    assert loaded.report.layout == "a2mim"
+    assert loaded.report.architecture == name
+    assert loaded.data_config["input_size"] == (3, size, size)
+    assert loaded.data_config["mean"] == tuple(config.mean)
+    (tmp_path / "backbone.json").write_text('{"architecture": "test_vit"}')
+    with pytest.raises(WeightsError, match="expected what a2mim pretrain writes"):
+        load_model(tmp_path / "backbone.safetensors")
+
+
+# Sizes, names, hashes ----------------------------------------------------------------------------
+
+
+def test_other_image_sizes_as_timm_resamples(tmp_path):
+    model = vit(num_classes=3)
+    path = saved(tensors(model), tmp_path)
+    own = {k: v for k, v in TINY.items() if k != "img_size"}
+    overlay = {"pretrained_cfg_overlay": {"file": str(path), "num_classes": 3}}
+    timms = create_model(VIT, pretrained=True, num_classes=3, img_size=48, **own, **overlay).eval()
+    loaded = load_model(path, architecture=VIT, options=own, image_size=48)
+    same(timms, loaded, 48)
+    assert loaded.report.resampled == {"pos_embed": ((1, 17, 24), (1, 37, 24))}
+    assert loaded.data_config["input_size"] == (3, 48, 48)
+    with pytest.raises(WeightsError, match=r"of another shape or value 1: pos_embed"):
+        load_model(path, architecture=VIT, options={**own, "img_size": 48})
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of timm's own resampling
+@pytest.mark.parametrize("shared", [False, True])
+def test_relative_tables_are_resampled(shared, tmp_path):
+    how = {
+        "use_abs_pos_emb": not shared,
+        "use_rel_pos_bias": not shared,
+        "use_shared_rel_pos_bias": shared,
+    }
+    model = beit(num_classes=3, **how)
+    path = saved(tensors(model), tmp_path)
+    name = "beit_base_patch16_224"
+    own = {k: v for k, v in TINY.items() if k != "img_size"}
+    made = {**own, **how, "init_values": 0.1, "global_pool": "token", "num_classes": 3}
+    overlay = {"file": str(path), "num_classes": 3}
+    timms = create_model(
+        name, pretrained=True, img_size=48, **made, pretrained_cfg_overlay=overlay
+    ).eval()
+    loaded = load_model(path, architecture=name, options=own, image_size=48)
+    same(timms, loaded, 48)
+    tables = 1 if shared else 2
+    assert sum("table" in key for key in loaded.report.resampled) == tables
+
+
+def test_networks_of_any_size_only_change_their_input(tmp_path):
+    model = convnext(num_classes=3)
+    loaded = load_model(saved(tensors(model), tmp_path), image_size=96)
+    same(model, loaded, 96)
+    assert loaded.data_config["input_size"] == (3, 96, 96)
+    assert not loaded.report.resampled
+
+
+def test_untrained_networks_have_their_own_randomness():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    one, two = load_model("untrained:test_resnet"), load_model("untrained:test_resnet")
+    other = load_model("untrained:test_resnet", seed=1)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert one.report.sha256 == two.report.sha256 != other.report.sha256
+    assert not one.report.loaded
+    assert "random weights of seed 0" in str(one.report)
+
+
+def test_timm_names_with_weights(tmp_path):
+    model = scrambled(create_model("test_vit"))
+    path = saved(tensors(model), tmp_path)
+    overlay = {"pretrained_cfg_overlay": {"file": str(path)}}
+    loaded = load_model("test_vit.r160_in1k", options=overlay)
+    same(model, loaded, 160)
+    assert (loaded.report.layout, loaded.report.classes) == ("timm", 1000)
+    assert loaded.report.notes == ("timm's weights, r160_in1k",)
+    with pytest.raises(WeightsError, match=r"leave no tensor of test_vit random, got num_classes"):
+        load_model("test_vit", options={"num_classes": 3})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "resnet5O"}, r"expected the name of a timm model.*did you mean resnet50"),
+        ({"name": "resnet50.nope"}, "cannot make resnet50.nope of timm: .*Invalid pretrained tag"),
+        ({"name": "test_vit", "layout": "mae"}, "expected a file with layout='mae', got 'test_vit"),
+        ({"name": "test_vit", "ema": "ema"}, "expected a file with averaged weights for ema"),
+        ({"name": "untrained:nope"}, "expected the name of a timm model"),
+        ({"name": "untrained:test_vit", "data": {"men": 1}}, "expected data of .*got men"),
+        ({"name": "untrained:test_vit", "options": {"x": 1}}, "cannot make test_vit of timm"),
+        ({"name": "no/such.pth"}, "expected a weights file, cannot open no/such.pth"),
+    ],
+)
+def test_wrong_requests(arguments, message):
+    with pytest.raises(WeightsError, match=message) as caught:
+        load_model(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_hash_is_of_the_network_and_not_of_the_file(tmp_path):
+    model = convnext(num_classes=0)
+    one = saved({"state_dict": prefixed("module.", tensors(model))}, tmp_path)
+    save_file(tensors(model), tmp_path / "w.safetensors")
+    three = saved({"state_dict": mm_convnext(tensors(model))}, tmp_path, "mm.pth")
+    reports = [describe(path) for path in (one, tmp_path / "w.safetensors", three)]
+    assert len({report.sha256 for report in reports}) == 1
+    assert reports[0].sha256 == load_model(three).report.sha256
+    model.stem[0].bias.data[0] += 1e-3
+    assert describe(saved(tensors(model), tmp_path)).sha256 != reports[0].sha256
+
+
+def test_descriptions_agree_with_loading(tmp_path):
+    model = vit(global_pool="avg", num_classes=3)
+    path = saved({"model": tensors(model), "epoch": 7}, tmp_path)
+    report = describe(path, options={"num_heads": 2})
+    assert report == load_model(path, options={"num_heads": 2}).report
+    assert (report.layout, report.image_size, report.classes) == ("mae", 32, 3)
+    assert report.entries == {"epoch": "7"}
+
+
+def test_data_of_the_caller_goes_first(tmp_path):
+    from timm.data import resolve_model_data_config
+
+    path = saved(tensors(convnext(num_classes=3)), tmp_path)
+    loaded = load_model(path, data={"mean": [0.1, 0.2, 0.3]})
+    assert loaded.data_config["mean"] == (0.1, 0.2, 0.3)
+    assert resolve_model_data_config(loaded.model) == loaded.data_config
+
+
+def settings(report):
+    return {one.setting: one.value for one in report.assumed}
+
+
+def test_what_is_assumed_of_a_file_whose_network_is_named(tmp_path):
+    """A name alone tells neither normalisation nor padding; a tag, or the caller, does."""
+    path = saved(tensors(create_model("mobilenetv2_050", num_classes=1001)), tmp_path)
+    report = describe(path, architecture="mobilenetv2_050")
+    assert settings(report) == {
+        "mean": "0.485 0.456 0.406",
+        "std": "0.229 0.224 0.225",
+        "crop_pct": "0.875",
+        "interpolation": "bicubic",
+        "pad_type": "symmetric",
+        "bn_eps": "1e-05",
+        "class indices": "as they are for 1001 outputs",
+    }
+    assert len(re.findall(r"^  assumed: ", str(report), re.M)) == 3  # a line for each reason
+    assert "to change: --model-kwargs pad_type=same bn_eps=0.001 for all networks" in str(report)
+    tagged = describe(path, architecture="mobilenetv2_050.lamb_in1k")
+    assert list(settings(tagged)) == ["class indices"]
+    told = {
+        "options": {"pad_type": "same", "bn_eps": 1e-3},
+        "data": {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bilinear"},
+    }
+    report = load_model(path, architecture="mobilenetv2_050", **told).report
+    assert list(settings(report)) == ["crop_pct", "class indices"]
+    seen = "mean 0.5 0.5 0.5, std 0.5 0.5 0.5, input_size 3 224 224, crop_pct 0.875, crop_mode"
+    assert f"\n  sees images: {seen} center, interpolation bilinear\n" in str(report)
+    assert describe(path, architecture="mobilenetv2_050", **told) == report
+
+
+def test_which_of_several_sets_was_taken_is_said(tmp_path):
+    one, two = tensors(convnext(num_classes=3)), tensors(convnext(num_classes=3), 2)
+    path = saved({"state_dict": one, "state_dict_ema": two, "optimizer": {"lr": 1}}, tmp_path)
+    report = describe(path)
+    assert settings(report)["set of weights"] == "not averaged"
+    assert "the file also holds averages, state_dict_ema" in str(report)
+    assert "set of weights" not in settings(describe(path, ema="ema"))
+    path = saved({"teacher": one, "student": two}, tmp_path)
+    assert settings(describe(path))["entry"] == "teacher"
+    assert "the file also holds student" in str(describe(path))
+
+
+# What does not fit -------------------------------------------------------------------------------
+
+
+def test_every_tensor_is_accounted_for(tmp_path):
+    model = convnext(num_classes=3)
+    good = tensors(model)
+    with pytest.raises(WeightsError, match=r"unknown to the model 1: surplus\b"):
+        load_model(saved(good | {"surplus": noise(1)}, tmp_path), architecture="test_convnext")
+    fewer = {k: v for k, v in good.items() if k != "stem.1.bias"}
+    with pytest.raises(WeightsError, match=r"missing in the file 1: stem.1.bias\b"):
+        load_model(saved(fewer, tmp_path), architecture="test_convnext")
+    headless = {k: v for k, v in good.items() if not k.startswith("head.fc.")}
+    assert load_model(saved(headless, tmp_path)).report.classes == 0
+    half_a_head = {k: v for k, v in good.items() if k != "head.fc.bias"}
+    with pytest.raises(WeightsError, match=r"missing in the file 1: head.fc.bias\b"):
+        load_model(saved(half_a_head, tmp_path), architecture="test_convnext")
+    reshaped = good | {"stem.1.bias": noise(3)}
+    with pytest.raises(WeightsError, match=r"another shape or value 1: stem.1.bias \(\(3,\), not"):
+        load_model(saved(reshaped, tmp_path), architecture="test_convnext")
+    broken = good | {"stem.1.bias": good["stem.1.bias"] * float("nan")}
+    with pytest.raises(WeightsError, match=r"with NaN or infinity 1: stem.1.bias"):
+        load_model(saved(broken, tmp_path))
+
+
+def test_half_precision_and_absent_counters_are_no_obstacle(tmp_path):
+    model = scrambled(create_model("test_resnet", num_classes=3))
+    state = {k: v.half() for k, v in tensors(model).items() if v.is_floating_point()}
+    loaded = load_model(saved(state, tmp_path))
+    assert all(p.dtype == torch.float32 for p in loaded.model.parameters())
+    assert "counters of batch norm set to 0" in str(loaded.report)
+
+
+REAL = Path(__file__).parents[4] / "shared/data/checkpoints"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real checkpoints here")
+def test_real_files():
+    """As the description beside them says."""
+    for name, what in (
+        ("squeezenet1_1_imagenet_mxnet.safetensors", "is a SqueezeNet"),
+        ("resnet20-12fca82f.th", "is the CIFAR ResNet of He et al."),
+        ("mobilenetv2_100_imagenet_slim_qat.safetensors", "out of mobilenetv2_100 .*pad_type"),
+    ):
+        with pytest.raises(WeightsError, match=what):
+            describe(REAL / name)
+    loaded = load_model(
+        REAL / "mobilenetv2_100_imagenet_slim_qat.safetensors",
+        architecture="mobilenetv2_100",
+        options={"pad_type": "same"},
+        data={"mean": (0.5,) * 3, "std": (0.5,) * 3},
+    )
+    assert (loaded.report.classes, len(loaded.report.loaded)) == (1000, 262)
+    with torch.inference_mode():
+        assert loaded.model(images(224)).shape == (2, 1000)
+
+
+def test_modules_of_ones_own(tmp_path):
+    module = scrambled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()))
+    path = saved({"state_dict": prefixed("module.", tensors(module)), "best_prec1": 91.8}, tmp_path)
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()).eval()
+    report = fill(other, path)
+    with torch.inference_mode():
+        assert torch.equal(module(images()), other(images()))
+    assert (report.architecture, len(report.loaded)) == ("Sequential", 7)
+    with pytest.raises(WeightsError, match="to fit Conv2d in every tensor"):
+        fill(nn.Conv2d(3, 4, 3), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "told"),
+    [
+        ("test_vit", {"img_size": (96, 160)}, (96, 160), "96 x 160 px"),
+        ("test_vit", {"img_size": 96}, (96, 96), "96 px"),
+        ("test_resnet", {"img_size": (96, 160)}, (96, 160), "any image size"),
+        ("test_resnet", {"img_size": 96}, (96, 96), "any image size"),
+        ("test_resnet", {}, (160, 160), "any image size"),
+    ],
+)
+def test_networks_see_images_of_the_size_that_they_are_made_for(name, options, size, told):
+    loaded = load_model(f"untrained:{name}", options=options)
+    assert loaded.data_config["input_size"] == (3, *size)
+    assert loaded.model.pretrained_cfg["input_size"] == (3, *size)
+    assert f", {told}, " in str(loaded.report)
+    larger = load_model(f"untrained:{name}", options=options, image_size=192)
+    assert larger.data_config["input_size"] == (3, 192, 192)
+
+
+def test_a_size_asked_for_of_a_file_of_a_cnn(tmp_path):
+    model = create_model("test_resnet", num_classes=3)
+    path = saved(tensors(model), tmp_path)
+    loaded = load_model(path, architecture="test_resnet", options={"img_size": (64, 96)})
+    assert loaded.data_config["input_size"] == (3, 64, 96)
+
+
+def test_a_size_that_is_none():
+    with pytest.raises(WeightsError, match=r"one or two whole numbers, got \(96,\)"):
+        load_model("untrained:test_resnet", options={"img_size": (96,)})

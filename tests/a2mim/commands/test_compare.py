@@ -1,0 +1,329 @@
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from a2mim.cli import main
+from a2mim.commands import compare as module
+from a2mim.commands.compare import compare, run
+from a2mim.measure import interactions as interaction_curves
+from a2mim.measure import invariance
+from a2mim.measure import plan as compare_plan
+from a2mim.measure.comparison import Comparison
+from a2mim.measure.scores import TITLES
+from a2mim.messages import UsageError
+from a2mim.runs.table import read_table
+from a2mim.settings.compare import CompareConfig
+
+TEXT = (".csv", ".html", ".json", ".svg", ".txt")
+
+
+def again(compared, out, **changes):
+    """The comparison of the fixture, with changes."""
+    settings = {"images": compared["photos"], "budget": compared["budget"]}
+    settings |= {"grid": 4, "device": "cpu", "out": out}
+    return compare([compared["one"], compared["other"]], **(settings | changes))
+
+
+def test_every_panel_is_there_and_its_own_run(comparison):
+    rows = comparison.to_frame()
+    assert list(dict.fromkeys(rows["run"])) == [
+        "occlusion",
+        "interactions",
+        "invariance",
+        "spectrum",
+        "compare",
+    ]
+    for panel in ("predictions", "interactions", "similarity", "spectrum"):
+        alone = read_table(comparison.folder / "panels" / panel / "rows.csv")
+        of = rows[rows["run"] == alone["run"].iloc[0]].reset_index(drop=True)
+        pd.testing.assert_frame_equal(of, alone)
+        said = (comparison.folder / "panels" / f"{panel}.txt").read_text()
+        assert said.startswith("one.safetensors: a2mim,")
+        assert f": {panel}/" in said  # where its table or figure is
+
+
+def test_all_see_the_same_pixels(comparison):
+    """Two crops are one, and hidden patches have one colour for two normalisations."""
+    notes = " ".join(comparison.plan["notes"])
+    assert "Networks want different crops (0.9, 1 of the short side): all see the same 1" in notes
+    settings = comparison.to_frame().query("run == 'occlusion'")["setting"]
+    assert settings.str.contains("fill=image_mean").all()
+    label = json.loads((comparison.folder / "config.json").read_text())
+    assert label["config"]["weights"]["crop_pct"] == 1.0
+    assert label["config"]["label"] == "truth"
+
+
+def test_nothing_in_the_folder_names_a_path_of_the_machine(comparison, compared):
+    """Of networks, images or results; also not in what panels have printed."""
+    texts = [path for path in comparison.folder.rglob("*") if path.suffix in TEXT]
+    assert {path.name for path in texts} >= {
+        *("config.json", "compare.json", "weights.json", "occlusion.json", "predictions.txt"),
+    }
+    for path in texts:
+        text = path.read_text()
+        for folder in (compared["photos"].parent, comparison.folder.parent):
+            assert str(folder) not in text, path
+
+
+@pytest.mark.parametrize(
+    ("stopped", "measured_before"),
+    [((module, "occlusion"), "interaction_curves"), ((invariance, "_measure"), "occlusion")],
+    ids=["between panels", "inside a panel"],
+)
+def test_interrupted_and_called_again_it_is_the_same_folder(
+    comparison, compared, tmp_path, hastened, monkeypatch, stopped, measured_before
+):
+    """The second run finds what the first has measured, and ends as one that was not stopped.
+
+    But for its figures and page, which are made of the table: they are drawn once more elsewhere.
+    """
+    where, name = stopped
+    work, calls = getattr(where, name), []
+
+    def once(*arguments):
+        if calls or where is module:
+            raise KeyboardInterrupt
+        calls.append(arguments)
+        return work(*arguments)
+
+    def repeated(config):
+        raise AssertionError("measured again")
+
+    out = tmp_path / "compare"
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, once)
+        with pytest.raises(KeyboardInterrupt):
+            again(compared, out)
+    assert not out.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, measured_before, repeated)
+        again(compared, out)
+    assert not list(tmp_path.glob("*.partial"))
+    files, expected = (
+        {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+        for folder in (out, comparison.folder)
+    )
+    assert files == {path for path in expected if path.suffix not in (".svg", ".png", ".html")}
+    for path in files:
+        if path.name != "config.json" and path.suffix != ".npz":  # seconds, and times in archives
+            assert (out / path).read_bytes() == (comparison.folder / path).read_bytes(), path
+
+
+def test_a_finished_comparison_is_not_measured_again(comparison, compared, monkeypatch, capsys):
+    def unwanted(panel, plan, work):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(compare_plan, "TIMED_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_run_panel", unwanted)
+    found = again(compared, comparison.folder)
+    assert isinstance(found, Comparison)
+    pd.testing.assert_frame_equal(found.scores(), comparison.scores())
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"{comparison.folder} is this comparison, finished before; --no-resume measures it again"
+    )
+    for changes in ({"seed": 1}, {"resume": False}):
+        with pytest.raises(AssertionError, match="measured again"):
+            again(compared, comparison.folder, **changes)
+        for left in comparison.folder.parent.glob("*.partial"):
+            shutil.rmtree(left)
+
+
+def test_without_classes_predictions_are_judged_by_agreement(compared, tmp_path, hastened):
+    found = again(
+        compared,
+        tmp_path / "out",
+        images=compared["unlabelled"],
+        skip=("interactions", "spectrum"),
+    )
+    assert set(found.scores()["score"]) == {
+        "agreement_area",
+        "similarity",
+        "similarity_excess",
+        "recall",
+    }
+    assert found.plan["label"] == "prediction"
+
+
+def test_an_encoder_is_measured_by_its_features(compared, tmp_path, capsys, hastened):
+    found = compare(
+        [compared["one"], compared["encoder"]],
+        images=compared["photos"],
+        grid=4,
+        budget=compared["budget"],
+        skip=("similarity",),
+        device="cpu",
+        out=tmp_path / "out",
+    )
+    inside = found.scores().groupby("network", sort=False)["score"].agg(list)
+    features = ["J_low_orders", "J_middle_orders", "J_high_orders", "high_frequency"]
+    assert inside["encoder"] == features
+    assert inside["one"] == ["accuracy", "accuracy_area", "agreement_area", *features]
+    assert set(found.differences()["score"]) == set(features)
+    settings = found.to_frame().query("run == 'interactions'")["setting"]
+    assert settings.str.contains("reward=projection").all()
+    assert list(found.plan["apart"]["predictions"]) == ["encoder"]
+    said = capsys.readouterr().out
+    assert "A network has no classifier, so interactions are about features" in said
+    assert "forwards a second" in said
+    assert "[3/3] spectrum" in said
+
+
+def test_a_set_by_name_with_a_probe(compared, save_vit, tmp_path, hastened):
+    """An encoder is judged by what is trained on its features, beside two classifiers."""
+    names = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
+    found = compare(
+        [*(save_vit(path, classes=10) for path in names), compared["encoder"]],
+        data="digits",
+        count=8,
+        grid=4,
+        probe_max_train=60,
+        skip=("interactions", "spectrum"),
+        device="cpu",
+        out=tmp_path / "out",
+    )
+    assert found.titles == ["first", "second", "encoder"]
+    assert [network["classifier"] for network in found.plan["networks"]] == [
+        "own",
+        "own",
+        "linear probe: 60 images of digits",
+    ]
+    judged = found.scores().query("score == 'accuracy'")
+    assert judged["network"].tolist() == found.titles
+    assert (judged["images"] == 8).all()
+    assert len(found.differences().query("score == 'accuracy'")) == 3
+    settings = found.to_frame().query("run == 'occlusion' and model == 'vit_tiny_patch16_224'")
+    probed = settings["setting"].str.contains("classifier=probe:digits")
+    assert set(settings.loc[probed, "weights"]) == {"encoder.safetensors"}
+
+
+def test_a_set_of_other_classes_is_compared_by_features(compared, tmp_path, hastened):
+    """Networks of 3 classes on 10: no accuracy, and interactions of the projection."""
+    found = compare(
+        [compared["one"], compared["other"]],
+        data="digits",
+        count=6,
+        grid=4,
+        budget=compared["budget"],
+        skip=("similarity", "spectrum"),
+        device="cpu",
+        out=tmp_path / "out",
+    )
+    assert set(found.scores()["score"]) == {
+        "agreement_area",
+        "J_low_orders",
+        "J_middle_orders",
+        "J_high_orders",
+    }
+    settings = found.to_frame().query("run == 'interactions'")["setting"]
+    assert settings.str.contains("reward=projection").all()
+
+
+def test_the_plan_spends_the_budget(comparison, compared):
+    forwards = comparison.plan["forwards"]
+    assert sum(forwards.values()) == compared["budget"]
+    measured = comparison.to_frame().query("measure == 'interaction_energy'")
+    assert measured["image"].nunique() <= 12
+
+
+def test_a_budget_that_tells_nothing_of_interactions_is_one_line(
+    compared, tmp_path, hastened, monkeypatch, capsys
+):
+    """With the whole budget that would do, and nothing is left of it."""
+    asked, measure = [], module.interaction_curves
+
+    def watched(config):
+        try:
+            measure(config)
+        except interaction_curves.BudgetError as error:
+            asked.append((config.budget, error.enough))
+            raise
+
+    monkeypatch.setattr(module, "interaction_curves", watched)
+    monkeypatch.setattr(interaction_curves, "TOO_LITTLE", 0.3)
+    small = [compared["one"], compared["other"], "--images", str(compared["photos"])]
+    small += ["--grid", "4", "--skip", "similarity", "spectrum", "--device", "cpu"]
+    small += ["--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as error:
+        main(["compare", *small, "--budget", "6500"])
+    assert error.value.code == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("a2mim: interactions: expected a budget that tells J to within 30 %, ")
+    assert not list(tmp_path.iterdir())
+    ((of_interactions, enough),) = asked
+    assert enough > of_interactions
+    others = 6500 - of_interactions
+    assert others == 12 * 10  # ten hidden shares
+    assert f"; give --budget {enough + others}, or --skip interactions" in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoints": ("a",)}, "expected two or more checkpoints, got 1"),
+        ({"data": "digits"}, "expected either --images DIR or --data NAME"),
+        ({"images": None}, "expected either --images DIR or --data NAME"),
+        (
+            {"skip": ("predictions", "interactions", "similarity", "spectrum")},
+            "expected a panel that is not skipped",
+        ),
+        ({"count": 3}, "expected --count of at least 4, got 3"),
+        ({"budget": 100}, "expected --budget of at least 184 forwards for 4 images, got 100"),
+        ({"budget": 1000}, "of which interactions need 5760, got 1000; or give --skip"),
+        ({"skip": ("spectra",)}, r"expected --skip of predictions, .*, got \('spectra',\)"),
+        ({"skip": "spectrum"}, "expected --skip of predictions, .*, got 'spectrum'"),
+        ({"fill": "black"}, "expected --fill image_mean, zero, blur, got 'black'"),
+        ({"label": "3"}, "expected --label auto, truth, prediction, got '3'"),
+        ({"precision": "bf16"}, "expected --precision float32, tf32, float16, got 'bf16'"),
+        ({"grid": 3}, "expected --grid of at least 4, .* or 0, got 3"),
+        ({"grid": 5}, "expected images that 5 x 5 patches divide, got 32 px"),
+        ({"label": "truth"}, "expected classes in .*labels.csv for --label truth, found none"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(compared, tmp_path, changes, message):
+    settings = {
+        "checkpoints": (compared["one"], compared["other"]),
+        "images": compared["unlabelled"],
+        "grid": 4,
+        "device": "cpu",
+        "out": tmp_path / "out",
+    }
+    with pytest.raises(UsageError, match=message) as error:
+        run(CompareConfig(**(settings | changes)))
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_few_images_are_an_error(compared, tmp_path, hastened):
+    few = tmp_path / "few"
+    few.mkdir()
+    for k in range(3):
+        shutil.copy(compared["photos"] / f"{k:02d}.png", few)
+    with pytest.raises(UsageError, match="expected at least 4 images, found 3"):
+        again(compared, tmp_path / "out", images=few)
+
+
+def test_settings_of_the_function_are_checked(compared):
+    for setting in ("pears", "weights"):
+        with pytest.raises(UsageError, match=f"expected settings of a2mim compare, got {setting}"):
+            again(compared, "nowhere", **{setting: 3})
+    with pytest.raises(UsageError, match="expected two or more checkpoints, got 1;"):
+        compare(compared["one"], images=compared["photos"])
+
+
+def test_one_checkpoint_twice_is_an_error(compared, tmp_path):
+    shutil.copy(compared["one"], tmp_path)
+    shutil.copy(compared["one"].replace(".safetensors", ".json"), tmp_path)
+    with pytest.raises(UsageError, match="expected every network once"):
+        compare(
+            [compared["one"], tmp_path / "one.safetensors"],
+            images=compared["photos"],
+            out=tmp_path / "out",
+        )
+
+
+def test_titles_and_meanings_are_of_the_same_scores():
+    from a2mim.measure.scores import MEANINGS
+
+    assert list(MEANINGS) == list(TITLES)

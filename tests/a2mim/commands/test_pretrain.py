@@ -1,0 +1,516 @@
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from a2mim.cli import main
+from a2mim.commands import pretrain as module
+from a2mim.commands.pretrain import first_images, method_of, run, samples_of
+from a2mim.commands.pretrain_settings import configured
+from a2mim.commands.watching import pictures
+from a2mim.data.arrays import DataError
+from a2mim.data.sampler import Batches, keyed_generator
+from a2mim.messages import UsageError
+from a2mim.methods.siamese import ImageLevel, TokenLevel
+from a2mim.runs.table import read_table
+
+TINY = (
+    "epochs=2",
+    "warmup=0.5",
+    "batch_size=299",
+    "save_every=1",
+    "options={'patch_size': 8, 'embed_dim': 24, 'depth': 2, 'num_heads': 2, "
+    "'class_token': False, 'global_pool': 'avg', 'fc_norm': False}",
+)
+MEANS = (*TINY, "epochs=1", "warmup=0.5", "batch_size=298", "loss=simmim")
+"""One epoch of a loss that does not depend on how a batch is cut."""
+
+
+def reports_of(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("pretrain") / "run"
+    run("digits-vit", TINY, "", out, device="cpu")
+    return out
+
+
+def test_a_run_leaves_a_backbone_a_log_and_pictures(finished):
+    assert sorted(p.name for p in finished.iterdir()) == [
+        *("backbone.json", "backbone.safetensors", "config.json", "log.jsonl"),
+        *("reconstructions.png", "rows.csv", "tensorboard", "timm"),
+    ]
+    reports = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    assert [report["step"] for report in reports] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "spatial", "fourier", "lr", "epoch", "grad_norm"} <= reports[0].keys()
+    rows = read_table(finished / "rows.csv")
+    assert rows.query("measure == 'pretrain_loss'")["value"].tolist() == pytest.approx(
+        [report["loss"] for report in reports]
+    )
+    assert json.loads((finished / "config.json").read_text())["config"]["recipe"] == "digits-vit"
+    assert list((finished / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("name", ["digits-vit", "a2mim-r50-in1k", "a2mim-convnext-t-in1k"])
+def test_timm_loads_what_a_run_leaves(name, tmp_path):
+    """By its path, with what the file beside it says; and by its folder, which says all."""
+    options = {
+        "digits-vit": TINY[-1].removeprefix("options="),
+        "a2mim-r50-in1k": {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)},
+        "a2mim-convnext-t-in1k": {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)},
+    }[name]
+    small = ("epochs=1", "warmup=0", "batch_size=449", "workers=0", "precision=no")
+    size = () if name == "digits-vit" else ("image_size=64",)
+    settings = (*small, *size, f"options={options}")
+    out = tmp_path / "run"
+    run(name, settings, "digits", out, device="cpu")
+    about = json.loads((out / "backbone.json").read_text())
+    by_path = timm.create_model(
+        about["architecture"],
+        num_classes=0,
+        checkpoint_path=str(out / "backbone.safetensors"),
+        **about["model_args"],
+    )
+    by_folder = timm.create_model(f"local-dir:{out / 'timm'}", pretrained=True)
+    weights = load_file(out / "backbone.safetensors")
+    for model in (by_path, by_folder):
+        assert model.num_classes == 0
+        for key, tensor in weights.items():
+            assert torch.equal(model.state_dict()[key], tensor)
+    config = configured(name, settings)
+    data = timm.data.resolve_model_data_config(by_folder)
+    assert data["input_size"] == [3, config.image_size, config.image_size]
+    assert (data["mean"], data["std"]) == (list(config.mean), list(config.std))
+    assert data["crop_pct"] == config.crop_pct == (1.0 if name == "digits-vit" else 0.875)
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(finished, tmp_path):
+    out = tmp_path / "again"
+    command = [
+        *(sys.executable, "-m", "a2mim.cli", "pretrain", "digits-vit", "--device", "cpu"),
+        *("--out", str(out), "--set", *TINY),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    begin = time.monotonic()
+    while not list(tmp_path.glob("again.*.partial/checkpoints/*.safetensors")):
+        assert process.poll() is None, "finished before it could be killed"
+        assert time.monotonic() - begin < 100
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert not out.exists()
+    run("digits-vit", TINY, "", out, device="cpu")
+    for name in ("backbone.safetensors", "rows.csv", "reconstructions.png"):
+        assert (out / name).read_bytes() == (finished / name).read_bytes()
+    steps = [json.loads(x)["step"] for x in (out / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone") / "run"
+    run("digits-vit", MEANS, "", out, device="cpu")
+    return out
+
+
+def test_two_processes_by_torchrun_are_one(alone, tmp_path):
+    check_shared(
+        alone,
+        tmp_path / "run",
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "a2mim.cli", "pretrain", "digits-vit", "--device", "cpu"),
+        *("--out", str(tmp_path / "run"), "--set", *MEANS),
+    )
+
+
+def test_two_processes_from_a_notebook_are_one(alone, tmp_path):
+    """accelerate's launcher for trying it on a CPU: the same fork as on GPUs, another group."""
+    script = (
+        "import sys; from functools import partial; from pathlib import Path\n"
+        "from accelerate import debug_launcher; from a2mim.commands.pretrain import run\n"
+        "arguments = ('digits-vit', sys.argv[2:], '', Path(sys.argv[1]))\n"
+        "debug_launcher(partial(run, device='cpu'), arguments, num_processes=2)"
+    )
+    check_shared(alone, tmp_path / "run", "-c", script, str(tmp_path / "run"), *MEANS)
+
+
+def check_shared(alone, out, *arguments):
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("digits-vit: 3 steps") == 1
+    assert "Warning" not in done.stderr
+    for one, two in zip(reports_of(alone), reports_of(out), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    one, two = (load_file(folder / "backbone.safetensors") for folder in (alone, out))
+    for key, tensor in one.items():
+        torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-4)
+
+
+def test_folders_and_shards(tmp_path):
+    from a2mim.data.tar import write_shards
+
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images" / "train" / "a"
+    folder.mkdir(parents=True)
+    for k in range(4):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{k}.png")
+    write_shards(tmp_path / "images", tmp_path / "shards", per_shard=2)
+    config = configured("tiny-imagenet100-vit", [f"data=folder:{tmp_path / 'images'}"])
+    assert samples_of(config).load(0, 0).shape == (3, 64, 64)
+    config = configured("tiny-imagenet100-vit", [f"data=tar:{tmp_path / 'shards'}/*.tar"])
+    assert len(samples_of(config)) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "data", "message"),
+    [
+        ("digit-vit", (), "", "did you mean digits-vit"),
+        ("a2mim-r50-in1k", (), "", "expected --data NAME (digits, cifar10, cifar100, ...), folder"),
+        ("digits-vit", (), "cifar11", "got 'cifar11'; did you mean cifar10?"),
+        ("digits-vit", (), "stream:a.tar", "expected the number of images in stream:a.tar"),
+        (
+            "digits-vit",
+            ("images=9",),
+            "stream:gone.tar",
+            "expected a shard, found none at gone.tar",
+        ),
+        ("digits-vit", (), "folder:/nowhere", "found none at /nowhere"),
+        ("digits-vit", ("batch_size=1000",), "", "1000"),
+        ("digits-vit", ("options={'flavour': 1}",), "", "flavour"),
+        ("digits-vit", ("backbone=vitt",), "", "expected the name of a timm model"),
+        ("digits-vit", ("backbone=resnet500",), "", "did you mean resnet50"),
+        ("digits-vit", ("backbone=moganet_smal",), "", "did you mean moganet_small"),
+        ("digits-vit", ("mask_ratio=0.99",), "", "hides some of 16 blocks and not all, got 0.99"),
+        ("cifar10-mae", ("mask_ratio=1e-12",), "digits", "some of 64 blocks and not all, got 1e"),
+        ("cifar10-mae", ("mask_ratio=0.999",), "digits", "a mask ratio between 0 and 1 that keeps"),
+        ("digits-vit", ("betas=(0.9, 1.0)",), "", "Invalid beta"),
+        ("digits-vit", ("mean=(0.5,)", "std=(0.5,)"), "", "give a mean and std per channel"),
+        ("digits-vit", ("fsdp=True",), "", "expected several processes for fsdp, got 1"),
+        ("digits-vit", ("precision=fp16",), "", "expected an accelerator for fp16, got the CPU"),
+        ("digits-vit", ("block=6",), "", "blocks that divide an image of 32 px"),
+        ("digits-vit", ("method=rmae",), "", "expected block=4 for rmae, which hides patches of 4"),
+        ("digits-resnet", ("method=cmae",), "", "a timm VisionTransformer, got ResNet"),
+        ("digits-vit", ("few=5000",), "", "choose 1 to all 898 images, got 5000"),
+        ("cifar10-rmae", ("penalty_weight=-1",), "digits", "penalty weight of at least 0, got -1"),
+        ("cifar10-rmae", ("momentum=1",), "digits", "momentum of at least 0 and below 1, got 1"),
+        ("cifar10-cmae", ("temperature=0",), "digits", "a positive temperature, got 0"),
+        (
+            "cifar10-rmae",
+            ("stop_gradient=view1", "momentum=0.9"),
+            "digits",
+            "leave out one of stop_gradient and momentum",
+        ),
+    ],
+)
+def test_bad_runs(name, changes, data, message, tmp_path):
+    with pytest.raises(UsageError) as caught:
+        run(name, changes, data, tmp_path / "out", device="cpu")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_losses_are_cut_as_the_line_says(tmp_path, capsys):
+    """Means over images are the same with accumulate=2, to rounding; mean spectra are not."""
+    first = []
+    for accumulate in (1, 2):
+        settings = [*TINY, "epochs=1", "warmup=0", "batch_size=298", f"accumulate={accumulate}"]
+        out = tmp_path / str(accumulate)
+        run("digits-vit", settings, "", out, device="cpu")
+        first.append(reports_of(out)[0])
+        said = "the mean spectrum of loss=official-vit sees 149 at" in capsys.readouterr().out
+        assert said == (accumulate == 2)
+    whole, cut = first
+    assert cut["spatial"] == pytest.approx(whole["spatial"], rel=1e-6)
+    # Rounding changes it by 1e-7; the direction depends on images and weights.
+    assert abs(cut["fourier"] / whole["fourier"] - 1) > 1e-5
+
+
+def test_fewer_images_than_pictures_show(tmp_path):
+    from a2mim.data.tar import write_shards
+
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(3):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{k}.png")
+    write_shards(folder, tmp_path / "shards")
+    for data in (f"stream:{tmp_path}/shards/shard-000000.tar", f"folder:{folder}"):
+        changes = ["images=3"] if data.startswith("stream") else []
+        config = configured("digits-vit", [f"data={data}", "batch_size=2", *changes])
+        assert first_images(samples_of(config)).shape == (3, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("fill", "colour"),
+    [("zero", 128), ("black", 0), ("white", 255), ("image_mean", None), ("noise", None)],
+)
+def test_hidden_pixels_are_filled_and_shown_so(fill, colour):
+    """Digits are normalised by a mean of 0.5: zero is grey."""
+    config = configured("digits-vit", [*TINY, f"fill={fill}"])
+    method = method_of(config)
+    images_ICHW = first_images(samples_of(config))
+    shown = pictures(method, images_ICHW, config)
+    visible = method.draw(len(images_ICHW), keyed_generator(config.seed, "pictures"))
+    hidden = ~method.mask.grid.pixels(visible, 32, 32).expand_as(images_ICHW).numpy()
+    assert np.array_equal(shown["masked"][~hidden], shown["original"][~hidden])
+    if colour is not None:
+        assert set(shown["masked"][hidden]) == {colour}
+    if fill == "noise":
+        others = method_of(configured("digits-vit", [*TINY, "fill=noise", "seed=1"]))
+        assert not torch.equal(method.fill(images_ICHW), others.fill(images_ICHW))
+
+
+def test_settings_of_the_token_and_the_prediction_arrive():
+    changes = ("token_init=instance_mean", "detach=True", "residual=True")
+    method = method_of(configured("digits-vit", [*TINY, *changes]))
+    assert (method.token_blend.init, method.token_blend.detach) == ("instance_mean", True)
+    assert method.residual
+
+
+def test_how_many_unreadable_images_are_put_up_with(tmp_path):
+    for k in range(3):
+        (tmp_path / f"{k}.png").write_bytes(b"damaged")
+    Image.new("RGB", (40, 40)).save(tmp_path / "3.png")
+    few, none = (
+        samples_of(configured("cifar10-vit", [f"data=folder:{tmp_path}", f"unreadable={share}"]))
+        for share in (0.5, 0)
+    )
+    assert few.load(0, 0).shape == (3, 32, 32)
+    with pytest.raises(DataError, match="at most 0 unreadable images"):
+        none.load(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("full", "then", "saved"),
+    [("log", "begins again", 0), ("backbone", "goes on from the last checkpoint", 2)],
+)
+def test_a_full_disk_is_said_and_the_same_command_does_it(
+    full, then, saved, finished, tmp_path, monkeypatch
+):
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if full == "log":
+            patch.setattr("torch.utils.tensorboard.SummaryWriter.add_images", fail)
+        else:
+            patch.setattr(module, "save_backbone", fail)
+        with pytest.raises(UsageError) as caught:
+            run("digits-vit", TINY, "", tmp_path / "run", device="cpu")
+    (work,) = tmp_path.iterdir()
+    assert str(caught.value) == (
+        f"cannot write to {work}: No space left on device; make room, and the same command {then}"
+    )
+    assert len(list(work.glob("checkpoints/*.safetensors"))) == saved
+    # Settings that change no result may be others.
+    others = ("keep=3", "save_every=2", "trackers=", "workers=1")
+    run("digits-vit", [*TINY, *others], "", tmp_path / "run", device="cpu")
+    assert not work.exists()
+    one, other = (f / "backbone.safetensors" for f in (finished, tmp_path / "run"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_what_is_seen_of_a_run(tmp_path):
+    """Averaged weights, a probe every other epoch and at the end, pictures, all by settings."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = [*TINY, "epochs=3", "ema=0.9", "knn_every=2", "channels_last=True"]
+    run("digits-vit", settings, "", tmp_path / "run", device="cpu")
+    reports = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    probed = {report["step"]: report["knn_top1"] for report in reports if "knn_top1" in report}
+    assert list(probed) == [6, 9]
+    assert all(0.2 < accuracy <= 1 for accuracy in probed.values())  # 0.1 is chance
+    rows = read_table(tmp_path / "run" / "rows.csv").query("measure == 'pretrain_knn_top1'")
+    assert dict(zip(rows["at"], rows["value"], strict=True)) == pytest.approx(probed)
+    main(
+        [
+            *("probe", str(tmp_path / "run/backbone.safetensors"), "--data", "digits"),
+            *("--method", "knn", "--out", str(tmp_path / "probe")),
+        ]
+    )
+    again = read_table(tmp_path / "probe" / "rows.csv").query("measure == 'knn_top1'")["value"]
+    assert again.tolist() == pytest.approx([probed[9]])
+    last, averaged = (
+        load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("backbone", "backbone-ema")
+    )
+    assert last.keys() == averaged.keys()
+    assert any(not torch.equal(last[key], averaged[key]) for key in last)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Images("reconstructions")] == [3, 6, 9]
+    assert events.Images("reconstructions")[0].width == 8 * 32
+
+
+def test_unreadable_images_are_counted(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(16):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{k}.png")
+    (folder / "7.png").write_bytes(b"damaged")
+    settings = [*TINY, "epochs=1", "warmup=0", "batch_size=8"]
+    run("digits-vit", settings, f"folder:{folder}", tmp_path / "run", device="cpu")
+    assert (
+        "unreadable images, for which others came: 1; warnings name them" in capsys.readouterr().out
+    )
+    rows = read_table(tmp_path / "run" / "rows.csv")
+    assert rows.query("measure == 'pretrain_skipped'")["value"].iloc[-1] == 1
+
+
+def test_a_stream_of_shards(tmp_path):
+    from a2mim.data.tar import write_shards
+
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(24):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{k}.png")
+    write_shards(folder, tmp_path / "shards", per_shard=6)
+    settings = [*TINY, "batch_size=8", "images=24", "knn_every=2", "knn_data=digits"]
+    run(
+        "digits-vit",
+        settings,
+        f"stream:pipe:cat {tmp_path}/shards/shard-{{000000..000003}}.tar",
+        tmp_path / "run",
+        device="cpu",
+    )
+    reports = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [report["step"] for report in reports] == [1, 2, 3, 4, 5, 6]
+    assert reports[-1]["skipped"] == 0
+    assert reports[-1]["knn_top1"] > 0.2  # 0.1 is chance
+    rows = read_table(tmp_path / "run" / "rows.csv").set_index("measure")["dataset"]
+    assert rows["pretrain_knn_top1"] == "digits"
+    assert set(rows["pretrain_loss"]) == {"stream:shard-{000000..000003}.tar"}
+    shards = f"tar:{tmp_path}/shards/shard-000000.tar"
+    with pytest.raises(UsageError, match="knn_data=folder:PATH or a set by name for k-NN probes"):
+        run("digits-vit", ["knn_every=1", "batch_size=6"], shards, tmp_path / "k")
+    with pytest.raises(UsageError, match="images by index for few or epoch_images, got a stream"):
+        run(
+            "digits-vit",
+            ["few=1", "images=24"],
+            f"stream:{tmp_path}/shards/shard-000000.tar",
+            tmp_path / "few",
+            device="cpu",
+        )
+
+
+SIAMESE = (
+    *("epochs=2", "warmup=0.5", "batch_size=299", "save_every=1", "workers=0", "block=8"),
+    TINY[-1],
+)
+DECODER = "decoder=(16, 1, 2)"
+VIEWS = {
+    "cifar10-mae": [DECODER],
+    "cifar10-rmae": [DECODER, "penalty_weight=0.5", "view2=full"],
+    "cifar10-cmae": ["momentum=0.9", "head=(16, 8)"],
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_mae_and_its_relatives(name, tmp_path):
+    """Two epochs, then timm loads what they left; the log and the table have the losses' parts."""
+    out = tmp_path / "run"
+    run(name, [*SIAMESE, *VIEWS[name]], "digits", out, device="cpu")
+    reports = reports_of(out)
+    assert len(reports) == 6
+    parts = {"similarity", "penalty", "mae", "bound"} if name == "cifar10-rmae" else set()
+    rows = read_table(out / "rows.csv")
+    assert set(rows["measure"]) == {f"pretrain_{part}" for part in {"loss", *parts}}
+    for report in reports:
+        assert parts <= report.keys()
+        if parts:
+            assert report["mae"] <= report["bound"] == pytest.approx(3 * report["loss"], rel=1e-5)
+    about = json.loads((out / "backbone.json").read_text())
+    timm.create_model(
+        about["architecture"],
+        num_classes=0,
+        checkpoint_path=str(out / "backbone.safetensors"),
+        **about["model_args"],
+    )
+    assert (out / "reconstructions.png").exists()
+
+
+def test_settings_of_two_views_arrive():
+    shared = [*SIAMESE, "view2=full", "stop_gradient=view2"]
+    relaxed = method_of(configured("cifar10-rmae", [*shared, DECODER, "penalty_weight=0.25"]))
+    assert (relaxed.view2, relaxed.stop_gradient) == ("full", "view2")
+    assert relaxed.penalty_weight == 0.25
+    assert relaxed.target is None
+    image = method_of(configured("cifar10-cmae", [*shared, "temperature=0.2", "head=(8,)"]))
+    assert (image.view2, image.stop_gradient, image.temperature) == ("full", "view2", 0.2)
+    assert image.level == ImageLevel((8,))
+    changes = [*SIAMESE, DECODER, "level=token", "head=(8,)", "negatives=all", "momentum=0.9"]
+    token = method_of(configured("cifar10-cmae", changes))
+    assert token.level == TokenLevel(16, 1, 2, 8, "all")
+    assert token.stop_gradient is None
+    assert token.target.momentum == 0.9
+
+
+def test_an_interrupted_run_goes_on_with_its_slow_copy(tmp_path, monkeypatch):
+    settings = [*SIAMESE, *VIEWS["cifar10-cmae"], "few=10"]
+    run("cifar10-cmae", settings, "digits", tmp_path / "whole", device="cpu")
+    engine = module.pretrain
+    killed = tmp_path / "killed"
+
+    class Killed(Exception):
+        """What happens to a run after its fourth step, the first of an epoch."""
+
+    def killing(*arguments, on_step, **options):
+        def told(report):
+            on_step(report)
+            if report.step == 4:
+                raise Killed
+
+        return engine(*arguments, on_step=told, **options)
+
+    monkeypatch.setattr(module, "pretrain", killing)
+    with pytest.raises(Killed):
+        run("cifar10-cmae", settings, "digits", killed, device="cpu")
+    resumed = []
+
+    def going_on(*arguments, **options):
+        resumed.append(engine(*arguments, **options))
+        return resumed[0]
+
+    monkeypatch.setattr(module, "pretrain", going_on)
+    run("cifar10-cmae", settings, "digits", killed, device="cpu")
+    assert resumed[0].resumed_from == 3
+    for name in ("backbone.safetensors", "rows.csv", "reconstructions.png"):
+        assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("few", ["1", "10", "100", "None"])
+def test_few_images_make_as_many_steps(few):
+    """An epoch of 898 digits is 14 steps of 64, and one of 500 is 7, however few there are."""
+    for changes, steps in (([], 14), (["epoch_images=500"], 7)):
+        config = configured("digits-vit", [f"few={few}", *changes])
+        assert Batches(len(samples_of(config)), config.batch_size).per_epoch == steps
+
+
+def test_which_images_are_few_is_named_by_a_seed():
+    """Of full crops without flips, ten images leave ten."""
+
+    def seen(*changes):
+        config = configured("digits-vit", ["crop=(1.0, 1.0)", *changes])
+        samples = samples_of(config)
+        images = [samples.load(k, 0) for k in range(60)]
+        return {
+            tuple(max(x, x.flip(2), key=lambda y: y.flatten().tolist()).flatten().tolist())
+            for x in images
+        }
+
+    ten = seen("few=10")
+    assert len(ten) == 10
+    assert ten == seen("few=10", "seed=3")  # the run's seed draws crops and weights
+    assert not ten & seen("few=10", "few_seed=1")
+    assert seen("few=1") < ten

@@ -1,0 +1,212 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from a2mim.commands import probe as probe_module
+from a2mim.commands.probe import probe, summary
+from a2mim.data.arrays import DataError
+from a2mim.messages import UsageError
+from a2mim.runs.table import read_table
+from a2mim.settings.probe import ProbeConfig
+from a2mim.settings.weights import WeightsConfig
+
+OPTIONS = {
+    "patch_size": 8,
+    "embed_dim": 24,
+    "depth": 2,
+    "num_heads": 2,
+    "class_token": False,
+    "global_pool": "avg",
+    "fc_norm": False,
+}
+
+
+def saved(folder, name, seed, classes=0):
+    """Weights of a tiny ViT, and beside them what ``a2mim pretrain`` writes."""
+    torch.manual_seed(seed)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=classes, **OPTIONS)
+    path = folder / f"{name}.safetensors"
+    save_file(model.state_dict(), path)
+    about = {
+        "architecture": "vit_tiny_patch16_224",
+        "model_args": {"img_size": 32, **OPTIONS},
+        "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 1.0},
+    }
+    path.with_suffix(".json").write_text(json.dumps(about))
+    return str(path)
+
+
+@pytest.fixture
+def config(tmp_path):
+    return ProbeConfig(
+        (saved(tmp_path, "a", 1), saved(tmp_path, "b", 2)),
+        data="digits",
+        max_train=200,
+        max_test=100,
+        weight_decays=(1e-3, 1e-2, 1e-1),
+        workers=0,
+        device="cpu",
+        out=tmp_path / "out",
+    )
+
+
+def changed(config, **changes):
+    return ProbeConfig(**{**vars(config), **changes})
+
+
+def table(config):
+    return (config.out / "rows.csv").read_bytes()
+
+
+def test_a_linear_probe_and_all_that_explains_it(config, capsys):
+    probe(changed(config, seeds=2))
+    rows = read_table(config.out / "rows.csv")
+    top1 = rows.query("measure == 'linear_top1'")
+    assert top1[["weights", "seed"]].values.tolist() == [
+        [name, seed] for name in ("a.safetensors", "b.safetensors") for seed in (0, 1)
+    ]
+    assert (top1["value"] > 0.1).all()  # chance
+    assert set(top1["at"]) == {200}
+    assert set(top1["samples"]) == {100}
+    assert top1["setting"].str.contains("pool=pooled normalise=standardise weight_decay=").all()
+    means = rows.query("measure == 'linear_top1_mean'")["value"].to_numpy()
+    np.testing.assert_allclose(means, top1["value"].to_numpy().reshape(2, 2).mean(1), rtol=1e-6)
+    predicted = pd.read_csv(config.out / "predictions.csv")
+    right = (predicted["label"] == predicted["predicted"]).groupby(
+        [predicted["weights"], predicted["seed"]]
+    )
+    np.testing.assert_allclose(right.mean().to_numpy(), top1["value"], rtol=1e-6)
+    about = json.loads((config.out / "probe.json").read_text())
+    assert about[0]["weights"]["sha256"] != about[1]["weights"]["sha256"]
+    assert len(about[0]["numbers"][0]["grid"]) == 3
+    shown = summary(rows)
+    assert (shown["low"] <= shown["value"]).all()
+    assert (shown["value"] <= shown["high"]).all()
+    assert "a.safetensors" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["knn", "linear"])
+def test_batches_workers_and_resume_change_nothing(config, method, monkeypatch):
+    whole = changed(config, method=method, out=config.out.with_name("whole"))
+    probe(whole)
+    odd = changed(config, method=method, batch_size=17, workers=2)
+    judge = probe_module._judge
+
+    def stopped(config, name, part, device):
+        if part.name == "part-001":
+            raise KeyboardInterrupt
+        judge(config, name, part, device)
+
+    monkeypatch.setattr(probe_module, "_judge", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        probe(odd)
+    assert not odd.out.exists()
+    judged = []
+    monkeypatch.setattr(
+        probe_module, "_judge", lambda *given: (judged.append(given[2].name), judge(*given))
+    )
+    probe(odd)
+    assert judged == ["part-001"]  # the first is not judged again
+    assert table(odd) == table(whole)
+
+
+def test_the_published_recipe_and_a_choice_of_rates(config):
+    sgd = changed(config, method="sgd", recipe="cifar100-resnet50", lrs=(0.1, 1.0), max_train=500)
+    probe(changed(sgd, checkpoints=sgd.checkpoints[:1]))
+    rows = read_table(config.out / "rows.csv")
+    assert "recipe=cifar100-resnet50 lr=" in rows["setting"][0]
+
+
+def test_readouts_differ(config):
+    tables = []
+    for number, readout in enumerate(({}, {"pool": "mean", "block": 1, "final_norm": False})):
+        out = config.out.with_name(f"out{number}")
+        probe(changed(config, method="knn", out=out, **readout))
+        tables.append(read_table(out / "rows.csv"))
+    assert "block=1 final_norm=no" in tables[1]["setting"][0]
+    assert tables[0]["value"].tolist() != tables[1]["value"].tolist()
+
+
+def test_the_classifier_that_is_there(config, tmp_path):
+    """On photographs with labels.csv: against the network, image by image."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(12)]
+    lines = ["file,class_index"]
+    for k, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"{k:02d}.png")
+        lines.append(f"{k:02d}.png,{k % 10}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    path = saved(tmp_path, "classifier", 3, classes=10)
+    clean = changed(config, checkpoints=(path,), method="clean", data="", images=folder)
+    probe(clean)
+    rows = read_table(config.out / "rows.csv").set_index("measure")["value"]
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, num_classes=10, checkpoint_path=path, **OPTIONS
+    ).eval()
+    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
+    with torch.inference_mode():
+        ranked = model((images - 0.5) / 0.25).argsort(descending=True)
+    truth = torch.arange(12) % 10
+    assert rows["clean_top1"] == pytest.approx(float((ranked[:, 0] == truth).double().mean()))
+    top5 = (ranked[:, :5] == truth[:, None]).any(1)
+    assert rows["clean_top5"] == pytest.approx(float(top5.double().mean()))
+    with pytest.raises(UsageError, match=r"a\.safetensors has none; use linear"):
+        probe(changed(clean, checkpoints=config.checkpoints[:1]))
+
+
+def test_fine_tuning_by_a_recipe(config):
+    settings = ("epochs=2", "warmup=0", "batch_size=128", "workers=0")
+    tuned = changed(
+        config,
+        checkpoints=config.checkpoints[:1],
+        method="finetune",
+        recipe="digits",
+        set=settings,
+        max_train=None,
+        max_test=None,
+        seeds=2,
+    )
+    probe(tuned)
+    rows = read_table(config.out / "rows.csv")
+    mean = rows.query("measure == 'finetune_top1_mean'")["value"].item()
+    each = rows.query("measure == 'finetune_top1' and at == 2")["value"]
+    assert mean == pytest.approx(each.mean())
+    assert (config.out / "part-000" / "seed-0" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoints": ()}, "expected a checkpoint, got none"),
+        ({"data": ""}, "--method linear, got none"),
+        ({"data": "digitss"}, "did you mean digits?"),
+        ({"data": "tar:x"}, "expected --data NAME or folder:PATH, with classes"),
+        ({"method": "clean", "data": ""}, "either --images DIR or --data for --method clean"),
+        ({"method": "sgd", "recipe": "in1k"}, "did you mean in1k-vit"),
+        ({"method": "finetune", "recipe": "digit"}, "did you mean digits"),
+        ({"set": ("epochs=1",)}, "--set with --method finetune"),
+        ({"method": "finetune", "recipe": "digits"}, "all images for --method finetune"),
+        ({"seeds": 0}, "--seeds above 0, got 0"),
+        ({"method": "knn", "seeds": 2}, "one seed for --method knn"),
+        ({"method": "knn", "neighbours": 1000}, "1 to 200 neighbours"),
+        ({"block": 1}, "'pooled' without a block"),
+        ({"pool": "class_token"}, "class"),
+        ({"pool": "mean", "block": 9}, "a block from 1 to 2"),
+        ({"weights": WeightsConfig(("depth=3",))}, "to fit vit_tiny_patch16_224 in every tensor"),
+        ({"checkpoints": ("nowhere.safetensors",)}, "nowhere.safetensors"),
+    ],
+)
+def test_bad_input(config, changes, message, tmp_path):
+    with pytest.raises((DataError, UsageError)) as caught:
+        probe(changed(config, **changes))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not config.out.exists()

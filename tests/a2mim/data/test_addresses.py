@@ -1,0 +1,104 @@
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from a2mim.data import addresses as module
+from a2mim.data.addresses import expand_shards
+from a2mim.data.arrays import DataError
+from a2mim.data.tar import write_shards
+
+COUNT = 48
+
+
+PER_SHARD = 6
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """48 images in two classes, and the same in 8 shards of 6."""
+    root = tmp_path_factory.mktemp("shards")
+    rng = np.random.default_rng(0)
+    for k in range(COUNT):
+        place = root / "images" / "train" / ("cat" if k % 3 else "dog")
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"{k:02d}.{'jpg' if k % 2 else 'png'}")
+    write_shards(root / "images", root / "tars", PER_SHARD, seed=1)
+    return root
+
+
+def test_patterns_and_folders_name_the_same_shards(made):
+    folder = made / "tars"
+    every = tuple(str(folder / f"shard-{k:06d}.tar") for k in range(8))
+    assert expand_shards(folder) == every
+    assert expand_shards(str(folder)) == every
+    assert expand_shards(f"{folder}/shard-{{000000..000007}}.tar") == every
+    assert expand_shards(f"{folder}/*.tar") == every
+    assert expand_shards([folder / "shard-000000.tar", f"{folder}/shard-*[1-7].tar"]) == every
+    assert expand_shards(f"{every[0]}::{every[1]}") == every[:2]
+
+
+def test_a_path_is_taken_as_it_is(tmp_path):
+    odd = tmp_path / "a{1..2}*.tar"
+    odd.write_bytes(b"")
+    assert expand_shards(odd) == (str(odd),)
+
+
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [
+        ("nowhere.tar", "found none at nowhere.tar"),
+        ("no-*.tar", "found none at no-"),
+        ("s-{0..", "cannot expand"),
+        ("${NOT_SET_HERE}/a.tar", "cannot expand"),
+        ([], "expected shards, found none"),
+        ("x://bucket/a.tar", r"webdataset opens .* or fsspec .*, got 'x://bucket/a.tar'"),
+        ("S3://bucket/a.tar", "got 'S3://bucket/a.tar'"),
+        ("memory:/etc/passwd", "got 'memory:/etc/passwd'"),  # fsspec would take it for a file
+        ("memory://*.tar", r"expected braces, as \{000..127\}, in place of \* in 'memory"),
+        ("local:///a.tar", "in a store, as s3://bucket/a.tar, got 'local:///a.tar'"),
+        ("reference://a.tar", "in a store"),
+        ("zip://a.tar::memory://b.zip", "got 'zip://a.tar'"),
+        ("simplecache::memory://b.tar", "found none at simplecache"),
+        ("memory://a{:,x}:file:///b.tar", "got 'memory://a::file:///b.tar'"),  # a chain by braces
+        ("pipe:cat a.tar", "pass allow_pipe=True"),
+        ("PIPE:cat a.tar", "pass allow_pipe=True"),
+        ("-", "found none at -"),
+    ],
+)
+def test_addresses_that_cannot_be_opened(shards, message):
+    with pytest.raises(DataError, match=message):
+        expand_shards(shards)
+
+
+def test_a_store_without_its_package(monkeypatch):
+    """It is told before anything is read, with the name that fsspec knows."""
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not there
+    with pytest.raises(DataError) as told:
+        expand_shards("s3://bucket/train-{000..003}.tar")
+    assert str(told.value) == (
+        "expected a package for s3://, got none to read 's3://bucket/train-000.tar': Install s3fs "
+        "to access S3 (import of s3fs halted; None in sys.modules)"
+    )
+
+
+def test_a_rewritten_address_is_judged_by_what_it_becomes(made, monkeypatch):
+    shard = made / "tars" / "shard-000000.tar"
+    monkeypatch.setenv("GOPEN_REWRITE", f"{made}=pipe:cat {made}")
+    with pytest.raises(DataError, match="pass allow_pipe=True"):
+        expand_shards(shard)
+
+
+def test_no_shard_twice_and_no_empty_folder(made, tmp_path):
+    with pytest.raises(DataError, match=r"shard-000000\.tar twice"):
+        expand_shards([made / "tars", made / "tars" / "shard-000000.tar"])
+    with pytest.raises(DataError, match=r"expected shards \(\.tar"):
+        expand_shards(tmp_path)
+
+
+def test_http_needs_curl(monkeypatch):
+    monkeypatch.setattr(module.shutil, "which", lambda program: None)
+    with pytest.raises(DataError, match="expected the program curl"):
+        expand_shards("https://example.org/a.tar")

@@ -1,0 +1,239 @@
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm import create_model
+from timm.data import create_transform, resolve_model_data_config
+
+from a2mim.data.arrays import (
+    DataError,
+    ImageSet,
+    cifar10,
+    data_config,
+    digits,
+    image_folders,
+    photographs,
+    size_of_images,
+)
+
+LIMITS = (1000, 1000)
+
+
+def test_digits():
+    train, test = digits(32)
+    assert (len(train), len(test)) == (898, 899)
+    assert train.pixels_ICHW.shape == (898, 3, 32, 32)
+    assert train.pixels_ICHW.dtype == torch.uint8
+    assert len(set(train.names) | set(test.names)) == 1797
+    assert train.classes == tuple("0123456789")
+    # each measured value is a constant 4 x 4 square, the same in all colours
+    squares = test.pixels_ICHW.unfold(2, 4, 4).unfold(3, 4, 4)
+    assert (squares == squares[:, :1, :, :, :1, :1]).all()
+    assert torch.equal(digits(8)[1].pixels_ICHW, squares[..., 0, 0])
+    with pytest.raises(ValueError, match="multiple of 8"):
+        digits(30)
+
+
+def test_statistics_against_torch():
+    train, _ = digits(8)
+    pixels = train.pixels_ICHW.double() / 255
+    mean, std = train.statistics()
+    torch.testing.assert_close(mean.double(), pixels.mean(dim=(0, 2, 3)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        std.double(), pixels.std(dim=(0, 2, 3), correction=0), atol=1e-6, rtol=0
+    )
+    normalised = train.normalised(mean, std)
+    assert normalised.mean().abs() < 1e-5
+    assert abs(normalised.std() - 1) < 1e-4
+
+
+def test_drawing_images_is_by_seed():
+    train, _ = digits(8)
+    chosen = train.draw(10, seed=1)
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == 10
+    assert train.draw(10, seed=1) == chosen != train.draw(10, seed=2)
+    assert set(chosen) <= set(train.draw(20, seed=1))
+    assert train.draw(10_000, seed=1) == list(range(898))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for split, count in (("train", 3), ("val", 2)):
+        for k, name in enumerate(("cat", "dog")):
+            folder = tmp_path / "pets" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                colour = (100 * k, 10 * i, 50)
+                Image.new("RGB", (20 + 4 * i, 16), colour).save(folder / f"{i}.png")
+    return tmp_path / "pets"
+
+
+def test_image_folders(folders):
+    train, test = image_folders(folders, 8, LIMITS)
+    assert train.classes == ("cat", "dog")
+    assert train.labels_I.tolist() == [0, 0, 0, 1, 1, 1]
+    assert test.names == ("val/cat/0.png", "val/cat/1.png", "val/dog/0.png", "val/dog/1.png")
+    assert train.pixels_ICHW.shape == (6, 3, 8, 8)
+    assert train.pixels_ICHW[4, :, 3, 3].tolist() == [100, 10, 50]
+
+
+def test_image_folders_are_cut_in_the_centre(folders):
+    wide = np.zeros((16, 32, 3), dtype=np.uint8)
+    wide[:, 8:24] = 200
+    Image.fromarray(wide).save(folders / "train" / "cat" / "0.png")
+    train, _ = image_folders(folders, 16, LIMITS)
+    assert (train.pixels_ICHW[0] == 200).all()
+
+
+def test_a_limit_takes_some_images_by_seed(folders):
+    train, test = image_folders(folders, 8, (4, 3), seed=0)
+    assert (len(train), len(test)) == (4, 3)
+    assert set(train.names) <= set(image_folders(folders, 8, LIMITS)[0].names)
+    seen = []
+    image_folders(folders, 8, (4, 3), on_read=seen.append)
+    assert seen == [4] * 4 + [3] * 3
+
+
+def test_test_may_be_called_test(folders):
+    (folders / "val").rename(folders / "test")
+    assert image_folders(folders, 8, LIMITS)[1].names[0] == "test/cat/0.png"
+
+
+def test_bad_folders_say_what_is_wrong(folders, tmp_path):
+    with pytest.raises(DataError, match=r"expected a folder of images, found none at .*nowhere"):
+        image_folders(tmp_path / "nowhere", 8, LIMITS)
+    with pytest.raises(DataError, match=r"val/<class>/ .or test., found: cat, dog"):
+        image_folders(folders / "train", 8, LIMITS)
+    (folders / "val" / "fox").mkdir()
+    with pytest.raises(DataError, match=r"a class that .*train lacks: fox"):
+        image_folders(folders, 8, LIMITS)
+    (folders / "val" / "fox").rmdir()
+    broken = folders / "train" / "dog" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"cannot read .*dog/1\.png"):
+        image_folders(folders, 8, LIMITS)
+    for image in (folders / "val").rglob("*.png"):
+        image.unlink()
+    broken.unlink()
+    with pytest.raises(DataError, match=r"expected images in .*val/<class>/, found none"):
+        image_folders(folders, 8, LIMITS)
+    (tmp_path / "empty" / "train").mkdir(parents=True)
+    (tmp_path / "empty" / "val").mkdir()
+    with pytest.raises(DataError, match=r"one folder per class in .*train, found none"):
+        image_folders(tmp_path / "empty", 8, LIMITS)
+
+
+def make_cifar10(root):
+    """Files in CIFAR-10's own layout; torchvision checks their sums, which the test replaces."""
+    import pickle
+
+    base = root / "cifar-10-batches-py"
+    base.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
+        data = rng.integers(0, 256, (4, 3072), dtype=np.uint8)
+        (base / name).write_bytes(pickle.dumps({"data": data, "labels": [0, 1, 2, 9]}))
+    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+
+
+def test_cifar10_through_torchvision(tmp_path, monkeypatch):
+    from torchvision.datasets import cifar
+
+    make_cifar10(tmp_path)
+    monkeypatch.setattr(cifar, "check_integrity", lambda *args, **kwargs: True)
+    train, test = cifar10(tmp_path, 32, (6, 100))
+    assert (len(train), len(test)) == (6, 4)
+    assert isinstance(train, ImageSet)
+    assert train.pixels_ICHW.shape == (6, 3, 32, 32)
+    assert test.labels_I.tolist() == [0, 1, 2, 9]
+    assert test.names[0] == "test/00000"
+    assert cifar10(tmp_path, 16, (6, 100))[0].pixels_ICHW.shape[2:] == (16, 16)
+
+
+def test_cifar10_that_cannot_be_had(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    def no_network(self):
+        raise OSError("no network")
+
+    monkeypatch.setattr(CIFAR10, "download", no_network)
+    with pytest.raises(DataError, match="or a network to download it, got: no network"):
+        cifar10(tmp_path, 32, LIMITS)
+
+
+def test_a_failed_download_leaves_nothing_behind(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    def interrupted(self):
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "cifar.tar.gz").write_bytes(b"half")
+        raise RuntimeError("connection lost")
+
+    monkeypatch.setattr(CIFAR10, "download", interrupted)
+    with pytest.raises(DataError, match="connection lost"):
+        cifar10(tmp_path / "data", 32, LIMITS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_that_claims_to_be_huge(folders):
+    header = b"BM" + bytes(12) + struct.pack("<IiiHHIIiiII", 40, 60000, 60000, 1, 24, *[0] * 6)
+    (folders / "train" / "cat" / "0.bmp").write_bytes(header)
+    with pytest.raises(DataError, match=r"cannot read .*0\.bmp"):
+        image_folders(folders, 8, LIMITS)
+
+
+def test_a_path_that_cannot_be_a_path():
+    with pytest.raises(DataError, match="cannot read it"):
+        image_folders(Path("x" * 5000), 8, LIMITS)
+
+
+def test_fingerprints_see_every_pixel():
+    train, test = digits(8)
+    assert train.fingerprint() == digits(8)[0].fingerprint() != test.fingerprint()
+    train.pixels_ICHW[5, 0, 3, 3] += 1
+    assert train.fingerprint() != digits(8)[0].fingerprint()
+    some = train.take([3, 1])
+    assert some.names == (train.names[3], train.names[1])
+    assert torch.equal(some.pixels_ICHW[1], train.pixels_ICHW[1])
+
+
+def test_photographs_as_a_model_wants_them(tmp_path):
+    model = create_model("test_resnet", num_classes=5)
+    rng = np.random.default_rng(0)
+    (tmp_path / "deep").mkdir()
+    for name in ("b.png", "a.jpg", "deep/c.webp"):
+        Image.fromarray(rng.integers(0, 256, (200, 180, 3), np.uint8)).save(tmp_path / name)
+    images, names = photographs(str(tmp_path), model)
+    assert names == ["a.jpg", "b.png", "deep/c.webp"]
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    expected = transform(Image.open(tmp_path / "b.png").convert("RGB"))
+    torch.testing.assert_close(images[1], expected)
+    assert len(photographs(tmp_path, model, count=2)[0]) == 2
+    with pytest.raises(DataError, match="found none at"):
+        photographs(tmp_path / "nowhere", model)
+    with pytest.raises(DataError, match="at least 2 images"):
+        photographs(tmp_path / "deep", model)
+
+
+def test_photographs_for_a_model_of_wide_images(tmp_path):
+    """Height x width of the network, from the centre, without distortion."""
+    model = create_model("test_vit", num_classes=5, img_size=(96, 160))
+    assert size_of_images(model) == (96, 160)
+    assert data_config(model) == resolve_model_data_config(model) | {"input_size": (3, 96, 160)}
+    # A picture of the same shape at twice the size, 1 / crop_pct larger, and what is cut off.
+    height, width = (2 * int(edge / model.pretrained_cfg["crop_pct"]) for edge in (96, 160))
+    levels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(levels).save(tmp_path / name)
+    images, _ = photographs(tmp_path, model)
+    assert images.shape == (2, 3, 96, 160)
+    small = Image.fromarray(levels).resize((width // 2, height // 2), Image.Resampling.BICUBIC)
+    left, top = round((width // 2 - 160) / 2), round((height // 2 - 96) / 2)
+    cut = np.array(small.crop((left, top, left + 160, top + 96))) / 255
+    expected = (cut - model.pretrained_cfg["mean"]) / model.pretrained_cfg["std"]
+    np.testing.assert_allclose(images[0].permute(1, 2, 0), expected, atol=1e-5)
+    assert size_of_images(create_model("test_resnet", num_classes=5)) is None

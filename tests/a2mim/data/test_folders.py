@@ -1,0 +1,263 @@
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from a2mim.data.arrays import find_images, image_folders, photographs
+from a2mim.data.augment import CentreCrop
+from a2mim.data.folders import DataError, image_names, is_hidden, read_image, to_rgb
+from a2mim.data.samples import DatasetSamples, FolderSamples, Tolerance, find_training_files
+from a2mim.data.stream import ShardStream, StreamSettings
+from a2mim.data.tar import TarSamples, write_shards
+
+SIXTEEN = np.array([0, 255, 256, 1000, 30000, 65279, 65280, 65535], np.uint16)
+UPPER = [0, 0, 1, 3, 117, 254, 255, 255]  # v // 256
+
+
+def png16(colours: int) -> bytes:
+    """A PNG of one row of 16-bit pixels, by its specification: Pillow writes none in colour."""
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[colours]
+    row = b"\0" + np.repeat(SIXTEEN[:, None], colours, 1).astype(">u2").tobytes()
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = struct.pack(">IIBBBBB", len(SIXTEEN), 1, 16, kind, 0, 0, 0)
+    image = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + image
+
+
+def tiff(data: bytes, width: int, bits: int, sample_format: int = 1, photometric: int = 1) -> bytes:
+    """A TIFF of one grey row, by its specification: Pillow writes neither 12 bits nor signed."""
+    tags = [(256, 4, width), (257, 4, 1), (258, 3, bits), (259, 3, 1), (262, 3, photometric)]
+    tags += [(273, 4, 8), (277, 3, 1), (278, 4, 1), (279, 4, len(data)), (339, 3, sample_format)]
+    data += b"\0" * (len(data) % 2)
+    out = b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags))
+    for tag, kind, value in tags:
+        out += struct.pack("<HHI", tag, kind, 1) + struct.pack("<I", value)
+    return out + struct.pack("<I", 0)
+
+
+def saved(array: np.ndarray, kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, kind)
+    return file.getvalue()
+
+
+def row(data: bytes) -> list[int]:
+    pixels = np.array(read_image(data, "image"))
+    assert pixels.shape[0::2] == (1, 3)
+    assert (pixels == pixels[..., :1]).all()
+    return pixels[0, :, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(png16(colours) for colours in (1, 2, 3, 4)),
+        saved(SIXTEEN[None], "TIFF"),
+        saved(SIXTEEN[None], "PPM"),
+        tiff(SIXTEEN.tobytes(), len(SIXTEEN), 16),
+    ],
+    ids=[
+        "png",
+        "png with alpha",
+        "png in colour",
+        "colour and alpha",
+        "tiff",
+        "pgm",
+        "tiff by hand",
+    ],
+)
+def test_sixteen_bits_keep_the_upper_eight(data):
+    assert row(data) == UPPER
+
+
+def test_eight_bits_written_as_sixteen_come_back():
+    levels = np.arange(256, dtype=np.uint16)[None]
+    assert row(saved(levels * 257, "PNG")) == list(range(256))
+
+
+def test_big_endian_grey_of_sixteen_bits():
+    image = Image.frombytes("I;16B", (len(SIXTEEN), 1), SIXTEEN.astype(">u2").tobytes())
+    assert np.array(to_rgb(image, "image"))[0, :, 0].tolist() == UPPER
+
+
+def test_twelve_bits_of_grey():
+    packed = bytes([0x00, 0x00, 0x0F, 0x01, 0x0F, 0xFF])  # 0, 15, 16, 4095
+    assert row(tiff(packed, 4, 12)) == [0, 0, 1, 255]
+    values = np.array([0, 2048, 4095], ">u2").tobytes()  # of a PGM, whose header says 4095
+    assert row(b"P5 3 1 4095\n" + values) == [0, 128, 255]
+
+
+def test_floats_between_0_and_1():
+    values = np.array([[0, 0.001, 0.00197, 0.25, 0.5, 1]], np.float32)
+    assert row(saved(values, "TIFF")) == [0, 0, 1, 64, 128, 255]
+
+
+NAN = np.array([[0.5, np.nan]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (saved(np.array([[0, 1.5]], np.float32), "TIFF"), r"floats in \[0, 1\], got 0 to 1.5"),
+        (saved(np.array([[-0.1, 1]], np.float32), "TIFF"), r"floats in \[0, 1\], got -0.1 to 1"),
+        (saved(NAN, "TIFF"), r"floats in \[0, 1\], got nan"),
+        (saved(np.array([[0, 9]], np.int32), "TIFF"), "got signed ones"),
+        (tiff(b"\0\0\xff\xff", 2, 16, sample_format=2), "got signed ones"),
+        (tiff(b"\0\xff", 2, 8, sample_format=2), "got signed ones"),
+        (tiff(b"\0\0\0\0\xff\0\0\0", 2, 32), r"at most 16 bits per channel, got 32 \(mode I\)"),
+        (tiff(b"\0\0\xff\xff", 2, 16, photometric=0), "got 0 for white in mode I;16"),
+    ],
+)
+def test_without_a_scale_images_are_refused_by_name(data, message):
+    with pytest.raises(DataError, match=rf"cannot read a/b\.tif: \d+ bytes, expected .*{message}"):
+        read_image(data, "a/b.tif")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_eight_bits_are_those_of_pillow(mode, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+    file = tmp_path / "image.tif"
+    Image.fromarray(pixels).convert(mode).save(file)
+    image = read_image(file)
+    assert image.mode == "RGB"
+    with Image.open(file) as opened:
+        assert opened.mode == mode
+        assert np.array_equal(image, opened.convert("RGB"))
+    assert np.array_equal(read_image(file.read_bytes()), image)
+
+
+def test_transparent_pixels_keep_their_colour():
+    pixels = np.full((1, 2, 4), 70, np.uint8)
+    pixels[..., 3] = [0, 255]
+    assert row(saved(pixels, "PNG")) == [70, 70]
+
+
+def test_of_several_frames_the_first(tmp_path):
+    frames = [Image.new("RGB", (3, 2), (level, level, level)) for level in (10, 200)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    assert np.array(read_image(tmp_path / "a.webp")).ravel().tolist() == [10] * 18
+
+
+def test_every_way_in_reads_the_same_pixels(tmp_path):
+    """Folder, tar, stream, data set, memory, and one image for measuring."""
+    folder = tmp_path / "train"
+    (folder / "grey").mkdir(parents=True)
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024
+    for name in ("a.png", "b.tif"):
+        Image.fromarray(values).save(folder / "grey" / name)
+    expected = torch.from_numpy((values // 256).astype(np.uint8)).expand(3, 8, 8)
+    augment = CentreCrop(8, share=1.0)
+    write_shards(tmp_path, tmp_path / "shards")
+
+    assert torch.equal(
+        FolderSamples(find_training_files(tmp_path), augment, 0).load(0, 0), augment(expected)
+    )
+    assert torch.equal(TarSamples(tmp_path / "shards", augment, 0).load(1, 0), augment(expected))
+    stream = ShardStream(tmp_path / "shards", augment, 0, StreamSettings(2, 1))
+    for image in next(iter(stream.epoch(0, 2)))["image"]:
+        assert torch.equal(image, augment(expected))
+    dataset = [Image.open(folder / "grey" / "a.png")]
+    assert torch.equal(DatasetSamples(dataset, augment, 0).load(0, 0), augment(expected))
+    (tmp_path / "val").symlink_to(folder)
+    train, test = image_folders(tmp_path, 8, (9, 9))
+    assert torch.equal(train.pixels_ICHW[1], expected)
+    assert torch.equal(test.pixels_ICHW[0], expected)
+
+
+def test_an_image_of_a_data_set_that_is_refused_counts_as_unreadable():
+    dataset = [Image.fromarray(np.full((4, 4), 7.0, np.float32))]
+    samples = DatasetSamples(dataset, CentreCrop(4), 0, Tolerance(0, 0))
+    with pytest.raises(
+        DataError, match=r"image 0 of list: expected floats in \[0, 1\], got 7 to 7"
+    ):
+        samples.load(0, 0)
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Images in folders, behind a link, beside what copying and unpacking leave behind."""
+    album = tmp_path / "album"
+    for name in ("train/b/2.PNG", "train/b/1.png", "train/a/deep/3.Tiff", "elsewhere/4.jpg"):
+        file = tmp_path / name if "elsewhere" in name else album / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(file)
+    (album / "train" / "a" / "link").symlink_to(tmp_path / "elsewhere")
+    (album / "train" / "b" / "circle").symlink_to(album)
+    for name in (
+        "b/._1.png",
+        "b/.cache/5.png",
+        "__MACOSX/b/._1.png",
+        "__MACOSX/6.png",
+        "b/.DS_Store",
+    ):
+        file = album / "train" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"no image")
+    (album / "train" / "b" / "notes.txt").write_bytes(b"")
+    return album
+
+
+NAMES = ["a/deep/3.Tiff", "a/link/4.jpg", "b/1.png", "b/2.PNG"]
+
+
+def test_which_files_are_images(album):
+    assert image_names(album / "train") == NAMES
+    for name in (".", ".DS_Store", "._a.jpg", "__MACOSX"):
+        assert is_hidden(name)
+    assert not is_hidden("a.b.jpg")
+
+
+def test_every_way_in_finds_the_same_images(album, tmp_path):
+    model = torch.nn.Identity()
+    model.pretrained_cfg = {"input_size": (3, 8, 8)}
+    assert [str(p.relative_to(album / "train")) for p in find_images(album / "train", 9)] == NAMES
+    assert photographs(album / "train", model)[1] == NAMES
+    files = find_training_files(album)
+    assert list(files.names) == [f"train/{name}" for name in NAMES]
+    assert files.classes == ("a", "b")
+    (album / "val").symlink_to(album / "train")
+    train, test = image_folders(album, 8, (9, 9))
+    assert train.names == tuple(f"train/{name}" for name in NAMES)
+    assert test.names == tuple(f"val/{name}" for name in NAMES)
+    assert train.classes == ("a", "b")
+    write_shards(album, tmp_path / "shards")
+    shards = TarSamples(tmp_path / "shards", CentreCrop(4), 0)
+    assert sorted(shards.names) == [f"train/{name}" for name in NAMES]
+
+
+def test_hidden_members_of_shards_are_not_images(album, tmp_path):
+    import tarfile
+
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "all.tar", "w") as archive:
+        for folder, _, names in os.walk(album / "train"):
+            for name in names:
+                path = os.path.join(folder, name)
+                archive.add(path, "./" + os.path.relpath(path, album))
+    shards = TarSamples(tmp_path / "shards", CentreCrop(4), 0)
+    assert sorted(shards.names) == ["./train/a/deep/3.Tiff", "./train/b/1.png", "./train/b/2.PNG"]
+
+
+def test_a_link_to_nothing_is_an_image_that_cannot_be_read(album):
+    (album / "train" / "b" / "0.jpg").symlink_to(album / "gone.jpg")
+    assert image_names(album / "train") == [*NAMES[:2], "b/0.jpg", *NAMES[2:]]
+    with pytest.raises(DataError, match=r"cannot read .*b/0\.jpg"):
+        read_image(album / "train" / "b" / "0.jpg")
+
+
+def test_folders_that_cannot_be_listed(tmp_path):
+    with pytest.raises(DataError, match=r"expected a folder of images, found none at .*nowhere"):
+        image_names(tmp_path / "nowhere")
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match="found none at"):
+        image_names(tmp_path / "a.png")

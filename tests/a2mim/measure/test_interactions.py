@@ -1,0 +1,562 @@
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from timm import create_model
+from timm.data import create_transform, resolve_model_data_config
+
+import a2mim.measure.interactions as module
+import interactions as ix
+from a2mim.cli import main
+from a2mim.data.arrays import DataError
+from a2mim.measure import runner as measuring
+from a2mim.measure.interactions import interaction_curves
+from a2mim.messages import UsageError
+from a2mim.report.figures import of
+from a2mim.runs.records import read_records
+from a2mim.runs.table import read_table, strength_from
+from a2mim.settings.interactions import InteractionsConfig
+from a2mim.settings.weights import WeightsConfig
+
+CLASSES = [3, 7, 3]
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    (folder / "a").mkdir(parents=True)
+    names = ["a/0.png", "a/1.png", "2.png"]
+    for name in names:
+        pixels = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8).repeat(30, 0).repeat(30, 1)
+        Image.fromarray(pixels).save(folder / name)
+    lines = [f"{name},{label}" for name, label in zip(names, CLASSES, strict=True)]
+    (folder / "labels.csv").write_text("\n".join(["file,class_index", *lines]) + "\n")
+    return folder
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "net.safetensors"
+    torch.manual_seed(1)
+    model = create_model("test_resnet")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.4)  # larger than timm's, so that interactions vary with context
+    save_file(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def config(images, weights, tmp_path):
+    return InteractionsConfig(
+        models=(f"test_resnet={weights}",),
+        images=images,
+        weights=WeightsConfig(image_size=64),  # small, and so quick
+        grid=4,
+        pairs=2,
+        orders=(0.0, 0.5, 1.0),
+        label="truth",
+        device="cpu",
+        out=tmp_path / "out",
+    )
+
+
+def changed(config, **changes):
+    return InteractionsConfig(**{**vars(config), **changes})
+
+
+def rows_of(config):
+    return (config.out / "rows.csv").read_bytes()
+
+
+def test_the_table_is_what_the_library_measures(config, images, weights, capsys):
+    interaction_curves(config)
+    rows = read_table(config.out / "rows.csv")
+    got = strength_from(of(rows, "test_resnet", "net.safetensors"))
+    floor = rows[rows["measure"] == "noise_floor"]["value"].item()
+    model = create_model("test_resnet", checkpoint_path=str(weights)).eval()
+    transform = create_transform(
+        **(resolve_model_data_config(model) | {"input_size": (3, 64, 64)}), is_training=False
+    )
+    names = sorted(["a/0.png", "a/1.png", "2.png"])
+    labels = {"a/0.png": 3, "a/1.png": 7, "2.png": 3}
+    with torch.inference_mode():
+        stack = torch.stack([transform(Image.open(images / n).convert("RGB")) for n in names])
+    grid = ix.PatchGrid(4, 4)
+    games = ix.PatchGames(model, stack, [labels[n] for n in names], grid, names=names)
+    design = ix.Design(ix.NeighbourPairs(grid, 2, 2), ix.Windows(4, 2), config.orders)
+    expected = ix.strength(ix.measure(games, design), floor=floor)
+    by_name = dict(zip(expected.images, expected.per_image_IO, strict=True))
+    for name, row in zip(got.images, got.per_image_IO, strict=True):
+        np.testing.assert_allclose(row, by_name[name], rtol=1e-3)
+    printed = capsys.readouterr().out
+    (report,) = json.loads((config.out / "weights.json").read_text())
+    assert report["sha256"] in printed
+    assert "3 images" in printed
+    assert "noise floor of one difference" in printed
+    assert 0 < floor < 0.01 * got.S.min()
+    assert sorted(p.name for p in config.out.iterdir()) == [
+        *("config.json", "interaction_curves.png", "interaction_curves.svg", "records", "rows.csv"),
+        *("summary.csv", "summary_columns.csv", "weights.json"),
+    ]
+    assert str(images.parent) not in rows_of(config).decode()
+    (folder,) = (config.out / "records").iterdir()
+    assert folder.name == "test_resnet-net.safetensors"
+    kept = ix.strength(read_records(folder), floor=floor)
+    np.testing.assert_allclose(kept.per_image_IO, got.per_image_IO, rtol=1e-6)
+
+
+class Stop(Exception):
+    pass
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(config, tmp_path, monkeypatch):
+    interaction_curves(config)
+    measured = []
+    real = measuring.write_record
+
+    def dying(record, path, label):
+        if len(measured) == 2:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"PK half a record")  # as a crash of the machine might leave it
+            raise Stop
+        measured.append(record.image)
+        real(record, path, label)
+
+    monkeypatch.setattr(measuring, "write_record", dying)
+    again = changed(config, out=tmp_path / "again")
+    with pytest.raises(Stop):
+        interaction_curves(again)
+    assert not again.out.exists()
+    measured.clear()
+
+    def counting(record, path, label):
+        measured.append(record.image)
+        real(record, path, label)
+
+    monkeypatch.setattr(measuring, "write_record", counting)
+    interaction_curves(again)
+    assert len(measured) == 1
+    assert rows_of(again) == rows_of(config)
+
+
+def test_other_weights_or_settings_are_measured_anew(config, weights, tmp_path, monkeypatch):
+    def stopped(config):
+        """Measure all images, and stop before the records are put away."""
+        measured = []
+        real = measuring.write_record
+
+        def counting(*arguments, **options):
+            measured.append(1)
+            real(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(measuring, "write_record", counting)
+            patch.setattr(module, "write_table", lambda *args: (_ for _ in ()).throw(Stop))
+            with pytest.raises(Stop):
+                interaction_curves(config)
+        return len(measured)
+
+    assert stopped(config) == 3
+    assert stopped(config) == 0
+    assert stopped(changed(config, fill="image_mean")) == 3
+    torch.manual_seed(2)
+    save_file(create_model("test_resnet").state_dict(), weights)
+    assert stopped(config) == 3
+
+
+def test_batch_size_does_not_change_the_draws(config, tmp_path):
+    interaction_curves(config)
+    other = changed(config, batch_size=7, out=tmp_path / "other")
+    interaction_curves(other)
+    strengths = (strength_from(read_table(c.out / "rows.csv")) for c in (config, other))
+    one, two = (np.sqrt(strength.per_image_IO) for strength in strengths)
+    # logits in the thousands: float32 kernels of other batch sizes differ by some 1e-4
+    np.testing.assert_allclose(one, two, atol=2e-3)
+
+
+def test_two_processes_give_the_table_of_one(noisy, tmp_path):
+    two = changed(noisy, out=tmp_path / "two")
+    arguments = command(
+        two,
+        *("--pairs", "2", "--orders", "0", "0.5", "1"),
+        *("--target", "0.01", "--max-contexts", "12"),
+    )
+    processes = [
+        subprocess.Popen(
+            arguments,
+            env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()[-500:]
+    one = changed(two, out=tmp_path / "one")
+    interaction_curves(one)
+    assert rows_of(one) == rows_of(two)
+    assert contexts_that_ran(one) == {"0": 1, "7": 12, "14": 1}
+
+
+def test_several_models_share_pairs_and_contexts(config, weights, tmp_path):
+    twin = weights.with_name("twin.safetensors")
+    twin.write_bytes(weights.read_bytes())
+    both = changed(config, models=(f"test_resnet={weights}", f"test_resnet={twin}"))
+    # the same network twice: every paired difference is exactly 0
+    interaction_curves(both)
+    with pytest.raises(UsageError, match="expected every network once"):
+        interaction_curves(changed(both, models=config.models * 2))
+    rows = read_table(both.out / "rows.csv")
+    values = rows[rows["measure"] == "interaction_energy"]["value"].to_numpy()
+    half = len(values) // 2
+    np.testing.assert_array_equal(values[:half], values[half:])
+
+
+def command(config, *more):
+    """The command line of a run."""
+    return [
+        *(sys.executable, "-m", "a2mim", "interactions", *config.models),
+        *("--images", str(config.images), "--image-size", "64"),
+        *("--out", str(config.out), "--grid", "4", "--label", "truth", "--device", "cpu"),
+        *more,
+    ]
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(config, images, tmp_path):
+    """``kill -9`` in the middle, then the same command again."""
+    for k in range(3):  # more images
+        Image.open(images / "2.png").rotate(90 * k).save(images / f"{k}.jpg")
+    with (images / "labels.csv").open("a") as lines:
+        lines.writelines(f"{k}.jpg,{k}\n" for k in range(3))
+    killed, whole = (
+        changed(config, out=tmp_path / "killed"),
+        changed(config, out=tmp_path / "whole"),
+    )
+    more = ("--pairs", "2", "--orders", "0", "0.5", "1")
+    process = subprocess.Popen(
+        command(killed, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    before = time.monotonic()
+    while len(written := list(tmp_path.glob("killed.*.partial/records/*/*.npz"))) < 2:
+        assert process.poll() is None, "finished before it could be killed"
+        assert time.monotonic() - before < 100
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not killed.out.exists()
+    assert 2 <= len(written) < 6
+    marks = {path.name: path.stat().st_mtime_ns for path in written}
+    for run in (killed, whole):
+        interaction_curves(run)
+    files = {
+        run.out: {
+            path.relative_to(run.out): path.read_bytes()
+            for path in run.out.rglob("*")
+            if path.is_file() and path.name != "config.json"  # holds how long it took
+        }
+        for run in (killed, whole)
+    }
+    assert files[killed.out] == files[whole.out]
+    assert len(files[whole.out]) == 6 + 6  # records and what is made of them
+    kept = {path.name: path.stat().st_mtime_ns for path in killed.out.glob("records/*/*")}
+    assert marks.items() <= kept.items()  # what was measured before was not measured again
+
+
+def test_starting_anew_forgets_what_was_measured(config, monkeypatch):
+    stop = pytest.MonkeyPatch()
+    stop.setattr(module, "write_table", lambda *args: (_ for _ in ()).throw(Stop))
+    with pytest.raises(Stop):
+        interaction_curves(config)
+    stop.undo()
+    measured = []
+    real = measuring.write_record
+    monkeypatch.setattr(
+        measuring, "write_record", lambda *args, **kw: (measured.append(1), real(*args, **kw))
+    )
+    interaction_curves(changed(config, resume=False))
+    assert len(measured) == 3
+
+
+@pytest.fixture
+def noisy(config, images):
+    """Eight images, a target that they cannot reach, and contexts that soon run out."""
+    rng = np.random.default_rng(1)
+    names = [f"more-{k}.png" for k in range(5)]
+    for name in names:
+        pixels = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8).repeat(30, 0).repeat(30, 1)
+        Image.fromarray(pixels).save(images / name)
+    with (images / "labels.csv").open("a") as lines:
+        lines.writelines(f"{name},{k}\n" for k, name in enumerate(names))
+    return changed(config, target=0.01, max_contexts=12)
+
+
+def ran(config):
+    """What the label of a run says of what was measured."""
+    return json.loads((config.out / "config.json").read_text())["config"]["ran"]
+
+
+def contexts_that_ran(config):
+    (network,) = ran(config)["networks"]
+    return network["contexts"]
+
+
+def test_contexts_are_added_where_they_are_noisy_and_nothing_else_changes(noisy, tmp_path):
+    interaction_curves(noisy)
+    plain = changed(noisy, target=0.0, out=tmp_path / "plain")
+    interaction_curves(plain)
+    assert contexts_that_ran(noisy) == {"0": 1, "7": 12, "14": 1}
+    assert contexts_that_ran(plain) == {"0": 1, "7": 8, "14": 1}
+    reached = changed(noisy, target=100.0, out=tmp_path / "reached")
+    interaction_curves(reached)
+    assert rows_of(reached) == rows_of(plain)
+    more, less = (
+        read_records(c.out / "records" / "test_resnet-net.safetensors") for c in (noisy, plain)
+    )
+    assert len(more) == len(less) == ran(noisy)["images"] == 8
+    (network,) = ran(noisy)["networks"]
+    assert network["forwards"] == sum(record.forwards for record in more)
+    for one, two in zip(more, less, strict=True):
+        assert one.forwards > two.forwards
+        assert (one.replicates(1).shape[1], two.replicates(1).shape[1]) == (6, 4)
+        np.testing.assert_array_equal(one.replicates(1)[:, :4], two.replicates(1))
+
+
+def test_a_run_that_is_stopped_among_added_contexts_goes_on_to_the_same_bytes(
+    noisy, tmp_path, monkeypatch
+):
+    interaction_curves(noisy)
+    written = []
+    real = measuring.write_record
+
+    def dying(record, path, label):
+        if len(written) == 8 + 3:
+            path.write_bytes(b"PK half a record")
+            raise Stop
+        written.append(path.name)
+        real(record, path, label)
+
+    again = changed(noisy, out=tmp_path / "again")
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "write_record", dying)
+        with pytest.raises(Stop):
+            interaction_curves(again)
+    assert not again.out.exists()
+    assert [name.endswith("-1.npz") for name in written] == [False] * 8 + [True] * 3
+    before = list(written)
+    monkeypatch.setattr(
+        measuring, "write_record", lambda r, p, label: (written.append(p.name), real(r, p, label))
+    )
+    interaction_curves(again)
+    assert len(written) == 16  # each image once, and once more
+    assert not set(before) & set(written[len(before) :])
+    for name in ("rows.csv", "summary.csv"):
+        assert (again.out / name).read_bytes() == (noisy.out / name).read_bytes()
+
+
+def test_a_budget_is_spent(config, capsys, monkeypatch):
+    monkeypatch.setattr(module, "TOO_LITTLE", np.inf)
+    budget = changed(config, budget=1500, target=0.0)
+    interaction_curves(budget)
+    printed = capsys.readouterr().out
+    assert "plan: " in printed
+    assert "expected relative error of J" in printed
+    told = ran(budget)
+    (network,) = told["networks"]
+    pilot = 3 * 4 * 4 * (8 + 2)  # images, coalitions, pairs, contexts at m = 7 and the ends
+    most = told["images"] * 4 * told["pairs"] * sum(network["contexts"].values())
+    assert network["forwards"] <= most
+    assert 0.8 * (1500 - pilot) < most <= 1500 - 0.8 * pilot  # repeats are not measured
+    assert (
+        len(read_records(budget.out / "records" / "test_resnet-net.safetensors"))
+        == (told["images"])
+    )
+    energies = read_table(budget.out / "rows.csv").query("measure == 'interaction_energy'")
+    assert energies["image"].nunique() == told["images"]
+    assert f" pairs={told['pairs']} " in energies["setting"].iloc[0]
+
+
+def test_a_budget_stops_at_the_target(noisy, capsys):
+    """No more is spent than the error that is wanted costs, pilot included."""
+    generous = changed(noisy, budget=50_000, target=0.25)
+    interaction_curves(generous)
+    expected = re.search(r"error of J: \S+ over all orders, at most (\S+)", capsys.readouterr().out)
+    assert 0.2 < float(expected[1]) <= 0.25
+    assert ran(generous)["networks"][0]["forwards"] < 50_000 / 20
+
+
+def test_a_budget_that_tells_nothing_is_one_line_with_one_that_does(noisy, monkeypatch, capsys):
+    """And nothing is left of it."""
+    small = command(noisy, "--orders", "0", "0.5", "1", "--budget", "700")
+    monkeypatch.setattr(module, "TOO_LITTLE", 0.2)
+    with pytest.raises(SystemExit) as caught:
+        main(["interactions", *small[3:]])
+    assert caught.value.code == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("a2mim: expected a budget that tells J to within 20 %, but ")
+    enough = int(re.search(r"; give --budget (\d+)$", line)[1])
+    assert not list(noisy.out.parent.glob("out*"))
+    interaction_curves(changed(noisy, budget=enough))
+    assert ran(noisy)["networks"][0]["forwards"] <= enough
+    interaction_curves(changed(noisy, budget=700, target=0.3))  # asked for no more than that
+    assert ran(noisy)["networks"][0]["forwards"] <= 700
+
+
+def test_a_budget_below_two_pilots_is_one_line_that_says_so(config):
+    with pytest.raises(UsageError, match="--budget of at least 480 forwards, of which a pilot"):
+        interaction_curves(changed(config, budget=479))
+    assert not list(config.out.parent.glob("out*"))
+
+
+@pytest.mark.parametrize("orders", [(0.0, 1.0), (0.5,)])
+def test_designs_without_inner_orders_or_without_ends(config, tmp_path, orders):
+    """The ends are in float32 in any case, and so is the noise that is taken out of them."""
+    found, floors = [], []
+    for precision in ("float32", "float16"):
+        one = changed(config, orders=orders, precision=precision, pairs=1, count=2)
+        one = changed(one, out=tmp_path / precision)
+        interaction_curves(one)
+        rows = read_table(one.out / "rows.csv")
+        assert f"precision={precision}" in rows["setting"][0]
+        found.append(strength_from(of(rows, "test_resnet", "net.safetensors")))
+        floors.append(rows.query("measure == 'noise_floor'")["value"].item())
+        summary = pd.read_csv(one.out / "summary.csv").query("kind == 'order'")
+        assert summary["order"].tolist() == [round(14 * ratio) for ratio in orders]
+        assert summary["J"].mean() == pytest.approx(1)
+    assert floors[1] > 100 * floors[0]
+    if orders == (0.0, 1.0):
+        np.testing.assert_array_equal(found[1].per_image_IO, found[0].per_image_IO)
+    else:
+        np.testing.assert_allclose(found[1].S, found[0].S, atol=floors[1])
+
+
+def test_a_data_set_by_name(config, tmp_path):
+    torch.manual_seed(1)
+    ten = tmp_path / "ten.safetensors"
+    save_file(create_model("test_resnet", num_classes=10).state_dict(), ten)
+    named = changed(config, images=None, data="digits", models=(f"test_resnet={ten}",), count=2)
+    interaction_curves(named)
+    rows = read_table(named.out / "rows.csv")
+    assert set(rows["dataset"]) == {"digits"}
+    assert rows["image"].str.startswith("digits/").sum() == 3 * 2 * 3 + 1
+
+
+def test_weights_without_a_classifier(config, tmp_path):
+    torch.manual_seed(1)
+    encoder = tmp_path / "encoder.safetensors"
+    save_file(create_model("test_resnet", num_classes=0).state_dict(), encoder)
+    without = changed(config, models=(f"test_resnet={encoder}",))
+    headless = changed(without, reward="projection", label="prediction")
+    interaction_curves(headless)
+    rows = read_table(headless.out / "rows.csv")
+    assert "reward=projection label=none" in rows["setting"][0]
+    vectors = changed(headless, reward="features", out=tmp_path / "vectors")
+    interaction_curves(vectors)
+    assert read_table(vectors.out / "rows.csv")["value"].gt(0).sum() > 10
+    with pytest.raises(UsageError, match="measure features with --reward projection"):
+        interaction_curves(without)
+
+
+def test_token_drop_is_another_game(config, tmp_path):
+    torch.manual_seed(1)
+    vit = tmp_path / "vit.safetensors"
+    save_file(create_model("vit_tiny_patch16_224", num_classes=10).state_dict(), vit)
+    dropped = changed(
+        config,
+        models=(f"vit_tiny_patch16_224={vit}",),
+        weights=WeightsConfig(),
+        label="3",
+        game="token_drop",
+        grid=7,
+        pairs=1,
+        count=2,
+    )
+    interaction_curves(dropped)
+    assert "game=token_drop" in read_table(dropped.out / "rows.csv")["setting"][0]
+
+
+def test_half_precision_is_said(config, capsys):
+    interaction_curves(changed(config, precision="float16", pairs=1, count=2))
+    rows = read_table(config.out / "rows.csv")
+    assert "precision=float16" in rows["setting"][0]
+    assert rows.query("measure == 'noise_floor'")["value"].item() > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": ()}, "at least one network, got none"),
+        (
+            {"models": ("resnot18",)},
+            "the name of a timm model, hf-hub:user/repo or a file",
+        ),
+        ({"count": 1}, "--count of at least 2"),
+        ({"pairs": 1000}, "pairs per image, got 1000"),
+        ({"orders": (0.0, 2.0)}, "ratios between 0 and 1"),
+        ({"replicates": 3}, "even number of --replicates"),
+        ({"target": -1.0}, "--target of at least 0, got -1"),
+        ({"target": float("nan")}, "--target of at least 0, got nan"),
+        ({"max_contexts": 0}, "--max-contexts of at least 1, got 0"),
+        ({"images": None}, "either --images DIR or --data NAME"),
+        ({"data": "digits"}, "either --images DIR or --data NAME"),
+        ({"budget": 10}, "--budget of at least"),
+        ({"budget": -1}, "--budget of at least 0"),
+        ({"budget": 10**6, "protocol": "a2mim"}, "--budget without --protocol"),
+        ({"game": "token_drop", "fill": "blur"}, "what is dropped is not filled"),
+        ({"game": "token_drop"}, "timm VisionTransformer, whose tokens can be dropped, got ResNet"),
+        ({"batch_size": -1}, "--batch-size of at least 0"),
+        ({"precision": "bfloat16"}, "got bfloat16: with its 8 bits"),
+        ({"label": "cat"}, "prediction, truth or a class index, got 'cat'"),
+        ({"label": "5000"}, "label 5000 is not one of the model's 1000 classes"),
+        ({"grid": 7}, "a 7 x 7 grid divides"),
+        ({"models": ("test_resnet",)}, "cannot make test_resnet of timm: OSError: no network"),
+    ],
+)
+def test_bad_input(config, changes, message, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", no_network)
+    with pytest.raises(UsageError) as caught:
+        interaction_curves(changed(config, **changes))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_files(config, images, weights):
+    (images / "2.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cannot read .*2\.png"):
+        interaction_curves(config)
+    (images / "labels.csv").write_text("file,class_index\na/0.png,x\n")
+    with pytest.raises(UsageError, match="a row for every image"):
+        interaction_curves(config)
+    weights.write_bytes(b"no weights")
+    with pytest.raises(UsageError, match=r"net\.safetensors"):
+        interaction_curves(changed(config, label="1"))
+    torch.save({"state_dict": create_model("test_vit").state_dict()}, weights.with_suffix(".pth"))
+    other = changed(config, label="1", models=(f"test_resnet={weights.with_suffix('.pth')}",))
+    with pytest.raises(UsageError, match="to fit test_resnet in every tensor"):
+        interaction_curves(other)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_pickles_are_not_opened(config, tmp_path, capsys):
+    torch.save(Malicious(), tmp_path / "evil.pth")
+    with pytest.raises(UsageError, match=r"evil\.pth"):
+        interaction_curves(changed(config, models=(f"test_resnet={tmp_path / 'evil.pth'}",)))
+    assert "executed" not in capsys.readouterr().out

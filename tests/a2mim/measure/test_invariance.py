@@ -1,0 +1,395 @@
+import json
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from a2mim.checkpoints.load import load_model
+from a2mim.data.arrays import DataError
+from a2mim.data.sampler import keyed_generator
+from a2mim.data.sources import folder_images
+from a2mim.measure import invariance as module
+from a2mim.measure.invariance import BESIDE, batches, invariance, read_images_table, summary
+from a2mim.measure.networks import subject_of
+from a2mim.messages import UsageError
+from a2mim.report.figures_features import BASELINES, invariance_table
+from a2mim.runs.table import read_table
+from a2mim.settings.invariance import InvarianceConfig
+from a2mim.settings.weights import WeightsConfig
+from interactions.features import invariance as similarity
+from interactions.features.invariance import MEASURES
+from interactions.fills import black, image_mean
+from interactions.patches import PatchGrid
+
+VIT = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+RATIOS = (0.0, 0.25, 0.75)
+
+
+def saved(folder, seed, classes=0):
+    """Weights of a tiny ViT, and beside them what ``a2mim pretrain`` writes."""
+    torch.manual_seed(seed)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=classes, **VIT)
+    path = folder / f"net{seed}.safetensors"
+    save_file(model.state_dict(), path)
+    about = {
+        "architecture": "vit_tiny_patch16_224",
+        "model_args": {"img_size": 32, **VIT},
+        "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 1.0},
+    }
+    path.with_suffix(".json").write_text(json.dumps(about))
+    return str(path)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A headless encoder and a classifier, on 10 photographs in batches of 5."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(10):
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
+        coarse.resize((48, 40)).save(folder / f"{k}.png")
+    return InvarianceConfig(
+        (saved(tmp_path, 1), saved(tmp_path, 2, classes=7)),
+        images=folder,
+        grid=4,
+        ratios=RATIOS,
+        repeats=2,
+        batch=5,
+        device="cpu",
+        out=tmp_path / "out",
+    )
+
+
+def changed(config, **changes):
+    return InvarianceConfig(**{**vars(config), **changes})
+
+
+def table(config):
+    return invariance_table(read_table(config.out / "rows.csv"))
+
+
+@pytest.mark.parametrize(
+    ("hiding", "fill"),
+    [("image_mean", image_mean), ("black", black((0.5,) * 3, (0.25,) * 3))],
+    ids=["image_mean", "black"],
+)
+def test_every_number_and_its_baselines(config, capsys, hiding, fill):
+    """Against the library, called as a reader would call it."""
+    invariance(changed(config, hiding=hiding, checkpoints=config.checkpoints[:1]))
+    rows = read_table(config.out / "rows.csv")
+    loaded = load_model(config.checkpoints[0])
+    fresh = load_model("untrained:vit_tiny_patch16_224", options=loaded.report.options, seed=1)
+    subject = subject_of(config.checkpoints[0], config.weights, "cpu", headless=True)
+    order = torch.randperm(10, generator=keyed_generator("batches", 0)).tolist()
+    assert order != sorted(order)
+    by_name = folder_images(config.images, 10, 0, truth=False)
+    sources = [by_name[k] for k in order]
+    expected = similarity.invariance(
+        loaded.model,
+        [torch.stack([subject.transform(source.read()) for source in sources])],
+        PatchGrid(4, 4),
+        untrained=fresh.model,
+        hiding=fill,
+        ratios=RATIOS,
+        repeats=2,
+        names=[source.name for source in sources],
+        batch=5,
+    )
+    found = table(config)
+    assert len(found) == len(expected) == (3 * 3 + 1) * 3 * (1 + 4 * 3 + 2)
+    for column in ("layer", "readout", "ratio"):
+        assert found[column].tolist() == expected[column].tolist()
+    for column in ("value", "low", "high", "mask_sd", *BASELINES):
+        np.testing.assert_allclose(found[column], expected[column], rtol=1e-5, atol=1e-6)
+    assert found["metric"].iloc[[1, 5]].tolist() == ["cosine", "cosine_median"]
+    row = rows.query("measure == 'invariance_centred_cosine_p05_untrained'").iloc[0]
+    assert row["setting"] == (
+        f"layer=blocks.0 readout=class hiding={hiding} grid=4x4 repeats=2 precision=float32 "
+        "batch=5 batches=2"
+    )
+    assert (row["at"], row["samples"], row["dataset"]) == (0, 10, "folder:photos")
+    assert "10 images x (1 + 3 ratios x 2 masks)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("hiding", ["zero", "token_drop"])
+def test_controls_and_what_is_printed(config, hiding, monkeypatch):
+    monkeypatch.setattr(module, "save", lambda figures, folder: None)
+    invariance(changed(config, hiding=hiding, repeats=1, checkpoints=config.checkpoints[:1]))
+    found = table(config)
+    whole = found.query("ratio == 0 and metric in ('cka', 'cosine', 'recall@1')")
+    assert (whole[["value", "untrained", "pixels"]] == 1).all(axis=None)
+    assert (found.query("metric == 'cka'")["permuted"].abs() < 0.6).all()  # batches of 5
+    assert ("visible" in set(found["readout"])) == (hiding == "zero")
+    said = summary(read_table(config.out / "rows.csv"))
+    assert "layer output, readout output" in said
+    assert "CKA with nothing hidden 1.000 (expected: 1); permuted CKA in all layers" in said
+    last = found.query("layer == 'output' and metric == 'cka' and ratio == 0.75").iloc[0]
+    line = [f"{last[name]:.3f}" for name in ("value", "low", "high", *BASELINES)]
+    assert " ".join(["cka", "0.750", *line]) in " ".join(said.split())
+
+
+def test_the_figures_are_there(config):
+    invariance(changed(config, layers=("blocks.1", "output"), readouts=("mean",), repeats=1))
+    for name in (
+        "invariance",
+        *(f"layers-vit_tiny_patch16_224-net{k}.safetensors" for k in (1, 2)),
+    ):
+        assert (config.out / f"{name}.png").stat().st_size > 1000
+        assert (config.out / f"{name}.svg").read_text().startswith("<?xml")
+    assert not list(config.out.glob("part-*"))
+
+
+def images_tables(folder):
+    return {path.name: read_images_table(path) for path in sorted(folder.glob("images/*"))}
+
+
+def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
+    monkeypatch.setattr(module, "save", lambda figures, folder: None)
+    config = changed(config, ratios=(0.5,), layers=("blocks.1", "output"))
+    whole = changed(config, out=config.out.with_name("whole"))
+    invariance(whole)
+    other = changed(config, forward_batch=3)
+    measure, measured = module._measure, []
+
+    def once(config, prepared, subject, journal):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(subject.weights)
+        return measure(config, prepared, subject, journal)
+
+    monkeypatch.setattr(module, "_measure", once)
+    with pytest.raises(KeyboardInterrupt):
+        invariance(other)
+    assert not other.out.exists()
+    (first,) = other.out.parent.glob("out.*.partial/images/*")
+    before = first.stat().st_mtime_ns
+    measured.clear()
+    invariance(other)  # only the second checkpoint is left
+    assert measured == ["net2.safetensors"]
+    assert (other.out / "images" / first.name).stat().st_mtime_ns == before
+    assert (other.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
+    found, expected = images_tables(other.out), images_tables(whole.out)
+    names = [f"{k:02d}-vit_tiny_patch16_224-net{k + 1}.safetensors.csv.gz" for k in (0, 1)]
+    assert list(found) == list(expected) == names
+    for name in names:
+        pd.testing.assert_frame_equal(found[name], expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_converted_checkpoint_is_the_network_it_was_converted_from(config, tmp_path):
+    """In the layout of MAE, with a decoder; the numbers of our own file of the same weights."""
+    own = config.checkpoints[0]
+    state = load_file(own) | {
+        "mask_token": torch.zeros(1, 1, 8),
+        "decoder_pos_embed": torch.zeros(1, 17, 8),
+        "decoder_embed.weight": torch.zeros(8, 24),
+    }
+    path = tmp_path / "mae.pth"
+    torch.save({"model": state, "epoch": 3}, path)
+    weights = WeightsConfig(
+        model_kwargs=("num_heads=2",), mean=(0.5,) * 3, std=(0.25,) * 3, crop_pct=1.0
+    )
+    some = {"ratios": (0.5,), "layers": ("blocks.1", "output"), "weights": weights}
+    tables = []
+    for checkpoint, name in ((own, "own"), (str(path), "converted")):
+        run = changed(config, checkpoints=(checkpoint,), out=tmp_path / name, **some)
+        invariance(run)
+        tables.append(table(run).drop(columns=["model", "weights"]))
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, monkeypatch):
+    monkeypatch.setattr(module, "save", lambda figures, folder: None)
+    # 10 images in two batches
+    some = {"batch": 6, "ratios": (0.25, 0.5), "checkpoints": config.checkpoints[:1]}
+    whole = changed(config, out=config.out.with_name("whole"), **some)
+    invariance(whole)
+    config = changed(config, **some)
+    read, seen = module._read, []
+
+    def interrupted(subject, sources):
+        seen.extend(source.name for source in sources)
+        if len(seen) == 10:  # the first was read to try the network
+            raise KeyboardInterrupt
+        return read(subject, sources)
+
+    monkeypatch.setattr(module, "_read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        invariance(changed(config, forward_batch=1))
+    first_batch = seen[1:6]
+    seen.clear()
+    monkeypatch.setattr(module, "_read", lambda s, k: seen.extend(x.name for x in k) or read(s, k))
+    invariance(changed(config, forward_batch=3))
+    assert len(seen) == 1 + 5
+    assert not set(seen[1:]) & set(first_batch)
+    assert (config.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
+    found, expected = images_tables(config.out), images_tables(whole.out)
+    for name, table in expected.items():
+        pd.testing.assert_frame_equal(found[name], table, rtol=1e-4, atol=1e-6)
+    assert {path.name for path in config.out.iterdir()} == {
+        path.name for path in whole.out.iterdir()
+    }
+
+
+@pytest.mark.parametrize("layers", [(), ("blocks.1", "blocks.0")])
+def test_the_means_of_images_are_those_of_the_last_layer(config, layers, monkeypatch):
+    monkeypatch.setattr(module, "save", lambda figures, folder: None)
+    some = {"batch": 6, "ratios": (0.25, 0.7), "checkpoints": config.checkpoints[:1]}
+    invariance(changed(config, layers=layers, against="complement", **some))
+    (images,) = images_tables(config.out).values()
+    readouts = ["class", "mean", "visible"] if layers else ["output"]
+    places = [(ratio, readout) for ratio in (0.25, 0.6875) for readout in readouts]
+    assert [*zip(images["ratio"], images["readout"], strict=True)] == places * 10
+    assert images["image"].tolist() == [f"{k}.png" for k in range(10) for _ in places]
+    measures = [measure.replace(" ", "_") for measure in MEASURES]
+    beside = [f"untrained_{measure}" for measure in BESIDE]
+    assert list(images) == ["image", "layer", "readout", "ratio", *measures, *beside]
+    assert images.notna().all(axis=None)
+    means = images.groupby(["layer", "ratio", "readout"])[[*measures, *beside]].mean()
+    rows = table(config)
+    last = rows[rows["layer"] == rows["layer"].iloc[-1]]
+    wide = last.pivot(index=["layer", "ratio", "readout"], columns="metric")
+    np.testing.assert_allclose(means[measures], wide["value"][measures], rtol=1e-6, atol=1e-7)
+    expected = wide["untrained"][list(BESIDE)]
+    np.testing.assert_allclose(means[beside], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_batch_is_not_what_lies_in_one_folder(config, monkeypatch):
+    """Batches are drawn by the seed, and the same for all checkpoints; masks are by name."""
+    monkeypatch.setattr(module, "save", lambda figures, folder: None)
+    seen = []
+
+    def watched(subject, sources, size):
+        seen.append([source.name for source in sources])
+        return batches(subject, sources, size)
+
+    monkeypatch.setattr(module, "batches", watched)
+    some = {"layers": ("output",), "ratios": (0.75,), "repeats": 1}
+    for seed in (0, 1):
+        invariance(changed(config, seed=seed, **some))
+    names = [f"{k}.png" for k in range(10)]
+    assert seen[0] == seen[1] != seen[2] == seen[3]
+    for order in seen:
+        assert sorted(order) == names
+        assert set(order[:5]) != set(names[:5])
+    for images in images_tables(config.out).values():
+        assert images["image"].tolist() == names  # the table is by name all the same
+
+
+@pytest.mark.parametrize("against", ["whole", "complement"])
+def test_complements_and_the_forwards_of_the_plan(config, against, monkeypatch, capsys):
+    drawn, counted = {}, []
+
+    @contextmanager
+    def progress(title, total, done, models):
+        seen = []
+        for model in models:
+            first = model.get_submodule("patch_embed.proj")
+            first.register_forward_hook(lambda module, images, out: seen.append(len(images[0])))
+        yield
+        counted.append((total, sum(seen)))
+
+    monkeypatch.setattr(module, "_progress", progress)
+    monkeypatch.setattr(module, "save", lambda figures, folder: drawn.update(figures))
+    one = {"checkpoints": config.checkpoints[:1], "repeats": 1, "layers": ("blocks.1",)}
+    invariance(changed(config, against=against, ratios=None, **one))
+    complement = against == "complement"
+    forwards = 2 * 10 * (2 * 9 if complement else 1 + 10)
+    assert counted == [(forwards, forwards)]
+    rows = read_table(config.out / "rows.csv")
+    assert sorted(set(rows["at"])) == sorted({round(1.6 * k) / 16 for k in range(complement, 10)})
+    assert rows["setting"].str.contains(" against=complement ").all() == complement
+    assert json.loads((config.out / "config.json").read_text())["config"]["ratios"] == [
+        k / 10 for k in range(complement, 10)
+    ]
+    said = capsys.readouterr().out
+    masks = "9 ratios x 1 masks x 2 complements" if complement else "(1 + 10 ratios x 1 masks)"
+    assert f"plan: 10 images x {masks}, for the network" in said
+    assert f"{forwards} forwards for each checkpoint" in said
+    assert ("patches filled (zero), against the complement:" in said) == complement
+    assert ("CKA with nothing hidden" in said) == (not complement)
+    for draw in drawn.values():
+        figure = draw()
+        words = [ax.get_xlabel() for ax in figure.axes] + [figure.get_suptitle()]
+        assert any("against the complement" in word for word in words) == complement
+
+
+def test_an_untrained_checkpoint_has_another_untrained_one_beside(config, monkeypatch):
+    monkeypatch.setattr(module, "save", lambda figures, folder: None)
+    name = "untrained:vit_tiny_patch16_224"
+    weights = WeightsConfig(tuple(f"{k}={v}" for k, v in VIT.items()), image_size=32)
+    some = {"layers": ("blocks.0", "output"), "ratios": (0.75,), "repeats": 1}
+    invariance(changed(config, checkpoints=(name,), weights=weights, **some))
+    rows = table(config).query("metric == 'cosine'")
+    assert (rows["value"] != rows["untrained"]).all()
+
+
+def test_a_network_of_maps(config):
+    invariance(changed(config, checkpoints=("untrained:test_resnet",), layers=("layer4",), grid=5))
+    found = table(config)
+    assert set(found["layer"]) == {"layer4"}
+    assert set(found["readout"]) == {"mean"}
+
+
+def test_images_are_read_when_they_are_needed(config):
+    subject = subject_of(config.checkpoints[0], config.weights, "cpu", headless=True)
+    read = []
+
+    class Watched:
+        def __init__(self, source):
+            self.source = source
+
+        def read(self):
+            read.append(self.source.name)
+            return self.source.read()
+
+    sources = [Watched(source) for source in folder_images(config.images, 10, 0, truth=False)]
+    stream = batches(subject, sources, 4)
+    sizes = [len(next(stream))]
+    assert len(read) == 4
+    sizes += map(len, stream)
+    assert sizes == [4, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoints": ()}, "expected a checkpoint, got none"),
+        ({"checkpoints": ("nowhere.safetensors",)}, "nowhere.safetensors"),
+        ({"data": "digits"}, "either --images DIR or --data NAME"),
+        ({"images": None}, "either --images DIR or --data NAME"),
+        ({"images": None, "data": "digitss"}, "did you mean digits?"),
+        ({"grid": 5}, "net1.safetensors: expected an image that a 5 x 5 grid divides"),
+        ({"grid": 0}, "--grid of at least 1, got 0"),
+        ({"repeats": 0}, "--repeats of at least 1, got 0"),
+        ({"batch": 3}, "--batch of at least 4, got 3"),
+        ({"count": 3}, "--count of at least 4, got 3"),
+        ({"forward_batch": 0}, "--forward-batch above 0, got 0"),
+        ({"ratios": ()}, "--ratios from 0 to below 1"),
+        ({"ratios": (0.5, 0.99)}, "--ratios from 0 to below 1"),
+        (
+            {"ratios": (0.0, 0.5), "against": "complement"},
+            "what is hidden, got (0.0, 0.5); leave 0",
+        ),
+        ({"ratios": (0.02,), "against": "complement"}, "got (0.02,); leave 0.02 out"),
+        ({"ratios": (0.5, 0.51)}, "hide different numbers of the 16 patches"),
+        ({"layers": ("blocks.9",)}, "net1.safetensors: expected layers of blocks.0, blocks.1"),
+        ({"checkpoints": ("untrained:test_resnet",), "readouts": ("class",)}, "a class token"),
+        (
+            {"checkpoints": ("untrained:test_resnet",), "hiding": "token_drop"},
+            "hide pixels instead",
+        ),
+    ],
+)
+def test_bad_input(config, changes, message):
+    with pytest.raises((DataError, UsageError)) as caught:
+        invariance(changed(config, **changes))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not config.out.exists()
+    assert not list(config.out.parent.glob("*.partial"))

@@ -1,0 +1,157 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from timm import create_model
+
+from a2mim.checkpoints.load import LoadReport
+from a2mim.measure.networks import (
+    called,
+    check_different,
+    load,
+    model_options,
+    models,
+    subject_of,
+    without_path,
+    write_reports,
+)
+from a2mim.messages import UsageError
+from a2mim.settings.weights import ModelsConfig, WeightsConfig
+
+
+def saved(tmp_path, name="test_resnet", classes=10):
+    torch.manual_seed(1)
+    model = create_model(name, num_classes=classes).eval()
+    path = tmp_path / f"{name}.safetensors"
+    save_file(model.state_dict(), path)
+    return model, path
+
+
+@pytest.mark.parametrize("classes", [10, 1000, 0])
+def test_a_file_tells_its_number_of_classes(tmp_path, classes):
+    model, path = saved(tmp_path, classes=classes)
+    name = f"test_resnet={path}"
+    subject = subject_of(name, WeightsConfig(), "cpu", headless=classes == 0)
+    image = subject.transform(Image.new("RGB", (300, 200), (200, 10, 90)))[None]
+    assert image.shape == (1, 3, *model.default_cfg["input_size"][1:])
+    with torch.inference_mode():
+        torch.testing.assert_close(subject.model(image), model(image))
+    assert (subject.name, subject.weights) == ("test_resnet", "test_resnet.safetensors")
+    assert subject.report.classes == classes
+    assert not subject.model.training
+
+
+def test_the_classifier_can_be_taken_off_but_not_invented(tmp_path):
+    model, path = saved(tmp_path)
+    subject = subject_of(f"test_resnet={path}", WeightsConfig(), "cpu", headless=True)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model.forward_head(model.forward_features(images), pre_logits=True)
+        torch.testing.assert_close(subject.model(images), expected)
+    _, path = saved(tmp_path, classes=0)
+    with pytest.raises(UsageError, match="measure features with --reward projection"):
+        subject_of(f"test_resnet={path}", WeightsConfig(), "cpu")
+
+
+def test_options_and_normalisation(tmp_path):
+    assert model_options(["in_chans=3", "global_pool=max"]) == {"in_chans": 3, "global_pool": "max"}
+    _, path = saved(tmp_path)
+    grey = WeightsConfig(("global_pool=max",), mean=(0.5,) * 3, std=(0.25,) * 3, crop_pct=1.0)
+    subject = subject_of(f"test_resnet={path}", grey, "cpu")
+    assert subject.model.global_pool.pool_type == "max"
+    image = subject.transform(Image.new("RGB", (300, 200), (255, 0, 0)))
+    np.testing.assert_allclose(image[:, 0, 0], [2, -2, -2])
+    for bad in ("pad_type", "=same", "a b=1"):
+        with pytest.raises(UsageError, match="as NAME=VALUE, got"):
+            model_options([bad])
+    with pytest.raises(UsageError, match="flavour"):
+        load(f"test_resnet={path}", WeightsConfig(("flavour=sweet",)))
+    for bad in (WeightsConfig(mean=(0.5,)), WeightsConfig(std=(0.5, 0.0, 0.5))):
+        with pytest.raises(UsageError, match="of 3 numbers"):
+            load(f"test_resnet={path}", bad)
+
+
+def test_names_in_tables(tmp_path):
+    _, path = saved(tmp_path)
+    reports = [
+        load(name, WeightsConfig()).report
+        for name in (f"test_resnet={path}", "untrained:test_resnet")
+    ]
+    assert [called(report) for report in reports] == ["test_resnet.safetensors", "untrained"]
+    check_different(reports)
+    with pytest.raises(
+        UsageError,
+        match=r"every network once, got test_resnet test_resnet\.safetensors twice; .* rename the",
+    ):
+        check_different([*reports, reports[0]])
+
+
+def test_files_that_are_all_called_the_same_are_called_with_their_folder(tmp_path, monkeypatch):
+    """As ``a2mim pretrain`` and others write them."""
+
+    def name(source):
+        return called(LoadReport(str(source), "a2mim", "vit"))
+
+    runs = [tmp_path / run / "backbone.safetensors" for run in ("runA", "runB")]
+    check_different([LoadReport(str(path), "a2mim", "vit") for path in runs])
+    assert [name(path) for path in runs] == [
+        f"{run}/backbone.safetensors" for run in ("runA", "runB")
+    ]
+    for file in ("model_best.pth.tar", "pytorch_model.bin", "last.ckpt", "checkpoint.pth"):
+        assert name(f"x/runA/{file}") == f"runA/{file}"
+    assert name("x/runA/mae.pth") == "mae.pth"
+    monkeypatch.chdir(tmp_path)
+    assert name("model.pth") == f"{tmp_path.name}/model.pth"
+
+
+def test_what_is_kept_names_no_folder_of_the_machine(tmp_path):
+    for source, expected in (
+        (f"{tmp_path}/a.pth", "a.pth"),
+        (f"untrained:{tmp_path}/nets.py:net", "untrained:nets.py:net"),
+        ("untrained:resnet50", "untrained:resnet50"),
+        ("hf-hub:user/net", "hf-hub:user/net"),
+        ("resnet50.a1_in1k", "resnet50.a1_in1k"),
+    ):
+        assert without_path(source) == expected
+    write_reports([LoadReport(f"{tmp_path}/a.pth", "plain", "vit")], tmp_path / "weights.json")
+    assert str(tmp_path) not in (tmp_path / "weights.json").read_text()
+
+
+def test_our_own_checkpoints_tell_their_network(tmp_path):
+    model, path = saved(tmp_path, classes=0)
+    about = {
+        "architecture": "test_resnet",
+        "model_args": {"img_size": 64},
+        "pretrained_cfg": {"input_size": [3, 64, 64], "mean": [0.1] * 3, "std": [0.2] * 3},
+    }
+    path.with_suffix(".json").write_text(json.dumps(about))
+    loaded = load(str(path), WeightsConfig())
+    assert loaded.data_config["mean"] == (0.1,) * 3
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.model(images), model(images))
+
+
+def test_what_the_models_command_says(tmp_path, capsys):
+    models(ModelsConfig())
+    assert "openmixup" in capsys.readouterr().out
+    models(ModelsConfig(find="vit_base_patch16_224.mae"))
+    assert capsys.readouterr().out == "vit_base_patch16_224.mae\n"
+    _, path = saved(tmp_path)
+    models(ModelsConfig((f"test_resnet={path}", "untrained:test_resnet")))
+    out = capsys.readouterr().out
+    assert "-> test_resnet(num_classes=10)" in out
+    assert "random weights of seed 0" in out
+    (tmp_path / "page.pth").write_text("<html>not found</html>")
+    with pytest.raises(UsageError, match=r"page\.pth"):
+        models(ModelsConfig((str(tmp_path / "page.pth"), f"test_resnet={path}")))
+    assert "-> test_resnet" in capsys.readouterr().out  # the others are told all the same
+    with pytest.raises(UsageError, match="none has 'no such network'"):
+        models(ModelsConfig(find="no such network"))
+    odd = tmp_path / "odd.safetensors"
+    save_file({"a": torch.zeros(2)}, odd)
+    with pytest.raises(UsageError, match="here: NETWORK=FILE"):
+        models(ModelsConfig((str(odd),)))

@@ -1,0 +1,94 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm import create_model
+from torch import nn
+
+import interactions as ix
+from a2mim.checkpoints.load import LoadReport
+from a2mim.data.sources import Source
+from a2mim.measure.networks import Subject
+from a2mim.measure.runner import Share, forwards_of, grid_of, measure, safe_name
+from a2mim.settings.interactions import InteractionsConfig
+
+
+def test_forwards_are_those_of_the_estimator_before_repeats():
+    design = ix.Design(ix.NeighbourPairs(ix.PatchGrid(14, 14), count=12))
+    game = ix.toy.SizeGame(196, lambda k: float(k))
+    measured = ix.measure_one(game, design).forwards
+    assert 0 <= forwards_of(design) - measured < 100  # shared at the ends
+    assert forwards_of(design) == 12 * 4 * (11 * 8 + 2)
+    orders = len(ix.orders_of(design.ratios, 196))
+    more = replace(design, replicates=(4,) * (orders - 3) + (6, 8, 4))
+    assert forwards_of(more) == forwards_of(design) + 12 * 4 * (2 + 4) * 2
+    assert 0 <= forwards_of(more) - ix.measure_one(game, more).forwards < 100
+    # the published 130,000 without the 15 % that repeat the ends
+    assert forwards_of(ix.protocol("a2mim")) == 50 * 4 * (11 * 50 + 2)
+
+
+def test_the_grid_of_a_protocol_is_its_own():
+    config = InteractionsConfig(models=("x",), grid=7)
+    assert grid_of(config) == ix.PatchGrid(7, 7)
+    assert grid_of(InteractionsConfig(models=("x",), protocol="iclr22")) == ix.PatchGrid(16, 16)
+
+
+def test_names_of_folders():
+    assert safe_name("hf-hub:org/net w.pth") == "hf-hub-org-net-w.pth"
+
+
+class Seen(nn.Module):
+    """Remembers how many images it holds on to at once, by what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+        self.model = create_model("test_resnet", num_classes=5)
+
+    def forward(self, images):
+        self.count += len(images)
+        return self.model(images)
+
+
+@pytest.fixture
+def subject():
+    def transform(picture):
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        return pixels.float() / 255
+
+    report = LoadReport("net", "timm", "net", sha256="0")
+    return Subject(
+        "net", "none", Seen().eval(), transform, report, ((0,) * 3, (1,) * 3), lambda seed: Seen()
+    )
+
+
+@pytest.fixture
+def sources():
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)) for _ in range(3)]
+    return [Source(f"{k}.png", lambda p=p: p, k) for k, p in enumerate(pictures)]
+
+
+def test_shares_of_the_work_add_up_to_the_whole(subject, sources, tmp_path):
+    config = InteractionsConfig(models=("x",), grid=4, label="truth", device="cpu")
+    design = ix.Design(ix.NeighbourPairs(ix.PatchGrid(4, 4), 2, 2), ratios=(0, 0.5, 1))
+    whole = measure(subject, config, design, sources, Share(tmp_path / "one", 0, 1))
+    forwards = sum(record.forwards for record in whole.records)
+    assert forwards <= subject.model.count <= forwards + 100  # the noise floor's and the key's
+    assert not subject.model._forward_hooks
+    # The second process of two finds the records of the first.
+    share = Share(tmp_path / "two", 0, 2)
+    other = Path(tmp_path / "two")
+    for file in (tmp_path / "one").rglob("*.npz"):
+        if file.name.startswith("00001"):
+            (other / file.parent.name).mkdir(parents=True)
+            (other / file.parent.name / file.name).write_bytes(file.read_bytes())
+    before = subject.model.count
+    half = measure(subject, config, design, sources, share)
+    assert subject.model.count - before < forwards
+    for one, two in zip(whole.records, half.records, strict=True):
+        np.testing.assert_array_equal(one.replicates_PRO, two.replicates_PRO)
+    assert len(share.used) == 3

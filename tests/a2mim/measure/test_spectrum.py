@@ -1,0 +1,198 @@
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from a2mim.data.arrays import DataError
+from a2mim.data.sources import folder_images
+from a2mim.measure import invariance
+from a2mim.measure import spectrum as module
+from a2mim.measure.networks import subject_of
+from a2mim.measure.spectrum import read_images_table, spectrum, summary
+from a2mim.messages import UsageError
+from a2mim.report.figures_features import ends_of_stream, spectrum_table
+from a2mim.runs.table import read_table
+from a2mim.settings.spectrum import SpectrumConfig
+from a2mim.settings.weights import WeightsConfig
+from interactions.features import spectrum as library
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A file of weights without a classifier and a network without training, on 7 photographs."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(7):
+        Image.fromarray(rng.integers(0, 256, (110, 120, 3), np.uint8)).save(folder / f"{k}.png")
+    model = timm.create_model("test_vit", num_classes=0)
+    save_file(model.state_dict(), tmp_path / "net.safetensors")
+    return SpectrumConfig(
+        (f"test_vit={tmp_path / 'net.safetensors'}", "untrained:test_resnet"),
+        images=folder,
+        device="cpu",
+        out=tmp_path / "out",
+    )
+
+
+def changed(config, **changes):
+    return SpectrumConfig(**{**vars(config), **changes})
+
+
+def test_the_table_is_what_the_library_says(config, capsys):
+    spectrum(config)
+    rows = read_table(config.out / "rows.csv")
+    found = spectrum_table(rows)
+    for name, (_, of) in zip(config.checkpoints, found.groupby("weights", sort=False), strict=True):
+        subject = subject_of(name, config.weights, "cpu", headless=True)
+        sources = folder_images(config.images, 7, 0, truth=False)
+        images = torch.stack([subject.transform(source.read()) for source in sources])
+        expected = library.spectrum(subject.model, [images])
+        for column in ("layer", "index", "cells"):
+            assert of[column].tolist() == expected[column].tolist()
+        for column in ("value", "low", "high", "depth"):
+            np.testing.assert_allclose(of[column], expected[column], rtol=1e-5, atol=1e-6)
+        at = expected["frequency"].fillna(expected["depth"])
+        np.testing.assert_allclose(of["at"], at, rtol=1e-7)
+    row = rows.query("measure == 'spectrum_variance_high'").iloc[1]
+    assert row["setting"] == "layer=blocks.0/attention index=1 maps=13 cells=10"
+    assert row["samples"] == 7
+    ends = ends_of_stream(found)
+    files = sorted((config.out / "images").iterdir())
+    assert [path.name for path in files] == [
+        "00-test_vit-net.safetensors.csv.gz",
+        "01-test_resnet-untrained.csv.gz",
+    ]
+    for path, (_, of) in zip(files, ends.groupby("model", sort=False), strict=True):
+        images = read_images_table(path)
+        assert list(images) == ["image", "layer", "index", "cells", "variance", "highest"]
+        assert images["image"].tolist() == [f"{k}.png" for k in range(7) for _ in range(len(of))]
+        for column in ("layer", "index", "cells"):
+            assert images[column].tolist() == of[column].tolist() * 7
+        means = images.groupby("index")[["highest", "variance"]].mean()
+        np.testing.assert_allclose(means, of[["high_frequency", "variance"]], rtol=1e-6)
+    said = capsys.readouterr().out
+    assert f"{ends['variance'].iloc[0]:.4g}" in said
+    assert summary(rows) in said
+    for name in ("spectra", "depth"):
+        assert (config.out / f"{name}.png").stat().st_size > 1000
+        assert (config.out / f"{name}.svg").read_text().startswith("<?xml")
+    assert not list(config.out.glob("part-*"))
+
+
+def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
+    whole = changed(config, out=config.out.with_name("whole"))
+    spectrum(whole)
+    other = changed(config, forward_batch=3)
+    measure, measured = module._measure, []
+
+    def once(config, prepared, subject, journal):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(subject.name)
+        return measure(config, prepared, subject, journal)
+
+    monkeypatch.setattr(module, "_measure", once)
+    with pytest.raises(KeyboardInterrupt):
+        spectrum(other)
+    assert not other.out.exists()
+    (first,) = other.out.parent.glob("out.*.partial/images/*")
+    before = first.stat().st_mtime_ns
+    measured.clear()
+    spectrum(other)
+    assert (other.out / "images" / first.name).stat().st_mtime_ns == before
+    for path in (whole.out / "images").iterdir():
+        found, expected = (
+            read_images_table(f / "images" / path.name) for f in (other.out, whole.out)
+        )
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-4)
+    assert measured == ["test_resnet"]
+    assert (other.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
+
+
+def test_a_converted_checkpoint_is_the_network_it_was_converted_from(config, tmp_path):
+    """In the layout of MAE, with a decoder; the numbers of our own file of the same weights."""
+    state = load_file(tmp_path / "net.safetensors") | {
+        "mask_token": torch.zeros(1, 1, 8),
+        "decoder_pos_embed": torch.zeros(1, 101, 8),
+        "decoder_embed.weight": torch.zeros(8, 64),
+    }
+    torch.save({"model": state, "epoch": 3}, tmp_path / "mae.pth")
+    weights = WeightsConfig(
+        model_kwargs=("num_heads=2",), mean=(0.5,) * 3, std=(0.25,) * 3, crop_pct=1.0
+    )
+    tables = []
+    for checkpoint in (config.checkpoints[0], str(tmp_path / "mae.pth")):
+        spectrum(changed(config, checkpoints=(checkpoint,), weights=weights, count=3))
+        found = spectrum_table(read_table(config.out / "rows.csv"))
+        tables.append(found.drop(columns=["model", "weights"]))
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, monkeypatch):
+    config = changed(config, checkpoints=config.checkpoints[:1], forward_batch=2)
+    whole = changed(config, out=config.out.with_name("whole"))
+    spectrum(whole)
+    read, seen = invariance._read, []
+
+    def interrupted(subject, sources):
+        seen.append([source.name for source in sources])
+        if len(seen) == 3:  # the first was read to try the network
+            raise KeyboardInterrupt
+        return read(subject, sources)
+
+    monkeypatch.setattr(invariance, "_read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        spectrum(config)
+    begun = seen.copy()
+    seen.clear()
+    monkeypatch.setattr(
+        invariance, "_read", lambda s, k: seen.append([x.name for x in k]) or read(s, k)
+    )
+    spectrum(config)
+    assert seen[1] == begun[2]
+    assert (config.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
+    for path in (whole.out / "images").iterdir():
+        assert (config.out / "images" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_some_maps_of_a_data_set_by_name(config):
+    spectrum(
+        changed(
+            config,
+            images=None,
+            data="digits",
+            count=5,
+            layers=("blocks.0/mlp",),
+            checkpoints=config.checkpoints[:1],
+        )
+    )
+    found = spectrum_table(read_table(config.out / "rows.csv"))
+    assert set(found["layer"]) == {"blocks.0/mlp"}
+    assert set(found["index"]) == {2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoints": ()}, "expected a checkpoint, got none"),
+        ({"images": None}, "either --images DIR or --data NAME"),
+        ({"count": 0}, "--count above 0, got 0"),
+        ({"forward_batch": 0}, "--forward-batch above 0, got 0"),
+        ({"layers": ("blocks.0",)}, "net.safetensors: expected layers of stem, blocks.0/attention"),
+        (
+            {"checkpoints": ("untrained:hiera_tiny_224",)},
+            "untrained:hiera_tiny_224: expected a",
+        ),
+    ],
+)
+def test_bad_input(config, changes, message):
+    with pytest.raises((DataError, UsageError)) as caught:
+        spectrum(changed(config, **changes))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not config.out.exists()
+    assert not list(config.out.parent.glob("*.partial"))

@@ -1,0 +1,114 @@
+"""Every recipe builds and makes a step, shrunk in depth and width but in nothing else."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from a2mim.commands.pretrain import RULES, backbone_of, method_of, schedule
+from a2mim.data.named import NAMES
+from a2mim.data.sampler import keyed_generator
+from a2mim.recipes.pretrain import RECIPES
+from a2mim.training.optim import parameter_groups
+
+SMALLER = {
+    "beit": {"embed_dim": 24, "depth": 2, "num_heads": 2},
+    "vit": {"embed_dim": 24, "depth": 2, "num_heads": 2},
+    "resnet": {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)},
+    "convnext": {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)},
+    "moganet": {"embed_dims": (8, 8, 16, 16), "depths": (1, 1, 1, 1)},
+    "swin": {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)},
+}
+
+
+def shrunk(config):
+    family = next(name for name in SMALLER if config.backbone.startswith(name))
+    options = config.options | SMALLER[family]
+    if config.position and family == "beit":
+        options["depth"] = config.position + 1
+    return replace(config, options=options, decoder=(16, 1, 2), head=(16, 8))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_step(name):
+    config = shrunk(RECIPES[name]())
+    method = method_of(config)
+    groups = parameter_groups(method, config.lr, config.weight_decay, RULES[config.rules])
+    optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    images = torch.randn(2, 3, config.image_size, config.image_size)
+    before = {key: value.clone() for key, value in method.named_parameters()}
+    losses = method(images, method.draw(2, keyed_generator(0)))
+    assert losses["output"].shape == ((2, 1, 8) if config.method == "cmae" else images.shape)
+    losses["loss"].backward()
+    optimiser.step()
+    assert losses["loss"].isfinite()
+    trained = {k: v for k, v in method.named_parameters() if v.requires_grad}
+    assert not [k for k, v in trained.items() if v.grad is None]
+    learning = [k for k, v in trained.items() if v.grad.any()]
+    assert all(not torch.equal(trained[k], before[k]) for k in learning)
+    assert "decoder.project.weight" in learning or config.method != "a2mim"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_label_says_what_it_is(name):
+    lines = RECIPES[name].__doc__.splitlines()
+    assert lines[0].endswith(".")
+    assert "Expected: " in RECIPES[name].__doc__
+    if not name.startswith(("digits", "cifar10", "tiny")):
+        assert "Source: " in RECIPES[name].__doc__
+
+
+def test_sets_that_can_be_had_by_name_are_named():
+    for name, recipe in RECIPES.items():
+        named = [part for part in name.split("-") if part in NAMES]
+        assert [recipe().data] == (named or [""])
+
+
+def test_mae_and_its_relatives_differ_in_nothing_else():
+    """So do the masks and the weights to start from, which the seed decides."""
+    mae, relaxed, contrast = (RECIPES[f"cifar10-{name}"]() for name in ("mae", "rmae", "cmae"))
+    assert replace(relaxed, method="mae") == mae
+    assert replace(contrast, method="mae", head=mae.head) == mae
+    one, *others = (method_of(shrunk(config)) for config in (mae, relaxed, contrast))
+    for other in others:
+        masks = (m.draw(5, keyed_generator(0)) for m in (one, other))
+        assert torch.equal(*masks)
+        for name, weight in one.backbone.state_dict().items():
+            assert torch.equal(weight, other.backbone.state_dict()[name])
+
+
+def test_table_4_2_of_the_notes():
+    """Peak rates by the official formulas, 1e-4 x 2048 / 512 and 3e-4 x 2048 / 512."""
+    for name in ("a2mim-vit-s-in1k", "a2mim-vit-b-in1k", "a2mim-vit-l-in1k"):
+        config = RECIPES[name]()
+        assert (config.lr, config.epochs, config.clip) == (pytest.approx(1e-4 * 4), 800, 5.0)
+        assert (config.loss, config.token, config.position) == ("official-vit", "add", 0)
+    for name in ("a2mim-r50-in1k", "a2mim-r101-in1k", "a2mim-r152-in1k", "a2mim-r200-in1k"):
+        config = RECIPES[name]()
+        assert (config.lr, config.epochs, config.clip) == (pytest.approx(3e-4 * 4), 300, None)
+        assert (config.token, config.position, config.crop) == ("damped", 3, (0.8, 1.0))
+    assert RECIPES["a2mim-r50-in1k"]().loss == "official-r50"
+    assert RECIPES["a2mim-r101-in1k"]().loss == "official-r101"
+    assert RECIPES["a2mim-r200-in1k"]().loss == "official-cnn-nofreq"
+
+
+def test_parameters_of_the_official_vit_s():
+    """48.06 M without a head (our notes, section 3.4), counted on the meta device."""
+    with torch.device("meta"):
+        backbone = backbone_of(RECIPES["a2mim-vit-s-in1k"]())
+    assert sum(p.numel() for p in backbone.parameters()) == pytest.approx(48.06e6, abs=5e3)
+
+
+def test_schedules():
+    """R-50, 300 epochs of 626 steps: section 4.5 of our notes."""
+    cosine = schedule(RECIPES["a2mim-r50-in1k"](), 187_800, 626)
+    for step, rate in {1: 1.911363e-7, 626: 1.197174e-4, 6260: 1.2e-3, 50_000: 1.037533e-3}.items():
+        assert cosine(step, 1.0) == pytest.approx(rate, rel=1e-6)
+    assert cosine(50_000, 0.1) == pytest.approx(1.049821e-4, rel=1e-6)
+    plain = schedule(replace(RECIPES["a2mim-r50-in1k"](), schedule="plain_cosine"), 187_800, 626)
+    assert plain(0, 1.0) == 0
+    assert plain(93_900, 1.0) == pytest.approx((1.2e-3 + 1e-5) / 2)  # half-way, and no warm-up
+    assert plain(93_900, 0.1) == pytest.approx((1.2e-4 + 1e-5) / 2)
+    step = schedule(RECIPES["a2mim-vit-b-in1k"](), 800 * 626, 626)
+    assert step(699 * 626, 1.0) == pytest.approx(4e-4)
+    assert step(700 * 626, 1.0) == pytest.approx(4e-5)

@@ -1,0 +1,119 @@
+import json
+import shutil
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+from a2mim.report.figures import (
+    Look,
+    draw_all,
+    interaction_curves,
+    interaction_overlay,
+    named,
+    networks,
+    occlusion_effects,
+    of,
+    titled,
+)
+from a2mim.runs.table import read_table, strength_from
+from interactions import plots
+
+
+def test_names_have_a_fallback():
+    assert named("vit") == "ViT"
+    assert named("my-model") == "my-model"
+    assert titled("vit", "scratch") == "ViT (from scratch)"
+    assert titled("scratch", "") == "scratch"  # a title of its own
+
+
+def test_curves_show_the_table(run_folder):
+    rows = read_table(run_folder / "rows.csv")
+    assert networks(rows) == {"vit": ["scratch", "a2mim"], "resnet": ["scratch", "a2mim"]}
+    with mpl.rc_context(plots.STYLE):
+        figure = interaction_curves(rows)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["ViT", "ResNet"]
+    line = figure.axes[1].get_lines()[0]
+    assert line.get_label() == "from scratch"
+    expected = strength_from(of(rows, "resnet", "scratch")).J
+    np.testing.assert_allclose(line.get_ydata(), expected)
+
+
+def test_figures_are_the_same_bytes_when_drawn_again(run_folder, tmp_path):
+    copies = []
+    for name in ("one", "two"):
+        copy = tmp_path / name
+        shutil.copytree(run_folder, copy)
+        assert draw_all(copy) == ["interaction_curves", "occlusion_curves", "reconstructions"]
+        copies.append({p.name: p.read_bytes() for p in copy.glob("*.svg")})
+    assert copies[0] == copies[1]
+    assert len(copies[0]) == 3
+
+
+@pytest.mark.parametrize("name", ["interaction_curves", "occlusion_curves", "reconstructions"])
+def test_both_formats_are_there(run_folder, name):
+    assert (run_folder / f"{name}.png").stat().st_size > 1000
+    assert (run_folder / f"{name}.svg").read_text().startswith("<?xml")
+    assert json.loads((run_folder / "config.json").read_text())["config"]["seed"] == 0
+
+
+def test_occlusion_effects_show_the_table():
+    """A line of panels per occluder, a curve with its band per network; nothing of differences."""
+    lines = []
+    for occluder in ("random", "block"):
+        for k, weights in enumerate("ab"):
+            setting = f"occluder={occluder} grid=4x4"
+            for measure in ("top1", "agreement", "kl"):
+                for end, shift in (("", 0.0), ("_low", -0.1), ("_high", 0.1)):
+                    name = f"occlusion_{measure}{end}"
+                    for at in (0.0, 0.5):
+                        value = 0.9 - at / 2 - k / 10 + shift
+                        lines.append((name, "net", weights, setting, at, value))
+        lines.append(("occlusion_top1_difference", "net", "a", f"{setting} minus=net b", 0.5, 0.1))
+    columns = ["measure", "model", "weights", "setting", "at", "value"]
+    figure = occlusion_effects(pd.DataFrame(lines, columns=columns))
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == [
+        *(
+            "random: top-1 accuracy",
+            "random: agreement",
+            "block: top-1 accuracy",
+            "block: agreement",
+        )
+    ]
+    for ax in figure.axes:
+        first, second = ax.get_lines()
+        np.testing.assert_allclose(first.get_xdata(), [0, 0.5])
+        np.testing.assert_allclose(first.get_ydata(), [0.9, 0.65])
+        np.testing.assert_allclose(second.get_ydata(), [0.8, 0.55])
+        band = ax.collections[0].get_paths()[0].vertices[:, 1]
+        assert (band.min(), band.max()) == pytest.approx((0.55, 1.0))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["net (a)", "net (b)"]
+
+
+def test_networks_look_as_they_are_told(run_folder):
+    rows = read_table(run_folder / "rows.csv")
+    rows = rows.assign(model=rows["model"] + " " + rows["weights"], weights="")
+    titles = list(networks(rows))
+    looks = {title: Look(f"#{k}{k}{k}", "os^vP"[k]) for k, title in enumerate(["apart", *titles])}
+    ax = interaction_overlay(rows, looks).axes[0]
+    lines = [line for line in ax.get_lines() if line.get_label() in looks]
+    assert len(lines) == 4
+    for line in lines:
+        assert (line.get_color(), line.get_marker()) == looks[line.get_label()]
+    measures = ["occlusion_agreement" + end for end in ("", "_low", "_high")]
+    table = pd.DataFrame({"measure": measures, "value": [0.5, 0.4, 0.6], "at": 0.5, "weights": ""})
+    table = table.assign(model=titles[1], setting="occluder=random")
+    (line,) = occlusion_effects(table, looks).axes[0].get_lines()
+    assert (line.get_color(), line.get_marker()) == looks[titles[1]]
+
+
+def test_occlusion_effects_without_accuracy_are_one_panel():
+    measures = ["occlusion_agreement" + end for end in ("", "_low", "_high")]
+    rows = pd.DataFrame({"measure": measures, "value": [0.5, 0.4, 0.6], "at": 0.5})
+    figure = occlusion_effects(rows.assign(model="net", weights="a", setting="occluder=random"))
+    (ax,) = figure.axes
+    assert ax.get_title() == "agreement"
+    np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), [0.5])

@@ -1,0 +1,15 @@
+import inspect
+
+from a2mim.settings.invariance import InvarianceConfig
+from interactions.features.invariance import invariance
+
+
+def test_the_defaults_are_those_of_the_library():
+    config = InvarianceConfig(("net.pth",), data="cifar10")
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(invariance).parameters.items()
+    }
+    for name in ("ratios", "repeats", "seed", "batch", "forward_batch", "precision"):
+        assert getattr(config, name) == defaults[name], name
+    assert defaults["hiding"].__name__ == config.hiding

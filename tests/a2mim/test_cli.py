@@ -1,0 +1,136 @@
+"""The command as its users meet it: a process with an exit code and words."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from a2mim.cli import main
+from a2mim.runs.checks import InvariantError
+
+
+def a2mim(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "a2mim.cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """The command in this process, which is faster: arguments -> what a process would leave."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=ended.value.code, stdout=out, stderr=err)
+
+    return run
+
+
+def test_help_names_the_commands(tmp_path):
+    done = a2mim("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for command in ("demo", "interactions", "pretrain", "configs", "models", "probe", "figures"):
+        assert command in done.stdout
+
+
+def test_a_table_that_cannot_be_right_is_one_line(here, monkeypatch):
+    def broken(config):
+        raise InvariantError("recall@1: expected a value in [0, 1], got 1.193 in row 3")
+
+    monkeypatch.setattr("a2mim.measure.networks.models", broken)
+    done = here("models")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "a2mim: recall@1: expected a value in [0, 1], got 1.193 in row 3\n"
+
+
+def test_demo_help_names_the_options(here):
+    done = here("demo", "--help")
+    assert done.returncode == 0
+    for option in ("--data", "--seed", "--out", "--device"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--data", "folder:missing"], "found none at missing"),
+        (["demo", "--seed", "-1"], "expected --seed of at least 0, got -1"),
+        (["figures", "missing"], "expected a finished run"),
+        (["demo", "--lr", "inf"], "expected a finite --lr above 0"),
+        (["interactions", "resnet18", "--images", "missing"], "found none at missing"),
+        (["pretrain", "digits-vti"], "did you mean digits-vit"),
+        (["models", "missing.pth"], "missing.pth"),
+        (["probe", "missing.pth", "--data", "digits"], "missing.pth"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, here, arguments, message):
+    done = here(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("a2mim: ")
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corrupt_image_is_named(tmp_path, here):
+    for split in ("train", "val"):
+        (tmp_path / "set" / split / "cat").mkdir(parents=True)
+        (tmp_path / "set" / split / "cat" / "0.jpg").write_bytes(b"\xff\xd8 no image")
+    done = here("demo", "--data", "folder:set")
+    assert done.returncode == 2
+    assert "cannot read set/train/cat/0.jpg" in done.stderr.splitlines()[-1]
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["dmeo"], ["demo", "--sede", "1"], ["demo", "--seed", "x"], []]
+)
+def test_unknown_words_are_exit_code_2(tmp_path, here, arguments):
+    done = here(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "setting"),
+    [
+        ("a2mim-r50-in1k", "a2mim pretrain a2mim-r50-in1k --data folder:DIR", "loss=official-r50"),
+        ("digits-vit", "a2mim pretrain digits-vit", "data=digits"),
+        ("in1k-vit", "a2mim probe --method sgd --recipe in1k-vit", "lrs=(12.0,)"),
+    ],
+)
+def test_a_recipe_is_shown(name, command, setting, capsys):
+    main(["configs", name])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == command
+    assert f"  {setting}" in lines
+    assert name == "in1k-vit" or any(line.startswith("Expected: ") for line in lines)
+
+
+def test_a_recipe_that_is_not_there(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["configs", "a2mim-r50"])
+    assert caught.value.code == 2
+    assert "did you mean a2mim-r50-in1k" in capsys.readouterr().err
+
+
+def test_recipes_are_listed(capsys):
+    main(["configs"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        "a2mim pretrain:",
+        "a2mim probe --method finetune --recipe:",
+        "a2mim probe --method sgd --recipe:",
+    ]
+    for name in ("a2mim-r50-in1k", "rsb-a3", "in1k-vit"):
+        assert any(line.split()[0] == name for line in lines)

@@ -1,0 +1,707 @@
+import weakref
+from math import isnan
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import binom, pearsonr, t
+from timm import create_model
+from torch import nn
+from torch.nn import functional as F
+
+from interactions import fills
+from interactions.features.cka import LinearCKA
+from interactions.features.invariance import (
+    MEASURES,
+    PER_IMAGE,
+    RECALLS,
+    Similarity,
+    batch_sizes,
+    default_ratios,
+    invariance,
+    per_image,
+    recalls,
+    untrained,
+)
+from interactions.networks.layers import layer_features
+from interactions.occlusion.patch_drop import random_drop
+from interactions.patches import PatchGrid, hide
+from interactions.stats import correlation, effective_images
+
+GRID = PatchGrid(4, 4)
+
+
+def vectors():
+    """X and Y of the specification, section 3.3; indices from 1."""
+    i, a, b = torch.arange(1, 9).double()[:, None], torch.arange(1, 4), torch.arange(1, 6)
+    return torch.sin(0.7 * i * a) + torch.cos(0.3 * i + a), torch.sin(1.3 * i * b) + torch.cos(
+        0.9 * i + b
+    )
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def cka(*batches):
+    measured = LinearCKA()
+    for x, y in batches:
+        measured.update(x, y)
+    return measured
+
+
+def test_vectors_of_the_specification():
+    x, y = vectors()
+    whole = cka((x, y))
+    expected = [[0.49774632463904955, 3.2880532523026718, 7.3145546661890695]]
+    np.testing.assert_allclose(whole.terms_B3, expected, rtol=1e-13)
+    assert whole.value == pytest.approx(0.1014950111372773, abs=1e-14)
+    halves = cka((x[:4], y[:4]), (x[4:], y[4:]))
+    assert halves.value == pytest.approx(0.556582960442023, abs=1e-14)
+
+
+def test_cka_does_not_see_rotations_scales_and_shifts():
+    x, y = normal(30, 7), normal(30, 4, seed=1)
+    y[:, :4] += x[:, :4]
+    turn = torch.linalg.qr(normal(7, 7, seed=2))[0]
+    value = cka((x, y)).value
+    for other in (x @ turn, 1e-3 * x, x + 5, x.flip(1)):
+        assert cka((other, y)).value == pytest.approx(value, abs=1e-13)
+    assert cka((y, x)).value == pytest.approx(value, abs=1e-13)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    assert cka((x[order], y[order])).value == pytest.approx(value, abs=1e-13)
+    assert cka((x, x)).value == 1.0
+
+
+@pytest.mark.parametrize(("n", "biased", "sd"), [(64, 0.923, 0.017), (256, 0.750, 0.005)])
+def test_unrelated_features_have_none(n, biased, sd):
+    """The table of the specification; its standard deviations give the tolerance (4.5 of them)."""
+    x, y = normal(n, 768), normal(n, 768, seed=1)
+    assert abs(cka((x, y)).value) < 4.5 * sd
+    x, y = x - x.mean(dim=0), y - y.mean(dim=0)
+    published = (x.T @ y).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())
+    assert float(published) == pytest.approx(biased, abs=0.01)
+
+
+@pytest.mark.parametrize("size", [32, 256])
+def test_related_features_whatever_the_batch(size):
+    """x normal, y = sqrt(0.8) x + sqrt(0.2) e: CKA 0.8 of the population."""
+    x, noise = normal(2048, 64), normal(2048, 64, seed=1)
+    y = 0.8**0.5 * x + 0.2**0.5 * noise
+    assert cka(*zip(x.split(size), y.split(size), strict=True)).value == pytest.approx(
+        0.8, abs=0.01
+    )
+
+
+def test_intervals_cover_the_truth():
+    """Of 200 intervals at 0.9 over 12 batches; the bounds fail once in 1000 runs."""
+    x, noise = normal(200 * 12, 16, 8), normal(200 * 12, 16, 8, seed=1)
+    y = 0.6**0.5 * x + 0.4**0.5 * noise
+    covered = 0
+    for run in range(200):
+        batches = [(x[12 * run + b], y[12 * run + b]) for b in range(12)]
+        interval = cka(*batches).interval(0.9)
+        covered += interval.low < 0.6 < interval.high
+    low, high = binom.ppf([0.0005, 0.9995], 200, 0.9)
+    assert low <= covered <= high
+
+
+def test_interval_is_the_jackknife_of_many_batches():
+    x, noise = normal(200, 16, 8), normal(200, 16, 8, seed=1)
+    batches = list(zip(x, x + noise, strict=True))
+    measured = cka(*batches)
+    leave_one_out = []
+    for b in range(200):
+        means = np.delete(measured.terms_B3, b, axis=0).mean(axis=0)
+        leave_one_out.append(means[0] / np.sqrt(means[1] * means[2]))
+    se = np.sqrt(199 / 200 * np.square(leave_one_out - np.mean(leave_one_out)).sum())
+    assert measured.interval().se == pytest.approx(se, rel=0.01)
+    assert abs(measured.influence_B.sum()) < 1e-10
+    one = cka(batches[0]).interval()
+    assert isnan(one.low)
+    assert one.estimate == cka(batches[0]).value
+
+
+def test_measures_per_image_one_by_one():
+    x, y = normal(7, 9) + 1, normal(7, 9, seed=1)
+    got = per_image(x, y)
+    for k in range(7):
+        centred = F.cosine_similarity(x[k] - x.mean(dim=0), y[k] - y.mean(dim=0), dim=0)
+        expected = [
+            F.cosine_similarity(x[k], y[k], dim=0),
+            centred,
+            pearsonr(x[k].numpy(), y[k].numpy()).statistic,
+            (x[k] - y[k]).norm() / x[k].norm(),
+        ]
+        np.testing.assert_allclose(got[k], expected, rtol=1e-12)
+    same = per_image(x.float(), x.float())
+    assert torch.equal(same, torch.tensor([[1.0, 1, 1, 0]], dtype=torch.float64).expand(7, -1))
+    assert per_image(x, 0 * x)[:, [0, 1, 2]].isnan().all()
+
+
+def test_recall_one_by_one():
+    x = normal(40, 6)
+    y = x + 1.5 * normal(40, 6, seed=1)
+    similar = F.cosine_similarity(y[:, None], x[None], dim=2)
+    rank = (similar > similar.diagonal()[:, None]).sum(dim=1)
+    expected = torch.stack([rank < 1, rank < 5], dim=1).double()
+    assert torch.equal(recalls(x, y), expected)
+    assert 0 < expected.mean() < 1
+
+
+def test_collapsed_and_dead_features_find_their_image_by_chance():
+    constant = normal(1, 6).expand(10, -1)
+    for x, y in [(constant, constant), (constant, 0 * constant), (0 * constant, constant)]:
+        torch.testing.assert_close(recalls(x, y).mean(dim=0), torch.tensor([0.1, 0.5]).double())
+    assert (per_image(constant, constant)[:, 0] == 1).all()  # which is why cosines say nothing
+
+
+def test_similarity_puts_batches_and_repeats_together():
+    x = normal(20, 6)
+    ys = [x + normal(20, 6, seed=1), x + normal(20, 6, seed=2)]
+    similarity = Similarity(2)
+    parts = (slice(0, 8), slice(8, 16), slice(16, 20))
+    for part in parts:
+        values = similarity.update([x[part]] * 2, [y[part] for y in ys])
+        means = sum(per_image(x[part], y[part]) for y in ys) / 2
+        torch.testing.assert_close(values[:, : len(PER_IMAGE)], means)
+        found = sum(recalls(x[part], y[part]) for y in ys) / 2
+        found = found if part.stop < 20 else torch.full_like(found, torch.nan)
+        torch.testing.assert_close(values[:, len(PER_IMAGE) :], found, equal_nan=True)
+    rows = {(row["metric"], row["statistic"]): row for row in similarity.rows()}
+    ckas = [cka(*[(x[part], y[part]) for part in parts]) for y in ys]
+    values = [c.value for c in ckas]
+    assert rows["cka", "mean"]["value"] == pytest.approx(np.mean(values))
+    assert rows["cka", "mean"]["mask_sd"] == pytest.approx(np.std(values, ddof=1))
+    influence = (ckas[0].influence_B + ckas[1].influence_B) / 2
+    images = effective_images(np.array([8, 8, 4]))
+    expected = correlation(np.mean(values), influence, units=images)
+    assert rows["cka", "mean"]["low"] == pytest.approx(expected.low)
+    assert rows["cka", "mean"]["high"] == pytest.approx(expected.high)
+    cosines = torch.stack([F.cosine_similarity(x, y) for y in ys])
+    assert rows["cosine", "mean"]["value"] == pytest.approx(float(cosines.mean()))
+    assert rows["cosine", "mean"]["mask_sd"] == pytest.approx(float(cosines.mean(dim=1).std()))
+    se = float(cosines.mean(dim=0).std() / 20**0.5)
+    low = float(cosines.mean()) - t.ppf(0.975, 19) * se
+    assert rows["cosine", "mean"]["low"] == pytest.approx(low)
+    quantiles = [
+        len(c[0]) * c.quantile(0.05, dim=1).mean() for c in cosines.split([8, 8, 4], dim=1)
+    ]
+    assert rows["cosine", "p05"]["value"] == pytest.approx(float(sum(quantiles)) / 20)
+    assert rows["cosine", "p05"]["value"] < rows["cosine", "median"]["value"]
+    assert isnan(rows["cosine", "p05"]["low"])
+    # The last batch is shorter than the gallery of the others.
+    found = [recalls(x[part], y[part])[:, 0].mean() for y in ys for part in parts[:2]]
+    assert rows["recall@1", "mean"]["value"] == pytest.approx(float(np.mean(found)))
+    assert [rows[key]["images"] for key in (("cka", "mean"), ("recall@1", "mean"))] == [20, 16]
+    for metric in ("recall@1", "recall@5"):
+        assert 0 <= rows[metric, "mean"]["low"] <= rows[metric, "mean"]["high"] <= 1
+    with pytest.raises(ValueError, match="expected 2 repeats, got 1 and 2 of partners"):
+        similarity.update([x, x], ys[:1])
+    with pytest.raises(ValueError, match="expected 2 repeats, got 2 and 1 of partners"):
+        similarity.update([x], ys)
+    with pytest.raises(ValueError, match=r"of shape \(20, 6\), got \(20, 5\)"):
+        similarity.update([x, x], [y[:, :5] for y in ys])
+    with pytest.warns(RuntimeWarning, match="left out a last batch of 2 images"):
+        assert similarity.update([x[:2]] * 2, [y[:2] for y in ys]) is None
+    assert similarity.rows()[0]["images"] == 20
+
+
+def make_model(seed=0, **options):
+    options = {"num_classes": 5, "img_size": 64, "depth": 2} | options
+    return untrained(lambda: create_model("test_vit", **options), seed)
+
+
+def make_images(count=12, seed=3):
+    """Smooth images, so that patches tell of one another."""
+    return F.interpolate(normal(count, 3, 5, 5, seed=seed), 64, mode="bicubic")
+
+
+def test_untrained_weights_are_keyed():
+    state = torch.random.get_rng_state()
+    a, b, c = make_model(), make_model(), make_model(seed=1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not a.training
+    x = make_images(2).float()
+    with torch.inference_mode():
+        assert torch.equal(a(x), b(x))
+        assert not torch.allclose(a(x), c(x))
+
+
+@pytest.fixture(scope="module")
+def twins():
+    return make_model().double(), make_model(seed=1).double()
+
+
+SETTINGS = {"ratios": (0, 0.5, 0.8), "repeats": 2, "batch": 6, "layers": ["blocks.0", "blocks.1"]}
+
+
+NUMBERS = ["value", "low", "high", "untrained", "pixels", "permuted"]
+
+
+PLACE = ["layer", "readout", "ratio", "metric", "statistic"]
+
+
+@pytest.fixture(scope="module", params=["fill", "token drop"])
+def table(request, twins):
+    model, fresh = twins
+    hiding = fills.image_mean if request.param == "fill" else "token drop"
+    frame = invariance(
+        model, [make_images()], GRID, untrained=fresh, hiding=hiding, seed=7, **SETTINGS
+    )
+    return request.param, hiding, frame
+
+
+def test_controls(table):
+    kind, _, frame = table
+    assert (frame["hiding"] == kind).all()
+    assert not frame.duplicated(PLACE).any()
+    assert sorted(set(frame["readout"])) == ["class", "mean"] + ["visible"] * (kind == "fill")
+    whole = frame[frame.ratio == 0]
+    for column in ("value", "untrained", "pixels"):
+        exact = whole[whole.metric != "relative l2"][column]
+        assert (exact == 1).all()
+        assert (whole[whole.metric == "relative l2"][column] == 0).all()
+    means = whole[whole.statistic == "mean"]
+    known = ~means.metric.isin(list(RECALLS))  # of images that could be twice in a batch
+    assert (means.low == means.value)[known].all()
+    assert (means.high == means.value)[known].all()
+    assert (means.low < means.value)[~known].all()
+    some = frame[(frame.ratio > 0) & (frame.statistic == "mean")]
+    assert sorted(set(some.ratio)) == [8 / 16, 13 / 16]
+    other = some[some.metric.isin(["cka", "centred cosine"])]
+    assert (other.value > other.permuted + 0.2).all()
+    assert (other.permuted.abs() < 0.5).all()  # batches of 6 images
+    assert (some[some.metric == "recall@1"].permuted < 0.2).all()
+    assert some.mask_sd.gt(0).any()
+    assert (
+        np.isfinite(some[["value", "low", "high", "untrained", "pixels", "permuted"]]).all().all()
+    )
+
+
+@pytest.mark.parametrize("hiding", [fills.zero, "token drop"])
+def test_nothing_hidden_is_exactly_nothing_in_single_precision_too(hiding):
+    """9 patches: their mean is no sum of binary fractions."""
+    frame = invariance(
+        make_model(img_size=48),
+        [make_images()[:8, :, :48, :48].float()],
+        PatchGrid(3, 3),
+        untrained=make_model(1, img_size=48),
+        hiding=hiding,
+        ratios=[0],
+        repeats=1,
+        readouts=["class", "mean", "visible"],
+    )
+    expected = (frame.metric != "relative l2").astype(float)
+    for column in ("value", "untrained", "pixels"):
+        np.testing.assert_array_equal(frame[column], expected)
+
+
+def test_a_row_by_hand(table, twins):
+    kind, _, frame = table
+    images, names = make_images(), [str(k) for k in range(12)]
+    ckas, pixel_ckas, cosines = [], [], []
+    for repeat in range(2):
+        visible = random_drop(16, (0.5,), names, 7, repeat)[:, 0]
+        drop = {"players": GRID, "visible_BN": visible, "token_drop": True}
+        hidden = hide(images, visible, GRID, images.mean(dim=(2, 3), keepdim=True))
+        occluded = (
+            layer_features(twins[0], hidden)
+            if kind == "fill"
+            else layer_features(twins[0], images, **drop)
+        )
+        x, y = layer_features(twins[0], images)["blocks.1", "mean"], occluded["blocks.1", "mean"]
+        ckas.append(cka((x[:6], y[:6]), (x[6:], y[6:])).value)
+        cosines.append(F.cosine_similarity(x, y).mean())
+        patches = GRID.cut(images).flatten(2)
+        if kind == "fill":
+            given = GRID.cut(hidden).flatten(2).mean(dim=1)
+        else:
+            given = torch.stack([p[v].mean(dim=0) for p, v in zip(patches, visible, strict=True)])
+        x = patches.mean(dim=1)
+        pixel_ckas.append(cka((x[:6], given[:6]), (x[6:], given[6:])).value)
+    at = frame[(frame.layer == "blocks.1") & (frame.readout == "mean") & (frame.ratio == 0.5)]
+    row = at[at.metric == "cka"].iloc[0]
+    assert row.value == pytest.approx(np.mean(ckas), abs=1e-10)
+    assert row.pixels == pytest.approx(np.mean(pixel_ckas), abs=1e-10)
+    row = at[(at.metric == "cosine") & (at.statistic == "mean")].iloc[0]
+    assert row.value == pytest.approx(np.mean(cosines), abs=1e-10)
+    assert (row.images, row.batch, row.batches) == (12, 6, 2)
+
+
+def test_the_pixels_of_visible_patches(twins):
+    frame = invariance(
+        twins[0],
+        [make_images()],
+        GRID,
+        untrained=None,
+        ratios=[0.5],
+        repeats=1,
+        layers=["blocks.0"],
+    )
+    assert frame.untrained.isna().all()
+    assert frame.mask_sd.isna().all()
+    images = make_images()
+    visible = random_drop(16, (0.5,), [str(k) for k in range(12)], 0, 0)[:, 0]
+    patches = GRID.cut(images).flatten(2)
+    given = torch.stack([p[v].mean(dim=0) for p, v in zip(patches, visible, strict=True)])
+    row = frame[(frame.readout == "visible") & (frame.metric == "cka")].iloc[0]
+    assert row.pixels == pytest.approx(cka((patches.mean(dim=1), given)).value, abs=1e-10)
+
+
+def test_untrained_and_permuted_are_measurements_of_their_own(table, twins):
+    _, hiding, frame = table
+    fresh = invariance(
+        twins[1], [make_images()], GRID, untrained=twins[0], hiding=hiding, seed=7, **SETTINGS
+    )
+    np.testing.assert_array_equal(fresh.untrained, frame.value)
+    np.testing.assert_array_equal(fresh.value, frame.untrained)
+    np.testing.assert_array_equal(fresh.pixels, frame.pixels)
+    # With the same images everywhere another image's features are the image's own.
+    same = make_images(1).expand(6, -1, -1, -1)
+    frame = invariance(twins[0], [same], GRID, untrained=None, names=["a"] * 6, **SETTINGS)
+    cosine = frame[(frame.metric == "cosine") & (frame.statistic == "mean")]
+    np.testing.assert_allclose(cosine.permuted, cosine.value, rtol=1e-12)
+    assert frame[frame.metric == "cka"].value.isna().all()
+
+
+@pytest.mark.parametrize(("forward", "sizes"), [(4, [5, 7]), (100, [1] * 12)])
+def test_batches_that_came_and_went_do_not_matter(table, twins, forward, sizes):
+    _, hiding, frame = table
+    again = invariance(
+        twins[0],
+        make_images().split(sizes),
+        GRID,
+        untrained=twins[1],
+        hiding=hiding,
+        names=(str(k) for k in range(12)),
+        seed=7,
+        forward_batch=forward,
+        **SETTINGS,
+    )
+    assert again[PLACE].equals(frame[PLACE])
+    np.testing.assert_allclose(again[NUMBERS], frame[NUMBERS], atol=1e-9)
+
+
+@pytest.mark.parametrize(("against", "forward"), [("whole", 100), ("complement", 5)])
+def test_the_means_of_what_is_observed_are_those_of_the_table(twins, against, forward):
+    """Of 13 images, in batches of 7 and 6."""
+    seen, names = [], [f"i{k}" for k in range(13)]
+    frame = invariance(
+        twins[0],
+        [make_images(13)],
+        GRID,
+        untrained=twins[1],
+        against=against,
+        names=names,
+        forward_batch=forward,
+        observe=seen.append,
+        **SETTINGS | {"ratios": (0.5, 0.8), "batch": 8},
+    )
+    observed = {}
+    for of in seen:
+        assert of.values_NM.shape == (len(of.images), len(MEASURES))
+        place = (of.pairing, of.layer, of.readout, of.ratio)
+        observed.setdefault(place, []).append(of)
+    # 2 batches of 2 ratios, and 2 layers of 3 readouts but for pixels, which have 2.
+    assert len(seen) == 2 * 2 * (3 * 2 * 3 + 2)
+    for batches in observed.values():
+        assert [name for of in batches for name in of.images] == names
+    for row in frame[(frame.statistic == "mean") & (frame.metric != "cka")].itertuples():
+        for pairing in ("value", "untrained", "pixels", "permuted"):
+            place = (pairing, row.layer, row.readout, row.ratio)
+            if pairing == "pixels":
+                raw = "visible" if row.readout == "visible" else "mean"
+                place = ("pixels", "pixels", raw, row.ratio)
+            values_NM = np.concatenate([of.values_NM for of in observed[place]])
+            values = values_NM[:, MEASURES.index(row.metric)]
+            assert getattr(row, pairing) == pytest.approx(values.mean(), abs=1e-12)
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_from_what_was_stored_after_any_batch_it_goes_on_to_the_same_bits(twins, done, tmp_path):
+    images, names = make_images(20), [f"i{k}" for k in range(20)]
+    settings = SETTINGS | {"untrained": twins[1], "batch": 8}  # 7, 7 and 6 images
+    states = []
+    whole = invariance(twins[0], [images], GRID, names=names, after_batch=states.append, **settings)
+    assert len(states) == 3
+    np.savez(tmp_path / "state.npz", **states[done - 1])
+    with np.load(tmp_path / "state.npz", allow_pickle=False) as arrays:
+        start = dict(arrays)
+    assert start["batches"] == done
+    assert start["images"] == min(7 * done, 20)
+    rest, left = images[7 * done :], names[7 * done :]
+    later = []
+    found = invariance(
+        twins[0], [rest], GRID, names=left, start=start, after_batch=later.append, **settings
+    )
+    pd.testing.assert_frame_equal(found, whole, check_exact=True)
+    assert len(later) == 3 - done
+
+
+class Pooling(nn.Module):
+    """Says the mean of what it sees."""
+
+    def forward(self, images_BCHW):
+        return images_BCHW.mean(dim=(2, 3))
+
+
+def pooled(images, ratios, **options):
+    """The frame of images whose 16 pixels are the players, black where hidden."""
+    settings = {"untrained": None, "repeats": 1} | options
+    return invariance(Pooling().eval(), [images], GRID, ratios=ratios, **settings)
+
+
+def mean_of(frame, metric, ratio, column="value"):
+    at = frame[(frame.metric == metric) & (frame.statistic == "mean") & (frame.ratio == ratio)]
+    return at[column].item()
+
+
+@pytest.mark.parametrize("against", ["whole", "complement"])
+def test_cka_of_a_theory(against):
+    """Pixels are s + e, with variance 1 of the image and 4 of the pixel.
+
+    The sum of a pixels has the variance a^2 + 4 a, and with that of b others the covariance a b;
+    with that of all 16 it is 16 a + 4 a. CKA of independent dimensions is the squared correlation:
+    for complements the same at 1/4 and at 3/4.
+    """
+    images = normal(4000, 8, 1, 1) + 2 * normal(4000, 8, 4, 4, seed=1)
+    frame = pooled(images, [0.25, 0.75], against=against, batch=500, forward_batch=1000)
+    assert (frame.against == against).all()
+    for hidden in (4, 12):
+        a, b = 16 - hidden, 16 if against == "whole" else hidden
+        covariance = a * b + (4 * a if against == "whole" else 0)
+        theory = covariance**2 / ((a * a + 4 * a) * (b * b + 4 * b))
+        # Both within 5 standard deviations: of a correlation, and of 8 batches of unrelated ones.
+        assert mean_of(frame, "cka", hidden / 16) == pytest.approx(theory, abs=0.022)
+        assert mean_of(frame, "cka", hidden / 16, "pixels") == pytest.approx(theory, abs=0.022)
+        assert abs(mean_of(frame, "cka", hidden / 16, "permuted")) < 0.005
+        assert abs(mean_of(frame, "centred cosine", hidden / 16, "permuted")) < 0.03
+
+
+def test_complements_of_plain_images_and_of_one_image():
+    """Halves of a plain colour v are r v and (1 - r) v; halves of one image are opposites."""
+    plain = pooled(normal(8, 3, 1, 1).expand(-1, -1, 4, 4), [0.25, 0.5], against="complement")
+    for ratio in (0.25, 0.5):
+        for metric in ("cka", "cosine", "centred cosine", "pearson", "recall@1"):
+            assert mean_of(plain, metric, ratio) == pytest.approx(1, abs=1e-12)
+        expected = abs(1 - 2 * ratio) / ratio
+        assert mean_of(plain, "relative l2", ratio) == pytest.approx(expected, abs=1e-12)
+    one = pooled(normal(1, 3, 4, 4).expand(8, -1, -1, -1), [0.5], against="complement")
+    assert mean_of(one, "cka", 0.5) == pytest.approx(1, abs=1e-12)
+    assert mean_of(one, "centred cosine", 0.5) == pytest.approx(-1, abs=1e-12)
+
+
+def test_at_one_half_either_may_be_the_partner():
+    images = normal(400, 6, 1, 1) + normal(400, 6, 4, 4, seed=1)
+    frame = pooled(images, [0.5], against="complement")
+    visible = random_drop(16, (0.5,), [str(k) for k in range(400)], 0, 0)[:, 0].view(-1, 1, 4, 4)
+    y, x = ((images * seen).mean(dim=(2, 3)) for seen in (visible, ~visible))
+    assert mean_of(frame, "relative l2", 0.5) == pytest.approx(float(per_image(x, y)[:, 3].mean()))
+    halves = list(zip(x.split(200), y.split(200), strict=True))
+    assert mean_of(frame, "cka", 0.5) == pytest.approx(cka(*halves).value)
+    assert cka(*[pair[::-1] for pair in halves]).value == pytest.approx(cka(*halves).value)
+    difference = (per_image(x, y) - per_image(y, x))[:, 3]
+    assert abs(difference.mean()) < 4 * difference.std() / 400**0.5
+    assert difference.std() > 0.1
+
+
+@pytest.mark.parametrize("hiding", [fills.image_mean, "token drop"])
+def test_complements_by_hand(twins, hiding):
+    images = make_images()
+    frame = invariance(
+        twins[0],
+        [images],
+        GRID,
+        untrained=twins[1],
+        hiding=hiding,
+        against="complement",
+        ratios=[0.75],
+        repeats=1,
+        layers=["blocks.1"],
+    )
+    visible = random_drop(16, (0.75,), [str(k) for k in range(12)], 0, 0)[:, 0]
+    patches = GRID.cut(images).flatten(2)
+    features, pixels = [], []
+    for seen in (~visible, visible):
+        if hiding == "token drop":
+            given, drop = images, {"token_drop": True}
+        else:
+            given, drop = hide(images, seen, GRID, images.mean(dim=(2, 3), keepdim=True)), {}
+        features.append(
+            [layer_features(m, given, players=GRID, visible_BN=seen, **drop) for m in twins]
+        )
+        pixels.append(torch.stack([p[v].mean(dim=0) for p, v in zip(patches, seen, strict=True)]))
+    readout = "mean" if hiding == "token drop" else "visible"
+    row = frame[(frame.metric == "cka") & (frame.readout == readout)].iloc[0]
+    for k, column in enumerate(("value", "untrained")):
+        x, y = (of[k]["blocks.1", readout] for of in features)
+        assert row[column] == pytest.approx(cka((x, y)).value, abs=1e-10)
+    assert row.pixels == pytest.approx(cka(pixels).value, abs=1e-10)
+    assert row.ratio == 0.75
+    again = invariance(
+        twins[0],
+        images.split(5),
+        GRID,
+        untrained=twins[1],
+        hiding=hiding,
+        against="complement",
+        ratios=[0.75],
+        repeats=1,
+        layers=["blocks.1"],
+        forward_batch=5,
+    )
+    np.testing.assert_allclose(again[NUMBERS], frame[NUMBERS], atol=1e-9)
+
+
+def test_ratios_by_default():
+    images = normal(4, 3, 4, 4)
+    for against, ratios in (("whole", range(10)), ("complement", range(1, 10))):
+        frame = pooled(images, None, against=against)
+        assert sorted(set(frame.ratio)) == sorted({round(16 * k / 10) / 16 for k in ratios})
+        assert default_ratios(against) == tuple(k / 10 for k in ratios)
+
+
+def test_images_are_let_go():
+    """Memory does not grow: of 20 batches, 2 are alive at most when the next one is asked for."""
+    alive, most = weakref.WeakSet(), []
+
+    def images():
+        for k in range(20):
+            batch = make_images(4, seed=k).float()
+            alive.add(batch.untyped_storage())
+            yield batch
+            del batch
+            most.append(len(alive))
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 8)).eval()
+    frame = invariance(
+        *(model, images(), GRID),
+        untrained=None,
+        ratios=[0.5],
+        repeats=1,
+        batch=8,
+        forward_batch=8,
+        count=80,
+    )
+    assert set(frame.layer) == {"output"}
+    assert frame.images.iloc[0] == 80
+    assert max(most) <= 2
+
+
+def test_a_network_of_maps(twins):
+    model, fresh = (
+        untrained(lambda: create_model("test_resnet", num_classes=5), seed) for seed in (0, 1)
+    )
+    frame = invariance(
+        model, [make_images(8).float()], GRID, untrained=fresh, ratios=[0, 0.5], repeats=1
+    )
+    assert set(zip(frame.layer, frame.readout, strict=True)) == {
+        *((layer, "mean") for layer in ("act1", "layer1", "layer2", "layer3", "layer4")),
+        ("output", "output"),
+    }
+    assert (frame[(frame.ratio == 0) & (frame.metric == "cka")].value == 1).all()
+
+
+def test_half_precision_is_that_of_the_network_only():
+    model, images = make_model(), make_images(8).float()
+    settings = {"untrained": None, "ratios": [0.5], "repeats": 1}
+    single, half = (
+        invariance(model, [images], GRID, precision=precision, **settings)
+        for precision in ("float32", "float16")
+    )
+    np.testing.assert_array_equal(single.pixels, half.pixels)
+    assert not np.array_equal(single.value, half.value)
+    continuous = single.metric.isin(["cka", "cosine", "pearson"])
+    np.testing.assert_allclose(single.value[continuous], half.value[continuous], atol=0.01)
+
+
+def test_batches_are_of_equal_sizes_and_no_image_is_left_out(twins):
+    for images in range(4, 60):
+        for batch in range(4, 20):
+            sizes = batch_sizes(images, batch)
+            assert sum(sizes) == images
+            assert sizes[0] - sizes[-1] in (0, 1)
+            assert sizes == sorted(sizes, reverse=True)
+            assert sizes[-1] >= 4
+            assert sizes[0] <= batch or len(sizes) == images // 4
+    assert batch_sizes(260, 256) == [130, 130]
+    frame = invariance(twins[0], [make_images(15)], GRID, untrained=None, **SETTINGS)
+    assert set(frame.images) == {15}
+    assert set(zip(frame.batch, frame.batches, strict=True)) == {(5, 3)}
+
+
+def test_some_images_more_do_not_make_cka_noisy():
+    """256 images, and 260: with 4 in a batch that weighed as much CKA had 14 times the SD."""
+    generator = torch.Generator().manual_seed(0)
+    values = {256: [], 260: []}
+    short = []
+    for _ in range(60):
+        x = torch.randn(260, 8, generator=generator, dtype=torch.float64)
+        y = x + 0.5 * torch.randn(260, 8, generator=generator, dtype=torch.float64)
+        for images, found in values.items():
+            sizes = batch_sizes(images, 256)
+            parts = zip(x[:images].split(sizes), y[:images].split(sizes), strict=True)
+            found.append(cka(*parts).value)
+        # Batches that a reader gives weigh by their images.
+        weighed = cka((x[:256], y[:256]), (x[256:], y[256:]))
+        assert isnan(weighed.interval().low)  # two batches, of which one is nearly all
+        short.append(weighed.value)
+    whole, more = (np.std(found, ddof=1) for found in values.values())
+    # The ratio of two SDs of 60 values of nearly the same images.
+    assert more < 1.3 * whole
+    assert np.std(short, ddof=1) < 1.3 * whole
+
+
+def test_an_interval_of_cka_ends_below_one():
+    x, noise = normal(3, 12, 6), normal(12, 6, seed=1)
+    batches = [(part, part + s * noise) for part, s in zip(x, (0, 0.3, 0.01), strict=True)]
+    interval = cka(*batches).interval()
+    assert interval.low < interval.estimate < interval.high < 1
+    assert interval.estimate + t.ppf(0.975, 2) * interval.se > 1
+
+
+def test_bad_input(twins):
+    model, fresh = twins
+    images = make_images()
+
+    def run(model=model, given=(images,), **options):
+        return invariance(model, given, GRID, **{"untrained": fresh} | SETTINGS | options)
+
+    with pytest.raises(ValueError, match="eval mode"):
+        run(make_model().train(), untrained=None)
+    with pytest.raises(ValueError, match=r"same architecture: .* in the untrained one"):
+        run(untrained=make_model(depth=3))
+    with pytest.raises(ValueError, match="hidden ratios that leave a patch, got"):
+        run(ratios=(0.5, 1))
+    with pytest.raises(ValueError, match="hidden ratios that leave a patch, got"):
+        run(ratios=())
+    for ratios in ((0, 0.5), (0.01, 0.5)):
+        with pytest.raises(ValueError, match=r"ratios that hide a patch, .*; leave out those at 0"):
+            run(ratios=ratios, against="complement")
+    with pytest.raises(ValueError, match="against whole or complement, got 'half'"):
+        run(against="half")
+    with pytest.raises(ValueError, match="4 in a batch, got 2, 32 and 3"):
+        run(batch=3)
+    with pytest.raises(ValueError, match="a fill or 'token drop', got 'drop'"):
+        run(hiding="drop")
+    with pytest.raises(ValueError, match="as many names as images, got 2 and 12"):
+        run(names=["a", "b"])
+    with pytest.raises(ValueError, match="fewer names than images"):
+        run(names=iter("ab"))
+    with pytest.raises(ValueError, match="more names than images"):
+        run(names=(str(k) for k in range(13)))
+    with pytest.raises(ValueError, match="at least 4 images, got 0"):
+        run(given=())
+    with pytest.raises(ValueError, match="a count of the images, because"):
+        run(given=iter([images]))
+    for count in (10, 13):
+        with pytest.raises(ValueError, match=f"expected {count} images, got 12"):
+            run(given=iter([images]), count=count)
+    with pytest.raises(ValueError, match=r"images \(B, C, H, W\), got \(3, 64, 64\)"):
+        run(given=iter([images[0]]), count=12)
+    with pytest.raises(ValueError, match=r"layer blocks\.0, class: expected finite features"):
+        run(given=[images * torch.nan])
+    with pytest.raises(ValueError, match="precision"):
+        run(precision="bfloat16")
