@@ -8,33 +8,32 @@ records = ix.measure(games, ix.Design(pairs=ix.NeighbourPairs(grid, count=12)))
 print(ix.strength(records).to_frame())
 """
 
-from interactions import fills
+from interactions import fills, plots, stats
+from interactions.features.cka import cka
+from interactions.features.invariance import invariance
+from interactions.features.spectrum import spectrum
 from interactions.games import toy
 from interactions.games.base import REWARDS, Game
 from interactions.games.encoders import encoder_games
-from interactions.games.exact import ExactGame, order_weights, value_table
+from interactions.games.exact import ExactGame, exact
 from interactions.games.image import PatchGame, PatchGames
 from interactions.games.token_drop import TokenDropGame
-from interactions.occlusion.patch_drop import OcclusionCurve, occlusion_curve, random_drop
-from interactions.orders.adaptive import measure, refine, spending, wanted_replicates
+from interactions.networks.layers import layer_features
+from interactions.occlusion import masks as occluders
+from interactions.occlusion.patch_drop import OcclusionCurve, occlusion_curve
+from interactions.occlusion.predictions import occlude
+from interactions.orders.adaptive import measure, refine, spending
 from interactions.orders.attribution import Marginals, ShapleyValues, marginals, shapley
 from interactions.orders.contexts import IID, AllContexts, Windows
-from interactions.orders.estimator import (
-    PUBLISHED_RATIOS,
-    Design,
-    Interactions,
-    add_replicates,
-    measure_one,
-    orders_of,
-)
+from interactions.orders.estimator import PUBLISHED_RATIOS, Design, Interactions
 from interactions.orders.pairs import AdjacentPairs, AllPairs, NeighbourPairs, RandomPairs
-from interactions.orders.planning import Noise, Plan, noise_of, plan
+from interactions.orders.planning import Plan, plan
 from interactions.orders.published import protocol
 from interactions.orders.rounding import noise_floor
 from interactions.orders.strength import ESTIMATORS, Strength, strength
-from interactions.patches import PatchGrid, Players, hide, random_order
+from interactions.patches import PatchGrid, Players, hide
 from interactions.segments import PlayerMap, superpixels
-from interactions.stats import Interval, holm, t_interval
+from interactions.stats import Interval
 
 __all__ = [
     "ESTIMATORS",
@@ -51,7 +50,6 @@ __all__ = [
     "Interval",
     "Marginals",
     "NeighbourPairs",
-    "Noise",
     "OcclusionCurve",
     "PatchGame",
     "PatchGames",
@@ -64,30 +62,28 @@ __all__ = [
     "Strength",
     "TokenDropGame",
     "Windows",
-    "add_replicates",
+    "cka",
     "encoder_games",
+    "exact",
     "fills",
     "hide",
-    "holm",
+    "invariance",
+    "layer_features",
     "marginals",
     "measure",
-    "measure_one",
     "noise_floor",
-    "noise_of",
+    "occlude",
+    "occluders",
     "occlusion_curve",
-    "order_weights",
-    "orders_of",
     "plan",
+    "plots",
     "protocol",
-    "random_drop",
-    "random_order",
     "refine",
     "shapley",
+    "spectrum",
     "spending",
+    "stats",
     "strength",
     "superpixels",
-    "t_interval",
     "toy",
-    "value_table",
-    "wanted_replicates",
 ]

@@ -27,6 +27,7 @@ import torch
 import interactions as ix
 from a2mim.data.arrays import digits
 from interactions import plots
+from interactions.occlusion.patch_drop import random_drop
 
 plt.rcParams.update(plots.STYLE)
 # The repository is where this notebook's folder lies, wherever Jupyter was started.
@@ -42,9 +43,7 @@ ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "pyproject.toml
 _, test = digits(size=32)
 image = test.pixels_ICHW[:1].float() / 255
 grid = ix.PatchGrid(8, 8)
-visible = ix.random_drop(grid.n, fractions=(0, 0.3, 0.6, 0.9), images=["digit"], seed=0, repeat=0)[
-    0
-]
+visible = random_drop(grid.n, fractions=(0, 0.3, 0.6, 0.9), images=["digit"], seed=0, repeat=0)[0]
 
 figure, axes = plt.subplots(1, 4, figsize=(8, 2.3), layout="constrained")
 for ax, coalition in zip(axes, visible, strict=True):
@@ -68,7 +67,7 @@ for ax, coalition in zip(axes, visible, strict=True):
 # %%
 game = ix.toy.DividendGame(n=12, dividends={frozenset({0, 1, 2}): 1.0})
 design = ix.Design(pairs=ix.AllPairs(), contexts=ix.Windows(replicates=16, windows=2))
-record = ix.measure_one(game, design)
+(record,) = ix.measure([game], design)
 pair = record.pairs_P2.tolist().index([0, 1])
 exact = [game.interaction(0, 1, int(m)) for m in record.orders_O]
 
@@ -83,7 +82,7 @@ print(f"{record.forwards} coalitions were evaluated")
 # With all contexts instead of a sample, the estimate *is* the closed form:
 
 # %%
-every = ix.measure_one(game, ix.Design(ix.AllPairs(), ix.AllContexts()))
+(every,) = ix.measure([game], ix.Design(ix.AllPairs(), ix.AllContexts()))
 assert torch.allclose(torch.tensor(every.mean_PO[pair]), torch.tensor(exact, dtype=torch.float64))
 
 # %% [markdown]

@@ -40,8 +40,9 @@ from interactions.features.spectrum import spectrum
 from interactions.keys import torch_seeded
 from interactions.networks.lesion import lesion
 from interactions.occlusion.masks import OCCLUDERS
-from interactions.occlusion.predictions import effects
+from interactions.occlusion.predictions import occlude
 from interactions.occlusion.saliency import class_attention
+from interactions.orders.estimator import measure_one
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 ATEN = torch.ops.aten
@@ -249,7 +250,7 @@ def test_fills_of_a_game(name, agrees):
 def test_the_estimator(agrees):
     def run(device):
         game = ix.PatchGame(network("vit", device), IMAGES[0], 1, GRID)
-        return ix.measure_one(game, ix.Design(ix.NeighbourPairs(GRID, count=2))).mean_PO
+        return measure_one(game, ix.Design(ix.NeighbourPairs(GRID, count=2))).mean_PO
 
     agrees(run)
 
@@ -275,7 +276,7 @@ def test_effects(name, agrees):
 
     def run(device):
         model = network("cnn", device)
-        return effects(model, IMAGES, LABELS, GRID, OCCLUDERS[name], saliency_IN=saliency)
+        return occlude(model, IMAGES, LABELS, GRID, OCCLUDERS[name], saliency_IN=saliency)
 
     agrees(run)
 
@@ -285,7 +286,7 @@ def test_effects(name, agrees):
 )
 def test_effects_of_tokens_left_out_and_of_drawn_fills(fill, agrees):
     def run(device):
-        return effects(network("vit", device), IMAGES, LABELS, GRID, OCCLUDERS["random"], fill=fill)
+        return occlude(network("vit", device), IMAGES, LABELS, GRID, OCCLUDERS["random"], fill=fill)
 
     agrees(run)
 

@@ -33,6 +33,7 @@ from a2mim.runs.table import per_image_rows, strength_rows, write_table
 from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
 from interactions.networks.inference import check_precision
 from interactions.orders.adaptive import FEWEST_IMAGES
+from interactions.orders.estimator import orders_of
 from interactions.orders.planning import REPLICATES
 from interactions.orders.published import protocol
 
@@ -197,7 +198,7 @@ def _announce(config: InteractionsConfig, design: ix.Design, images: int, rank: 
     if rank:
         return
     n = grid_of(config).n
-    pairs, orders = len(design.pairs.draw(n, design.seed, "0")), ix.orders_of(design.ratios, n)
+    pairs, orders = len(design.pairs.draw(n, design.seed, "0")), orders_of(design.ratios, n)
     per_replicate = design.contexts.count(n, 1) // design.contexts.replicates
     contexts = [per_replicate * R for R in design.replicates_at(n)]
     text = f"{images} images x {pairs} pairs x {_range(contexts)} contexts x {len(orders)} orders"
@@ -352,7 +353,7 @@ def _design(config: InteractionsConfig) -> ix.Design:
         )
         # Drawn once here, so that impossible settings fail before any model is loaded.
         pairs.draw(grid.n, design.seed, "")
-        ix.orders_of(design.ratios, grid.n)
+        orders_of(design.ratios, grid.n)
         return design
 
     if config.replicates % 2:

@@ -77,7 +77,7 @@ from interactions.occlusion.masks import (
     ShiftedGrid,
     check_fractions,
 )
-from interactions.occlusion.predictions import WithProbe, effects
+from interactions.occlusion.predictions import WithProbe, occlude
 from interactions.occlusion.presets import PRESETS
 from interactions.occlusion.saliency import class_attention, from_attribution
 from interactions.patches import PatchGrid
@@ -393,7 +393,7 @@ def _tried(config: OcclusionConfig, plan: Plan, name: str) -> tuple[LoadReport, 
     if players is None:
         maps = _Regions.of(config, plan, [loaded.data_config])(slice(k, k + 1))
     for occluder_name, occluder in plan.occluders.items():
-        rows = effects(
+        rows = occlude(
             loaded.model,
             torch.zeros(1, 3, H, W),
             label,
@@ -502,7 +502,7 @@ def _measure(
                 at, images_BCHW = c, images.read(chunk)
                 saliency_BN = None if saliency is None else saliency(config, chunk, plan.grid)
                 maps = {} if regions is None else regions.kept(chunk, _cut(work, c))
-            rows = effects(
+            rows = occlude(
                 model,
                 images_BCHW,
                 images.labels_I[chunk],

@@ -40,7 +40,7 @@ class Measured:
         model: the architecture.
         weights: what they are called.
         setting: what decides the numbers, with ``occluder=NAME`` in it.
-        table: a row per masked image, of :func:`interactions.occlusion.predictions.effects` or
+        table: a row per masked image, of :func:`interactions.occlusion.predictions.occlude` or
             :func:`without_truth`.
     """
 
@@ -59,7 +59,7 @@ def without_truth(table: pd.DataFrame) -> pd.DataFrame:
     """Only what can be said without classes; ``flipped`` is then another class than of the whole.
 
     Args:
-        table: of :func:`interactions.occlusion.predictions.effects`, whatever classes it was given.
+        table: of :func:`interactions.occlusion.predictions.occlude`, whatever classes it was given.
     """
     kept = (*ABOUT, "predicted", "clean_predicted", *PREDICTIONS)
     table = table[[column for column in table.columns if column in kept]]

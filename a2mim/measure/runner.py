@@ -28,7 +28,8 @@ from a2mim.runs.records import read_record, record_key, shard, write_record
 from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
 from interactions.games.encoders import Kind
 from interactions.games.image import predicted_class
-from interactions.orders.adaptive import can_grow
+from interactions.orders.adaptive import can_grow, wanted_replicates
+from interactions.orders.estimator import add_replicates, measure_one, orders_of
 from interactions.orders.published import PublishedPairs
 
 T = TypeVar("T")
@@ -115,9 +116,9 @@ def measure(
             for done, k in enumerate(mine, start=1):
                 if read_record(stored[k]) is None:
                     if level:
-                        record = ix.add_replicates(game(k), before[k], design, wanted)
+                        record = add_replicates(game(k), before[k], design, wanted)
                     else:
-                        record = usable(partial(ix.measure_one, game(k), design))
+                        record = usable(partial(measure_one, game(k), design))
                     write_record(record, stored[k], label=labels[k])
                 # What was read or saved by removing repeats is work that is not left.
                 bar.total = bar.n + (len(mine) - done) * per_image
@@ -127,7 +128,7 @@ def measure(
     level, records = 0, measured(0, {}, [])
     adaptive = config.target and not config.budget and can_grow(records, design)
     while adaptive and (
-        wanted := ix.wanted_replicates(records, config.target, max_contexts=config.max_contexts)
+        wanted := wanted_replicates(records, config.target, max_contexts=config.max_contexts)
     ):
         level += 1
         records = measured(level, wanted, records)
@@ -242,7 +243,7 @@ def forwards_of(design: ix.Design) -> int:
     per_replicate = design.contexts.count(n, 1) // design.contexts.replicates
     contexts = sum(
         1 if m in (0, n - 2) else R * per_replicate
-        for m, R in zip(ix.orders_of(design.ratios, n), design.replicates_at(n), strict=True)
+        for m, R in zip(orders_of(design.ratios, n), design.replicates_at(n), strict=True)
     )
     return 4 * pairs.count * contexts
 

@@ -54,6 +54,7 @@ from experiments.bench.resampling import (
 )
 from experiments.bench.timing import Row, alternate
 from interactions.keys import torch_seeded
+from interactions.orders.estimator import orders_of
 
 GRID = ix.PatchGrid(4, 4)
 CONTEXTS = 50
@@ -172,7 +173,7 @@ def coverage(row: str, name: str) -> Row:
         ),
         truth_O,
     )
-    orders = ix.orders_of(design.ratios, GRID.n)
+    orders = orders_of(design.ratios, GRID.n)
     per_order = ", ".join(
         f"m={m} {share:.1%}" for m, share in zip(orders, inside_RO.mean(axis=0), strict=True)
     )
@@ -320,7 +321,7 @@ def wall(row: str, name: str, repeats: int) -> Row:
     case, network, error = CASES[name], trained(name), equal_error(name)
     pairs = math.ceil(error.pairs)
     published = ix.NeighbourPairs(GRID, count=case.pairs)
-    orders = ix.orders_of(ix.PUBLISHED_RATIOS, GRID.n)
+    orders = orders_of(ix.PUBLISHED_RATIOS, GRID.n)
     images = range(case.compared)
 
     def ours() -> None:
@@ -428,7 +429,7 @@ def tabulated(name: str, count: int) -> list[ix.ExactGame]:
 
 @cache
 def _table(name: str, k: int) -> ix.ExactGame:
-    return ix.value_table(trained(name).game(k))
+    return ix.exact(trained(name).game(k))
 
 
 def exact_J(
@@ -438,7 +439,7 @@ def exact_J(
 
     Of RMS strength for ``"rms"``, of the mean of |I| for other estimators.
     """
-    orders = ix.orders_of(ix.PUBLISHED_RATIOS, grid.n)
+    orders = orders_of(ix.PUBLISHED_RATIOS, grid.n)
     place = {tuple(pair): k for k, pair in enumerate(ix.AllPairs().draw(grid.n, 0, "").tolist())}
     near = [place[tuple(pair)] for pair in ix.NeighbourPairs(grid).candidates().tolist()]
     interactions_IPO = np.stack([table.interactions()[np.ix_(near, orders)] for table in tables])
@@ -524,7 +525,7 @@ class EqualError:
     def notes(self) -> tuple[str, ...]:
         """What was found, in words."""
         curve = ", ".join(f"P={m.pairs} {m.rmse:.2%} ({m.forwards:.0f})" for m in self.ours)
-        p, orders = self.published, len(ix.orders_of(ix.PUBLISHED_RATIOS, GRID.n))
+        p, orders = self.published, len(orders_of(ix.PUBLISHED_RATIOS, GRID.n))
         # One context for a pair at each end, all those of the windows in between.
         repeating = 4 * self.pairs * (2 + 8 * (orders - 2)) / published_forwards(p.pairs)
         return (
@@ -562,7 +563,7 @@ def equal_error(name: str) -> EqualError:
 
 def published_forwards(pairs: int) -> int:
     """Forwards of the published code for an image: 4 P K for each order."""
-    return 4 * pairs * CONTEXTS * len(ix.orders_of(ix.PUBLISHED_RATIOS, GRID.n))
+    return 4 * pairs * CONTEXTS * len(orders_of(ix.PUBLISHED_RATIOS, GRID.n))
 
 
 def crossing(costs: Sequence[float], errors: Sequence[float], target: float) -> float:

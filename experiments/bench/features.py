@@ -2,7 +2,7 @@
 
     features/overhead/extract/*    seconds of extract() / of a loop of forwards over the same images
     features/overhead/evaluate/*   the same of evaluate()
-    occlusion/overhead/*           seconds of effects() / of as many forwards in such batches
+    occlusion/overhead/*           seconds of occlude() / of as many forwards in such batches
     occlusion/memory               MiB that invariance() takes for 4 N images / for N
 
 Images are in memory, as the networks want them. The network of an extract row has no classifier, so
@@ -36,7 +36,7 @@ from experiments.bench.timing import Row, alternate
 from experiments.bench.training import STEP_MODELS
 from interactions.features.invariance import invariance, untrained
 from interactions.occlusion.masks import OCCLUDERS, TENTHS
-from interactions.occlusion.predictions import effects
+from interactions.occlusion.predictions import occlude
 from interactions.patches import PatchGrid
 
 What = Literal["extract", "evaluate"]
@@ -77,11 +77,11 @@ def features(row: str, what: What, name: str, repeats: int) -> Row:
 
 
 def occlusion(row: str, name: str, repeats: int) -> Row:
-    """Wall time of :func:`effects` / of the bare model, as many forwards in such batches."""
+    """Wall time of :func:`occlude` / of the bare model, as many forwards in such batches."""
     network = _network(STEP_MODELS[name][0])
     images_ICHW = _images(OCCLUDED, OCCLUDED_SIZE)
     ours = partial(
-        effects,
+        occlude,
         network,
         images_ICHW,
         torch.arange(OCCLUDED),

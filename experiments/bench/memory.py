@@ -25,6 +25,7 @@ from tqdm import tqdm
 import interactions as ix
 from experiments.bench.timing import Row
 from interactions.keys import torch_seeded
+from interactions.orders.estimator import measure_one
 
 IMAGE_SIZE = 224
 BATCH_SIZE = 32
@@ -72,7 +73,7 @@ def peak_of(job: str) -> float:
             model(image_CHW.expand(BATCH_SIZE, -1, -1, -1).contiguous())
     elif job != "idle":
         game = ix.PatchGame(model, image_CHW, label=0, players=GRID, batch_size=BATCH_SIZE)
-        ix.measure_one(game, ix.Design(ix.NeighbourPairs(GRID, count=int(job))))
+        measure_one(game, ix.Design(ix.NeighbourPairs(GRID, count=int(job))))
     return _peak(STATUS.read_text())
 
 

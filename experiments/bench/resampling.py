@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import interactions as ix
+from interactions.orders.estimator import orders_of
 
 Array = NDArray[np.float64]
 
@@ -31,7 +32,7 @@ N = 64
 WINDOWS = 2
 """Contexts W in a replicate of both."""
 
-ORDERS_O = np.array(ix.orders_of(ix.PUBLISHED_RATIOS, N))
+ORDERS_O = np.array(orders_of(ix.PUBLISHED_RATIOS, N))
 
 RESNET20 = Path(__file__).parents[2] / "tests/interactions/data/resnet20_replicates.npz"
 """53 images of CIFAR-10 x 12 pairs x 18 replicates x 13 orders around the interactions of all 200;

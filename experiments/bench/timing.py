@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 import interactions as ix
 from interactions.keys import torch_seeded
+from interactions.orders.estimator import measure_one
 
 CPU_MODELS = ("vit_tiny_patch16_224", "resnet18")
 IMAGE_SIZE = 224
@@ -67,7 +68,7 @@ def overhead(row: str, name: str, repeats: int, on_gpu: bool) -> Row:
     grid = ix.PatchGrid(14, 14)
     design = ix.Design(ix.NeighbourPairs(grid, count=pairs))
     game = ix.PatchGame(model, image, label=0, players=grid, batch_size=batch_size)
-    forwards = ix.measure_one(game, design).forwards  # also warms up
+    forwards = measure_one(game, design).forwards  # also warms up
     batches = [batch_size] * (forwards // batch_size) + [forwards % batch_size] * bool(
         forwards % batch_size
     )
@@ -80,7 +81,7 @@ def overhead(row: str, name: str, repeats: int, on_gpu: bool) -> Row:
             logits.cpu()
 
     bar = tqdm(total=2 * repeats, desc=f"{name}, {forwards} forwards", leave=False)
-    ours, baseline = alternate(lambda: ix.measure_one(game, design), bare, repeats, bar.update)
+    ours, baseline = alternate(lambda: measure_one(game, design), bare, repeats, bar.update)
     bar.close()
     return Row(row, ours, baseline, target=1.05, unit="s", n=repeats)
 

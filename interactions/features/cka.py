@@ -9,11 +9,12 @@ With K = x x', L = y y' over a batch of n images and both diagonals set to 0 (So
 means over batches, by their images. Each mean is unbiased, so two unrelated sets of features have
 CKA 0 and not 0.75 (n = 256, 768 features), as biased CKA has it.
 
-Shapes: N images of a batch, n of them for short, D features.
+Shapes: I images, N images of a batch, n of them for short, D features.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from array import array
 from collections.abc import Sequence
@@ -32,6 +33,27 @@ if TYPE_CHECKING:
 
 FEWEST = 4
 """Images that a batch needs: HSIC_1 divides by n - 3."""
+
+
+def cka(x_ID: Tensor, y_ID: Tensor, batch: int = 256, level: float = 0.95) -> Interval:
+    """Unbiased linear CKA of two sets of features, with its interval over batches.
+
+    Args:
+        x_ID: features, one row per image.
+        y_ID: other features of the same images, of any width.
+        batch: the most images in a batch; batches are part of the definition.
+        level: coverage of the interval, whose ends are NaN for a single batch.
+
+    Raises:
+        ValueError: for features that are not paired, not ``(I, D)``, not finite, or of fewer than 4
+            images.
+    """
+    check_pair(x_ID, y_ID)
+    found = LinearCKA()
+    sizes = batch_sizes(len(x_ID), batch)
+    for x_ND, y_ND in zip(x_ID.split(sizes), y_ID.split(sizes), strict=True):
+        found.update(x_ND, y_ND)
+    return found.interval(level)
 
 
 class LinearCKA:
@@ -201,3 +223,20 @@ def cosine_of(x_ND: Tensor, y_ND: Tensor) -> Tensor:
     # One root of the product: the square of a root is not the number that the root was of.
     squares_N = (x_ND * x_ND).sum(dim=1) * (y_ND * y_ND).sum(dim=1)
     return (x_ND * y_ND).sum(dim=1) / squares_N.sqrt()
+
+
+def batch_sizes(images: int, batch: int) -> list[int]:
+    """Sizes of as few batches as hold some images, which differ by one at most; larger ones first.
+
+    Args:
+        images: how many there are.
+        batch: the most in a batch; more only if one would have fewer than 4.
+
+    Raises:
+        ValueError: for fewer than 4 images.
+    """
+    if images < FEWEST:
+        raise ValueError(f"expected at least {FEWEST} images, got {images}; give more")
+    batches = min(math.ceil(images / batch), images // FEWEST)
+    size, larger = divmod(images, batches)
+    return [size + 1] * larger + [size] * (batches - larger)

@@ -43,6 +43,7 @@ from interactions import fills
 from interactions.features.cka import (
     FEWEST,
     LinearCKA,
+    batch_sizes,
     check_pair,
     cka_interval,
     cosine_of,
@@ -336,23 +337,6 @@ def untrained(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
 def default_ratios(against: Against = "whole") -> tuple[float, ...]:
     """Hidden ratios 0, 0.1, ... 0.9; without 0 against the complement, which is empty there."""
     return TENTHS if against == "whole" else TENTHS[1:]
-
-
-def batch_sizes(images: int, batch: int) -> list[int]:
-    """Sizes of as few batches as hold some images, which differ by one at most; larger ones first.
-
-    Args:
-        images: how many there are.
-        batch: the most in a batch; more only if one would have fewer than 4.
-
-    Raises:
-        ValueError: for fewer than 4 images.
-    """
-    if images < FEWEST:
-        raise ValueError(f"expected at least {FEWEST} images, got {images}; give more")
-    batches = min(math.ceil(images / batch), images // FEWEST)
-    size, larger = divmod(images, batches)
-    return [size + 1] * larger + [size] * (batches - larger)
 
 
 def invariance(

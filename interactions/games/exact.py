@@ -180,7 +180,7 @@ class ExactGame:
         return v[:, 1, :, 1] - v[:, 0, :, 1] - v[:, 1, :, 0] + v[:, 0, :, 0]
 
 
-def value_table(game: Game, chunk: int = 1 << 13) -> ExactGame:
+def exact(game: Game, chunk: int = 1 << 13) -> ExactGame:
     """Evaluate every coalition of a small game, each once.
 
     Args:

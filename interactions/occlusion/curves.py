@@ -81,13 +81,13 @@ def by_fraction(rows: pd.DataFrame, *, bins: int = BINS, level: float = 0.95) ->
     """Every measure at every fraction, with intervals.
 
     Args:
-        rows: of :func:`~interactions.occlusion.predictions.effects`.
+        rows: of :func:`~interactions.occlusion.predictions.occlude`.
         bins: of the calibration error.
         level: coverage of the intervals, each on its own.
 
     Returns:
         One row per measure and fraction: measure, fraction, hidden (mean over images), estimate,
-        se, low, high. Measures are those of ``effects`` but classes, and ``kept`` (agreement where
+        se, low, high. Measures are those of ``occlude`` but classes, and ``kept`` (agreement where
         the clean prediction is correct; NaN where none is), ``overconfidence`` (mean confidence -
         accuracy) and ``ece`` (of a finite sample, so it is above 0 for a calibrated model too; its
         interval then holds 0).
@@ -140,7 +140,7 @@ def scores(
     """One number for a curve: its area and the fraction at half of the clean value.
 
     Args:
-        rows: of :func:`~interactions.occlusion.predictions.effects`.
+        rows: of :func:`~interactions.occlusion.predictions.occlude`.
         measure: ``"correct"``, or ``"agreement"``, whose clean value is 1.
         draws: bootstrap samples for ``half``.
         level: coverage of the intervals, each on its own.
@@ -465,7 +465,7 @@ def _picks(count: int, seed: int, draw: int) -> NDArray[np.int64]:
 
 
 def _estimated(measure: str, values_I: Array, level: float) -> Interval:
-    """The mean of a measure of ``effects``."""
+    """The mean of a measure of ``occlude``."""
     if measure in FLAGS:
         return share(values_I, level)
     low, high = BOUNDS[measure]

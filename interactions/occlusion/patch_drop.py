@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from interactions import fills, plots
 from interactions.occlusion.masks import OCCLUDERS, TENTHS, Scene
-from interactions.occlusion.predictions import effects
+from interactions.occlusion.predictions import occlude
 from interactions.patches import PatchGrid
 from interactions.stats import Interval, Tested, share, share_difference
 
@@ -141,7 +141,7 @@ def occlusion_curve(
         ValueError: if the model is in training mode, if labels or distinct names are not as many
             as images, or if outputs are not finite.
     """
-    rows = effects(
+    rows = occlude(
         model,
         images_ICHW,
         labels_I,

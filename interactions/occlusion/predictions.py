@@ -134,7 +134,7 @@ class Variant:
     logits: Callable[[Tensor, tuple[str, ...], int], Tensor]
 
 
-def effects(
+def occlude(
     model: Classifier,
     images_ICHW: Tensor,
     labels_I: Tensor,
@@ -240,20 +240,20 @@ def variant_effects(
         variant_effects(model, images, labels, [Variant("lesion blocks.4", 0.5, half)])
 
     Args:
-        model: gives the clean predictions; as for :func:`effects`.
+        model: gives the clean predictions; as for :func:`occlude`.
         images_ICHW: images ready for the model.
         labels_I: their classes.
         variants: what is done, with distinct ascending places on the axis.
         repeats: how often each is done.
-        names: as for :func:`effects`.
-        batch_size: as for :func:`effects`.
-        precision: as for :func:`effects`.
+        names: as for :func:`occlude`.
+        batch_size: as for :func:`occlude`.
+        precision: as for :func:`occlude`.
 
     Returns:
-        Rows as those of :func:`effects`; ``fraction`` and ``hidden`` are the variant's ``at``.
+        Rows as those of :func:`occlude`; ``fraction`` and ``hidden`` are the variant's ``at``.
 
     Raises:
-        ValueError: as for :func:`effects`.
+        ValueError: as for :func:`occlude`.
     """
     images = _checked(model, images_ICHW, labels_I, names, repeats, batch_size, precision)
     places = [variant.at for variant in variants]
@@ -595,7 +595,7 @@ def _rows(
     masks_IFR: NDArray[np.str_],
     labels_I: Tensor,
 ) -> pd.DataFrame:
-    """The table of :func:`effects`; refuses outputs that are not finite."""
+    """The table of :func:`occlude`; refuses outputs that are not finite."""
     import pandas as pd
 
     measured = dict(zip(_COLUMNS, measures_KM.numpy().T, strict=True))

@@ -220,9 +220,7 @@ def test_interactions_of_superpixels_against_the_table_of_all_values():
     for game, record in zip(games, records, strict=True):
         pairs = [tuple(pair) for pair in record.pairs_P2.tolist()]
         assert set(pairs) <= {tuple(pair) for pair in maps[record.image].neighbours().tolist()}
-        exact = dict(
-            zip(combinations(range(7), 2), ix.value_table(game).interactions(), strict=True)
-        )
+        exact = dict(zip(combinations(range(7), 2), ix.exact(game).interactions(), strict=True))
         expected = np.stack([exact[pair] for pair in pairs])
         assert np.abs(expected).max() > 1e-5  # far above the tolerance below
         np.testing.assert_allclose(record.mean_PO, expected, atol=1e-10)

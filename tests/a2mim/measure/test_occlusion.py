@@ -22,7 +22,7 @@ from a2mim.settings.occlusion import OcclusionConfig
 from a2mim.settings.weights import WeightsConfig
 from interactions.occlusion import curves as summaries
 from interactions.occlusion.masks import OCCLUDERS, TENTHS, Scene
-from interactions.occlusion.predictions import effects
+from interactions.occlusion.predictions import occlude
 from interactions.patches import PatchGrid
 from interactions.segments import PlayerMap, superpixels
 
@@ -121,7 +121,7 @@ def test_the_tables_are_what_the_library_measures(config, capsys, drawn):
             "vit_tiny_patch16_224", img_size=32, num_classes=10, checkpoint_path=path, **OPTIONS
         ).eval()
         expected.append(
-            effects(
+            occlude(
                 *(model, images, labels, PatchGrid(4, 4), OCCLUDERS["random"]),
                 fractions=config.fractions,
                 repeats=2,
@@ -344,7 +344,7 @@ def test_saliency_is_that_of_the_images_as_the_salient_network_sees_them(config,
     images, labels, names = digits(mean=0.3)
     with torch.inference_mode():
         model(images)
-    expected = effects(
+    expected = occlude(
         *(lambda images: images.flatten(1)[:, :10], digits()[0], labels, PatchGrid(4, 4)),
         OCCLUDERS["salient"],
         fractions=config.fractions,
@@ -401,7 +401,7 @@ def test_grids_need_not_be_square(config, tmp_path):
         checkpoint_path=config.checkpoints[0],
         **OPTIONS,
     ).eval()
-    expected = effects(
+    expected = occlude(
         *(model, images, labels, PatchGrid(4, 8), OCCLUDERS["random"]),
         fractions=config.fractions,
         names=names,
@@ -442,7 +442,7 @@ def test_superpixels_are_those_of_the_pixels_that_networks_see(config, tmp_path)
         model = timm.create_model(
             "vit_tiny_patch16_224", img_size=32, num_classes=10, checkpoint_path=path, **OPTIONS
         ).eval()
-        expected = effects(
+        expected = occlude(
             *(model, digits(mean, count=5)[0], labels, maps, OCCLUDERS["mae"]),
             fractions=config.fractions,
             repeats=2,

@@ -15,7 +15,7 @@ from a2mim.measure.occlusion_tables import (
 )
 from a2mim.runs.table import COLUMNS
 from interactions.occlusion.masks import OCCLUDERS
-from interactions.occlusion.predictions import effects
+from interactions.occlusion.predictions import occlude
 from interactions.patches import PatchGrid
 
 FRACTIONS = (0.0, 0.25, 0.75)
@@ -27,7 +27,7 @@ def measured(network, labels, repeats=1):
     """12 images of noise under random masks, by one of some linear networks of 6 classes."""
     images_ICHW = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     weight = torch.randn(192, 6, generator=torch.Generator().manual_seed(10 + network)) / 8
-    return effects(
+    return occlude(
         lambda images_BCHW: images_BCHW.flatten(1) @ weight,
         *(images_ICHW, torch.tensor(labels), PatchGrid(4, 4), OCCLUDERS["random"]),
         fractions=FRACTIONS,

@@ -14,18 +14,19 @@ from a2mim.data.sources import Source
 from a2mim.measure.networks import Subject
 from a2mim.measure.runner import Share, forwards_of, grid_of, measure, safe_name
 from a2mim.settings.interactions import InteractionsConfig
+from interactions.orders.estimator import measure_one, orders_of
 
 
 def test_forwards_are_those_of_the_estimator_before_repeats():
     design = ix.Design(ix.NeighbourPairs(ix.PatchGrid(14, 14), count=12))
     game = ix.toy.SizeGame(196, lambda k: float(k))
-    measured = ix.measure_one(game, design).forwards
+    measured = measure_one(game, design).forwards
     assert 0 <= forwards_of(design) - measured < 100  # shared at the ends
     assert forwards_of(design) == 12 * 4 * (11 * 8 + 2)
-    orders = len(ix.orders_of(design.ratios, 196))
+    orders = len(orders_of(design.ratios, 196))
     more = replace(design, replicates=(4,) * (orders - 3) + (6, 8, 4))
     assert forwards_of(more) == forwards_of(design) + 12 * 4 * (2 + 4) * 2
-    assert 0 <= forwards_of(more) - ix.measure_one(game, more).forwards < 100
+    assert 0 <= forwards_of(more) - measure_one(game, more).forwards < 100
     # the published 130,000 without the 15 % that repeat the ends
     assert forwards_of(ix.protocol("a2mim")) == 50 * 4 * (11 * 50 + 2)
 

@@ -11,9 +11,10 @@ from a2mim.runs.records import (
     tidy_records,
     write_record,
 )
+from interactions.orders.estimator import measure_one
 
 GAME = ix.toy.ParityGame(16, {frozenset(range(4)): 1.0}, image="cats/1.png")
-RECORD = ix.measure_one(GAME, ix.Design(ix.RandomPairs(5)))
+RECORD = measure_one(GAME, ix.Design(ix.RandomPairs(5)))
 
 
 def test_there_and_back(tmp_path):
@@ -32,7 +33,7 @@ def test_there_and_back(tmp_path):
 def test_a_record_is_small(tmp_path):
     """50 pairs, 4 replicates, 13 orders of 196 players: the size of a published image."""
     game = ix.toy.SizeGame(196, lambda k: float(np.sin(k)), image="x")
-    record = ix.measure_one(game, ix.Design(ix.RandomPairs(50)))
+    record = measure_one(game, ix.Design(ix.RandomPairs(50)))
     noisy = np.random.default_rng(0).normal(size=record.replicates_PRO.shape)
     write_record(
         ix.Interactions(**{**vars(record), "replicates_PRO": noisy}), tmp_path / "a.npz", 3

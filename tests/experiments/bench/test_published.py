@@ -7,10 +7,11 @@ from torch import nn
 
 import interactions as ix
 from experiments.bench.published import BATCH, published_differences, published_J
+from interactions.orders.estimator import measure_one, orders_of
 from interactions.orders.published import PublishedContexts, PublishedPairs
 
 GRID = ix.PatchGrid(3, 3)
-ORDERS = ix.orders_of(ix.PUBLISHED_RATIOS, GRID.n)
+ORDERS = orders_of(ix.PUBLISHED_RATIOS, GRID.n)
 
 
 class Net(nn.Module):
@@ -46,7 +47,7 @@ def test_the_same_interactions_as_the_estimator_on_the_same_contexts(net, image,
     differences = published_differences(
         net, image, 2, GRID, pairs.draw(GRID.n, seed, str(index)), ORDERS, K, index, seed
     )
-    record = ix.measure_one(game, design)
+    record = measure_one(game, design)
     np.testing.assert_allclose(differences, record.replicates_PRO, rtol=0, atol=1e-12)
     expected = ix.strength([record], "plug_in").J
     np.testing.assert_allclose(published_J([differences]), expected, rtol=1e-12)
@@ -54,7 +55,7 @@ def test_the_same_interactions_as_the_estimator_on_the_same_contexts(net, image,
 
 def test_many_contexts_come_to_the_exact_interactions(net, image):
     """At m = 0, 1, 6 and 7 of 9 players all or nearly all of the few contexts are met."""
-    table = ix.value_table(ix.PatchGame(net, image, 0, GRID))
+    table = ix.exact(ix.PatchGame(net, image, 0, GRID))
     pairs = ix.AllPairs().draw(GRID.n, 0, "")
     exact_PO = table.interactions()[:, list(ORDERS)]
     differences = published_differences(net, image, 0, GRID, pairs, ORDERS, 200, index=0)

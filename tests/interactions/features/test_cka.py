@@ -4,6 +4,7 @@ from math import isnan
 import pytest
 import torch
 
+import interactions as ix
 from interactions.features.cka import LinearCKA, hsic_terms
 
 
@@ -68,3 +69,15 @@ def test_cka_that_does_not_exist():
         measured.update(x, x[:7])
     with pytest.raises(ValueError, match="paired features"):
         measured.update(x[:0], x[:0])
+
+
+def test_cka_of_all_images_is_that_of_their_equal_batches():
+    generator = torch.Generator().manual_seed(3)
+    x, noise = torch.randn(2, 50, 6, generator=generator)
+    streamed = LinearCKA()
+    for batch in (slice(0, 17), slice(17, 34), slice(34, 50)):
+        streamed.update(x[batch], (x + noise)[batch])
+    assert ix.cka(x, x + noise, batch=20) == streamed.interval()
+    assert ix.cka(x, x).estimate == pytest.approx(1)
+    with pytest.raises(ValueError, match="at least 4 images"):
+        ix.cka(x[:3], noise[:3])

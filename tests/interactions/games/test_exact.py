@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interactions as ix
-from interactions.games.exact import INDICES, ExactGame, order_weights, value_table
+from interactions.games.exact import INDICES, ExactGame, exact, order_weights
+from interactions.orders.estimator import measure_one
 
 TOYS = [
     ix.toy.SizeGame(8, lambda k: float(k**3)),
@@ -78,7 +79,7 @@ class Sets:
 @pytest.mark.parametrize("game", TOYS, ids=name_of)
 def test_interactions_of_toy_games(game):
     expected = [[game.interaction(i, j, m) for m in range(7)] for i, j in pairs_of(8)]
-    np.testing.assert_allclose(value_table(game).interactions(), expected, atol=1e-12)
+    np.testing.assert_allclose(exact(game).interactions(), expected, atol=1e-12)
 
 
 def test_sixteen_players():
@@ -86,7 +87,7 @@ def test_sixteen_players():
     rng = np.random.default_rng(0)
     teams = [frozenset(rng.permutation(16)[:size].tolist()) for size in range(1, 17)]
     game = ix.toy.DividendGame(16, {team: float(rng.normal()) for team in teams})
-    table = value_table(game)
+    table = exact(game)
     expected = [[game.interaction(i, j, m) for m in range(15)] for i, j in pairs_of(16)]
     np.testing.assert_allclose(table.interactions(), expected, atol=1e-12)
     phi = [sum(a / len(T) for T, a in game.dividends.items() if i in T) for i in range(16)]
@@ -96,7 +97,7 @@ def test_sixteen_players():
 @pytest.mark.parametrize("game", DIVIDEND_TOYS, ids=name_of)
 def test_dividends_of_teams(game):
     """The transform finds the teams; phi^(m)(i) = sum of a(T) C(m, t-1) / C(n-1, t-1) over T."""
-    table = value_table(game)
+    table = exact(game)
     expected = np.zeros(2**8)
     for team, dividend in game.dividends.items():
         expected[sum(2**k for k in team)] = dividend
@@ -136,11 +137,11 @@ def test_indices_of_teams(game, name, share):
         sum(a * share(len(T)) for T, a in game.dividends.items() if i in T and j in T)
         for i, j in pairs_of(8)
     ]
-    np.testing.assert_allclose(value_table(game).index(name), expected, atol=1e-12)
+    np.testing.assert_allclose(exact(game).index(name), expected, atol=1e-12)
 
 
 def test_size_games_and_the_insertion_curve():
-    table = value_table(ix.toy.SizeGame(7, lambda k: float(k**2)))
+    table = exact(ix.toy.SizeGame(7, lambda k: float(k**2)))
     np.testing.assert_allclose(table.insertion_curve(), np.arange(8) ** 2, atol=1e-12)
     np.testing.assert_allclose(table.marginals(), np.tile(2 * np.arange(7) + 1, (7, 1)), atol=1e-12)
     np.testing.assert_allclose(table.shapley(), 7, atol=1e-12)
@@ -349,7 +350,7 @@ def test_symmetry(values, rename):
 def test_the_estimator_with_all_contexts_agrees():
     table = random_game(8, seed=3)
     ratios = tuple(k / 6 for k in range(7))
-    record = ix.measure_one(table, ix.Design(ix.AllPairs(), ix.AllContexts(), ratios))
+    record = measure_one(table, ix.Design(ix.AllPairs(), ix.AllContexts(), ratios))
     assert record.orders_O.tolist() == list(range(7))
     assert record.pairs_P2.tolist() == [list(pair) for pair in pairs_of(8)]
     np.testing.assert_allclose(record.mean_PO, table.interactions(), atol=1e-12)
@@ -414,7 +415,7 @@ class Recording:
 @pytest.mark.parametrize("chunk", [1, 5, 32, 1000])
 def test_every_coalition_is_asked_for_once_in_chunks(chunk):
     game = Recording(5)
-    table = value_table(game, chunk)
+    table = exact(game, chunk)
     assert (table.n, table.image) == (5, "cat.png")
     np.testing.assert_array_equal(table.values_K, np.arange(32))
     assert max(map(len, game.asked)) == min(chunk, 32)
@@ -424,21 +425,21 @@ def test_every_coalition_is_asked_for_once_in_chunks(chunk):
 def test_a_table_is_a_game():
     game = TOYS[3]
     coalitions = torch.rand(50, 8, generator=torch.Generator().manual_seed(0)) < 0.5
-    torch.testing.assert_close(value_table(game)(coalitions), game(coalitions), atol=0, rtol=0)
-    assert len(value_table(game)(coalitions[:0])) == 0
+    torch.testing.assert_close(exact(game)(coalitions), game(coalitions), atol=0, rtol=0)
+    assert len(exact(game)(coalitions[:0])) == 0
 
 
 def test_bad_input():
     with pytest.raises(ValueError, match=r"at most 16 players .* got 17 .* attribution\.shapley"):
-        value_table(ix.toy.SizeGame(17, float))
+        exact(ix.toy.SizeGame(17, float))
     with pytest.raises(ValueError, match="at least 2 players, got 1"):
-        value_table(ix.toy.SizeGame(1, float))
+        exact(ix.toy.SizeGame(1, float))
     with pytest.raises(ValueError, match="chunk of at least 1"):
-        value_table(ix.toy.SizeGame(3, float), chunk=0)
+        exact(ix.toy.SizeGame(3, float), chunk=0)
     with pytest.raises(ValueError, match=r"cat\.png: expected values of shape \(8,\), got \(1,\)"):
-        value_table(Recording(3, lambda index: index[:1]))
+        exact(Recording(3, lambda index: index[:1]))
     with pytest.raises(ValueError, match=r"cat\.png: expected finite values"):
-        value_table(Recording(3, lambda index: index.log()))
+        exact(Recording(3, lambda index: index.log()))
     with pytest.raises(ValueError, match=r"table of 8 values for 3 players, got shape \(9,\)"):
         ExactGame(3, np.zeros(9))
     with pytest.raises(ValueError, match="float64, got float32"):

@@ -7,6 +7,7 @@ from timm import create_model
 
 import interactions as ix
 from interactions.games.base import REWARDS
+from interactions.orders.estimator import measure_one
 
 GRID = ix.PatchGrid(4, 4)
 
@@ -89,11 +90,11 @@ def test_it_is_measured_like_any_game():
     model, image = make_model(), make_image()
     game = ix.TokenDropGame(model, image, 0, GRID)
     design = ix.Design(ix.NeighbourPairs(GRID, 2, 3), ratios=(0, 0.5, 1))
-    record = ix.measure_one(game, design)
+    record = measure_one(game, design)
     assert np.isfinite(record.replicates_PRO).all()
     assert 0 < ix.noise_floor(game, design) < 1e-5
     vectors = replace(game, reward=lambda features, label: features.double())
-    assert ix.measure_one(vectors, design).replicates_PRO.ndim == 4
+    assert measure_one(vectors, design).replicates_PRO.ndim == 4
 
 
 def test_bad_input():

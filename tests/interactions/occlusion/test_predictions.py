@@ -18,7 +18,7 @@ from interactions.occlusion.predictions import (
     MEASURES,
     Variant,
     WithProbe,
-    effects,
+    occlude,
     variant_effects,
 )
 from interactions.occlusion.presets import PRESETS
@@ -69,7 +69,7 @@ def same(a, b):
 def test_measures_found_with_loops(vit, images):
     with torch.inference_mode():
         labels = (vit(images).argmax(dim=1) + torch.tensor([0, 0, 0, 0, 1, 2])) % 7
-    rows = effects(vit, images, labels, GRID, RANDOM, repeats=2, names=NAMES, seed=3)
+    rows = occlude(vit, images, labels, GRID, RANDOM, repeats=2, names=NAMES, seed=3)
     assert len(rows) == 6 * 10 * 2
     # No measure is constant.
     assert 0 < rows["correct"].mean() < 1
@@ -124,19 +124,19 @@ def test_a_linear_model_loses_what_is_hidden():
     images = torch.ones(3, 1, 4, 4)
     fractions = tuple(k / 16 for k in range(17))
     labels = torch.ones(3, dtype=torch.int64)
-    rows = effects(model, images, labels, GRID, OCCLUDERS["block"], fractions=fractions)
+    rows = occlude(model, images, labels, GRID, OCCLUDERS["block"], fractions=fractions)
     margin = 16 - 16 * rows["fraction"] - 7.5
     np.testing.assert_allclose(rows["p_true"], 1 / (1 + np.exp(-margin)), rtol=1e-6)
     np.testing.assert_array_equal(rows["correct"], margin > 0)
     np.testing.assert_allclose(rows["hidden"], rows["fraction"])
-    white = effects(
+    white = occlude(
         model, images, labels, GRID, RANDOM, fractions=fractions, fill=fills.constant([1.0])
     )
     assert (white["kl"] == 0).all()
 
 
 def test_equal_logits_count_as_argmax_counts_them():
-    rows = effects(
+    rows = occlude(
         lambda images: images.new_zeros(len(images), 8),
         torch.zeros(8, 1, 4, 4),
         torch.arange(8),
@@ -157,9 +157,9 @@ def test_batches_chunks_and_order_change_nothing(
     vit, images, fill, batch_size, at_once, monkeypatch
 ):
     kwargs = {"repeats": 2, "fill": fill, "fractions": (0, 0.3, 0.9)}
-    reference = effects(vit, images, LABELS, GRID, RANDOM, names=NAMES, **kwargs)
+    reference = occlude(vit, images, LABELS, GRID, RANDOM, names=NAMES, **kwargs)
     monkeypatch.setattr(module, "_AT_ONCE", at_once)
-    flipped = effects(
+    flipped = occlude(
         vit,
         images.flip(0),
         LABELS.flip(0),
@@ -172,7 +172,7 @@ def test_batches_chunks_and_order_change_nothing(
     flipped = flipped.sort_values(["image", "fraction", "repeat"], ignore_index=True)
     same(flipped, reference)
     parts = [
-        effects(vit, images[k], LABELS[k], GRID, RANDOM, names=NAMES[k], **kwargs)
+        occlude(vit, images[k], LABELS[k], GRID, RANDOM, names=NAMES[k], **kwargs)
         for k in (slice(0, 2), slice(2, 6))
     ]
     same(pd.concat(parts, ignore_index=True), reference)
@@ -186,28 +186,28 @@ def test_the_clean_image_runs_once():
         return images.flatten(1)[:, :3]
 
     images, labels = torch.rand(5, 1, 8, 8), torch.zeros(5, dtype=torch.int64)
-    effects(model, images, labels, GRID, RANDOM, repeats=3, batch_size=8)
+    occlude(model, images, labels, GRID, RANDOM, repeats=3, batch_size=8)
     assert sum(seen) == 5 + 5 * 9 * 3
     assert max(seen) == 8
 
 
 def test_masks_have_names(vit, images):
-    rows = effects(vit, images, LABELS, GRID, RANDOM, names=NAMES, repeats=2)
+    rows = occlude(vit, images, LABELS, GRID, RANDOM, names=NAMES, repeats=2)
     cells = rows.groupby(["image", "fraction", "repeat"])["mask"].first()
-    again = effects(vit, images * 2, LABELS, GRID, RANDOM, names=NAMES, repeats=2)
+    again = occlude(vit, images * 2, LABELS, GRID, RANDOM, names=NAMES, repeats=2)
     assert (again["mask"] == rows["mask"]).all()
-    other = effects(vit, images, LABELS, GRID, RANDOM, names=NAMES, repeats=2, seed=1)
+    other = occlude(vit, images, LABELS, GRID, RANDOM, names=NAMES, repeats=2, seed=1)
     assert (other["mask"] == rows["mask"]).mean() < 0.2  # whole images are the same
     assert cells.xs(0.5, level="fraction").nunique() == 12
     moved = torch.arange(16).roll(1).reshape(4, 4).repeat_interleave(8, 0).repeat_interleave(8, 1)
     for players in (PatchGrid(2, 2), PatchGrid(2, 8), PlayerMap(moved)):
-        others = effects(vit, images, LABELS, players, RANDOM, names=NAMES, repeats=2)
+        others = occlude(vit, images, LABELS, players, RANDOM, names=NAMES, repeats=2)
         assert not set(others["mask"]) & set(rows["mask"])
 
 
 def test_left_out_tokens(vit, images):
     """The same numbers as a game that leaves tokens out, image by image."""
-    rows = effects(vit, images, LABELS, PatchGrid(2, 2), RANDOM, names=NAMES, fill=None, repeats=2)
+    rows = occlude(vit, images, LABELS, PatchGrid(2, 2), RANDOM, names=NAMES, fill=None, repeats=2)
     for k in range(6):
         game = TokenDropGame(
             vit,
@@ -226,7 +226,7 @@ def test_left_out_tokens(vit, images):
     np.testing.assert_allclose(rows["hidden"][::2], np.tile([0, 0, 1, 1, 2, 2, 2, 3, 3, 4], 6) / 4)
     pooled = create_model("vit_tiny_patch16_224", img_size=32, depth=1, global_pool="avg").eval()
     images = images.float()
-    kept = effects(pooled, images, LABELS, PatchGrid(2, 2), RANDOM, fractions=(0.5,), fill=None)
+    kept = occlude(pooled, images, LABELS, PatchGrid(2, 2), RANDOM, fractions=(0.5,), fill=None)
     assert len(kept) == 6
     for bad, players, message in (
         (create_model("test_resnet").eval(), GRID, "a timm VisionTransformer, .* got ResNet"),
@@ -234,28 +234,28 @@ def test_left_out_tokens(vit, images):
         (pooled, PatchGrid(2, 2), "a visible patch in every mask for global_pool='avg'"),
     ):
         with pytest.raises(ValueError, match=message):
-            effects(bad, images, LABELS, players, RANDOM, fractions=(0, 1.0), fill=None)
+            occlude(bad, images, LABELS, players, RANDOM, fractions=(0, 1.0), fill=None)
 
 
 def test_superpixels_of_each_image(vit, images):
     generator = torch.Generator().manual_seed(0)
     maps = {name: PlayerMap(torch.randint(9, (32, 32), generator=generator)) for name in NAMES}
-    rows = effects(vit, images, LABELS, maps, RANDOM, names=NAMES, repeats=2, batch_size=7)
+    rows = occlude(vit, images, LABELS, maps, RANDOM, names=NAMES, repeats=2, batch_size=7)
     for k, name in enumerate(NAMES):
-        one = effects(vit, images[[k]], LABELS[[k]], maps[name], RANDOM, names=[name], repeats=2)
+        one = occlude(vit, images[[k]], LABELS[[k]], maps[name], RANDOM, names=[name], repeats=2)
         same(rows[rows["image"] == name].reset_index(drop=True), one)
     assert not np.allclose(rows["hidden"], rows["fraction"])  # pixels, not players
     with pytest.raises(ValueError, match="image a: expected a map of its players, got none among"):
-        effects(vit, images, LABELS, {}, RANDOM, names=NAMES)
+        occlude(vit, images, LABELS, {}, RANDOM, names=NAMES)
     maps["f"] = PlayerMap(torch.arange(32 * 32).reshape(32, 32))
     with pytest.raises(ValueError, match=r"one number of players, got \[9, 1024\]"):
-        effects(vit, images, LABELS, maps, RANDOM, names=NAMES)
+        occlude(vit, images, LABELS, maps, RANDOM, names=NAMES)
 
 
 def test_saliency_and_presets(vit, images):
     saliency = torch.zeros(6, 16)
     saliency[:, 5] = 1
-    rows = effects(
+    rows = occlude(
         vit,
         images,
         LABELS,
@@ -267,7 +267,7 @@ def test_saliency_and_presets(vit, images):
     assert (rows["hidden"] == 1 / 16).all()  # the mass of half is one patch
     preset = PRESETS["ipvit_offset"]
     big = torch.zeros(2, 3, 224, 224)
-    rows = effects(
+    rows = occlude(
         lambda images: images.mean(dim=(2, 3)),
         big,
         LABELS[:2],
@@ -295,7 +295,7 @@ def test_an_encoder_with_a_probe(images):
         torch.testing.assert_close(plain, encoder(images) @ weight.T + bias)
         with pytest.raises(ValueError, match=r"features \(B, 5\) of the encoder, got \(6, "):
             WithProbe(encoder, weight[:, :5], bias)(images)
-    assert len(effects(model, images, LABELS, GRID, RANDOM)) == 60
+    assert len(occlude(model, images, LABELS, GRID, RANDOM)) == 60
     with pytest.raises(ValueError, match=r"expected bias \(7,\)"):
         WithProbe(encoder, weight, bias[:6])
 
@@ -329,7 +329,7 @@ def test_variants(vit, images):
 def test_bad_input(vit, images):
     def fails(message, model=vit, images=images, labels=LABELS, **kwargs):
         with pytest.raises(ValueError, match=message):
-            effects(model, images, labels, GRID, RANDOM, **kwargs)
+            occlude(model, images, labels, GRID, RANDOM, **kwargs)
 
     fails("eval mode", nn.Linear(1, 1))
     fails("at least one image", images=images[:0], labels=LABELS[:0])

@@ -7,6 +7,8 @@ from torch import nn
 
 import interactions as ix
 from interactions.orders import estimator
+from interactions.orders.adaptive import wanted_replicates
+from interactions.orders.estimator import add_replicates, measure_one
 
 TEAMS = {frozenset(range(k, k + 3)): 0.25 for k in range(12)}
 """Interactions that change sign with the context: rho is large in the middle orders."""
@@ -39,7 +41,7 @@ def same(one, two):
 
 
 def test_without_a_target_nothing_is_added(measured):
-    same(measured, [ix.measure_one(game, DESIGN) for game in GAMES])
+    same(measured, [measure_one(game, DESIGN) for game in GAMES])
     assert counts(measured) == [4] * 5
 
 
@@ -77,7 +79,7 @@ def test_a_game_without_interactions_needs_nothing_more():
 
 
 def test_it_stops_where_the_target_is_reached_or_contexts_are_not_the_limit(refined):
-    assert ix.wanted_replicates(refined, 0.1, max_contexts=64) == {}
+    assert wanted_replicates(refined, 0.1, max_contexts=64) == {}
     table = ix.spending(refined, 0.1)
     # contexts would lower the error by less than a twentieth, or there are no more
     enough = table["from_contexts"] <= 1 - 1 / 1.05**2 + 1e-9
@@ -155,19 +157,19 @@ def test_games_may_come_from_a_generator(refined):
 )
 def test_where_nothing_can_be_added_measurements_are_plain(images, design):
     games = GAMES[:images]
-    same(ix.measure(games, design, target=0.01), [ix.measure_one(game, design) for game in games])
+    same(ix.measure(games, design, target=0.01), [measure_one(game, design) for game in games])
     with pytest.raises(ValueError, match="at least 8 images of numbers, 2 pairs and 4 replicates"):
         ix.refine(games, ix.measure(games, design, target=None), design)
 
 
 def test_what_is_wanted_follows_from_the_records_alone(measured):
-    wanted = ix.wanted_replicates(measured, 0.05)
+    wanted = wanted_replicates(measured, 0.05)
     assert wanted
     assert set(wanted) <= {4, 7, 11}
     copies = [replace(r, replicates_PRO=r.replicates_PRO.copy()) for r in measured]
-    assert ix.wanted_replicates(copies, 0.05) == wanted
+    assert wanted_replicates(copies, 0.05) == wanted
     louder = [replace(r, replicates_PRO=2 * r.replicates_PRO) for r in measured]
-    assert ix.wanted_replicates(louder, 0.05) == wanted
+    assert wanted_replicates(louder, 0.05) == wanted
     assert max(wanted.values()) <= 16  # at most four times as many at once
 
 
@@ -197,23 +199,21 @@ def test_more_replicates_equal_a_design_that_had_them_at_once(law, limit, monkey
     monkeypatch.setattr(estimator, "CHUNK_BYTES", limit)
     few = replace(DESIGN, contexts=law(4, 2))
     many = replace(few, contexts=law(9, 2))
-    record = ix.measure_one(GAMES[0], few)
-    grown = ix.add_replicates(GAMES[0], record, few, dict.fromkeys(range(15), 9))
-    np.testing.assert_array_equal(
-        grown.replicates_PRO, ix.measure_one(GAMES[0], many).replicates_PRO
-    )
+    record = measure_one(GAMES[0], few)
+    grown = add_replicates(GAMES[0], record, few, dict.fromkeys(range(15), 9))
+    np.testing.assert_array_equal(grown.replicates_PRO, measure_one(GAMES[0], many).replicates_PRO)
     # different numbers at different orders; fewer than there are change nothing
-    some = ix.add_replicates(GAMES[0], record, few, {4: 6, 7: 9, 11: 2, 5: 100})
-    at_once = ix.measure_one(GAMES[0], replace(few, replicates=(9, 6, 9, 4, 9)))
+    some = add_replicates(GAMES[0], record, few, {4: 6, 7: 9, 11: 2, 5: 100})
+    at_once = measure_one(GAMES[0], replace(few, replicates=(9, 6, 9, 4, 9)))
     np.testing.assert_array_equal(some.replicates_PRO, at_once.replicates_PRO)
-    assert ix.add_replicates(GAMES[0], record, few, {}).forwards == record.forwards
-    assert ix.add_replicates(GAMES[0], record, few, {0: 50, 14: 50}).forwards == record.forwards
+    assert add_replicates(GAMES[0], record, few, {}).forwards == record.forwards
+    assert add_replicates(GAMES[0], record, few, {0: 50, 14: 50}).forwards == record.forwards
 
 
 def test_added_replicates_count_what_they_cost(counting):
     game = counting(GAMES[0])
-    record = ix.measure_one(GAMES[0], DESIGN)
-    grown = ix.add_replicates(game, record, DESIGN, {4: 6, 7: 8})
+    record = measure_one(GAMES[0], DESIGN)
+    grown = add_replicates(game, record, DESIGN, {4: 6, 7: 8})
     asked = torch.cat(game.asked)
     assert grown.forwards - record.forwards == len(asked) <= 4 * 6 * (2 + 4)
 
@@ -237,6 +237,6 @@ def test_bad_arguments(measured):
                 call(**{name: float("nan")})
     every = ix.Design(ix.RandomPairs(3), ix.AllContexts(), ratios=(0.0, 0.5))
     with pytest.raises(ValueError, match="Windows or IID"):
-        ix.add_replicates(GAMES[0], ix.measure_one(GAMES[0], every), every, {7: 8})
+        add_replicates(GAMES[0], measure_one(GAMES[0], every), every, {7: 8})
     with pytest.raises(ValueError, match="at least 2 images, 2 pairs and 4 replicates, got 1"):
         ix.spending(measured[:1])

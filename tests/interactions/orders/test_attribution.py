@@ -10,7 +10,7 @@ from captum.attr import ShapleyValueSampling
 from torch import nn
 
 import interactions as ix
-from interactions.games.exact import ExactGame, value_table
+from interactions.games.exact import ExactGame, exact
 from interactions.orders.attribution import marginals, marginals_of, shapley, shapley_of
 
 PARITY = ix.toy.ParityGame(8, {frozenset({0, 1, 2, 3}): 0.5, frozenset({2, 3, 7}): 0.25})
@@ -53,7 +53,7 @@ def test_antithetic_permutations_are_exact_for_quadratic_games():
     """Every other player is before i in one walk, or on one side of the ring, and once after."""
     pairs = ix.toy.pair_weights([(0, 1, 2.0), (1, 4, -3.0), (2, 6, 0.5)])
     game = ix.toy.DividendGame(7, {frozenset({0}): 1.0, frozenset({4}): -1.5, **pairs})
-    table = value_table(game)
+    table = exact(game)
     np.testing.assert_allclose(
         shapley(game, 2).replicates_RN, np.tile(table.shapley(), (2, 1)), atol=1e-12
     )
@@ -104,7 +104,7 @@ def test_all_permutations_give_the_exact_values(n):
 
 @pytest.mark.parametrize("game", GAMES, ids=lambda game: type(game).__name__)
 def test_samples_agree_with_the_exact_values(game):
-    table = value_table(game)
+    table = exact(game)
     by_order, overall = marginals(game, range(8), 300), shapley(game, 300)
     # 8 players x 9 values in 3 games: one of 216 t-scores passes 4.7 with probability 1e-3, and
     # the draw is fixed
@@ -262,17 +262,17 @@ def test_captum_walking_the_same_permutations_agrees(patch_game):
 
 
 def test_captum_walking_all_permutations_agrees_with_the_table(patch_game):
-    exact = value_table(patch_game).shapley()
+    table = exact(patch_game).shapley()
     theirs = ask_captum(CaptumShapleyValues(forward_of(patch_game)), patch_game)
     # 720 steps of up to 5 in float32: sums below 4096 are each rounded by at most 1.3e-4
-    np.testing.assert_allclose(exact, theirs, atol=1.3e-4, rtol=0)
+    np.testing.assert_allclose(table, theirs, atol=1.3e-4, rtol=0)
     ours = shapley(patch_game, 50)
     # one of 6 t-scores of 49 degrees of freedom passes 4.2 with probability 1e-3
-    assert (np.abs(ours.mean_N - exact) <= 4.2 * ours.se_N).all()
+    assert (np.abs(ours.mean_N - table) <= 4.2 * ours.se_N).all()
 
 
 def test_captum_sampling_on_its_own_agrees_within_its_error(patch_game):
-    exact = value_table(patch_game).shapley()
+    table = exact(patch_game).shapley()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         runs = np.stack(
@@ -285,7 +285,7 @@ def test_captum_sampling_on_its_own_agrees_within_its_error(patch_game):
     ours = shapley(patch_game, 100)
     both = np.sqrt(se**2 + ours.se_N**2)
     # one of 2 x 6 t-scores of 19 degrees of freedom passes 5.2 with probability 1e-3
-    assert (np.abs(runs.mean(axis=0) - exact) <= 5.2 * se).all()
+    assert (np.abs(runs.mean(axis=0) - table) <= 5.2 * se).all()
     assert (np.abs(runs.mean(axis=0) - ours.mean_N) <= 5.2 * both).all()
 
 

@@ -6,7 +6,7 @@ import torch
 
 import interactions as ix
 from interactions.orders import estimator
-from interactions.orders.estimator import orders_of
+from interactions.orders.estimator import add_replicates, measure_one, orders_of
 
 ALL_RATIOS_8 = tuple(k / 6 for k in range(7))
 """Every order of a game of 8 players."""
@@ -44,14 +44,14 @@ def test_published_orders():
 
 @pytest.mark.parametrize("game", GAMES, ids=lambda game: type(game).__name__)
 def test_all_contexts_give_the_closed_form(game):
-    record = ix.measure_one(game, ix.Design(ix.AllPairs(), ix.AllContexts(), ALL_RATIOS_8))
+    record = measure_one(game, ix.Design(ix.AllPairs(), ix.AllContexts(), ALL_RATIOS_8))
     np.testing.assert_allclose(record.mean_PO, truth(game, record), atol=1e-12)
 
 
 @pytest.mark.parametrize("contexts", [ix.Windows(300, 2), ix.IID(600)], ids=["windows", "iid"])
 @pytest.mark.parametrize("game", GAMES, ids=lambda game: type(game).__name__)
 def test_sampled_contexts_agree_with_the_closed_form(game, contexts):
-    record = ix.measure_one(game, ix.Design(ix.AllPairs(), contexts, ALL_RATIOS_8))
+    record = measure_one(game, ix.Design(ix.AllPairs(), contexts, ALL_RATIOS_8))
     error = np.abs(record.mean_PO - truth(game, record))
     se = record.replicates_PRO.std(axis=1, ddof=1) / np.sqrt(contexts.replicates)
     # 28 pairs x 7 orders: one of 196 z-scores passes 4.5 with probability 1e-3; the draw is fixed
@@ -60,9 +60,9 @@ def test_sampled_contexts_agree_with_the_closed_form(game, contexts):
 
 def test_additive_games_have_no_interactions_and_the_ends_are_exact():
     additive = ix.toy.DividendGame(8, {frozenset({k}): 0.3 * k for k in range(8)})
-    record = ix.measure_one(additive, ix.Design(ix.AllPairs(), ratios=ALL_RATIOS_8))
+    record = measure_one(additive, ix.Design(ix.AllPairs(), ratios=ALL_RATIOS_8))
     np.testing.assert_allclose(record.replicates_PRO, 0, atol=1e-12)
-    parity = ix.measure_one(GAMES[3], ix.Design(ix.AllPairs(), ratios=(0.0, 0.5, 1.0)))
+    parity = measure_one(GAMES[3], ix.Design(ix.AllPairs(), ratios=(0.0, 0.5, 1.0)))
     np.testing.assert_allclose(
         parity.replicates_PRO[:, :, [0, -1]],
         np.broadcast_to(truth(GAMES[3], parity)[:, None, [0, -1]], (28, 4, 2)),
@@ -72,7 +72,7 @@ def test_additive_games_have_no_interactions_and_the_ends_are_exact():
 
 def test_no_coalition_is_asked_for_twice(counting):
     game = counting(GAMES[1])
-    record = ix.measure_one(game, ix.Design(ix.AllPairs(), ratios=ALL_RATIOS_8))
+    record = measure_one(game, ix.Design(ix.AllPairs(), ratios=ALL_RATIOS_8))
     asked = torch.cat(game.asked)
     assert len(torch.unique(asked, dim=0)) == len(asked) == record.forwards
     assert record.forwards <= 256
@@ -80,7 +80,7 @@ def test_no_coalition_is_asked_for_twice(counting):
 
 def test_the_coalitions_of_a_difference_stay_side_by_side(counting):
     game = counting(ix.toy.SizeGame(64, float))
-    ix.measure_one(game, ix.Design(ix.RandomPairs(3), ratios=(0.5,)))
+    measure_one(game, ix.Design(ix.RandomPairs(3), ratios=(0.5,)))
     (asked,) = game.asked
     sizes = asked.sum(dim=1).reshape(-1, 4)
     assert (sizes == torch.tensor([33, 32, 32, 31])).all()
@@ -88,7 +88,7 @@ def test_the_coalitions_of_a_difference_stay_side_by_side(counting):
 
 def test_forwards_are_four_per_context_and_the_ends_only_once():
     pairs, contexts = 5, ix.Windows(4, 2)
-    record = ix.measure_one(
+    record = measure_one(
         ix.toy.SizeGame(64, float), ix.Design(ix.RandomPairs(pairs), contexts, (0.0, 0.5, 1.0))
     )
     inner = pairs * 8 * 4
@@ -103,7 +103,7 @@ def test_published_budget_is_130_000_forwards_and_ours_skips_the_repeats():
     game = ix.toy.SizeGame(196, float)
     grid = ix.PatchGrid(14, 14)
     design = ix.Design(ix.NeighbourPairs(grid, count=50), ix.IID(50))
-    forwards = ix.measure_one(game, design).forwards
+    forwards = measure_one(game, design).forwards
     assert 0.84 < forwards / published < 0.85  # 15 % of the published work is repeats
 
 
@@ -124,7 +124,7 @@ def test_player_names_do_not_matter():
         8, {frozenset(int(rename[k]) for k in team): a for team, a in game.dividends.items()}
     )
     design = ix.Design(ix.AllPairs(), ix.AllContexts(), ALL_RATIOS_8)
-    one, two = ix.measure_one(game, design), ix.measure_one(renamed, design)
+    one, two = measure_one(game, design), measure_one(renamed, design)
     by_pair = {
         tuple(sorted(p)): row for p, row in zip(two.pairs_P2.tolist(), two.mean_PO, strict=True)
     }
@@ -148,7 +148,7 @@ def test_efficiency_identity():
             return table[(coalitions.long() * 2 ** torch.arange(n)).sum(dim=1)]
 
     game = Table()
-    record = ix.measure_one(
+    record = measure_one(
         game, ix.Design(ix.AllPairs(), ix.AllContexts(), tuple(k / (n - 2) for k in range(n - 1)))
     )
     mu = table[2 ** torch.arange(n)] - table[0]
@@ -161,16 +161,16 @@ def test_efficiency_identity():
 @pytest.mark.parametrize("limit", [1, 5_000, 1 << 30])
 def test_chunks_of_pairs_change_nothing(limit, monkeypatch):
     design = ix.Design(ix.AllPairs(), ratios=ALL_RATIOS_8)
-    reference = ix.measure_one(GAMES[3], design)
+    reference = measure_one(GAMES[3], design)
     monkeypatch.setattr(estimator, "CHUNK_BYTES", limit)
-    chunked = ix.measure_one(GAMES[3], design)
+    chunked = measure_one(GAMES[3], design)
     np.testing.assert_array_equal(chunked.replicates_PRO, reference.replicates_PRO)
     assert chunked.per_replicate == reference.per_replicate == 2
 
 
 def test_two_players_have_no_orders():
     with pytest.raises(ValueError, match="at least 3 players"):
-        ix.measure_one(ix.toy.SizeGame(2, float), ix.Design(ix.AllPairs()))
+        measure_one(ix.toy.SizeGame(2, float), ix.Design(ix.AllPairs()))
 
 
 class VectorGame:
@@ -191,10 +191,10 @@ def test_vectors_keep_their_lengths_and_products(axes, limit, monkeypatch):
     """Against every coordinate measured as a game of its own, with the same contexts."""
     monkeypatch.setattr(estimator, "CHUNK_BYTES", limit)
     design = ix.Design(ix.AllPairs(), ix.Windows(6, 2), ALL_RATIOS_8)
-    record = ix.measure_one(VectorGame(GAMES, axes), design)
+    record = measure_one(VectorGame(GAMES, axes), design)
     assert record.replicates_PRO.shape == (28, 6, 7, min(6, axes))
     named = [replace(game, image="vectors") for game in GAMES]
-    alone = np.stack([ix.measure_one(game, design).replicates_PRO for game in named], axis=-1)
+    alone = np.stack([measure_one(game, design).replicates_PRO for game in named], axis=-1)
 
     def products(x):
         return np.einsum("prod,psod->prso", x, x)
@@ -206,9 +206,9 @@ def test_vectors_keep_their_lengths_and_products(axes, limit, monkeypatch):
 def test_vectors_cannot_be_added_to():
     design = ix.Design(ix.AllPairs(), ix.Windows(4, 2), ALL_RATIOS_8)
     game = VectorGame(GAMES, 4)
-    record = ix.measure_one(game, design)
+    record = measure_one(game, design)
     with pytest.raises(ValueError, match="a game of numbers to add replicates to"):
-        ix.add_replicates(game, record, design, {3: 8})
+        add_replicates(game, record, design, {3: 8})
 
 
 def test_the_ends_are_played_precisely(counting):
@@ -216,9 +216,9 @@ def test_the_ends_are_played_precisely(counting):
     coarse, precise = counting(GAMES[1]), counting(GAMES[1])
     coarse.precise = precise
     design = ix.Design(ix.AllPairs(), ix.Windows(2, 2), ALL_RATIOS_8)
-    record = ix.measure_one(coarse, design)
+    record = measure_one(coarse, design)
     np.testing.assert_array_equal(
-        record.replicates_PRO, ix.measure_one(GAMES[1], design).replicates_PRO
+        record.replicates_PRO, measure_one(GAMES[1], design).replicates_PRO
     )
     sizes = [set(torch.cat(game.asked).sum(dim=1).tolist()) for game in (coarse, precise)]
     assert sizes == [set(range(1, 8)), {0, 1, 2, 6, 7, 8}]
@@ -230,9 +230,9 @@ def test_replicates_of_each_order_are_the_first_of_a_full_design(contexts, limit
     monkeypatch.setattr(estimator, "CHUNK_BYTES", limit)
     counts = (1, 2, 8, 3, 5, 4, 6)
     full_design = ix.Design(ix.AllPairs(), contexts, ALL_RATIOS_8)
-    full = ix.measure_one(GAMES[3], full_design)
+    full = measure_one(GAMES[3], full_design)
     few = replace(contexts, replicates=3)  # their number is not asked for
-    record = ix.measure_one(GAMES[3], replace(full_design, contexts=few, replicates=counts))
+    record = measure_one(GAMES[3], replace(full_design, contexts=few, replicates=counts))
     assert record.replicates_PRO.shape == full.replicates_PRO.shape
     assert record.per_replicate == full.per_replicate
     for o, count in enumerate(counts):
@@ -246,8 +246,8 @@ def test_replicates_of_each_order_of_vectors():
     counts = (4, 4, 2, 4, 3, 4, 4)
     design = ix.Design(ix.AllPairs(), ix.Windows(4, 2), ALL_RATIOS_8)
     game = VectorGame(GAMES, 4)
-    full = ix.measure_one(game, design)
-    record = ix.measure_one(game, replace(design, replicates=counts))
+    full = measure_one(game, design)
+    record = measure_one(game, replace(design, replicates=counts))
     for o, count in enumerate(counts):
         x, y = record.replicates(o), full.replicates(o)[:, :count]
         assert x.shape[1] == count
@@ -262,14 +262,14 @@ def test_replicates_that_do_not_fit():
     assert replace(design, replicates=(2, 6, 2)).replicates_at(8) == (2, 6, 2)
     for bad in ((4, 4), (4, 4, 4, 4), (4, 0, 4)):
         with pytest.raises(ValueError, match=r"expected 3 numbers of replicates, one for each"):
-            ix.measure_one(GAMES[0], replace(design, replicates=bad))
+            measure_one(GAMES[0], replace(design, replicates=bad))
     every = replace(design, contexts=ix.AllContexts(), replicates=(1, 2, 1))
     with pytest.raises(ValueError, match="Windows or IID for replicates that differ"):
-        ix.measure_one(GAMES[0], every)
+        measure_one(GAMES[0], every)
     # 16 players: 0 and 0.05 are one order, so 12 numbers are asked for and not 13
     published = ix.Design(ix.RandomPairs(2), replicates=(4,) * 13)
     with pytest.raises(ValueError, match="expected 12 numbers"):
-        ix.measure_one(ix.toy.SizeGame(16, float), published)
+        measure_one(ix.toy.SizeGame(16, float), published)
 
 
 @pytest.mark.parametrize("ratios", [(0.0,), (1.0,), (0.0, 1.0), (0.5,), (0.3, 0.5), (0.0, 0.5)])
@@ -281,7 +281,7 @@ def test_any_set_of_orders_can_be_played_with_precise_ends(ratios, replicates, c
         design = replace(design, replicates=(2,) * len(ratios))
     coarse, precise = counting(GAMES[1]), counting(GAMES[1])
     coarse.precise = precise
-    record, plain = ix.measure_one(coarse, design), ix.measure_one(GAMES[1], design)
+    record, plain = measure_one(coarse, design), measure_one(GAMES[1], design)
     np.testing.assert_array_equal(record.replicates_PRO, plain.replicates_PRO)
     assert np.isfinite(record.replicates_PRO).all()
     assert bool(precise.asked) == bool({0.0, 1.0} & set(ratios))
@@ -290,5 +290,5 @@ def test_any_set_of_orders_can_be_played_with_precise_ends(ratios, replicates, c
 
 
 def test_replicates_lie_in_rows():
-    record = ix.measure_one(GAMES[0], ix.Design(ix.AllPairs(), ratios=(0.5,)))
+    record = measure_one(GAMES[0], ix.Design(ix.AllPairs(), ratios=(0.5,)))
     assert record.replicates(0).flags.c_contiguous

@@ -5,6 +5,7 @@ import pytest
 
 import interactions as ix
 from experiments.bench.resampling import energies, error_of, records_of, resnet20, simulated
+from interactions.orders.estimator import measure_one
 from interactions.orders.planning import noise_of, plan
 
 
@@ -212,7 +213,7 @@ def test_a_design_of_a_plan_measures_what_was_planned(small):
     chosen = plan(small, budget=50_000, max_pairs=12, max_images=60)
     grid = ix.PatchGrid(8, 8)
     design = chosen.design(ix.Design(ix.NeighbourPairs(grid, count=99), seed=3))
-    record = ix.measure_one(ix.toy.SizeGame(64, float), design)
+    record = measure_one(ix.toy.SizeGame(64, float), design)
     assert design.seed == 3
     assert len(record.pairs_P2) == chosen.pairs
     found = [record.replicates(o).shape[1] for o in range(1, 12)]

@@ -13,6 +13,7 @@ import pytest
 
 import interactions as ix
 from interactions.orders import estimator
+from interactions.orders.estimator import measure_one
 from interactions.orders.published import PublishedContexts, PublishedPairs, protocol
 
 
@@ -207,9 +208,9 @@ def test_a_context_depends_on_its_own_pair_and_order_only():
 def test_chunks_of_the_estimator_change_nothing(monkeypatch, limit):
     game = ix.toy.ParityGame(16, {frozenset({0, 1, 2, 4, 5}): 1.0}, image="3")
     design = ix.Design(SMALL, PublishedContexts(SMALL, 5))
-    reference = ix.measure_one(game, design)
+    reference = measure_one(game, design)
     monkeypatch.setattr(estimator, "CHUNK_BYTES", limit)
-    chunked = ix.measure_one(game, design)
+    chunked = measure_one(game, design)
     np.testing.assert_array_equal(chunked.replicates_PRO, reference.replicates_PRO)
 
 
@@ -231,7 +232,7 @@ def test_measuring_is_the_published_arithmetic():
     )
     law = PublishedPairs(ix.PatchGrid(side, side), count)
     design = ix.Design(law, PublishedContexts(law, replicates), seed=1)
-    record = ix.measure_one(game, design)
+    record = measure_one(game, design)
 
     def value(team):
         return sum(a for part, a in game.dividends.items() if part <= team)

@@ -18,6 +18,7 @@ from experiments.bench.resampling import (
     simulated,
     strength_of,
 )
+from interactions.orders.estimator import orders_of
 from interactions.orders.strength import (
     ESTIMATORS,
     Strength,
@@ -187,7 +188,7 @@ def test_mean_over_orders_and_paired_difference():
 @pytest.mark.parametrize("n", [64, 196, 256])
 def test_bounds_are_floored_like_orders(n):
     """0.1 of n-2 is the measured point 0.1, whose m/(n-2) is a little below 0.1."""
-    orders = np.array(ix.orders_of(ix.PUBLISHED_RATIOS, n))
+    orders = np.array(orders_of(ix.PUBLISHED_RATIOS, n))
     energies_IO = np.ones((2, 13)) + np.eye(2, 13)
     one = Strength(("a", "b"), n, orders, energies_IO, np.zeros(13), np.zeros(13, dtype=bool))
     assert one._inside(0.1, 0.5).tolist() == [False] * 2 + [True] * 5 + [False] * 6
@@ -410,7 +411,7 @@ def test_a_network_against_itself_with_louder_outputs(estimator):
 def test_one_image_that_is_all_of_the_strength_says_nothing(estimator):
     energy_IO = np.random.default_rng(8).gamma(2, size=(4, 13))
     energy_IO[1:] *= 1e-9
-    orders_O = np.array(ix.orders_of(ix.PUBLISHED_RATIOS, 64))
+    orders_O = np.array(orders_of(ix.PUBLISHED_RATIOS, 64))
     bracket = None if estimator == "rms" else np.stack([energy_IO, energy_IO])
     one = Strength(
         tuple("abcd"),
