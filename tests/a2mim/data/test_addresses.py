@@ -1,32 +1,15 @@
 import sys
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from a2mim.data import addresses as module
 from a2mim.data.addresses import expand_shards
 from a2mim.data.arrays import DataError
-from a2mim.data.tar import write_shards
 
 COUNT = 48
 
 
 PER_SHARD = 6
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """48 images in two classes, and the same in 8 shards of 6."""
-    root = tmp_path_factory.mktemp("shards")
-    rng = np.random.default_rng(0)
-    for k in range(COUNT):
-        place = root / "images" / "train" / ("cat" if k % 3 else "dog")
-        place.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(place / f"{k:02d}.{'jpg' if k % 2 else 'png'}")
-    write_shards(root / "images", root / "tars", PER_SHARD, seed=1)
-    return root
 
 
 def test_patterns_and_folders_name_the_same_shards(made):
