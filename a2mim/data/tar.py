@@ -1,16 +1,9 @@
-"""Training images in tar files ("shards"): by index from local ones, or as a stream from anywhere.
+"""Training images in local tar files ("shards"), by index.
 
-``TarSamples`` is the better choice for local, uncompressed shards: it finds every image by its
-place in the file, so order, resuming and worker processes are as exact as with a folder.
+Every image is found by its place in its file, so order, resuming and worker processes are as exact
+as with a folder. Compressed or remote shards are read as a stream: see :mod:`a2mim.data.stream`.
 
-``ShardStream`` reads shards from their beginning to their end, also compressed or over a network.
-
-    epoch:   shards shuffled by (seed, epoch, pass), dealt to ranks, then to workers, none twice
-    worker:  images through a shuffle buffer, its draws keyed by (seed, epoch, pass, rank, worker)
-    image:   augmented by draws keyed by (seed, epoch, image's name)
-
-Source: the WebDataset layout (Aizman et al. 2019, arXiv:2001.01858); addresses are expanded and
-opened by the ``webdataset`` library, those of object stores opened by ``fsspec``.
+Source: the WebDataset layout (Aizman et al. 2019, arXiv:2001.01858).
 
 Shapes: B images in a batch, I images, C channels, H x W pixels.
 """

@@ -1,6 +1,5 @@
-"""What frozen features know about classes: nearest neighbours and linear classifiers.
+"""Linear classifiers of frozen features.
 
-    k-NN      votes_c(x) = sum over the k nearest i of class c of exp(cos(x, x_i) / T)
     L-BFGS    minimise  -1/I sum_i log p(y_i | x_i) + lambda/2 ||W||^2,   p = softmax(W'x + b)
     SGD       v <- mu v + gradient + lambda W,   W <- W - lr(s) v          on batches, as published
 
@@ -12,12 +11,10 @@ never sees those of a test batch. Hyper-parameters are chosen on a part of the t
 is held out, never on the test images; then the probe is fitted again on all. Everything that was
 decided stands in ``ProbeResult.settings``.
 
-Sources: k-NN from Wu et al. 2018 (arXiv:1805.01978) as in DINO (arXiv:2104.14294), k = 20 and
-T = 0.07; batch norm from MAE (arXiv:2111.06377); several learning rates in one run from DINOv2
+Sources: batch norm from MAE (arXiv:2111.06377); several learning rates in one run from DINOv2
 (arXiv:2304.07193); recipes from the configurations of A2MIM (Westlake-AI/openmixup).
 
-Shapes: I training and J test images, D features, K classes, k neighbours, B images in a batch,
-L learning rates.
+Shapes: I training and J test images, D features, K classes, B images in a batch, L learning rates.
 """
 
 from __future__ import annotations

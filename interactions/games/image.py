@@ -1,9 +1,6 @@
-"""The only border between estimators and networks: a game.
+"""Games of images: players are regions of an image, and a network says what a coalition is worth.
 
-A game tells the worth v(S) of a coalition S of players: booleans ``(K, N)`` in, numbers ``(K,)``
-out, or vectors ``(K, D)``. Estimators know games; they never see a model, an image or a file.
-
-Shapes: K coalitions, N players, D features, B images, C channels or classes, H x W pixels.
+Shapes: K coalitions, N players, B images, C channels or classes, H x W pixels.
 """
 
 from __future__ import annotations
