@@ -155,13 +155,22 @@ def shown(score: str, value: float, low: float, high: float, *, difference: bool
     """A number with its interval; shares in per cent, their differences in points; – for NaN."""
     if np.isnan(value):
         return "–"
-    sign = "+" if difference else ""
-    scale, digits, unit = 1, 3, ""
-    if score in SHARES:
-        scale, digits, unit = 100, 1, " points" if difference else " %"
+    sign, scale, digits = "+" if difference else "", *_scale(score)
+    unit = {(True, True): " points", (True, False): " %"}.get((score in SHARES, difference), "")
     number, *ends = (f"{scale * x:{sign}.{digits}f}" for x in (value, low, high))
     interval = "–" if np.isnan(low) else ", ".join(ends)
     return f"{number}{unit} [{interval}]"
+
+
+def shown_value(score: str, value: float) -> str:
+    """A number alone; shares in per cent."""
+    scale, digits = _scale(score)
+    return f"{scale * value:.{digits}f}" + (" %" if score in SHARES else "")
+
+
+def _scale(score: str) -> tuple[int, int]:
+    """What a score is multiplied by to be shown, and its digits after the point."""
+    return (100, 1) if score in SHARES else (1, 3)
 
 
 def shown_p(p: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from a2mim.measure.scores import MEANINGS, SHARES, TITLES, each, shown, shown_p
+from a2mim.measure.scores import MEANINGS, SHARES, TITLES, each, shown, shown_p, shown_value
 from a2mim.report.demo import ORDER_COLUMNS, ORDERS, order_lines
 from a2mim.report.page import (
     Cell,
@@ -152,12 +152,38 @@ def findings(comparison: Compared) -> list[str]:
 
 def _one_by_one(comparison: Compared, real: pd.DataFrame) -> list[str]:
     """A sentence for each difference, and after it what else than the networks it may be of."""
-    return [
-        f"{TITLES[row.score]}: {'higher' if row.value > 0 else 'lower'} for {row.network} than for "
-        f"{row.minus}, {shown(row.score, row.value, row.low, row.high, difference=True)}."
-        + _reserved(comparison, row.network, row.minus)
-        for row in each(real)
-    ]
+    values = _values(comparison)
+    sentences = []
+    for row in each(real):
+        a, b = (row.network, row.minus) if row.value > 0 else (row.minus, row.network)
+        value_a, value_b = (shown_value(row.score, values[row.score][name]) for name in (a, b))
+        sentences.append(
+            f"{_named(row.score)}: {a} {value_a}, {b} {value_b}; difference {_apart_by(row)}, "
+            f"p {'< 0.001' if row.p_holm < 0.001 else f'= {shown_p(row.p_holm)}'}."
+            + _reserved(comparison, row.network, row.minus)
+        )
+    return sentences
+
+
+def _values(comparison: Compared) -> dict[str, dict[str, float]]:
+    """Score -> network -> value."""
+    values: dict[str, dict[str, float]] = {}
+    for row in each(comparison.scores()):
+        values.setdefault(row.score, {})[row.network] = row.value
+    return values
+
+
+def _named(score: str) -> str:
+    """A score's name at the beginning of a sentence."""
+    return TITLES[score][0].upper() + TITLES[score][1:]
+
+
+def _apart_by(row: Any) -> str:
+    """A difference with its interval, as of the larger value minus the smaller one."""
+    value, low, high = row.value, row.low, row.high
+    if value < 0:
+        value, low, high = -value, -high, -low
+    return shown(row.score, value, low, high, difference=True)
 
 
 def _reserved(comparison: Compared, a: str, b: str) -> str:
@@ -170,25 +196,25 @@ def _reserved(comparison: Compared, a: str, b: str) -> str:
 
 
 def _by_score(comparison: Compared, real: pd.DataFrame, tested: pd.DataFrame) -> list[str]:
-    """A sentence for each score: how many networks each one is above."""
+    """A sentence for each score: the networks from high to low, and which of them differ."""
+    values = _values(comparison)
     sentences = []
     for score in TITLES:
         pairs, of = tested[tested["score"] == score], real[real["score"] == score]
         if of.empty:
             continue
-        above = of["network"].where(of["value"] > 0, of["minus"]).value_counts()
-        names = dict.fromkeys([*pairs["network"], *pairs["minus"]])
-        others: dict[int, list[str]] = {}
-        for name in names:
-            others.setdefault(int(above.get(name, 0)), []).append(name)
-        ranks = "; ".join(
-            f"{joined(others[count])} above {count or 'none'}"
-            for count in sorted(others, reverse=True)
-        )
-        sentences.append(
-            f"{TITLES[score]}: {counted(len(of))} of {counted(len(pairs))} pairs of networks "
-            f"differ; {ranks}."
-        )
+        names = list(dict.fromkeys([*pairs["network"], *pairs["minus"]]))
+        names.sort(key=lambda name: -values[score][name])
+        ranked = ", ".join(f"{name} {shown_value(score, values[score][name])}" for name in names)
+        if len(of) <= NAMED:
+            differ = ", ".join(
+                f"{row.network if row.value > 0 else row.minus} over "
+                f"{row.minus if row.value > 0 else row.network} {_apart_by(row)}"
+                for row in each(of)
+            )
+        else:
+            differ = f"{counted(len(of))} of {counted(len(pairs))} pairs (table below)"
+        sentences.append(f"{_named(score)}: {ranked}. Beyond chance: {differ}.")
         if same := [f"{a} and {b}" for a, b in _pairs(of) if comparison.same(a, b)]:
             sentences[-1] += f" Not differences of weights: {'; '.join(same)}."
         doubtful = [pair for pair in _pairs(of) if comparison.assumed(*pair)]
