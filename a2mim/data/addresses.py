@@ -15,7 +15,6 @@ from a2mim.data.folders import is_hidden
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
-
 NO_STORES = {
     *("asyncwrapper", "blockcache", "cached", "dask", "dir", "filecache", "generic", "libarchive"),
     *("reference", "simplecache", "tar", "zip"),  # up to here: they hand over to other ones

@@ -39,10 +39,8 @@ from a2mim.messages import in_a_line
 
 T = TypeVar("T")
 
-
 BUFFER = 1000
 """Images in the shuffle buffer of every worker of a stream, if nothing else is said."""
-
 
 STORE_BYTES = 1 << 23  # per request to an object store; about as much of a shard is in memory
 

@@ -42,14 +42,8 @@ from a2mim.data.samples import (
 )
 
 logger = logging.getLogger(__name__)
-
-
 READ_BYTES = 1 << 18
-
-
 OPEN_SHARDS = 128  # per process; the usual limit is 1,024 open files
-
-
 IMAGE_ENDINGS = tuple(sorted(IMAGE_SUFFIXES))
 
 

@@ -33,10 +33,8 @@ from interactions.stats import (
 SHARES = ("accuracy", "accuracy_area", "agreement_area", "recall")
 """Scores that are shares: shown in per cent, their differences in points."""
 
-
 SAME = 1e-6
 """Between cosines to the same untrained network, which a device may round in another way."""
-
 
 TITLES = {
     "accuracy": "accuracy",
@@ -51,7 +49,6 @@ TITLES = {
     "high_frequency": "Δ log amplitude, last map",
 }
 """The scores, in their order, and what they are called."""
-
 
 MEANINGS = {
     "accuracy": "Share of images whose class is predicted, nothing hidden.",

@@ -47,27 +47,15 @@ from a2mim.probes.results import (
 from a2mim.training.optim import cosine_lr
 
 Schedule = Literal["cosine", "step", "constant"]
-
-
 Weights = Literal["exp", "uniform"]
-
 
 Linear = tuple[Tensor, Tensor]
 """Weights ``(D, K)`` and biases ``(K,)``."""
 
-
 WEIGHT_DECAYS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-
-
 GRADIENT = 1e-6  # largest entry of the gradient at which L-BFGS ends
-
-
 ITERATIONS = 1000
-
-
 STEPS_AT = (0.6, 0.8)  # shares of the epochs after which "step" takes a tenth
-
-
 ROUND = 1 << 32  # cosines are whole numbers of 1 / ROUND: what differs by less is a tie
 
 

@@ -19,14 +19,8 @@ from a2mim.probes.features import Features
 from interactions import stats
 
 Normalise = Literal["standardise", "l2", "none"]
-
-
 Device = torch.device | str
-
-
 EPS = 1e-6  # MAE's
-
-
 BLOCK = 1 << 24  # numbers of a temporary table: 128 MB in float64
 
 

@@ -70,26 +70,20 @@ if TYPE_CHECKING:
 Against = Literal["whole", "complement"]
 """The partner of an occluded image: the whole one, or the one with the other patches visible."""
 
-
 Pairing = Literal["value", "untrained", "pixels", "permuted"]
 """Whose features were compared: the network's own, or those of a baseline."""
-
 
 State = Mapping[str, NDArray[Any]]
 """What was measured so far, as arrays for an ``.npz`` file."""
 
-
 PER_IMAGE = ("cosine", "centred cosine", "pearson", "relative l2")
 """Measures that every image has."""
-
 
 RECALLS = {"recall@1": 1, "recall@5": 5}
 """Retrieval measures and their k."""
 
-
 MEASURES = (*PER_IMAGE, *RECALLS)
 """All that is known image by image."""
-
 
 BOUNDS = {
     "cosine": (-1, 1),
@@ -98,7 +92,6 @@ BOUNDS = {
     "relative l2": (0, math.inf),
 }
 """What a measure of an image can be at the least and at the most."""
-
 
 STATISTICS: dict[str, float] = {"median": 0.5, "p05": 0.05}
 """Quantiles over images that are given beside means."""

@@ -43,7 +43,6 @@ from interactions.patches import PatchGrid, Players, random_order
 
 Corner = Literal["top left", "top right", "bottom left", "bottom right"]
 
-
 TENTHS = tuple(k / 10 for k in range(10))
 """Hidden fractions 0, 0.1, ... 0.9."""
 

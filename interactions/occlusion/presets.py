@@ -52,10 +52,7 @@ class Preset:
 
 
 _GRID = PatchGrid(14, 14)
-
-
 _TO_ONE = (*TENTHS, 1.0)
-
 
 PRESETS: dict[str, Preset] = {
     "ipvit": Preset(Ordered(random, tenths, nested=False, share=256), _GRID, TENTHS, raw=True),

@@ -7,8 +7,6 @@ from a2mim.data.addresses import expand_shards
 from a2mim.data.arrays import DataError
 
 COUNT = 48
-
-
 PER_SHARD = 6
 
 

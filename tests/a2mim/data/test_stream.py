@@ -22,11 +22,7 @@ from a2mim.data.stream import ShardStream, StreamSettings, batch_turns, deal, sh
 from a2mim.data.tar import write_shards
 
 AUGMENT = CropAndFlip(8)
-
-
 COUNT = 48
-
-
 PER_SHARD = 6
 
 

@@ -15,11 +15,7 @@ from a2mim.data.samples import FolderSamples, Tolerance, find_training_files
 from a2mim.data.tar import TarSamples, write_shards
 
 AUGMENT = CropAndFlip(8)
-
-
 COUNT = 48
-
-
 PER_SHARD = 6
 
 

@@ -147,8 +147,8 @@ def test_many_differences_are_counted_with_what_they_rest_on(made):
         same=[("a", "b")],
     )
     assert findings(comparison)[0].endswith(
-        "14 of 15 pairs (table below). Not differences of weights: a and b. 5 of these hold only if "
-        "what is assumed of e is right."
+        "14 of 15 pairs (table below). Not differences of weights: a and b. 5 of these hold only "
+        "if what is assumed of e is right."
     )
 
 

@@ -235,11 +235,7 @@ def twins():
 
 
 SETTINGS = {"ratios": (0, 0.5, 0.8), "repeats": 2, "batch": 6, "layers": ["blocks.0", "blocks.1"]}
-
-
 NUMBERS = ["value", "low", "high", "untrained", "pixels", "permuted"]
-
-
 PLACE = ["layer", "readout", "ratio", "metric", "statistic"]
 
 

@@ -28,14 +28,8 @@ from interactions.patches import PatchGrid
 from interactions.segments import PlayerMap
 
 GRID = PatchGrid(14, 14)
-
-
 NAMES = tuple(f"image {k}" for k in range(6))
-
-
 FRACTIONS = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
-
-
 SALIENCY = torch.rand(6, 196, generator=torch.Generator().manual_seed(0)) + 0.01
 
 
