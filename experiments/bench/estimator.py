@@ -8,11 +8,11 @@ tabulated, so that its interactions are exact, and estimators are then run on th
     RMSE of J    root of the mean over repeats and orders of ((J^(m) estimated - true) / true)^2,
                  over one fixed set of images; true is the J of the strength that is estimated
 
-Both sides draw their pairs by the law "uniform" (the publications draw "clamped"), and the truth is
-the mean over all neighbouring pairs: estimators are compared, not laws of pairs. Published forwards
-are counted as the published code makes them, every one of 4 P K for each order; ours as distinct
-coalitions. Sixteen players have so few coalitions that this removes more of them than in larger
-games: a note tells the ratio without it too.
+Both sides draw their pairs by the rule "uniform" (the publications draw "clamped"), and the truth
+is the mean over all neighbouring pairs: estimators are compared, not rules for pairs. Published
+forwards are counted as the published code makes them, every one of 4 P K for each order; ours as
+distinct coalitions. Sixteen players have so few coalitions that this removes more of them than in
+larger games: a note tells the ratio without it too.
 
 Rows named ``real`` take the stored replicates of a ResNet-20 instead, whose contexts are up to 3.5
 times as noisy as interactions are large; see :mod:`experiments.bench.resampling`.

@@ -1,6 +1,6 @@
 """Contexts: coalitions S of order m = |S| that a pair (i, j) is measured in.
 
-A context law gives, for each pair and order, R independent replicates of W contexts each. Only
+A context sampler gives, for each pair and order, R independent replicates of W contexts each. Only
 replicates are independent: the W contexts of one replicate may be chosen to spread evenly, so an
 estimator averages them first and takes its errors from the replicates.
 
@@ -25,7 +25,7 @@ Contexts = NDArray[np.bool_]
 """Contexts of one order for several pairs, bool ``(P, R, W, N)``, True = the player is in S."""
 
 
-class ContextLaw(Protocol):
+class ContextSampler(Protocol):
     """How contexts are drawn.
 
     Attributes:
@@ -76,7 +76,7 @@ class Windows:
     def draw(
         self, n: int, pairs_P2: Pairs, orders: Sequence[int], seed: int, image: str
     ) -> Iterator[Contexts]:
-        """Contexts of each order; see :class:`ContextLaw`."""
+        """Contexts of each order; see :class:`ContextSampler`."""
         others = n - 2
         places_PRN = _places(n, pairs_P2, self.replicates, "windows", seed, image)
         starts_W = np.arange(self.windows) * others // self.windows
@@ -107,7 +107,7 @@ class IID:
     def draw(
         self, n: int, pairs_P2: Pairs, orders: Sequence[int], seed: int, image: str
     ) -> Iterator[Contexts]:
-        """Contexts of each order; see :class:`ContextLaw`."""
+        """Contexts of each order; see :class:`ContextSampler`."""
         for order in orders:
             places_PRN = _places(n, pairs_P2, self.replicates, "iid", order, seed, image)
             yield (places_PRN < order)[:, :, None]
@@ -145,7 +145,7 @@ class AllContexts:
     def draw(
         self, n: int, pairs_P2: Pairs, orders: Sequence[int], seed: int, image: str
     ) -> Iterator[Contexts]:
-        """Contexts of each order; see :class:`ContextLaw`."""
+        """Contexts of each order; see :class:`ContextSampler`."""
         others_PN = np.stack([np.setdiff1d(np.arange(n), pair) for pair in pairs_P2])
         for order in orders:
             count = self.count(n, order)

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from interactions.games.base import Game
-from interactions.orders.contexts import IID, ContextLaw, Contexts, Windows
-from interactions.orders.pairs import PairLaw, Pairs
+from interactions.orders.contexts import IID, Contexts, ContextSampler, Windows
+from interactions.orders.pairs import Pairs, PairSampler
 
 PUBLISHED_RATIOS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 """The 13 ratios m / (n-2) of the published curves."""
@@ -67,8 +67,8 @@ class Design:
             chooses; without, those of ``contexts`` at every order.
     """
 
-    pairs: PairLaw
-    contexts: ContextLaw = field(default_factory=Windows)
+    pairs: PairSampler
+    contexts: ContextSampler = field(default_factory=Windows)
     ratios: tuple[float, ...] = PUBLISHED_RATIOS
     seed: int = 0
     replicates: tuple[int, ...] = ()
@@ -154,14 +154,14 @@ def measure_one(game: Game, design: Design) -> Interactions:
         raise ValueError(f"expected a game of at least 3 players, got {n}")
     pairs_P2 = design.pairs.draw(n, design.seed, game.image)
     orders, replicates = orders_of(design.ratios, n), design.replicates_at(n)
-    R, law = max(replicates), design.contexts
-    if design.replicates and isinstance(law, Windows | IID):
-        law = replace(law, replicates=R)
+    R, sampler = max(replicates), design.contexts
+    if design.replicates and isinstance(sampler, Windows | IID):
+        sampler = replace(sampler, replicates=R)
     inner = [o for o, order in enumerate(orders) if 0 < order < n - 2]
     ends = [o for o in range(len(orders)) if o not in inner]
     # The two ends share most of their coalitions between pairs: they go through in one piece, with
     # the first chunk of the rest unless they are played in another arithmetic.
-    chunks = _chunks(pairs_P2, n, [orders[o] for o in inner], law) if inner else []
+    chunks = _chunks(pairs_P2, n, [orders[o] for o in inner], sampler) if inner else []
     precise = getattr(game, "precise", game)
     pieces = [(game, [(inner, chunk)]) for chunk in chunks]
     if ends and precise is game and pieces:
@@ -174,7 +174,7 @@ def measure_one(game: Game, design: Design) -> Interactions:
     for player, piece in pieces:
         played = []
         for columns, chunk in piece:
-            contexts = law.draw(
+            contexts = sampler.draw(
                 n, pairs_P2[chunk], [orders[o] for o in columns], design.seed, game.image
             )
             for o, contexts_PRWN in zip(columns, contexts, strict=True):
@@ -243,19 +243,19 @@ def add_replicates(
             grown_PRO[:, :, o] = record.replicates_PRO[:, :1, o]
     forwards = record.forwards
     for o, count in wanted.items():
-        law = replace(design.contexts, replicates=count)
-        for chunk in _chunks(record.pairs_P2, record.n, [orders[o]], law):
+        sampler = replace(design.contexts, replicates=count)
+        for chunk in _chunks(record.pairs_P2, record.n, [orders[o]], sampler):
             pairs_P2 = record.pairs_P2[chunk]
-            (contexts,) = law.draw(record.n, pairs_P2, [orders[o]], design.seed, record.image)
+            (contexts,) = sampler.draw(record.n, pairs_P2, [orders[o]], design.seed, record.image)
             (mean_PR,), evaluated = replicate_means(game, [(pairs_P2, contexts[:, have[o] :])])
             grown_PRO[chunk, have[o] : count, o] = mean_PR
             forwards += evaluated
     return replace(record, replicates_PRO=grown_PRO, forwards=forwards)
 
 
-def _chunks(pairs_P2: Pairs, n: int, orders: Sequence[int], law: ContextLaw) -> list[slice]:
+def _chunks(pairs_P2: Pairs, n: int, orders: Sequence[int], sampler: ContextSampler) -> list[slice]:
     """Slices of the pairs whose coalitions fit into :data:`CHUNK_BYTES`."""
-    per_pair = 4 * n * sum(law.count(n, order) for order in orders)
+    per_pair = 4 * n * sum(sampler.count(n, order) for order in orders)
     step = max(CHUNK_BYTES // max(per_pair, 1), 1)
     return [slice(start, start + step) for start in range(0, len(pairs_P2), step)]
 

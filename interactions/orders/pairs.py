@@ -1,6 +1,6 @@
 """Which pairs of players are measured.
 
-A pair law draws pairs ``(P, 2)`` for one image, by key: the same seed and image name
+A pair sampler draws pairs ``(P, 2)`` for one image, by key: the same seed and image name
 give the same pairs for every model.
 """
 
@@ -21,7 +21,7 @@ Pairs = NDArray[np.int64]
 """Pairs of players, shape ``(P, 2)``, each unordered pair once."""
 
 
-class PairLaw(Protocol):
+class PairSampler(Protocol):
     """How the pairs of an image are drawn."""
 
     def draw(self, n: int, seed: int, image: str) -> Pairs:
@@ -61,7 +61,7 @@ class NeighbourPairs:
         grid: where the players sit.
         radius: largest distance in rows and in columns (the papers use 2).
         count: pairs per image.
-        law: ``"uniform"`` draws every neighbouring pair with the same probability;
+        rule: ``"uniform"`` draws every neighbouring pair with the same probability;
             ``"clamped"`` follows the published rule (a uniform cell i, then j = i + a uniform
             offset, clamped at the border, repeats redrawn), which favours pairs at the border.
     """
@@ -69,13 +69,13 @@ class NeighbourPairs:
     grid: PatchGrid
     radius: int = 2
     count: int = 50
-    law: Literal["uniform", "clamped"] = "uniform"
+    rule: Literal["uniform", "clamped"] = "uniform"
 
     def __post_init__(self) -> None:
         if self.radius < 1:
             raise ValueError(f"expected a radius of at least 1, got {self.radius}")
-        if self.law not in ("uniform", "clamped"):
-            raise ValueError(f"expected the law 'uniform' or 'clamped', got {self.law!r}")
+        if self.rule not in ("uniform", "clamped"):
+            raise ValueError(f"expected the rule 'uniform' or 'clamped', got {self.rule!r}")
 
     def candidates(self) -> Pairs:
         """All neighbouring pairs of the grid, in row-major order."""
@@ -89,7 +89,7 @@ class NeighbourPairs:
         if n != self.grid.n:
             raise ValueError(f"expected a game over the grid's {self.grid.n} players, got {n}")
         candidates = self.candidates()
-        if self.law == "uniform":
+        if self.rule == "uniform":
             return choose(candidates, self.count, seed, image)
         return self._draw_clamped(len(candidates), seed, image)
 

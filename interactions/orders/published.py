@@ -52,9 +52,9 @@ from interactions.patches import PatchGrid
 class PublishedPairs:
     """The published pairs of neighbouring cells; see the top of this module.
 
-    Same distribution as ``NeighbourPairs(law="clamped")``, but the very pairs of the publications.
-    Two things differ from the other laws: the image's name has to be its index k, and pairs keep
-    the order in which they were drawn, so that i > j occurs (interactions are symmetric).
+    Same distribution as ``NeighbourPairs(rule="clamped")``, but the very pairs of the publications.
+    Two things differ from the other samplers: the image's name has to be its index k, and pairs
+    keep the order in which they were drawn, so that i > j occurs (interactions are symmetric).
 
     Attributes:
         grid: where the players sit; square, as the published rule knows no other.
@@ -174,8 +174,8 @@ def _begins(start: int, places: int, replicates: int, pairs: int) -> tuple[dict[
 
 
 def _design(side: int, pairs: int, contexts: int, seed: int) -> Design:
-    law = PublishedPairs(PatchGrid(side, side), pairs, radius=2)
-    return Design(law, PublishedContexts(law, contexts), PUBLISHED_RATIOS, seed)
+    sampler = PublishedPairs(PatchGrid(side, side), pairs, radius=2)
+    return Design(sampler, PublishedContexts(sampler, contexts), PUBLISHED_RATIOS, seed)
 
 
 _PROTOCOLS = {

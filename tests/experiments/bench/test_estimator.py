@@ -149,7 +149,7 @@ def test_published_forwards_are_counted_as_the_code_makes_them():
 
 
 def test_both_designs_draw_the_same_pairs():
-    """Estimators are compared, not laws of pairs."""
+    """Estimators are compared, not rules for pairs."""
     ours, published = our_design(GRID, 5), published_design(GRID, 5)
     assert ours.pairs == published.pairs
     assert ours.ratios == published.ratios == ix.PUBLISHED_RATIOS

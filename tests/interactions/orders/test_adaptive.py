@@ -194,11 +194,11 @@ def test_batches_change_neither_decisions_nor_values(batch_size):
 
 
 @pytest.mark.parametrize("limit", [1, 1 << 30])
-@pytest.mark.parametrize("law", [ix.Windows, lambda R, W: ix.IID(R)], ids=["windows", "iid"])
-def test_more_replicates_equal_a_design_that_had_them_at_once(law, limit, monkeypatch):
+@pytest.mark.parametrize("sampler", [ix.Windows, lambda R, W: ix.IID(R)], ids=["windows", "iid"])
+def test_more_replicates_equal_a_design_that_had_them_at_once(sampler, limit, monkeypatch):
     monkeypatch.setattr(estimator, "CHUNK_BYTES", limit)
-    few = replace(DESIGN, contexts=law(4, 2))
-    many = replace(few, contexts=law(9, 2))
+    few = replace(DESIGN, contexts=sampler(4, 2))
+    many = replace(few, contexts=sampler(9, 2))
     record = measure_one(GAMES[0], few)
     grown = add_replicates(GAMES[0], record, few, dict.fromkeys(range(15), 9))
     np.testing.assert_array_equal(grown.replicates_PRO, measure_one(GAMES[0], many).replicates_PRO)

@@ -12,29 +12,29 @@ PAIRS = AllPairs().draw(N, 0, "")
 ORDERS = tuple(range(N - 1))
 
 
-@pytest.mark.parametrize("law", [Windows(3, 2), Windows(2, 5), IID(4), AllContexts()])
-def test_sizes_and_members(law):
-    drawn = list(law.draw(N, PAIRS, ORDERS, 0, "image"))
+@pytest.mark.parametrize("sampler", [Windows(3, 2), Windows(2, 5), IID(4), AllContexts()])
+def test_sizes_and_members(sampler):
+    drawn = list(sampler.draw(N, PAIRS, ORDERS, 0, "image"))
     assert len(drawn) == len(ORDERS)
     for order, contexts in zip(ORDERS, drawn, strict=True):
-        assert contexts.shape[:2] == (len(PAIRS), law.replicates)
+        assert contexts.shape[:2] == (len(PAIRS), sampler.replicates)
         assert contexts.shape[3] == N
         assert (contexts.sum(axis=3) == order).all()
         for p, (i, j) in enumerate(PAIRS):
             assert not contexts[p, :, :, [i, j]].any()
 
 
-@pytest.mark.parametrize("law", [Windows(3, 2), IID(3)])
-def test_a_context_depends_on_its_own_key_only(law):
+@pytest.mark.parametrize("sampler", [Windows(3, 2), IID(3)])
+def test_a_context_depends_on_its_own_key_only(sampler):
     """Neither on the other pairs and orders, nor on how many replicates are asked for."""
-    reference = list(law.draw(N, PAIRS, ORDERS, 0, "image"))
-    some = list(law.draw(N, PAIRS[3:5], ORDERS[2:4], 0, "image"))
+    reference = list(sampler.draw(N, PAIRS, ORDERS, 0, "image"))
+    some = list(sampler.draw(N, PAIRS[3:5], ORDERS[2:4], 0, "image"))
     for got, expected in zip(some, reference[2:4], strict=True):
         np.testing.assert_array_equal(got, expected[3:5])
-    more = type(law)(replicates=6)
+    more = type(sampler)(replicates=6)
     for got, expected in zip(more.draw(N, PAIRS, ORDERS, 0, "image"), reference, strict=True):
         np.testing.assert_array_equal(got[:, :3], expected)
-    other = list(law.draw(N, PAIRS, ORDERS, 1, "image"))
+    other = list(sampler.draw(N, PAIRS, ORDERS, 1, "image"))
     assert any((a != b).any() for a, b in zip(other, reference, strict=True))
 
 

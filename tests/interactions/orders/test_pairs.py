@@ -10,25 +10,25 @@ GRID = PatchGrid(5, 6)
 
 
 @pytest.mark.parametrize(
-    "law",
+    "sampler",
     [
         AllPairs(),
         RandomPairs(20),
         NeighbourPairs(GRID, 2, 20),
-        NeighbourPairs(GRID, 2, 20, law="clamped"),
+        NeighbourPairs(GRID, 2, 20, rule="clamped"),
     ],
 )
-def test_pairs_are_distinct_ordered_and_keyed(law):
-    pairs = law.draw(GRID.n, 0, "a")
+def test_pairs_are_distinct_ordered_and_keyed(sampler):
+    pairs = sampler.draw(GRID.n, 0, "a")
     assert (pairs[:, 0] < pairs[:, 1]).all()
     assert pairs.min() >= 0
     assert pairs.max() < GRID.n
     assert len(np.unique(pairs, axis=0)) == len(pairs)
-    np.testing.assert_array_equal(pairs, law.draw(GRID.n, 0, "a"))
-    if not isinstance(law, AllPairs):
+    np.testing.assert_array_equal(pairs, sampler.draw(GRID.n, 0, "a"))
+    if not isinstance(sampler, AllPairs):
         assert len(pairs) == 20
-        assert not np.array_equal(pairs, law.draw(GRID.n, 0, "b"))
-        assert not np.array_equal(pairs, law.draw(GRID.n, 1, "a"))
+        assert not np.array_equal(pairs, sampler.draw(GRID.n, 0, "b"))
+        assert not np.array_equal(pairs, sampler.draw(GRID.n, 1, "a"))
 
 
 def test_all_pairs():
@@ -51,14 +51,14 @@ def test_published_grid_has_2610_neighbouring_pairs():
     assert len(NeighbourPairs(PatchGrid(16, 16), 2, 1).candidates()) == 2610
 
 
-def draw_many(law, images=3000):
-    drawn = np.concatenate([law.draw(9, 0, str(k)) for k in range(images)])
+def draw_many(sampler, images=3000):
+    drawn = np.concatenate([sampler.draw(9, 0, str(k)) for k in range(images)])
     return {tuple(p): c for p, c in zip(*np.unique(drawn, axis=0, return_counts=True), strict=True)}
 
 
 def test_uniform_law_is_uniform():
-    law = NeighbourPairs(PatchGrid(3, 3), radius=1, count=1)
-    counts = draw_many(law)
+    sampler = NeighbourPairs(PatchGrid(3, 3), radius=1, count=1)
+    counts = draw_many(sampler)
     assert len(counts) == 20
     expected = 3000 / 20
     chi2 = sum((c - expected) ** 2 / expected for c in counts.values())
@@ -67,7 +67,7 @@ def test_uniform_law_is_uniform():
 
 def test_clamped_law_has_the_published_probabilities():
     """One pair per image: P(pair) by enumeration of the rule, given that i != j."""
-    law = NeighbourPairs(PatchGrid(3, 3), radius=1, count=1, law="clamped")
+    sampler = NeighbourPairs(PatchGrid(3, 3), radius=1, count=1, rule="clamped")
     probability: dict[tuple[int, int], float] = {}
     offsets = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if (a, b) != (0, 0)]
     for i in range(9):
@@ -78,7 +78,7 @@ def test_clamped_law_has_the_published_probabilities():
                 pair = (min(i, j), max(i, j))
                 probability[pair] = probability.get(pair, 0) + 1
     total = sum(probability.values())
-    counts = draw_many(law)
+    counts = draw_many(sampler)
     assert counts.keys() == probability.keys()
     expected = {pair: 3000 * weight / total for pair, weight in probability.items()}
     chi2 = sum((counts[pair] - e) ** 2 / e for pair, e in expected.items())
@@ -89,7 +89,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="between 1 and 20 pairs per image, got 21"):
         NeighbourPairs(PatchGrid(3, 3), 1, 21).draw(9, 0, "")
     with pytest.raises(ValueError, match="between 1 and 20 pairs per image, got 21"):
-        NeighbourPairs(PatchGrid(3, 3), 1, 21, law="clamped").draw(9, 0, "")
+        NeighbourPairs(PatchGrid(3, 3), 1, 21, rule="clamped").draw(9, 0, "")
     with pytest.raises(ValueError, match="between 1 and 3 pairs"):
         RandomPairs(0).draw(3, 0, "")
     with pytest.raises(ValueError, match="grid's 9 players, got 8"):
@@ -97,7 +97,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="radius of at least 1"):
         NeighbourPairs(GRID, radius=0)
     with pytest.raises(ValueError, match="'uniform' or 'clamped'"):
-        NeighbourPairs(GRID, law="lattice")
+        NeighbourPairs(GRID, rule="lattice")
 
 
 def grid_map(rows, cols, p, q):
@@ -108,13 +108,13 @@ def grid_map(rows, cols, p, q):
 
 def test_adjacent_pairs_are_keyed_distinct_and_uniform():
     players = grid_map(3, 3, 1, 1)
-    law = AdjacentPairs({str(k): players for k in range(3000)}, 4)
-    drawn = law.draw(9, 0, "0")
+    sampler = AdjacentPairs({str(k): players for k in range(3000)}, 4)
+    drawn = sampler.draw(9, 0, "0")
     assert drawn.shape == (4, 2)
     assert len(np.unique(drawn, axis=0)) == 4
-    np.testing.assert_array_equal(law.draw(9, 0, "0"), drawn)
-    assert not np.array_equal(law.draw(9, 1, "0"), drawn)
-    single = AdjacentPairs(law.maps, 1)
+    np.testing.assert_array_equal(sampler.draw(9, 0, "0"), drawn)
+    assert not np.array_equal(sampler.draw(9, 1, "0"), drawn)
+    single = AdjacentPairs(sampler.maps, 1)
     pairs = np.concatenate([single.draw(9, 0, str(k)) for k in range(3000)])
     kinds, counts = np.unique(pairs, axis=0, return_counts=True)
     np.testing.assert_array_equal(kinds, players.neighbours())
@@ -123,12 +123,12 @@ def test_adjacent_pairs_are_keyed_distinct_and_uniform():
 
 
 def test_bad_pairs_name_the_image():
-    law = AdjacentPairs({"a": grid_map(3, 3, 1, 1)}, 13)
+    sampler = AdjacentPairs({"a": grid_map(3, 3, 1, 1)}, 13)
     with pytest.raises(ValueError, match=r"image a: .* between 1 and 12 pairs per image, got 13"):
-        law.draw(9, 0, "a")
+        sampler.draw(9, 0, "a")
     with pytest.raises(
         ValueError, match="image a: expected a game over the map's 9 players, got 8"
     ):
-        law.draw(8, 0, "a")
+        sampler.draw(8, 0, "a")
     with pytest.raises(ValueError, match="image b: expected a map of its players"):
-        law.draw(9, 0, "b")
+        sampler.draw(9, 0, "b")

@@ -81,12 +81,12 @@ def members(contexts_PK1N):
 @pytest.mark.parametrize("seed", [0, 1, 7])
 @pytest.mark.parametrize("name", ["iclr22", "a2mim"])
 def test_pairs_are_the_published_ones(name, seed):
-    law = protocol(name).pairs
+    sampler = protocol(name).pairs
     for index in (0, 1, 2, 49, 499):
-        drawn = law.draw(law.grid.n, seed, str(index))
+        drawn = sampler.draw(sampler.grid.n, seed, str(index))
         assert drawn.dtype == np.int64
         assert [tuple(pair) for pair in drawn.tolist()] == reenacted_pairs(
-            law.grid.rows, law.count, index, seed
+            sampler.grid.rows, sampler.count, index, seed
         )
 
 
@@ -194,13 +194,13 @@ SMALL = PublishedPairs(ix.PatchGrid(4, 4), 9)
 def test_a_context_depends_on_its_own_pair_and_order_only():
     """However pairs and orders are divided: the estimator goes through the pairs in chunks."""
     pairs, orders = SMALL.draw(16, 0, "3"), (0, 3, 9, 14)
-    law = PublishedContexts(SMALL, 5)
-    together = list(law.draw(16, pairs, orders, 0, "3"))
+    sampler = PublishedContexts(SMALL, 5)
+    together = list(sampler.draw(16, pairs, orders, 0, "3"))
     for some in ([4], [8, 2], [6, 7, 8], range(8, -1, -1)):
         for given in (pairs[some], pairs[some, ::-1]):  # (i, j) and (j, i) are one pair
             for order, contexts in zip(orders, together, strict=True):
                 np.testing.assert_array_equal(
-                    contexts[some], *law.draw(16, given, (order,), 0, "3")
+                    contexts[some], *sampler.draw(16, given, (order,), 0, "3")
                 )
 
 
@@ -230,8 +230,8 @@ def test_measuring_is_the_published_arithmetic():
         {frozenset(rng.choice(16, 3, replace=False).tolist()): float(k) for k in range(1, 40)},
         image=str(index),
     )
-    law = PublishedPairs(ix.PatchGrid(side, side), count)
-    design = ix.Design(law, PublishedContexts(law, replicates), seed=1)
+    sampler = PublishedPairs(ix.PatchGrid(side, side), count)
+    design = ix.Design(sampler, PublishedContexts(sampler, replicates), seed=1)
     record = measure_one(game, design)
 
     def value(team):
