@@ -251,7 +251,10 @@ def test_unreadable_members_by_index(tars, caplog):
         by_index(TarSamples(tars, AUGMENT, 0, Tolerance(2, 0.0)))
 
 
-@pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 0), (2, 2), (4, 2)])
+@pytest.mark.parametrize(
+    ("world", "workers"),
+    [(1, 0), (2, 0), (2, 2), pytest.param(4, 2, marks=pytest.mark.integration)],
+)
 def test_an_epoch_is_every_image_once(made, world, workers):
     """8 shards of 6 images on up to 8 readers, in batches that divide them."""
     stream = stream_of(made / "tars")
@@ -285,7 +288,7 @@ def test_pixels_depend_on_seed_epoch_and_name(made):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
-@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2, pytest.param(3, marks=pytest.mark.integration)])
 def test_order_is_repeated_and_resumed(made, workers):
     stream = stream_of(made / "tars")
     first = [indices(batches(stream, 5, epoch, workers)) for epoch in (0, 1)]
@@ -298,7 +301,10 @@ def test_order_is_repeated_and_resumed(made, workers):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
-@pytest.mark.parametrize(("workers", "skips"), [(0, (1, 8)), (2, (1, 2, 5)), (3, (1, 5, 8))])
+@pytest.mark.parametrize(
+    ("workers", "skips"),
+    [(0, (1, 8)), pytest.param(2, (1, 2, 5), marks=pytest.mark.integration), (3, (1, 5, 8))],
+)
 def test_the_rest_of_an_epoch_is_its_end(tars, workers, skips, monkeypatch):
     """8 shards on 3 workers: 3, 3 and 2, so that their batches do not come in equal turns."""
     rewrite(tars / "shard-000002.tar", damage)  # unreadable images among the seen ones

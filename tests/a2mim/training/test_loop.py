@@ -332,7 +332,7 @@ def stream_of(shards, **options):
     return ShardStream(shards, CropAndFlip(8), 0, StreamSettings(12, buffer=4), **options)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.integration)])
 def test_a_stream_goes_on_in_mid_epoch_to_the_same_bits(workers, tars, tmp_path):
     """Epochs have 3 steps; 8 are 2 epochs and two thirds."""
 
