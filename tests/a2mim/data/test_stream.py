@@ -1,8 +1,11 @@
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from a2mim.data.arrays import DataError
 from a2mim.data.augment import CropAndFlip
 from a2mim.data.stream import ShardStream, StreamSettings, batch_turns, deal, shuffle_buffer
 from a2mim.data.tar import write_shards
@@ -37,6 +40,14 @@ def stream_of(shards, images=COUNT, buffer=10, seed=0, **options):
 def batches(stream, size=4, epoch=0, workers=0, **options):
     dataset = stream.epoch(epoch, size, **options)
     return list(DataLoader(dataset, batch_size=None, num_workers=workers))
+
+
+def test_without_webdataset(tmp_path, monkeypatch):
+    """It is said before any shard is opened."""
+    (tmp_path / "a.tar").touch()
+    monkeypatch.setitem(sys.modules, "webdataset.gopen", None)  # as if it were not there
+    with pytest.raises(DataError, match=r"pip install 'a2mim\[stream\]'"):
+        ShardStream(tmp_path / "a.tar", CropAndFlip(8), 0, StreamSettings(1))
 
 
 def indices(some):

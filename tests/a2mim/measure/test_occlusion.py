@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -662,6 +663,15 @@ def test_classes_that_a_network_does_not_know(config, tmp_path):
     small = saved(tmp_path, "small", 3, classes=4)
     with pytest.raises(UsageError, match="expected a class from 0 to 3, got 9"):
         occlusion(changed(config, checkpoints=(small,)))
+
+
+def test_superpixels_need_scikit_image(config, monkeypatch, tmp_path):
+    before = set(tmp_path.iterdir())
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)  # as if it were not there
+    with pytest.raises(UsageError, match=r"pip install 'a2mim\[superpixels\]'") as told:
+        occlusion(changed(config, superpixels=9, grid=14))
+    assert "\n" not in str(told.value)
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_an_attribution_needs_a_classifier(config, tmp_path):
