@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
-SUITE := -m pytest -n 2 --dist worksteal -m 'not slow and not gpu'
+SUITE := -m pytest -n 2 --dist worksteal
+QUICK := -m 'not integration and not slow and not gpu'
+ALL := -m 'not slow and not gpu'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-lowest check fix figures bench clean
+.PHONY: help install demo test test-all test-lowest check fix figures bench clean
 
 help:  ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -26,11 +28,14 @@ $(READY) $(LOWEST)/.ready:
 demo: $(READY)  ## Pretrain, train, measure and draw on real images (about 4 minutes)
 	$(BIN)/a2mim demo $(ARGS)
 
-test: $(READY)  ## Run the tests
-	$(BIN)/python $(SUITE)
+test: $(READY)  ## Run the quick tests (at most 4 minutes on two cores)
+	$(BIN)/python $(SUITE) $(QUICK)
 
-test-lowest: $(LOWEST)/.ready  ## Run the tests with the lowest versions that pyproject.toml allows
-	$(LOWEST)/bin/python $(SUITE)
+test-all: $(READY)  ## Run these and those that start processes, browsers or notebooks
+	$(BIN)/python $(SUITE) $(ALL)
+
+test-lowest: $(LOWEST)/.ready  ## Run all of them with the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python $(SUITE) $(ALL)
 
 check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check .

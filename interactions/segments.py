@@ -115,6 +115,7 @@ def superpixels(
 
     Raises:
         ValueError: if the image or a setting is unusable, or SLIC cannot give so many regions.
+        ImportError: if scikit-image is not installed.
     """
     if image_CHW.ndim != 3 or image_CHW.shape[0] not in (1, 3) or image_CHW.numel() == 0:
         raise ValueError(
@@ -141,8 +142,14 @@ def _at_least(
     count: int, image_HWC: NDArray[np.float64], compactness: float, sigma: float
 ) -> Labels:
     """Connected regions of SLIC: at least ``count``, a few more for a photograph."""
-    from skimage.measure import label
-    from skimage.segmentation import slic
+    try:
+        from skimage.measure import label
+        from skimage.segmentation import slic
+    except ImportError as error:
+        raise ImportError(
+            "expected scikit-image for superpixels, it is not installed; "
+            "pip install 'a2mim[superpixels]'"
+        ) from error
 
     pixels = image_HWC.shape[0] * image_HWC.shape[1]
     asked = count

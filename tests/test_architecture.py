@@ -92,6 +92,19 @@ def test_every_module_has_its_test_file(path):
     assert (ROOT / "tests" / path.parent / f"test_{path.name}").is_file()
 
 
+@pytest.mark.parametrize("path", [p for p in MODULES if not p.name.startswith("__")], ids=str)
+def test_every_module_has_a_quick_test(path):
+    tree = ast.parse((ROOT / "tests" / path.parent / f"test_{path.name}").read_text())
+    tests = [x for x in ast.walk(tree) if isinstance(x, ast.FunctionDef)]
+    marks = [
+        [ast.unparse(decorator) for decorator in test.decorator_list]
+        for test in tests
+        if test.name.startswith("test_")
+    ]
+    long = {f"pytest.mark.{name}" for name in ("integration", "slow", "gpu")}
+    assert any(not long.intersection(of_test) for of_test in marks)
+
+
 def test_libraries_do_not_touch_the_outside():
     """Options, printing and global seeds belong to commands."""
     for path in MODULES:

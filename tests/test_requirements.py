@@ -10,11 +10,17 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, BUILD = SETTINGS["project"], SETTINGS["tool"]["hatch"]["build"]
+EXTRAS = {
+    name: [Requirement(text) for text in group]
+    for name, group in PROJECT["optional-dependencies"].items()
+}
 DECLARED = [
-    Requirement(text)
-    for group in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
-    for text in group
+    requirement
+    for group in ([Requirement(text) for text in PROJECT["dependencies"]], *EXTRAS.values())
+    for requirement in group
+    if requirement.name != PROJECT["name"]  # an extra that another one includes
 ]
 TOOLS = ("mypy", "pandas-stubs", "playwright", "ruff")
 """Of which the lowest versions are not tested."""
@@ -50,10 +56,19 @@ def test_a_lower_bound_is_the_version_that_is_tested(requirement):
 
 
 def test_every_direct_dependency_of_the_tests_is_pinned():
-    s3 = [Requirement(text) for text in PROJECT["optional-dependencies"]["s3"]]
     for requirement in DECLARED:
-        if requirement not in s3:
+        if requirement not in EXTRAS["s3"]:
             assert canonicalize_name(requirement.name) in TESTED
+
+
+def test_tests_have_every_extra_but_that_of_a_store():
+    (own,) = [requirement for requirement in EXTRAS["dev"] if requirement.name == PROJECT["name"]]
+    assert own.extras == EXTRAS.keys() - {"dev", "s3"}
+
+
+def test_the_wheel_holds_two_packages():
+    """A test folder, experiments or notebooks of one's own are never hidden by an installed one."""
+    assert BUILD["targets"]["wheel"] == {"packages": ["interactions", "a2mim"]}
 
 
 @pytest.mark.parametrize("name", ["constraints.txt", "constraints-lowest.txt"])

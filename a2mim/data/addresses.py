@@ -7,7 +7,9 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 from a2mim.data.arrays import DataError
@@ -71,11 +73,25 @@ def expanded(
     return tuple(found)
 
 
+def optional(module: str) -> Any:
+    """A module of webdataset or fsspec, which only streams and patterns need.
+
+    Raises:
+        DataError: if the package is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise DataError(
+            f"expected the package {module.partition('.')[0]} for shards by pattern or address, it "
+            "is not installed; pip install 'a2mim[stream]'"
+        ) from error
+
+
 def _braces(text: str) -> list[str]:
     if not any(sign in text for sign in ("{", "::")):
         return [text]
-    from webdataset.shardlists import expand_urls
-
+    expand_urls = optional("webdataset.shardlists").expand_urls
     try:
         return expand_urls(text)
     except (AssertionError, ValueError) as error:  # a variable that is not set, odd braces
@@ -86,21 +102,18 @@ def rewritten(address: str) -> str:
     """What webdataset makes of an address by the variable GOPEN_REWRITE; it may become a pipe."""
     if "GOPEN_REWRITE" not in os.environ:
         return address
-    from webdataset.gopen import rewrite_url
-
-    return rewrite_url(address)
+    return optional("webdataset.gopen").rewrite_url(address)
 
 
 def _check_address(address: str, allow_pipe: bool) -> None:
-    from webdataset.gopen import gopen_curl, gopen_schemes
-
     scheme = urlparse(address).scheme
     if scheme == "pipe" and not allow_pipe:
         raise DataError(
             f"expected no commands among the shards, got {address!r}; pass allow_pipe=True if it "
             "is yours, for it will be run by a shell"
         )
-    if gopen_schemes.get(scheme) is gopen_curl and shutil.which("curl") is None:
+    gopen = optional("webdataset.gopen")
+    if gopen.gopen_schemes.get(scheme) is gopen.gopen_curl and shutil.which("curl") is None:
         raise DataError(f"expected the program curl to read {address!r}; install it")
     if not for_webdataset(scheme):
         _check_store(address)
@@ -108,15 +121,13 @@ def _check_address(address: str, allow_pipe: bool) -> None:
 
 def for_webdataset(scheme: str) -> bool:
     """Whether the webdataset library opens addresses of a scheme itself."""
-    from webdataset.gopen import gopen_schemes
-
-    return scheme in {*gopen_schemes, "file", ""} - {"__default__"}
+    known = optional("webdataset.gopen").gopen_schemes
+    return scheme in {*known, "file", ""} - {"__default__"}
 
 
 def _check_store(address: str) -> None:
     """Refuse what fsspec does not open, or should not."""
-    import fsspec
-
+    fsspec = optional("fsspec")
     scheme = address.partition("://")[0]  # as fsspec cuts it; to it, "s3:a" is a local file
     if scheme in NO_STORES or "::" in address:  # braces can make a "::" after the text was split
         raise DataError(

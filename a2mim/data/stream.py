@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from a2mim.data.addresses import expand_shards, for_webdataset, rewritten
+from a2mim.data.addresses import expand_shards, for_webdataset, optional, rewritten
 from a2mim.data.arrays import DataError
 from a2mim.data.augment import Augment
 from a2mim.data.sampler import keyed_generator, keyed_seed
@@ -103,6 +103,7 @@ class ShardStream:
         endings: tuple[str, ...] = IMAGE_ENDINGS,
     ) -> None:
         self.shards = expand_shards(shards, allow_pipe)
+        optional("webdataset.gopen")  # missing, it would make every shard a damaged one
         self.settings = settings
         self.augment = augment
         self.seed = seed
@@ -273,8 +274,6 @@ def _files(shards: Iterable[str], stream: ShardStream) -> Iterator[tuple[str, st
 
 
 def _members(shard: str, endings: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    from webdataset.gopen import set_options
-
     source = _opened(shard)
     try:
         with tarfile.open(
@@ -288,7 +287,7 @@ def _members(shard: str, endings: tuple[str, ...]) -> Iterator[tuple[str, bytes]
             pass
     except BaseException:
         # What stopped us is the news, not that the program behind a pipe was stopped by it.
-        set_options(source, ignore_errors=True)
+        optional("webdataset.gopen").set_options(source, ignore_errors=True)
         raise
     finally:
         source.close()
@@ -296,14 +295,10 @@ def _members(shard: str, endings: tuple[str, ...]) -> Iterator[tuple[str, bytes]
 
 def _opened(shard: str) -> Any:
     """A file to be read once, from its beginning; of an object store, in requests one by one."""
-    from webdataset.gopen import gopen
-
     address = rewritten(shard)
     if for_webdataset(urlparse(address).scheme):
-        return gopen(shard)
-    import fsspec
-
-    store, path = fsspec.core.url_to_fs(address)
+        return optional("webdataset.gopen").gopen(shard)
+    store, path = optional("fsspec").core.url_to_fs(address)
     return store.open(path, "rb", block_size=STORE_BYTES)
 
 

@@ -58,7 +58,7 @@ from a2mim.measure.occlusion_tables import (
     without_truth,
 )
 from a2mim.measure.runner import safe_name, usable
-from a2mim.messages import UsageError
+from a2mim.messages import UsageError, did_you_mean
 from a2mim.probes.features import extract
 from a2mim.probes.linear import fit_linear
 from a2mim.report.figures import save
@@ -79,7 +79,12 @@ from interactions.occlusion.masks import (
 )
 from interactions.occlusion.predictions import WithProbe, occlude
 from interactions.occlusion.presets import PRESETS
-from interactions.occlusion.saliency import class_attention, from_attribution
+from interactions.occlusion.saliency import (
+    METHODS,
+    captum_attribution,
+    class_attention,
+    from_attribution,
+)
 from interactions.patches import PatchGrid
 from interactions.segments import PlayerMap, superpixels
 
@@ -88,6 +93,9 @@ CHUNK = 64
 
 SALIENT = ("salient", "non_salient", "salient_mass", "non_salient_mass")
 """Occluders that ask for saliency."""
+
+ATTENTION = "attention"
+"""The ``--saliency-method`` that is not captum's."""
 
 GRIDLESS = ("random", "complement", "mae")
 """Occluders that need neither a grid nor the saliency of one: those for superpixels."""
@@ -209,7 +217,7 @@ def occlusion(config: OcclusionConfig) -> None:
     settings = {
         key: value
         for key, value in asdict(config).items()
-        if key not in ("device", "out", "resume", "grid", "saliency", "saliency_head")
+        if key not in ("device", "out", "resume", "grid") and not key.startswith("saliency")
     }
     settings |= {
         "checkpoints": [f"{called(report)} {report.sha256}" for report in reports],
@@ -221,7 +229,9 @@ def occlusion(config: OcclusionConfig) -> None:
         side, cols = plan.grid.rows, plan.grid.cols
         settings["grid"] = side if side == cols else f"{side}x{cols}"
     if saliency:
-        settings["saliency"] = f"{saliency.loaded.report.source} head {config.saliency_head}"
+        own = config.saliency_method == ATTENTION
+        how = f"head {config.saliency_head}" if own else config.saliency_method
+        settings["saliency"] = f"{saliency.loaded.report.source} {how}"
         settings["saliency_sha256"] = saliency.loaded.report.sha256
     everything = settings | {"names": images.names, "labels": images.labels_I.tolist()}
     work = open_run(config.out, everything, resume=config.resume)
@@ -271,6 +281,41 @@ def _plan(config: OcclusionConfig) -> Plan:
         value = getattr(config, key)
         if value is not None and value < least:
             raise UsageError(f"expected --{key.replace('_', '-')} of at least {least}, got {value}")
+    methods = (ATTENTION, *METHODS)
+    if config.saliency_method not in methods:
+        raise UsageError(
+            f"expected --saliency-method of {', '.join(methods)}, got "
+            f"{config.saliency_method!r}{did_you_mean(config.saliency_method, methods)}"
+        )
+    plan = _planned(config)
+    if config.saliency_method != ATTENTION:
+        _check_attribution(config, plan)
+    return plan
+
+
+def _check_attribution(config: OcclusionConfig, plan: Plan) -> None:
+    """Whether everything else goes together with an attribution of captum's."""
+    method = config.saliency_method
+    if not plan.salient:
+        raise UsageError(
+            f"expected --occluder of {', '.join(SALIENT)} for --saliency-method {method}, got "
+            f"{' '.join(plan.occluders)}"
+        )
+    mass = [n for n, occluder in plan.occluders.items() if isinstance(occluder, SaliencyMass)]
+    if mass and method != "Saliency":
+        raise UsageError(
+            f"expected --saliency-method {ATTENTION} or Saliency for {mass[0]}, got {method}, "
+            "which may be below 0; choose --occluder salient or non_salient"
+        )
+    if config.saliency_head != OcclusionConfig.saliency_head:
+        raise UsageError(
+            f"expected --saliency-head or --saliency-method {method}, got both; heads are those "
+            "of attention"
+        )
+
+
+def _planned(config: OcclusionConfig) -> Plan:
+    """The plan of a preset, or that of the other settings."""
     grid = _grid(config.grid)
     usable(lambda: check_precision(config.precision))
     if config.preset:
@@ -500,7 +545,9 @@ def _measure(
         for c, chunk, name in missing:
             if c != at:
                 at, images_BCHW = c, images.read(chunk)
-                saliency_BN = None if saliency is None else saliency(config, chunk, plan.grid)
+                saliency_BN = None
+                if saliency is not None:
+                    saliency_BN = saliency.kept(config, chunk, plan.grid, _salience(work, c))
                 maps = {} if regions is None else regions.kept(chunk, _cut(work, c))
             rows = occlude(
                 model,
@@ -540,6 +587,11 @@ def _part(work: Path, number: int, occluder: str, chunk: int) -> Path:
 def _cut(work: Path, chunk: int) -> Path:
     """The superpixels of a chunk, which are the same for all networks."""
     return work / "parts" / f"superpixels-{chunk:05d}.npz"
+
+
+def _salience(work: Path, chunk: int) -> Path:
+    """The saliency of a chunk, which is the same for all networks."""
+    return work / "parts" / f"saliency-{chunk:05d}.npz"
 
 
 def _probe(work: Path, number: int) -> Path:
@@ -614,7 +666,7 @@ def _probe_samples(config: OcclusionConfig, loaded: Loaded) -> Labelled | SomeSa
 
 @dataclass(frozen=True)
 class _Saliency:
-    """The class attention of a vision transformer on the images of the run.
+    """The class attention of a vision transformer, or an attribution, on the images of the run.
 
     Attributes:
         loaded: the network.
@@ -644,6 +696,11 @@ class _Saliency:
                 )
         first = data_configs[0]
         loaded = load(config.saliency, WeightsConfig(image_size=first["input_size"][1]))
+        if config.saliency_method != ATTENTION and not loaded.report.classes:
+            raise UsageError(
+                f"expected --saliency with a classifier for {config.saliency_method}, got "
+                f"{config.saliency} without; name another network, such as {config.checkpoints[0]}"
+            )
         data = first | {key: loaded.data_config[key] for key in ("mean", "std")}
         loaded.model.to(config.device)
         made = cls(loaded, _images(config, data))
@@ -652,14 +709,26 @@ class _Saliency:
 
     def __call__(self, config: OcclusionConfig, chunk: slice, grid: PatchGrid) -> Tensor:
         """Saliency ``(B, N)`` of a chunk; batches are the same whatever ``--batch-size`` says."""
-        head = None if config.saliency_head < 0 else config.saliency_head
         images_BCHW = self.images.read(chunk)
         model = self.loaded.model
+        if config.saliency_method != ATTENTION:
+            names = self.images.names[chunk]
+            return captum_attribution(
+                model, images_BCHW, grid, config.saliency_method, seed=config.seed, names=names
+            )
+        head = None if config.saliency_head < 0 else config.saliency_head
         attention_BL = class_attention(model, images_BCHW, head, batch_size=16)
         tokens = token_grid(model, *images_BCHW.shape[2:])
         if tokens is None:
             raise UsageError(f"expected a plain ViT for --saliency, got {config.saliency}")
         return from_attribution(attention_BL.reshape(-1, tokens.rows, tokens.cols), grid)
+
+    def kept(self, config: OcclusionConfig, chunk: slice, grid: PatchGrid, path: Path) -> Tensor:
+        """The same, read from a file if it is there and left there if not."""
+        if not path.exists():
+            write_arrays(path, {"saliency_BN": self(config, chunk, grid).numpy()})
+        with np.load(path, allow_pickle=False) as stored:
+            return torch.from_numpy(stored["saliency_BN"])
 
 
 @dataclass(frozen=True)
@@ -767,7 +836,11 @@ def _setting(config: OcclusionConfig, plan: Plan, occluder: str, report: LoadRep
     if not report.classes:
         classifier = f"probe:{without_folders(config.probe_data or config.data)}"
     label = "" if config.label == "truth" else f" label={config.label}"
-    saliency = f" saliency={config.saliency}:{config.saliency_head}" if plan.salient else ""
+    saliency = ""
+    if plan.salient:
+        own = config.saliency_method == ATTENTION
+        how = config.saliency_head if own else config.saliency_method
+        saliency = f" saliency={config.saliency}:{how}"
     return (
         f"occluder={occluder} {plan.regions} fill={plan.fill_name} "
         f"repeats={config.repeats} precision={config.precision} classifier={classifier}"

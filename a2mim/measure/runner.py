@@ -212,7 +212,7 @@ def usable(work: Callable[[], T]) -> T:
     """What the library refuses with a reason is the user's input, not a fault."""
     try:
         return work()
-    except (ValueError, DataError) as error:
+    except (ValueError, DataError, ImportError) as error:
         raise UsageError(str(error)) from error
 
 

@@ -19,6 +19,7 @@ from typing import Literal
 from a2mim.data.samples import TOLERANCE
 from a2mim.data.stream import BUFFER
 from a2mim.methods.mask_token import TokenInit
+from a2mim.training.trackers import by_default
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 GREY = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
@@ -99,7 +100,8 @@ class PretrainConfig:
         knn_every: epochs between k-NN probes of images with classes; None: no probes.
         knn_data: these images, a set by name or ``folder:PATH``, if not those of ``data``.
         trackers: where reports go too, by accelerate's names: ``tensorboard`` is a folder of the
-            run; ``wandb``, ``mlflow``, ``comet_ml`` and others need their packages.
+            run, the default if TensorBoard is installed; ``wandb``, ``mlflow``, ``comet_ml`` and
+            others need their packages.
         seed: names every random draw.
         workers: processes that read images.
         keep: how many checkpoints stay.
@@ -162,7 +164,7 @@ class PretrainConfig:
     fsdp: bool = False
     knn_every: int | None = None
     knn_data: str = ""
-    trackers: tuple[str, ...] = ("tensorboard",)
+    trackers: tuple[str, ...] = field(default_factory=by_default)
     seed: int = 0
     workers: int = 8
     keep: int = 2

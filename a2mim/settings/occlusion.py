@@ -81,6 +81,12 @@ class OcclusionConfig:
     a class token, named like a checkpoint; the default is IPViT's."""
     saliency_head: int = 1
     """Which of its heads, from 0; -1 for their mean."""
+    saliency_method: str = "attention"
+    """attention, or an attribution of captum's to the class that --saliency predicts, which is then
+    any network with a classifier: Saliency, InputXGradient, IntegratedGradients, GuidedBackprop,
+    Deconvolution, Occlusion or ShapleyValueSampling, with captum's defaults. The last two hide the
+    patches of --grid. salient_mass and non_salient_mass need attention or Saliency, the two that
+    are never below 0."""
     probe_data: str = ""
     """Clean training images for a linear probe on networks without a classifier: a set by name, or
     folder:PATH; those of --data if left out."""

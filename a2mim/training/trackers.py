@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,17 @@ logger = logging.getLogger(__name__)
 OWN = "tensorboard"
 """The tracker that writes into the folder of the run."""
 
+EXTRA = "pip install 'a2mim[tensorboard]'"
+
 PICTURE = "reconstructions"
 
 LISTS = ("wandb", "swanlab")
 """Trackers that take pictures as a list."""
+
+
+def by_default() -> tuple[str, ...]:
+    """TensorBoard if it is installed."""
+    return (OWN,) if find_spec("tensorboard") else ()
 
 
 @dataclass(frozen=True)
@@ -35,12 +43,13 @@ class Trackers:
     """By which trackers a run is followed.
 
     Attributes:
-        names: as accelerate has them; also of classes registered with it.
+        names: as accelerate has them; also of classes registered with it. TensorBoard if left out
+            and installed.
         project: what the services file the run under.
         settings: of the run, which the services keep; numbers and texts.
     """
 
-    names: Sequence[str] = (OWN,)
+    names: Sequence[str] = field(default_factory=by_default)
     project: str = "a2mim"
     settings: Mapping[str, object] = field(default_factory=dict)
 
@@ -60,8 +69,8 @@ class Trackers:
                 raise UsageError(f"expected trackers of {known}, got {name!r}{hint}")
             if name in services and LoggerType(name) not in get_available_trackers():
                 raise UsageError(
-                    f"expected the package of the tracker {name}, it is not there; install it, or "
-                    "leave the tracker out"
+                    f"expected the package of the tracker {name}, it is not installed; "
+                    f"{EXTRA if name == OWN else 'install it'}, or leave the tracker out"
                 )
 
     def start(self, folder: Path, step: int) -> Followers:

@@ -1,7 +1,8 @@
 """How much each player matters, for occluders that hide the salient ones first.
 
 Three sources: the attention of a vision transformer's class token (IPViT: last block of DINO
-ViT-S/16, head 1), any attribution map per pixel, such as captum's, or numbers of one's own.
+ViT-S/16, head 1), an attribution of captum's (Kokhlikyan et al. 2020, arXiv:2009.07896) or of any
+other kind, or numbers of one's own.
 
     saliency_n = sum over the pixels of player n, and over channels, of the attribution
 
@@ -13,15 +14,36 @@ Shapes: B images, C channels, H x W pixels, N players, L tokens, A heads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from interactions.keys import Key, raw_words, torch_seeded
 from interactions.networks.inference import device_of, in_batches
 from interactions.patches import PatchGrid
 from interactions.segments import PlayerMap
+
+RELU_METHODS = ("GuidedBackprop", "Deconvolution")
+"""Attributions of captum that change what goes back through each ``nn.ReLU``."""
+
+PIXEL_METHODS = ("Saliency", "InputXGradient", "IntegratedGradients", *RELU_METHODS)
+"""Attributions of captum that are computed for each pixel."""
+
+METHODS = (*PIXEL_METHODS, "Occlusion", "ShapleyValueSampling")
+"""Attributions of captum by name; the last ones hide patches.
+
+They need nothing but a network, an image and a class. Not among them: ``FeatureAblation``, which is
+``Occlusion`` if the window moves from patch to patch; ``DeepLift``, which takes the functions that
+it does not know, such as GELU, for linear ones without a word; and ``LRP``, which has no rules for
+timm's networks.
+"""
+
+AT_ONCE = 16
+"""Masked images through the network at once."""
 
 
 def class_attention(
@@ -85,6 +107,95 @@ def class_attention(
     finally:
         attention.fused_attn = fused
         hook.remove()
+
+
+def captum_attribution(
+    model: nn.Module,
+    images_BCHW: Tensor,
+    grid: PatchGrid,
+    method: str,
+    *,
+    seed: int = 0,
+    names: Sequence[Key] | None = None,
+) -> Tensor:
+    """What patches contribute to the class that a network predicts, by an attribution of captum's.
+
+    Settings are captum's defaults; its baseline is 0, the mean colour of normalised images. Images
+    are attributed one by one, so the result does not depend on which others there are.
+
+    Args:
+        model: from images to logits ``(B, K)``, in eval mode.
+        images_BCHW: images ready for the model.
+        grid: the patches.
+        method: one of :data:`METHODS`, a class of ``captum.attr``.
+        seed: random seed of the methods that draw.
+        names: of the images, which name their draws; their numbers if left out.
+
+    Returns:
+        float64 ``(B, N)`` on the CPU: sums over the pixels and channels of a patch, with their
+        sign (``Saliency`` has none).
+
+    Raises:
+        ValueError: for an unknown method, a model in training mode, or one for which there is no
+            such attribution.
+    """
+    from captum import attr
+
+    if method not in METHODS:
+        raise ValueError(f"expected a method of {', '.join(METHODS)}, got {method!r}")
+    if model.training:
+        raise ValueError("expected a model in eval mode, got one in training mode")
+    if method in RELU_METHODS and not any(isinstance(m, nn.ReLU) for m in model.modules()):
+        raise ValueError(
+            f"expected a network with nn.ReLU for {method}, got {type(model).__name__} without; "
+            "choose another method"
+        )
+    C, H, W = images_BCHW.shape[1:]
+    grid.check_image(H, W)
+    device = device_of(model)
+    options: dict[str, Any] = {}
+    if method == "Occlusion":
+        window = (C, *grid.cell_size(H, W))
+        options = {"sliding_window_shapes": window, "strides": window}
+    if method == "ShapleyValueSampling":
+        patches_N1HW = grid.pixels(torch.eye(grid.n, dtype=torch.bool), H, W)
+        options = {"feature_mask": patches_N1HW.int().argmax(dim=0, keepdim=True).to(device)}
+    if method not in PIXEL_METHODS:
+        options["perturbations_per_eval"] = AT_ONCE
+    rows = []
+    for k, image_CHW in enumerate(images_BCHW):
+        name = k if names is None else names[k]
+        key = int(raw_words(1, "attribution", seed, name)[0]) >> 1
+        image_1CHW = image_CHW[None].to(device)
+        with torch.no_grad():
+            target = int(model(image_1CHW).argmax())
+        with _attributable(model), torch_seeded(key):
+            try:
+                maps = getattr(attr, method)(model).attribute(
+                    image_1CHW.requires_grad_(method in PIXEL_METHODS), target=target, **options
+                )
+            except Exception as error:  # each method has errors of its own
+                said = " ".join(str(error).split())
+                raise ValueError(
+                    f"captum's {method} does not work on {type(model).__name__}: {said}"
+                ) from error
+        rows.append(from_attribution(maps, grid))
+    return torch.cat(rows)
+
+
+@contextmanager
+def _attributable(model: nn.Module) -> Iterator[None]:
+    """No activation works in place, which captum's hooks do not bear, and captum does not warn."""
+    changed = [module for module in model.modules() if getattr(module, "inplace", False)]
+    try:
+        for module in changed:
+            module.inplace = False  # type: ignore[assignment]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"captum\b")
+            yield
+    finally:
+        for module in changed:
+            module.inplace = True  # type: ignore[assignment]
 
 
 def from_attribution(

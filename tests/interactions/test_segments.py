@@ -1,4 +1,5 @@
 import math
+import sys
 from itertools import combinations
 
 import numpy as np
@@ -44,6 +45,12 @@ IMAGES = {
     "narrow": smooth_image(3)[:, :2],
     "half precision": smooth_image(0).bfloat16(),
 }
+
+
+def test_without_scikit_image(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)  # as if it were not there
+    with pytest.raises(ImportError, match=r"pip install 'a2mim\[superpixels\]'"):
+        superpixels(torch.rand(3, 8, 8), 4)
 
 
 @pytest.mark.parametrize("count", [3, 16, 49, 100])

@@ -281,7 +281,7 @@ def test_a_budget_that_tells_nothing_of_interactions_is_one_line(
         ({"label": "truth"}, "expected classes in .*labels.csv for --label truth, found none"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(compared, tmp_path, changes, message):
+def test_what_cannot_be_done_is_one_line(compared, tmp_path, changes, message, hastened):
     settings = {
         "checkpoints": (compared["one"], compared["other"]),
         "images": compared["unlabelled"],
@@ -312,7 +312,7 @@ def test_settings_of_the_function_are_checked(compared):
         compare(compared["one"], images=compared["photos"])
 
 
-def test_one_checkpoint_twice_is_an_error(compared, tmp_path):
+def test_one_checkpoint_twice_is_an_error(compared, tmp_path, hastened):
     shutil.copy(compared["one"], tmp_path)
     shutil.copy(compared["one"].replace(".safetensors", ".json"), tmp_path)
     with pytest.raises(UsageError, match="expected every network once"):

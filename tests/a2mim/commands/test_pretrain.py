@@ -93,6 +93,7 @@ def test_timm_loads_what_a_run_leaves(name, tmp_path):
     assert data["crop_pct"] == config.crop_pct == (1.0 if name == "digits-vit" else 0.875)
 
 
+@pytest.mark.integration
 def test_a_killed_run_goes_on_to_the_same_bytes(finished, tmp_path):
     out = tmp_path / "again"
     command = [
@@ -122,6 +123,7 @@ def alone(tmp_path_factory):
     return out
 
 
+@pytest.mark.integration
 def test_two_processes_by_torchrun_are_one(alone, tmp_path):
     check_shared(
         alone,
@@ -132,6 +134,7 @@ def test_two_processes_by_torchrun_are_one(alone, tmp_path):
     )
 
 
+@pytest.mark.integration
 def test_two_processes_from_a_notebook_are_one(alone, tmp_path):
     """accelerate's launcher for trying it on a CPU: the same fork as on GPUs, another group."""
     script = (

@@ -65,6 +65,28 @@ def test_a_store_without_its_package(monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("module", "shards"),
+    [
+        ("webdataset.shardlists", "a-{0..3}.tar"),
+        ("webdataset.gopen", "https://example.org/a.tar"),
+        ("fsspec", "s3://bucket/a.tar"),
+    ],
+)
+def test_without_the_packages_of_streams(module, shards, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not there
+    with pytest.raises(DataError, match=r"pip install 'a2mim\[stream\]'") as told:
+        expand_shards(shards)
+    assert f"the package {module.split('.')[0]} " in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_local_shards_need_no_package(made, monkeypatch):
+    monkeypatch.setitem(sys.modules, "webdataset.gopen", None)
+    monkeypatch.setitem(sys.modules, "webdataset.shardlists", None)
+    assert len(expand_shards(f"{made}/tars/shard-*.tar")) == 8
+
+
 def test_a_rewritten_address_is_judged_by_what_it_becomes(made, monkeypatch):
     shard = made / "tars" / "shard-000000.tar"
     monkeypatch.setenv("GOPEN_REWRITE", f"{made}=pipe:cat {made}")

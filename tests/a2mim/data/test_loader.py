@@ -55,7 +55,7 @@ def test_images_by_index_are_those_of_the_plain_loader(made):
     assert same(load(samples, steps, workers=1), make_loader(samples, steps))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.integration)])
 def test_a_stream_goes_on_anywhere(made, workers):
     """Micro-batches of 5; 2 steps in an epoch, of 2 micro-batches."""
     stream = stream_of(made / "tars")

@@ -3,6 +3,7 @@ import http.server
 import logging
 import pickle
 import shutil
+import sys
 import tarfile
 import threading
 from collections import Counter
@@ -33,6 +34,14 @@ def stream_of(shards, images=COUNT, buffer=10, seed=0, **options):
 def batches(stream, size=4, epoch=0, workers=0, **options):
     dataset = stream.epoch(epoch, size, **options)
     return list(DataLoader(dataset, batch_size=None, num_workers=workers))
+
+
+def test_without_webdataset(tmp_path, monkeypatch):
+    """It is said before any shard is opened."""
+    (tmp_path / "a.tar").touch()
+    monkeypatch.setitem(sys.modules, "webdataset.gopen", None)  # as if it were not there
+    with pytest.raises(DataError, match=r"pip install 'a2mim\[stream\]'"):
+        ShardStream(tmp_path / "a.tar", CropAndFlip(8), 0, StreamSettings(1))
 
 
 def indices(some):
@@ -96,7 +105,10 @@ def damage(place, data):
     return [data[: len(data) // 2], b"", b"not an image"][place % 3] if place < 6 else data
 
 
-@pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 0), (2, 2), (4, 2)])
+@pytest.mark.parametrize(
+    ("world", "workers"),
+    [(1, 0), (2, 0), (2, 2), pytest.param(4, 2, marks=pytest.mark.integration)],
+)
 def test_an_epoch_is_every_image_once(made, world, workers):
     """8 shards of 6 images on up to 8 readers, in batches that divide them."""
     stream = stream_of(made / "tars")
@@ -130,7 +142,7 @@ def test_pixels_depend_on_seed_epoch_and_name(made):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
-@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2, pytest.param(3, marks=pytest.mark.integration)])
 def test_order_is_repeated_and_resumed(made, workers):
     stream = stream_of(made / "tars")
     first = [indices(batches(stream, 5, epoch, workers)) for epoch in (0, 1)]
@@ -143,7 +155,10 @@ def test_order_is_repeated_and_resumed(made, workers):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
-@pytest.mark.parametrize(("workers", "skips"), [(0, (1, 8)), (2, (1, 2, 5)), (3, (1, 5, 8))])
+@pytest.mark.parametrize(
+    ("workers", "skips"),
+    [(0, (1, 8)), pytest.param(2, (1, 2, 5), marks=pytest.mark.integration), (3, (1, 5, 8))],
+)
 def test_the_rest_of_an_epoch_is_its_end(tars, workers, skips, monkeypatch, rewrite):
     """8 shards on 3 workers: 3, 3 and 2, so that their batches do not come in equal turns."""
     rewrite(tars / "shard-000002.tar", damage)  # unreadable images among the seen ones

@@ -185,6 +185,7 @@ def test_batch_size_does_not_change_the_draws(config, tmp_path):
     np.testing.assert_allclose(one, two, atol=2e-3)
 
 
+@pytest.mark.integration
 def test_two_processes_give_the_table_of_one(noisy, tmp_path):
     two = changed(noisy, out=tmp_path / "two")
     arguments = command(
@@ -234,6 +235,7 @@ def command(config, *more):
     ]
 
 
+@pytest.mark.integration
 def test_a_killed_run_goes_on_to_the_same_bytes(config, images, tmp_path):
     """``kill -9`` in the middle, then the same command again."""
     for k in range(3):  # more images

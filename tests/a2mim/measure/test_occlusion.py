@@ -1,10 +1,12 @@
 import json
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import timm
 import torch
+from captum.attr import IntegratedGradients
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -23,11 +25,13 @@ from a2mim.settings.weights import WeightsConfig
 from interactions.occlusion import curves as summaries
 from interactions.occlusion.masks import OCCLUDERS, TENTHS, Scene
 from interactions.occlusion.predictions import occlude
+from interactions.occlusion.saliency import from_attribution
 from interactions.patches import PatchGrid
 from interactions.segments import PlayerMap, superpixels
 
 OPTIONS = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
 COUNT = 20
+SALIENT = {"occluder": ("salient",)}
 WIDE = WeightsConfig(("img_size=(96, 160)", "num_classes=10"))
 
 
@@ -357,6 +361,40 @@ def test_saliency_is_that_of_the_images_as_the_salient_network_sees_them(config,
         occlusion(changed(salient, checkpoints=(config.checkpoints[0], cut)))
 
 
+def test_saliency_by_an_attribution(config, tmp_path):
+    """It is captum's, of the images as the salient network sees them, and kept for all networks."""
+    salient = changed(
+        config,
+        occluder=("salient",),
+        saliency=saved(tmp_path, "saliency", 5, mean=0.3),
+        saliency_method="IntegratedGradients",
+    )
+    occlusion(salient)
+    model = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=32,
+        num_classes=10,
+        checkpoint_path=salient.saliency,
+        **OPTIONS,
+    ).eval()
+    images, labels, names = digits(mean=0.3)
+    maps = [
+        IntegratedGradients(model).attribute(image, target=int(model(image).argmax()))
+        for image in images.split(1)
+    ]
+    expected = occlude(
+        *(lambda images: images.flatten(1)[:, :10], digits()[0], labels, PatchGrid(4, 4)),
+        OCCLUDERS["salient"],
+        fractions=config.fractions,
+        names=names,
+        saliency_IN=from_attribution(torch.cat(maps), PatchGrid(4, 4)),
+    )
+    for number in (0, 1):
+        assert images_of(salient, number, "salient")["mask"].tolist() == expected["mask"].tolist()
+    settings = read_table(config.out / "rows.csv")["setting"]
+    assert settings.str.contains(f" saliency={salient.saliency}:IntegratedGradients").all()
+
+
 def test_a_preset_decides(config):
     sized = changed(
         config,
@@ -596,6 +634,17 @@ def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys):
             {"checkpoints": ("untrained:test_vit",), "weights": WIDE, "occluder": ("salient",)},
             "networks of square images for --saliency, got one of 96 x 160 px",
         ),
+        (SALIENT | {"saliency_method": "Integrated"}, "'Integrated'; did you mean IntegratedGr"),
+        ({"saliency_method": "Saliency"}, "of salient, non_salient, salient_mass, non_salient_ma"),
+        (SALIENT | {"saliency_method": "Saliency", "saliency_head": 0}, "--saliency-head or --s"),
+        (
+            {"occluder": ("salient_mass",), "saliency_method": "Occlusion"},
+            "attention or Saliency for salient_mass, got Occlusion",
+        ),
+        (
+            SALIENT | {"saliency_method": "GuidedBackprop", "saliency": "untrained:test_vit"},
+            "expected a network with nn.ReLU for GuidedBackprop, got VisionTransformer",
+        ),
         ({"occluder": ("simmim",), "grid": 1}, "units of 2 x 2 cells"),
         ({"checkpoints": ("nowhere.safetensors",)}, "nowhere.safetensors"),
         ({"device": "tpu"}, "--device auto, cpu or cuda"),
@@ -614,6 +663,22 @@ def test_classes_that_a_network_does_not_know(config, tmp_path):
     small = saved(tmp_path, "small", 3, classes=4)
     with pytest.raises(UsageError, match="expected a class from 0 to 3, got 9"):
         occlusion(changed(config, checkpoints=(small,)))
+
+
+def test_superpixels_need_scikit_image(config, monkeypatch, tmp_path):
+    before = set(tmp_path.iterdir())
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)  # as if it were not there
+    with pytest.raises(UsageError, match=r"pip install 'a2mim\[superpixels\]'") as told:
+        occlusion(changed(config, superpixels=9, grid=14))
+    assert "\n" not in str(told.value)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_an_attribution_needs_a_classifier(config, tmp_path):
+    encoder = saved(tmp_path, "encoder", 3, classes=0)
+    salient = changed(config, **SALIENT, saliency=encoder, saliency_method="Saliency")
+    with pytest.raises(UsageError, match="expected --saliency with a classifier for Saliency"):
+        occlusion(salient)
 
 
 def test_damaged_images_are_named(config, tmp_path):

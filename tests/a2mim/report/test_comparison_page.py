@@ -246,6 +246,7 @@ def test_the_same_tables_give_the_same_page(comparison, tmp_path):
     assert (comparison.folder / "compare.html").read_text() == html(comparison)
 
 
+@pytest.mark.integration
 def test_the_page_in_a_browser(comparison, visit):
     """Figures are there, the table can be sorted, a phone is wide enough, paper has it all."""
     tab = visit(comparison.folder / "compare.html")

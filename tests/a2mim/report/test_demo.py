@@ -130,6 +130,7 @@ def test_the_page_needs_nothing_but_itself(run_folder, rows):
     assert str(run_folder) not in text
 
 
+@pytest.mark.integration
 def test_the_page_opens_in_a_browser(run_folder, visit):
     tab = visit(run_folder / "report.html", width=360)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360

@@ -171,6 +171,7 @@ def directions(tab):
     return [th.get_attribute("aria-sort") for th in tab.locator(".sortable thead th").all()]
 
 
+@pytest.mark.integration
 def test_a_click_sorts(visit, document):
     tab = visit(document)
     assert directions(tab) == [None] * 3
@@ -183,6 +184,7 @@ def test_a_click_sorts(visit, document):
     assert column(tab, "n") == ["4", "2", "0", "5", "7", "3", "6", "1"]  # as before, NaN last
 
 
+@pytest.mark.integration
 def test_the_keyboard_sorts(visit, document):
     tab = visit(document)
     tab.get_by_role("button", name="name").focus()
@@ -197,6 +199,7 @@ def test_the_keyboard_sorts(visit, document):
     assert column(tab, "n") == [str(k) for k in range(8)]
 
 
+@pytest.mark.integration
 def test_it_reads_on_a_phone(visit, document):
     tab = visit(document, width=360)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
@@ -212,6 +215,7 @@ def test_it_reads_on_a_phone(visit, document):
     assert cell.bounding_box()["x"] < 0
 
 
+@pytest.mark.integration
 def test_all_of_it_is_printed(visit, document):
     tab = visit(document, width=680)  # A4 without margins
     inside = tab.get_by_text("inside")
@@ -227,6 +231,7 @@ def test_all_of_it_is_printed(visit, document):
     )
 
 
+@pytest.mark.integration
 def test_the_policy_stops_what_a_body_would_load(browser, tmp_path):
     path = tmp_path / "page.html"
     path.write_text(page("", "", [Section("a", '<img src="http://127.0.0.1:9/a.png">')]))

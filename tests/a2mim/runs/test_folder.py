@@ -72,6 +72,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.integration
 def test_one_process_at_a_time(tmp_path, monkeypatch):
     """The second is refused and loses nothing of the first; killed, the first is no obstacle."""
     out = tmp_path / "run"
@@ -156,6 +157,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tunes glibc's allocator")
 def test_freed_memory_is_kept():
     """In processes of their own, as the setting cannot be taken back."""

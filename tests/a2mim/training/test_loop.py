@@ -332,7 +332,7 @@ def stream_of(shards, **options):
     return ShardStream(shards, CropAndFlip(8), 0, StreamSettings(12, buffer=4), **options)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.integration)])
 def test_a_stream_goes_on_in_mid_epoch_to_the_same_bits(workers, tars, tmp_path):
     """Epochs have 3 steps; 8 are 2 epochs and two thirds."""
 
@@ -656,6 +656,7 @@ def run_processes(folder, *what):
     return json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(workers, processes):
     folder = processes / f"{workers}"
@@ -679,6 +680,7 @@ def be_killed(folder, workers):
     fit(make(0.1), log_every=2, ema=0.9, saving=saving, workers=workers, on_step=on_step)
 
 
+@pytest.mark.integration
 def test_two_processes_are_one(processes):
     one, reports, _ = fit(make(sgd=True), clip=1.0)
     found = [torch.load(processes / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -698,6 +700,7 @@ def test_two_processes_are_one(processes):
     assert deviation(weights(method), weights(one)) < 1e-5
 
 
+@pytest.mark.integration
 def test_two_processes_with_labels_are_one(processes):
     one, reports, _ = fit(make_classifier(), labels_I=LABELS)
     found = [torch.load(processes / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -706,6 +709,7 @@ def test_two_processes_with_labels_are_one(processes):
     assert deviation(found[0]["labelled"], weights(one)) < 1e-5
 
 
+@pytest.mark.integration
 def test_two_processes_count_an_unreadable_image_once(processes):
     """Four epochs: each of them meets both."""
     found = [torch.load(processes / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -715,6 +719,7 @@ def test_two_processes_count_an_unreadable_image_once(processes):
     assert fit()[1][-1].skipped is None  # these cannot be unreadable
 
 
+@pytest.mark.integration
 def test_two_processes_end_together_when_too_much_is_unreadable(processes):
     found = [torch.load(processes / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     one, two = (f["too many"] for f in found)
@@ -728,6 +733,7 @@ def test_two_processes_end_together_when_too_much_is_unreadable(processes):
         fit(samples=few)
 
 
+@pytest.mark.integration
 def test_two_processes_say_which_parameters_have_no_gradient(processes):
     for rank, reports in enumerate((10, 0)):
         found = torch.load(processes / f"{rank}.pt", weights_only=True)
@@ -736,6 +742,7 @@ def test_two_processes_say_which_parameters_have_no_gradient(processes):
         assert found["not missed"] == reports
 
 
+@pytest.mark.integration
 def test_two_processes_share_a_stream_or_refuse_it(processes):
     found = [torch.load(processes / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert [f["one shard"] for f in found] == [
@@ -753,6 +760,7 @@ def refused(folder, found):
     return str(caught.value)
 
 
+@pytest.mark.integration
 def test_two_processes_with_half_the_weights_are_one(processes):
     """Everything that is kept: weights, averages, the optimiser's state, norms, checkpoints."""
     one, reports, done = fit(heavy(), clip=1.0, ema=0.9)
@@ -771,6 +779,7 @@ def test_two_processes_with_half_the_weights_are_one(processes):
     assert max(sizes) < 0.6 * sum(sizes)
 
 
+@pytest.mark.integration
 def test_what_two_processes_saved_in_parts_one_goes_on_with(processes):
     one, reports, done = fit(heavy(), clip=1.0, ema=0.9)
     saving = Saving(processes / "for one")
@@ -782,6 +791,7 @@ def test_what_two_processes_saved_in_parts_one_goes_on_with(processes):
     assert deviation(weights(again.ema), weights(done.ema)) < 1e-5
 
 
+@pytest.mark.integration
 def test_a_slow_copy_in_halves_is_one(processes):
     method = fit(make_relaxed())[0]
     found = [torch.load(processes / f"{rank}.pt", weights_only=True) for rank in (0, 1)]

@@ -86,6 +86,7 @@ def test_an_optimiser_takes_its_state_along():
         assert all(torch.equal(value, after[k][name]) for name, value in values.items())
 
 
+@pytest.mark.integration
 def test_two_processes_share_a_module(tmp_path):
     done = subprocess.run(
         [sys.executable, __file__, tmp_path],

@@ -1,11 +1,15 @@
+import sys
+
 import numpy as np
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from a2mim.commands.watching import Log
 from a2mim.messages import UsageError
+from a2mim.recipes.pretrain import RECIPES
+from a2mim.training import trackers as module
 from a2mim.training.loop import StepReport
-from a2mim.training.trackers import Trackers
+from a2mim.training.trackers import Trackers, by_default
 
 
 class Notebook(GeneralTracker):
@@ -74,6 +78,18 @@ class Look:
 
     def look(self, report):
         return np.zeros((4, 6, 3), np.uint8) + np.uint8(report.step)
+
+
+def test_without_tensorboard(monkeypatch):
+    """It is left out by default, and an error where it was asked for."""
+    assert by_default() == ("tensorboard",)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if it were not there
+    monkeypatch.setattr(module, "get_available_trackers", lambda: [])
+    assert by_default() == Trackers().names == RECIPES["digits-vit"]().trackers == ()
+    Trackers().check()
+    with pytest.raises(UsageError, match=r"pip install 'a2mim\[tensorboard\]'") as told:
+        Trackers(("tensorboard",)).check()
+    assert "\n" not in str(told.value)
 
 
 def test_reports_go_to_all(services, tmp_path):

@@ -1,11 +1,21 @@
 import pytest
 import torch
+import torch.nn.functional as F
+from captum import attr
 from captum.attr import Saliency
 from timm import create_model
 from timm.utils import AttentionExtract
 from torch import nn
 
-from interactions.occlusion.saliency import class_attention, from_attribution, renormalised
+from interactions.keys import raw_words, torch_seeded
+from interactions.occlusion.masks import OCCLUDERS, Scene
+from interactions.occlusion.saliency import (
+    METHODS,
+    captum_attribution,
+    class_attention,
+    from_attribution,
+    renormalised,
+)
 from interactions.patches import PatchGrid
 from interactions.segments import PlayerMap
 
@@ -102,6 +112,80 @@ def test_attributions_are_summed_over_players():
     ):
         with pytest.raises(ValueError, match=message):
             from_attribution(bad, grid)
+
+
+GRID = PatchGrid(2, 4)
+PATCHES_HW = torch.arange(8).reshape(2, 4).repeat_interleave(4, 0).repeat_interleave(2, 1)
+SMALL = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+DIRECT = {
+    "Occlusion": {"sliding_window_shapes": (3, 4, 2), "strides": (3, 4, 2)},
+    "ShapleyValueSampling": {"feature_mask": PATCHES_HW[None, None]},
+}
+
+
+@pytest.fixture
+def rectified():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(512, 5)
+    ).eval()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU:UserWarning")
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require:UserWarning")
+def test_attributions_are_those_of_captum(method, rectified):
+    found = captum_attribution(rectified, SMALL, GRID, method, names=["a", "b", "c"])
+    assert rectified[1].inplace
+    assert not rectified[1]._forward_hooks
+    assert found.shape == (3, 8)
+    rectified[1].inplace = False
+    for k, name in enumerate("abc"):
+        image = SMALL[[k]]
+        target = int(rectified(image).argmax())
+        with torch_seeded(int(raw_words(1, "attribution", 0, name)[0]) >> 1):
+            made = getattr(attr, method)(rectified)
+            maps = made.attribute(image.clone(), target=target, **DIRECT.get(method, {}))
+        sums = F.avg_pool2d(maps.detach().double(), (4, 2)).sum(dim=1).flatten() * 8
+        torch.testing.assert_close(found[k], sums, rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_has_its_attribution_whatever_the_others(rectified):
+    def sampled(images, names, seed=0):
+        return captum_attribution(
+            rectified, images, GRID, "ShapleyValueSampling", names=names, seed=seed
+        )
+
+    before = torch.get_rng_state()
+    whole = sampled(SMALL, "abc")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(sampled(SMALL[[2, 0]], "ca"), whole[[2, 0]])
+    assert not torch.equal(sampled(SMALL, "abd")[2], whole[2])
+    assert not torch.equal(sampled(SMALL, "abc", seed=1), whole)
+
+
+def test_what_speaks_for_the_class_is_hidden_first(rectified):
+    saliency_IN = captum_attribution(rectified, SMALL, GRID, "IntegratedGradients")
+    scene = Scene(GRID, ("a", "b", "c"), saliency_IN=saliency_IN)
+    hidden_IFN = ~OCCLUDERS["salient"](scene, (0.0, 0.125, 0.5))
+    for hidden_FN, saliency_N in zip(hidden_IFN, saliency_IN, strict=True):
+        for hidden_N, count in zip(hidden_FN, (0, 1, 4), strict=True):
+            assert set(hidden_N.nonzero()[:, 0].tolist()) == set(saliency_N.topk(count)[1].tolist())
+
+
+def test_attributions_that_cannot_be_had(rectified):
+    class Odd(nn.Module):
+        def forward(self, images):
+            return images.detach().mean(dim=(1, 2, 3))[:, None].expand(-1, 2)
+
+    for model, method, message in (
+        (rectified, "Salience", "got 'Salience'"),
+        (rectified, "LRP", "got 'LRP'"),
+        (nn.Flatten(), "Saliency", "eval mode"),
+        (nn.Flatten().eval(), "GuidedBackprop", r"nn\.ReLU"),
+        (Odd().eval(), "Saliency", "captum's Saliency does not work on Odd"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            captum_attribution(model, SMALL, GRID, method)
 
 
 def test_captum_finds_the_patch_that_a_model_reads():

@@ -104,7 +104,10 @@ def test_orders_share_the_replicates_that_both_have():
     np.testing.assert_allclose(parts.context_O(np.array([8.0, 4, 8])), expected_O, rtol=0.1)
 
 
-@pytest.mark.parametrize(("target", "budget"), [(0.1, None), (None, 50_000), (None, 200_000)])
+@pytest.mark.parametrize(
+    ("target", "budget"),
+    [(0.1, None), pytest.param(None, 50_000, marks=pytest.mark.integration), (None, 200_000)],
+)
 def test_the_promise_is_the_error_of_new_measurements(real, target, budget):
     """Designs that are chosen for a real network, measured 400 times each."""
     network = resnet20()
@@ -115,7 +118,9 @@ def test_the_promise_is_the_error_of_new_measurements(real, target, budget):
     np.testing.assert_allclose(found_O, chosen.error_O, rtol=0.25)
 
 
-@pytest.mark.parametrize("rho", [0, 2, 5, 10])
+@pytest.mark.parametrize(
+    "rho", [0, *(pytest.param(rho, marks=pytest.mark.integration) for rho in (2, 5)), 10]
+)
 def test_the_promise_holds_from_quiet_to_very_noisy_contexts(rho):
     """Images of a CV of 0.25; a single loud image makes what a pilot says of variances chance."""
     network = replace(simulated(rho / 3.5), spread=0.25)

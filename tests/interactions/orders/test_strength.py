@@ -644,25 +644,32 @@ def check(held, source, repeats, *, same, bias):
         assert held.found_in_bands <= stats.binom.ppf(1 - 1e-4, repeats, 0.06) / repeats
 
 
+LONG = pytest.param(500, marks=pytest.mark.integration)
+
+
+@pytest.mark.parametrize("repeats", [200, LONG])
 @pytest.mark.parametrize("replicates", [4, 16])
-def test_real_replicates_are_covered(replicates):
+def test_real_replicates_are_covered(replicates, repeats):
     """Resampled images, pairs and contexts of a ResNet-20, rho up to 3.5, K = 8 and K = 32."""
     network = resnet20()
-    check(repeated(network, network, 53, 6, replicates, 500), network, 500, same=True, bias=0.04)
+    held = repeated(network, network, 53, 6, replicates, repeats)
+    check(held, network, repeats, same=True, bias=0.04)
 
 
-def test_simulated_networks_are_covered():
+@pytest.mark.parametrize("repeats", [200, LONG])
+def test_simulated_networks_are_covered(repeats):
     """Two networks of the same J, of which one has half the context noise."""
     loud, quiet = simulated(1.0), simulated(0.5)
-    check(repeated(loud, quiet, 53, 12, 4, 500), loud, 500, same=True, bias=0.04)
+    check(repeated(loud, quiet, 53, 12, 4, repeats), loud, repeats, same=True, bias=0.04)
 
 
-def test_a_true_difference_is_covered_and_found():
+@pytest.mark.parametrize("repeats", [200, LONG])
+def test_a_true_difference_is_covered_and_found(repeats):
     network = simulated(1.0, heavy=True)
     other = replace(network, J_O=network.J_O * np.linspace(1.3, 0.7, 13))
     other = replace(other, J_O=other.J_O / other.J_O.mean())
-    held = repeated(network, other, 53, 6, 4, 500)
-    check(held, network, 500, same=False, bias=0.04)
+    held = repeated(network, other, 53, 6, 4, repeats)
+    check(held, network, repeats, same=False, bias=0.04)
     assert held.found > 0.3
     assert held.found_in_bands > 0.3
 
