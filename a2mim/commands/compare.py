@@ -26,6 +26,7 @@ from typing import Any
 import pandas as pd
 
 from a2mim.data.sources import set_name
+from a2mim.files import write_whole
 from a2mim.measure.comparison import Comparison
 from a2mim.measure.interactions import BudgetError, interaction_curves
 from a2mim.measure.invariance import invariance
@@ -36,7 +37,7 @@ from a2mim.measure.scores import scores_and_differences
 from a2mim.measure.spectrum import spectrum
 from a2mim.messages import UsageError
 from a2mim.runs.folder import commit, is_run, label_run, open_run, place_run
-from a2mim.runs.table import COLUMNS, ENERGY, read_table, write_atomic, write_table
+from a2mim.runs.table import COLUMNS, ENERGY, read_table, write_table
 from a2mim.settings.compare import CompareConfig, Panel
 from a2mim.settings.interactions import InteractionsConfig
 from a2mim.settings.invariance import InvarianceConfig
@@ -129,7 +130,7 @@ def run(config: CompareConfig) -> Comparison:
     )
     write_table(pd.concat([measured, own[list(COLUMNS)]], ignore_index=True), work / "rows.csv")
     write_reports([network.report for network in plan.networks], work / "weights.json")
-    write_atomic(work / "compare.json", json.dumps({**plan.to_dict(), "ran": ran}, indent=2) + "\n")
+    write_whole(work / "compare.json", json.dumps({**plan.to_dict(), "ran": ran}, indent=2) + "\n")
     label_run(work, plan.settings | {"ran": ran}, time.perf_counter() - start)
     comparison = Comparison(work)
     comparison.save_figures()
@@ -180,7 +181,7 @@ def _run_panel(panel: Panel, plan: Plan, work: Path) -> None:
     text = said.getvalue().replace(f"{out.parent}/", "")
     for source in sorted((n.report.source for n in plan.networks), key=len, reverse=True):
         text = text.replace(source, without_path(source))
-    write_atomic(out.with_name(f"{panel}.txt"), text)
+    write_whole(out.with_name(f"{panel}.txt"), text)
 
 
 def _predictions(plan: Plan, config: CompareConfig, out: Path) -> None:

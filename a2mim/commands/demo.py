@@ -25,18 +25,12 @@ from tqdm import tqdm
 import interactions as ix
 from a2mim import BlockMask, MaskedImageModel, load_backbone, save_backbone
 from a2mim.data.arrays import DataError, ImageSet, cifar10, digits, image_folders
+from a2mim.files import write_arrays
 from a2mim.messages import UsageError
 from a2mim.report.demo import findings, summary_table, write_report
 from a2mim.report.figures import draw_all
 from a2mim.runs.folder import commit, finish_run, open_run, pick_device
-from a2mim.runs.table import (
-    COLUMNS,
-    per_image_rows,
-    read_table,
-    strength_rows,
-    write_arrays,
-    write_table,
-)
+from a2mim.runs.table import COLUMNS, per_image_rows, read_table, strength_rows, write_table
 from a2mim.settings.demo import GRID, IMAGE_SIZE, MASK_BLOCK, DemoConfig, backbone
 from a2mim.training.plain import train
 from interactions.keys import torch_seeded

@@ -45,6 +45,7 @@ from a2mim.data.sampler import Batches, keyed_seed
 from a2mim.data.samples import RepeatedSamples, SomeSamples, few_images
 from a2mim.data.sources import labelled_samples, training_samples, without_folders
 from a2mim.data.stream import ShardStream
+from a2mim.files import write_whole
 from a2mim.measure.fills import plain_fill
 from a2mim.messages import UsageError, did_you_mean
 from a2mim.methods.mae import MaskedAutoencoder
@@ -63,7 +64,7 @@ from a2mim.runs.folder import (
     place_run,
     process_rank,
 )
-from a2mim.runs.table import write_atomic, write_table
+from a2mim.runs.table import write_table
 from a2mim.training.loop import Saving, Trained, pretrain
 from a2mim.training.optim import (
     OFFICIAL_CNN,
@@ -267,12 +268,12 @@ def save(
     if trained.ema is not None:
         save_backbone(cast(Any, trained.ema).backbone, work / "backbone-ema.safetensors")
     about = json.dumps(description(method.backbone, config), indent=2) + "\n"
-    write_atomic(work / "backbone.json", about)
+    write_whole(work / "backbone.json", about)
     # What timm's "local-dir:" reads: the same two files under the names that it looks for.
     folder = work / "timm"
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that a full disk ended
     folder.mkdir()
-    write_atomic(folder / "config.json", about)
+    write_whole(folder / "config.json", about)
     try:
         os.link(work / "backbone.safetensors", folder / "model.safetensors")
     except OSError:  # not every file system has links

@@ -29,6 +29,7 @@ from a2mim.data.arrays import subset
 from a2mim.data.augment import PilTransform
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import labelled_samples, photographs_with_classes, set_name, without_folders
+from a2mim.files import write_whole
 from a2mim.measure.networks import called, check_different, load
 from a2mim.messages import UsageError
 from a2mim.probes import linear as probes
@@ -37,7 +38,7 @@ from a2mim.probes.knn import knn_probe
 from a2mim.probes.linear import WEIGHT_DECAYS
 from a2mim.probes.results import ProbeResult
 from a2mim.runs.folder import commit, finish_run, keep_memory, open_run, pick_device
-from a2mim.runs.table import COLUMNS, read_table, write_atomic, write_table
+from a2mim.runs.table import COLUMNS, read_table, write_table
 from a2mim.settings.changes import chosen
 from a2mim.settings.probe import ProbeConfig
 from interactions import stats
@@ -109,14 +110,14 @@ def probe(config: ProbeConfig) -> None:
         {"weights": report.to_dict(), "numbers": json.loads((part / "details.json").read_text())}
         for report, part in zip(reports, parts, strict=True)
     ]
-    write_atomic(work / "probe.json", json.dumps(about, indent=2) + "\n")
+    write_whole(work / "probe.json", json.dumps(about, indent=2) + "\n")
     if config.method != "finetune":
         # As they were written: weights may be called 100, or NA.
         predictions = [
             pd.read_csv(part / "predictions.csv", dtype=str, keep_default_na=False)
             for part in parts
         ]
-        pd.concat(predictions).to_csv(work / "predictions.csv", index=False)
+        write_whole(work / "predictions.csv", pd.concat(predictions).to_csv(index=False))
         for part in parts:
             shutil.rmtree(part)
     finish_run(work, config.out, settings, time.perf_counter() - start)
@@ -169,10 +170,9 @@ def _judge(config: ProbeConfig, name: str, part: Path, device: str) -> None:
             for n in numbers
         ]
         predictions = [_predictions(number) for number in numbers if len(number.predictions_J)]
-        pd.concat(predictions).assign(weights=constant["weights"]).to_csv(
-            part / "predictions.csv", index=False
-        )
-    write_atomic(part / "details.json", json.dumps(details, indent=2) + "\n")
+        predicted = pd.concat(predictions).assign(weights=constant["weights"])
+        write_whole(part / "predictions.csv", predicted.to_csv(index=False))
+    write_whole(part / "details.json", json.dumps(details, indent=2) + "\n")
     write_table(rows.assign(**constant)[list(COLUMNS)], part / "rows.csv")
 
 

@@ -18,8 +18,8 @@ from a2mim.checkpoints.custom import MARK, build, code_hash, load_own, split_own
 from a2mim.checkpoints.files import WeightsError
 from a2mim.checkpoints.layouts import DIALECTS, LAYOUTS, PLAIN
 from a2mim.checkpoints.load import HUB, UNTRAINED, Loaded, LoadReport, describe, load_model
+from a2mim.files import write_whole
 from a2mim.messages import UsageError
-from a2mim.runs.table import write_atomic
 from a2mim.settings.weights import ModelsConfig, WeightsConfig
 
 GENERIC = (
@@ -169,7 +169,7 @@ def check_different(reports: Sequence[LoadReport]) -> None:
 
 def write_reports(reports: Sequence[LoadReport], path: Path) -> None:
     """What became of the weights of every network, to be kept with what was measured."""
-    write_atomic(path, json.dumps([kept(report) for report in reports], indent=2) + "\n")
+    write_whole(path, json.dumps([kept(report) for report in reports], indent=2) + "\n")
 
 
 def kept(report: LoadReport) -> dict[str, Any]:

@@ -48,6 +48,7 @@ from a2mim.data.sources import (
     set_name,
     without_folders,
 )
+from a2mim.files import write_arrays, write_whole
 from a2mim.measure.fills import FILLS, AnyFill, Colours
 from a2mim.measure.networks import called, check_different, kept, load
 from a2mim.measure.occlusion_tables import (
@@ -64,7 +65,7 @@ from a2mim.probes.linear import fit_linear
 from a2mim.report.figures import save
 from a2mim.report.figures_features import occlusion_measures
 from a2mim.runs.folder import commit, counted, finish_run, keep_memory, open_run, pick_device
-from a2mim.runs.table import write_arrays, write_atomic, write_table
+from a2mim.runs.table import write_table
 from a2mim.settings.occlusion import OcclusionConfig
 from a2mim.settings.weights import WeightsConfig
 from interactions.networks.inference import check_precision
@@ -240,7 +241,7 @@ def occlusion(config: OcclusionConfig) -> None:
     ]
     rows = usable(partial(_rows, config, plan, reports, files))
     write_table(rows, work / "rows.csv")
-    write_atomic(work / "occlusion.json", json.dumps(about, indent=2) + "\n")
+    write_whole(work / "occlusion.json", json.dumps(about, indent=2) + "\n")
     save({"occlusion": partial(occlusion_measures, rows)}, work)
     finish_run(work, config.out, settings, time.perf_counter() - start)
     shutil.rmtree(config.out / "parts")
@@ -522,7 +523,7 @@ def _measure(
             text = rows.to_csv(index=False, header=c == 0, float_format="%.8g", lineterminator="\n")
             # Members of one file: a gzip file may be several ones, joined.
             packed = gzip.compress(text.encode(), mtime=0)
-            write_atomic(_part(work, number, name, c), packed)
+            write_whole(_part(work, number, name, c), packed)
             left -= each * len(images.names[chunk])
             bar.n = total - left  # masks that hide nothing are not run
             bar.refresh()
@@ -585,7 +586,7 @@ def _classifier(config: OcclusionConfig, loaded: Loaded, number: int, work: Path
             raise UsageError(str(error)) from error
     fit = fit_linear(features, device=config.device)
     settings = {**fit.settings, "grid": fit.grid}
-    write_atomic(_probe(work, number), json.dumps(settings, indent=2) + "\n")
+    write_whole(_probe(work, number), json.dumps(settings, indent=2) + "\n")
 
     def probed(encoder: nn.Module) -> nn.Module:
         tensors = (fit.weight_KD, fit.bias_K, fit.mean_D, fit.std_D)

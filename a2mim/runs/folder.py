@@ -22,8 +22,8 @@ from pathlib import Path
 
 import torch
 
+from a2mim.files import write_whole
 from a2mim.messages import UsageError
-from a2mim.runs.table import write_atomic
 
 # Parameters of mallopt(3).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -182,7 +182,7 @@ def finish_run(work: Path, out: Path, config: Mapping[str, object], seconds: flo
 def label_run(work: Path, config: Mapping[str, object], seconds: float) -> None:
     """Write ``config.json``: settings, where the numbers come from, and what they took."""
     label = {"config": dict(config), **provenance(), "seconds": round(seconds, 1)}
-    write_atomic(work / "config.json", json.dumps(label, default=str, indent=2) + "\n")
+    write_whole(work / "config.json", json.dumps(label, default=str, indent=2) + "\n")
 
 
 def place_run(work: Path, out: Path) -> None:

@@ -167,7 +167,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(config, batch_size, tmp_pa
     config = changed(config, batch_size=batch_size)
     occlusion(config)
     again = changed(config, out=tmp_path / "again")
-    real, parts = module.write_atomic, []
+    real, parts = module.write_whole, []
 
     def dying(path, content):
         if len(parts) == 4:
@@ -175,7 +175,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(config, batch_size, tmp_pa
         real(path, content)
         parts.append(path.name)
 
-    monkeypatch.setattr(module, "write_atomic", dying)
+    monkeypatch.setattr(module, "write_whole", dying)
     with pytest.raises(KeyboardInterrupt):
         occlusion(again)
     assert not again.out.exists()
@@ -185,7 +185,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(config, batch_size, tmp_pa
         real(path, content)
         parts.append(path.name)
 
-    monkeypatch.setattr(module, "write_atomic", counting)
+    monkeypatch.setattr(module, "write_whole", counting)
     occlusion(again)
     assert before[-1] == "001-random-00000.csv.gz"
     assert parts[len(before) :] == [
@@ -276,7 +276,7 @@ def test_predictions_stand_in_for_classes(config, tmp_path, monkeypatch):
         values(minus, "agreement_difference", "a.safetensors"), compared["difference"], rtol=1e-6
     )
 
-    real, parts = module.write_atomic, []
+    real, parts = module.write_whole, []
 
     def dying(path, content):
         if len(parts) == 3:
@@ -285,11 +285,11 @@ def test_predictions_stand_in_for_classes(config, tmp_path, monkeypatch):
         parts.append(path.name)
 
     again = changed(whole, batch_size=3, out=tmp_path / "again")
-    monkeypatch.setattr(module, "write_atomic", dying)
+    monkeypatch.setattr(module, "write_whole", dying)
     with pytest.raises(KeyboardInterrupt):
         occlusion(again)
     assert parts[-1] == "001-random-00000.csv.gz"
-    monkeypatch.setattr(module, "write_atomic", real)
+    monkeypatch.setattr(module, "write_whole", real)
     occlusion(again)
     resumed = read_table(again.out / "rows.csv")
     pd.testing.assert_frame_equal(resumed, rows, rtol=0, atol=2e-6)
