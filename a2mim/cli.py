@@ -25,7 +25,7 @@ from a2mim.settings.weights import ModelsConfig
 class Figures:
     """Draw the figures and the page of a finished demo or comparison again, from its tables."""
 
-    run: tyro.conf.Positional[Path] = Path("results/demo")
+    run: tyro.conf.Positional[Path] = Path("results/demo/latest")
     """The run folder."""
 
 
@@ -42,7 +42,8 @@ class Pretrain:
     hidden files and folders left out), tar:PATTERN (local shards) or stream:PATTERN (shards from
     anywhere, with --set images=NUMBER), if not what the recipe says."""
     out: Path | None = None
-    """Where the results go; results/pretrain/CONFIG if left out."""
+    """Output folder; results/pretrain/CONFIG-KEY if left out, where the key is a hash of settings
+    and images."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda if there is one."""
     resume: bool = True
@@ -166,12 +167,11 @@ def _run(command: Any) -> None:
     elif isinstance(command, Pretrain):
         from a2mim.commands import pretrain
 
-        out = command.out or Path("results/pretrain") / command.config
         pretrain.run(
             command.config,
             command.set,
             command.data,
-            out,
+            command.out,
             device=command.device,
             resume=command.resume,
         )

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+WORK_MARK = ".a2mim.json"
+"""In a folder that a run works in. Its images are nobody's input."""
+
 
 @contextmanager
 def whole(path: Path, *, sync: bool = False) -> Iterator[Path]:

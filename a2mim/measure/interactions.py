@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,14 @@ import pandas as pd
 import interactions as ix
 from a2mim.data.sources import Source, folder_images, named_images, set_name, some
 from a2mim.measure.interaction_summary import contexts_of, spending_of, summarised, write_summary
-from a2mim.measure.networks import Subject, check_different, subject_of, write_reports
+from a2mim.measure.networks import (
+    Subject,
+    check_different,
+    identity,
+    nicknames,
+    subject_of,
+    write_reports,
+)
 from a2mim.measure.runner import Measured, Share, forwards_of, grid_of, measure, usable
 from a2mim.messages import UsageError
 from a2mim.report.figures import interaction_overlay, save
@@ -24,7 +32,9 @@ from a2mim.runs.folder import (
     counted,
     finish_run,
     keep_memory,
+    nothing_left_empty,
     open_run,
+    out_of,
     pick_device,
     process_rank,
 )
@@ -47,6 +57,7 @@ TOO_LITTLE = 0.5
 """Expected relative error of J, over all orders, from which a budget buys nothing."""
 
 
+@nothing_left_empty()
 def interaction_curves(config: InteractionsConfig) -> None:
     """Measure, write rows and figure, and print the table.
 
@@ -77,15 +88,21 @@ def interaction_curves(config: InteractionsConfig) -> None:
         "models": [f"{subject.name} {subject.weights}" for subject in subjects],
         "sha256": [subject.report.sha256 for subject in subjects],
     }
-    everything = settings | {"files": [source.name for source in sources]}
-    work = open_run(config.out, everything, resume=config.resume or rank > 0)
+    pairs = zip(config.models, subjects, strict=True)
+    everything = settings | {
+        "images": [source.identity() for source in sources],
+        "models": [identity(name, subject.report) for name, subject in pairs],
+    }
+    names = nicknames([subject.report for subject in subjects])
+    out = out_of(config.out, "interactions", names, everything)
+    work = open_run(out, everything, resume=config.resume or rank > 0)
     share = Share(work / "records", rank, world)
     if config.budget:
         try:
             design, sources = _planned(config, design, sources, subjects, share)
         except UsageError:
             if rank == 0:
-                shutil.rmtree(work)  # a pilot that nothing can be made of
+                shutil.rmtree(share.folder, ignore_errors=True)  # a pilot that nothing can be made of
             raise
     else:
         _announce(config, design, len(sources), rank)
@@ -103,9 +120,9 @@ def interaction_curves(config: InteractionsConfig) -> None:
             time.sleep(0.1)
         (work / f"done-{other}").unlink()
     ran = _ran(measured)
-    finish_run(work, config.out, settings | {"ran": ran}, time.perf_counter() - start)
-    tidy_records(config.out / "records", share.used)
-    _report(config, measured)
+    finish_run(work, out, settings | {"ran": ran}, time.perf_counter() - start)
+    tidy_records(out / "records", share.used)
+    _report(config, measured, out)
 
 
 def _planned(
@@ -270,7 +287,7 @@ def _rows(
     return pd.concat(tables, ignore_index=True)
 
 
-def _report(config: InteractionsConfig, measured: list[Measured]) -> None:
+def _report(config: InteractionsConfig, measured: list[Measured], out: Path) -> None:
     """The tables, in words and numbers, on the screen."""
     strengths = [ix.strength(one.records, floor=one.floor_of_ends) for one in measured]
     for one, strength in zip(measured, strengths, strict=True):
@@ -294,8 +311,8 @@ def _report(config: InteractionsConfig, measured: list[Measured]) -> None:
                 f"({first.weights}), paired:"
             )
             print(strength.compare_bands(strengths[0]).to_string(index=False, float_format="%.3f"))
-    print(f"\ntable: {config.out / 'summary.csv'}")
-    print(f"figure: {config.out / 'interaction_curves.png'}")
+    print(f"\ntable: {out / 'summary.csv'}")
+    print(f"figure: {out / 'interaction_curves.png'}")
 
 
 def _unresolved(spent: pd.DataFrame, published: ix.Strength) -> str:

@@ -152,6 +152,29 @@ def short(report: LoadReport) -> str:
     return name.parent.name if generic else name.stem
 
 
+def identity(name: str, report: LoadReport) -> tuple[object, ...]:
+    """What decides the numbers of a network: its name, weights, options, look and own code."""
+    options = str(report.options)
+    return (
+        report.architecture,
+        called(report),
+        report.sha256,
+        options,
+        report.look,
+        own_code(name),
+    )
+
+
+def nicknames(reports: Sequence[LoadReport]) -> list[str]:
+    """What networks are called in names of folders: by their files, or architectures."""
+    return [
+        short(report)
+        if Path(report.source).suffix and called(report) != "untrained"
+        else report.architecture
+        for report in reports
+    ]
+
+
 def check_different(reports: Sequence[LoadReport]) -> None:
     """Whether tables can tell networks apart.
 

@@ -38,6 +38,7 @@ from tqdm import tqdm
 from a2mim.checkpoints.load import Loaded, LoadReport
 from a2mim.data.arrays import DataError, subset
 from a2mim.data.augment import PilTransform
+from a2mim.data.contents import hash_of
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import (
     NO_TRUTH,
@@ -50,7 +51,7 @@ from a2mim.data.sources import (
 )
 from a2mim.files import write_arrays, write_whole
 from a2mim.measure.fills import FILLS, AnyFill, Colours
-from a2mim.measure.networks import called, check_different, kept, load
+from a2mim.measure.networks import called, check_different, identity, kept, load, nicknames
 from a2mim.measure.occlusion_tables import (
     Measured,
     read_images_table,
@@ -58,13 +59,23 @@ from a2mim.measure.occlusion_tables import (
     summary,
     without_truth,
 )
-from a2mim.measure.runner import safe_name, usable
+from a2mim.measure.runner import usable
 from a2mim.messages import UsageError
 from a2mim.probes.features import extract
 from a2mim.probes.linear import fit_linear
 from a2mim.report.figures import save
 from a2mim.report.figures_features import occlusion_measures
-from a2mim.runs.folder import commit, counted, finish_run, keep_memory, open_run, pick_device
+from a2mim.runs.folder import (
+    commit,
+    counted,
+    finish_run,
+    keep_memory,
+    nothing_left_empty,
+    open_run,
+    out_of,
+    pick_device,
+    safe_name,
+)
 from a2mim.runs.table import write_table
 from a2mim.settings.occlusion import OcclusionConfig
 from a2mim.settings.weights import WeightsConfig
@@ -160,6 +171,10 @@ class Images:
     names: list[str]
     labels_I: Tensor
 
+    def contents(self) -> str:
+        """A hash of what is in the images, and of their classes."""
+        return hash_of(self.samples.contents(self.indices), self.labels_I.tolist())
+
     def read(self, chunk: slice) -> Tensor:
         """Images ``(B, C, H, W)``, ready for the network.
 
@@ -177,6 +192,7 @@ class Images:
         return torch.stack(images)
 
 
+@nothing_left_empty()
 def occlusion(config: OcclusionConfig) -> None:
     """Measure, write table and figure, and print a summary; an interrupted run goes on.
 
@@ -224,8 +240,18 @@ def occlusion(config: OcclusionConfig) -> None:
     if saliency:
         settings["saliency"] = f"{saliency.loaded.report.source} head {config.saliency_head}"
         settings["saliency_sha256"] = saliency.loaded.report.sha256
-    everything = settings | {"names": images.names, "labels": images.labels_I.tolist()}
-    work = open_run(config.out, everything, resume=config.resume)
+    pairs = zip(config.checkpoints, reports, strict=True)
+    everything = settings | {
+        "checkpoints": [identity(name, report) for name, report in pairs],
+        "images": images.contents(),
+        "probe_data": [
+            _probe_samples(config, report.source, look).contents()
+            for report, look in tried
+            if not report.classes
+        ],
+    }
+    out = out_of(config.out, "occlusion", nicknames(reports), everything)
+    work = open_run(out, everything, resume=config.resume)
     (work / "parts").mkdir(exist_ok=True)
     chunks = [slice(k, k + plan.chunk) for k in range(0, len(images.names), plan.chunk)]
     for number in range(len(reports)):
@@ -243,10 +269,10 @@ def occlusion(config: OcclusionConfig) -> None:
     write_table(rows, work / "rows.csv")
     write_whole(work / "occlusion.json", json.dumps(about, indent=2) + "\n")
     save({"occlusion": partial(occlusion_measures, rows)}, work)
-    finish_run(work, config.out, settings, time.perf_counter() - start)
-    shutil.rmtree(config.out / "parts")
+    finish_run(work, out, settings, time.perf_counter() - start)
+    shutil.rmtree(out / "parts")
     print(summary(rows))
-    print(f"\ntable: {config.out / 'rows.csv'}   figure: {config.out / 'occlusion.png'}")
+    print(f"\ntable: {out / 'rows.csv'}   figure: {out / 'occlusion.png'}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -381,7 +407,7 @@ def _tried(config: OcclusionConfig, plan: Plan, name: str) -> tuple[LoadReport, 
     k = int(images.labels_I.argmax())  # a class that the network does not know is noticed here
     label = images.labels_I[[k]]
     if not loaded.report.classes:
-        known = _probe_samples(config, loaded).labels_I
+        known = _probe_samples(config, loaded.report.source, loaded.data_config).labels_I
         if known is None or int(label) > int(known.max()):
             raise UsageError(
                 f"expected --probe-data with all classes of the images, up to {int(label)}, got "
@@ -571,7 +597,7 @@ def _classifier(config: OcclusionConfig, loaded: Loaded, number: int, work: Path
     model: nn.Module = loaded.model.to(config.device)
     if loaded.report.classes:
         return model
-    samples = _probe_samples(config, loaded)
+    samples = _probe_samples(config, loaded.report.source, loaded.data_config)
     with tqdm(total=len(samples), desc="training features", unit=" images", delay=1) as bar:
         try:
             features = extract(
@@ -598,15 +624,17 @@ def _classifier(config: OcclusionConfig, loaded: Loaded, number: int, work: Path
     return probed(model)
 
 
-def _probe_samples(config: OcclusionConfig, loaded: Loaded) -> Labelled | SomeSamples:
-    """The training images of a probe, as the network sees them."""
+def _probe_samples(
+    config: OcclusionConfig, source: str, look: dict[str, Any]
+) -> Labelled | SomeSamples:
+    """The training images of a probe, as a network from there sees them."""
     data = config.probe_data or config.data
     if not data:
         raise UsageError(
-            f"expected --probe-data for {loaded.report.source}, which has no classifier: clean "
+            f"expected --probe-data for {source}, which has no classifier: clean "
             "images with classes, for --label truth those of --images, to train a linear probe on"
         )
-    samples = labelled_samples(data, PilTransform(create_transform(**loaded.data_config)))[0]
+    samples = labelled_samples(data, PilTransform(create_transform(**look)))[0]
     limit = config.probe_max_train
     if limit is None or limit >= len(samples):
         return samples
