@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -114,6 +115,10 @@ Command = (
 )
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk without room, or of a user without a share of it that is left."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit code 0 when done, 1 for wrong numbers, 2 for bad input, 130 if stopped."""
     try:
@@ -132,6 +137,12 @@ def _run_explained(command: Any) -> None:
         _run(command)
     except (DataError, UsageError) as error:
         sys.exit(_say(f"a2mim: {error}", 2))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        why = f"cannot write{where}: {error.strerror}; make room and run the same command again"
+        sys.exit(_say(f"a2mim: {why}", 2))
     except InvariantError as error:  # wrong numbers, and not what the user asked for
         sys.exit(_say(f"a2mim: {error}", 1))
     except KeyboardInterrupt as stop:

@@ -102,7 +102,9 @@ def interaction_curves(config: InteractionsConfig) -> None:
             design, sources = _planned(config, design, sources, subjects, share)
         except UsageError:
             if rank == 0:
-                shutil.rmtree(share.folder, ignore_errors=True)  # a pilot that nothing can be made of
+                shutil.rmtree(
+                    share.folder, ignore_errors=True
+                )  # a pilot that nothing can be made of
             raise
     else:
         _announce(config, design, len(sources), rank)
