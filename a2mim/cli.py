@@ -24,7 +24,7 @@ from a2mim.settings.weights import ModelsConfig
 
 @dataclass(frozen=True)
 class Figures:
-    """Draw the figures and the page of a finished demo or comparison again, from its tables."""
+    """Draw the figures of a finished run of any command again, from its table."""
 
     run: tyro.conf.Positional[Path] = Path("results/demo/latest")
     """The run folder."""
@@ -207,10 +207,9 @@ def _run(command: Any) -> None:
 
         probe(command)
     else:
-        from a2mim.measure.comparison import redraw_comparison
-        from a2mim.report.demo import redraw
+        from a2mim.commands.figures import redraw
 
-        (redraw_comparison if (command.run / "compare.json").is_file() else redraw)(command.run)
+        redraw(command.run)
 
 
 def _say(message: str, code: int) -> int:

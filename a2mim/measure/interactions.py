@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 import interactions as ix
 from a2mim.data.sources import Source, folder_images, named_images, set_name, some
@@ -116,7 +117,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
     write_table(rows, work / "rows.csv")
     write_summary(summarised(rows, measured, config.target), work)
     write_reports([subject.report for subject in subjects], work / "weights.json")
-    save({"interaction_curves": partial(interaction_overlay, rows)}, work)
+    save(figures(rows), work)
     for other in range(1, world):
         while not (work / f"done-{other}").exists():
             time.sleep(0.1)
@@ -125,6 +126,11 @@ def interaction_curves(config: InteractionsConfig) -> None:
     finish_run(work, out, settings | {"ran": ran}, time.perf_counter() - start)
     tidy_records(out / "records", share.used)
     _report(config, measured, out)
+
+
+def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
+    """How each figure of a results table is drawn."""
+    return {"interaction_curves": partial(interaction_overlay, rows)}
 
 
 def _planned(

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from timm.data import create_transform
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -268,11 +269,16 @@ def occlusion(config: OcclusionConfig) -> None:
     rows = usable(partial(_rows, config, plan, reports, files))
     write_table(rows, work / "rows.csv")
     write_whole(work / "occlusion.json", json.dumps(about, indent=2) + "\n")
-    save({"occlusion": partial(occlusion_measures, rows)}, work)
+    save(figures(rows), work)
     finish_run(work, out, settings, time.perf_counter() - start)
     shutil.rmtree(out / "parts")
     print(summary(rows))
     print(f"\ntable: {out / 'rows.csv'}   figure: {out / 'occlusion.png'}")
+
+
+def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
+    """How each figure of a results table is drawn."""
+    return {"occlusion": partial(occlusion_measures, rows)}
 
 
 # --------------------------------------------------------------------------------------------------
