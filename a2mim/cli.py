@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,9 +24,9 @@ from a2mim.settings.weights import ModelsConfig
 
 @dataclass(frozen=True)
 class Figures:
-    """Draw the figures and the page of a finished demo or comparison again, from its tables."""
+    """Draw the figures of a finished run of any command again, from its table."""
 
-    run: tyro.conf.Positional[Path] = Path("results/demo")
+    run: tyro.conf.Positional[Path] = Path("results/demo/latest")
     """The run folder."""
 
 
@@ -42,7 +43,8 @@ class Pretrain:
     hidden files and folders left out), tar:PATTERN (local shards) or stream:PATTERN (shards from
     anywhere, with --set images=NUMBER), if not what the recipe says."""
     out: Path | None = None
-    """Where the results go; results/pretrain/CONFIG if left out."""
+    """Output folder; results/pretrain/CONFIG-KEY if left out, where the key is a hash of settings
+    and images."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda if there is one."""
     resume: bool = True
@@ -113,6 +115,10 @@ Command = (
 )
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk without room, or of a user without a share of it that is left."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit code 0 when done, 1 for wrong numbers, 2 for bad input, 130 if stopped."""
     try:
@@ -131,6 +137,12 @@ def _run_explained(command: Any) -> None:
         _run(command)
     except (DataError, UsageError) as error:
         sys.exit(_say(f"a2mim: {error}", 2))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        why = f"cannot write{where}: {error.strerror}; make room and run the same command again"
+        sys.exit(_say(f"a2mim: {why}", 2))
     except InvariantError as error:  # wrong numbers, and not what the user asked for
         sys.exit(_say(f"a2mim: {error}", 1))
     except KeyboardInterrupt as stop:
@@ -166,12 +178,11 @@ def _run(command: Any) -> None:
     elif isinstance(command, Pretrain):
         from a2mim.commands import pretrain
 
-        out = command.out or Path("results/pretrain") / command.config
         pretrain.run(
             command.config,
             command.set,
             command.data,
-            out,
+            command.out,
             device=command.device,
             resume=command.resume,
         )
@@ -196,10 +207,9 @@ def _run(command: Any) -> None:
 
         probe(command)
     else:
-        from a2mim.measure.comparison import redraw_comparison
-        from a2mim.report.demo import redraw
+        from a2mim.commands.figures import redraw
 
-        (redraw_comparison if (command.run / "compare.json").is_file() else redraw)(command.run)
+        redraw(command.run)
 
 
 def _say(message: str, code: int) -> int:

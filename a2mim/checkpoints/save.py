@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -10,13 +9,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from a2mim.files import write_whole
+
 
 def save_backbone(backbone: nn.Module, path: Path) -> None:
     """Write all parameters and buffers; an existing file is replaced only by a complete one."""
     state = {name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(save(state))
-    os.replace(partial, path)
+    write_whole(path, save(state))
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:

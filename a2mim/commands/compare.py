@@ -14,7 +14,6 @@ before the first forward is in :mod:`a2mim.measure.plan`.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -26,17 +25,27 @@ from typing import Any
 import pandas as pd
 
 from a2mim.data.sources import set_name
+from a2mim.files import write_whole
 from a2mim.measure.comparison import Comparison
 from a2mim.measure.interactions import BudgetError, interaction_curves
 from a2mim.measure.invariance import invariance
-from a2mim.measure.networks import without_path, write_reports
+from a2mim.measure.networks import nicknames, without_path, write_reports
 from a2mim.measure.occlusion import occlusion
 from a2mim.measure.plan import HIDDEN, SIMILAR_AT, Plan, batch_of, planned
 from a2mim.measure.scores import scores_and_differences
 from a2mim.measure.spectrum import spectrum
 from a2mim.messages import UsageError
-from a2mim.runs.folder import commit, is_run, label_run, open_run, place_run
-from a2mim.runs.table import COLUMNS, ENERGY, read_table, write_atomic, write_table
+from a2mim.runs.folder import (
+    commit,
+    is_finished,
+    is_run,
+    label_run,
+    nothing_left_empty,
+    open_run,
+    out_of,
+    place_run,
+)
+from a2mim.runs.table import COLUMNS, ENERGY, read_table, write_table
 from a2mim.settings.compare import CompareConfig, Panel
 from a2mim.settings.interactions import InteractionsConfig
 from a2mim.settings.invariance import InvarianceConfig
@@ -50,7 +59,7 @@ def compare(
     *,
     images: str | Path | None = None,
     data: str = "",
-    out: str | Path = "results/compare",
+    out: str | Path | None = None,
     **settings: Any,
 ) -> Comparison:
     """Measure checkpoints on the same images, pairs, contexts and masks; ``a2mim compare``.
@@ -61,7 +70,7 @@ def compare(
         checkpoints: two or more files, timm names and so on, as on the command line.
         images: a folder of images.
         data: a data set by name instead.
-        out: where the results go.
+        out: output folder; ``results/compare/<names>-<key>`` if left out.
         settings: any other of :class:`~a2mim.settings.compare.CompareConfig`, and of
             :class:`~a2mim.settings.weights.WeightsConfig`.
 
@@ -85,13 +94,14 @@ def compare(
         tuple(str(name) for name in checkpoints),
         images=None if images is None else Path(images),
         data=data,
-        out=Path(out),
+        out=None if out is None else Path(out),
         weights=weights,
         **rest,
     )
     return run(config)
 
 
+@nothing_left_empty()
 def run(config: CompareConfig) -> Comparison:
     """Plan, say so, measure every panel, and write table, figures and page.
 
@@ -103,10 +113,13 @@ def run(config: CompareConfig) -> Comparison:
     plan = planned(config)
     print(plan)
     config = plan.config
-    if config.resume and _finished(config.out, plan.key):
-        print(f"{config.out} is this comparison, finished before; --no-resume measures it again")
-        return Comparison(config.out)
-    work = open_run(config.out, {**plan.settings, **plan.decides}, resume=config.resume)
+    everything = {**plan.settings, **plan.decides}
+    names = nicknames([network.report for network in plan.networks])
+    out = out_of(config.out, "compare", names, everything)
+    if config.resume and is_finished(out, plan.key):
+        print(f"{out} is this comparison, finished before; --no-resume measures it again")
+        return Comparison(out)
+    work = open_run(out, everything, resume=config.resume)
     # Interactions first: their pilot may find the budget too small.
     order = sorted(plan.forwards, key=lambda panel: panel != "interactions")
     # The folder belongs to the plan's key, so that a finished panel in it is one of this plan.
@@ -118,7 +131,6 @@ def run(config: CompareConfig) -> Comparison:
         try:
             _run_panel(panel, plan, work)
         except BudgetError as error:
-            shutil.rmtree(work)
             raise UsageError(_larger_budget(plan, error)) from error
     done = [read_table(work / "panels" / panel / "rows.csv") for panel in plan.forwards]
     ran = {panel: _ran(rows) for panel, rows in zip(plan.forwards, done, strict=True)}
@@ -129,15 +141,15 @@ def run(config: CompareConfig) -> Comparison:
     )
     write_table(pd.concat([measured, own[list(COLUMNS)]], ignore_index=True), work / "rows.csv")
     write_reports([network.report for network in plan.networks], work / "weights.json")
-    write_atomic(work / "compare.json", json.dumps({**plan.to_dict(), "ran": ran}, indent=2) + "\n")
+    write_whole(work / "compare.json", json.dumps({**plan.to_dict(), "ran": ran}, indent=2) + "\n")
     label_run(work, plan.settings | {"ran": ran}, time.perf_counter() - start)
     comparison = Comparison(work)
     comparison.save_figures()
     comparison.to_html(work / "compare.html")
-    place_run(work, config.out)
-    comparison = Comparison(config.out)
+    place_run(work, out)
+    comparison = Comparison(out)
     print(comparison)
-    print(f"\npage: {config.out / 'compare.html'}   table: {config.out / 'rows.csv'}")
+    print(f"\npage: {out / 'compare.html'}   table: {out / 'rows.csv'}")
     return comparison
 
 
@@ -160,13 +172,6 @@ def _ran(rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _finished(out: Path, key: str) -> bool:
-    """Whether the comparison of that key is there."""
-    if not is_run(out) or not (out / "compare.json").is_file():
-        return False
-    return Comparison(out).plan.get("key") == key
-
-
 # --------------------------------------------------------------------------------------------------
 # measuring
 
@@ -180,7 +185,7 @@ def _run_panel(panel: Panel, plan: Plan, work: Path) -> None:
     text = said.getvalue().replace(f"{out.parent}/", "")
     for source in sorted((n.report.source for n in plan.networks), key=len, reverse=True):
         text = text.replace(source, without_path(source))
-    write_atomic(out.with_name(f"{panel}.txt"), text)
+    write_whole(out.with_name(f"{panel}.txt"), text)
 
 
 def _predictions(plan: Plan, config: CompareConfig, out: Path) -> None:

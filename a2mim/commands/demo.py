@@ -25,18 +25,12 @@ from tqdm import tqdm
 import interactions as ix
 from a2mim import BlockMask, MaskedImageModel, load_backbone, save_backbone
 from a2mim.data.arrays import DataError, ImageSet, cifar10, digits, image_folders
+from a2mim.files import write_arrays
 from a2mim.messages import UsageError
 from a2mim.report.demo import findings, summary_table, write_report
 from a2mim.report.figures import draw_all
-from a2mim.runs.folder import commit, finish_run, open_run, pick_device
-from a2mim.runs.table import (
-    COLUMNS,
-    per_image_rows,
-    read_table,
-    strength_rows,
-    write_arrays,
-    write_table,
-)
+from a2mim.runs.folder import commit, finish_run, nothing_left_empty, open_run, out_of, pick_device
+from a2mim.runs.table import COLUMNS, per_image_rows, read_table, strength_rows, write_table
 from a2mim.settings.demo import GRID, IMAGE_SIZE, MASK_BLOCK, DemoConfig, backbone
 from a2mim.training.plain import train
 from interactions.keys import torch_seeded
@@ -65,6 +59,7 @@ class Material:
         return len(self.train.classes)
 
 
+@nothing_left_empty()
 def demo(config: DemoConfig) -> None:
     """Run the demo, or go on with an interrupted one.
 
@@ -77,8 +72,11 @@ def demo(config: DemoConfig) -> None:
     config = replace(config, device=pick_device(config.device))
     material = load(config)
     settings = {key: value for key, value in asdict(config).items() if key != "out"}
+    settings["data"] = material.name
     images = {"train": material.train.fingerprint(), "test": material.test.fingerprint()}
-    work = open_run(config.out, settings | images)
+    everything = settings | images
+    out = out_of(config.out, "demo", [material.name.removeprefix("folder:")], everything)
+    work = open_run(out, everything)
     print(
         f"{material.name}: {len(material.train)} training and {len(material.test)} test images, "
         f"{material.classes} classes; seed {config.seed}; {config.device}"
@@ -99,13 +97,13 @@ def demo(config: DemoConfig) -> None:
     draw_all(work)
     write_report(work, config=settings)
     shutil.rmtree(work / "parts")
-    finish_run(work, config.out, settings, time.perf_counter() - start)
+    finish_run(work, out, settings, time.perf_counter() - start)
     print()
     print(summary_table(rows))
     print()
     for sentence in findings(rows):
         print("-", sentence)
-    print(f"\nreport: {config.out / 'report.html'}   ({time.perf_counter() - start:.0f} s)")
+    print(f"\nreport: {out / 'report.html'}   ({time.perf_counter() - start:.0f} s)")
 
 
 def load(config: DemoConfig) -> Material:

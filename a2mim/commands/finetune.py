@@ -38,11 +38,12 @@ from a2mim.data.augment import PilTransform
 from a2mim.data.sampler import Batches, keyed_generator
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import Labelled, labelled_samples, without_folders
+from a2mim.files import write_whole
 from a2mim.messages import UsageError
 from a2mim.probes.features import Evaluation, evaluate
 from a2mim.recipes.finetune import RECIPES, FinetuneConfig
 from a2mim.runs.folder import commit, process_rank
-from a2mim.runs.table import COLUMNS, read_table, write_atomic, write_table
+from a2mim.runs.table import COLUMNS, read_table, write_table
 from a2mim.settings.changes import changed, chosen
 from a2mim.training.loop import Saving, StepReport, pretrain
 from a2mim.training.mixing import Mixing
@@ -277,7 +278,7 @@ def finetune(
     for kind, one in models.items():
         file = work / ("model.safetensors" if kind == "last" else f"model-{kind}.safetensors")
         save_backbone(one, file)
-        write_atomic(file.with_suffix(".json"), about + "\n")
+        write_whole(file.with_suffix(".json"), about + "\n")
     rows = _rows(log.reports, found, setting_of(model, config, recipe), judge)
     table = pd.DataFrame(
         {

@@ -45,6 +45,7 @@ from a2mim.data.sampler import Batches, keyed_seed
 from a2mim.data.samples import RepeatedSamples, SomeSamples, few_images
 from a2mim.data.sources import labelled_samples, training_samples, without_folders
 from a2mim.data.stream import ShardStream
+from a2mim.files import write_whole
 from a2mim.measure.fills import plain_fill
 from a2mim.messages import UsageError, did_you_mean
 from a2mim.methods.mae import MaskedAutoencoder
@@ -55,15 +56,16 @@ from a2mim.methods.sites import site_at
 from a2mim.recipes.pretrain import PretrainConfig
 from a2mim.report.figures import reconstructions
 from a2mim.runs.folder import (
-    LOCK,
     keep_memory,
     label_run,
+    nothing_left_empty,
     open_run,
+    out_of,
     pick_device,
     place_run,
     process_rank,
 )
-from a2mim.runs.table import write_atomic, write_table
+from a2mim.runs.table import write_table
 from a2mim.training.loop import Saving, Trained, pretrain
 from a2mim.training.optim import (
     OFFICIAL_CNN,
@@ -92,11 +94,12 @@ KNN_TRAIN, KNN_TEST = 10_000, 2_000
 """Images of the online k-NN probe, at most."""
 
 
+@nothing_left_empty()
 def run(
     name: str,
     changes: Sequence[str],
     data: str,
-    out: Path,
+    out: Path | None,
     *,
     device: str = "auto",
     resume: bool = True,
@@ -107,7 +110,7 @@ def run(
         name: of the recipe.
         changes: settings to change, as KEY=VALUE.
         data: where the images are, if not where the recipe says.
-        out: the run folder.
+        out: output folder; ``results/pretrain/<name>-<key>`` if left out.
         device: auto, cpu or cuda.
         resume: whether to go on where the same command was interrupted.
 
@@ -128,6 +131,10 @@ def run(
         steps_per_epoch = Batches(len(samples), config.batch_size, config.seed).per_epoch
         images_ICHW = first_images(samples)
         knn = online_knn(config, device)
+        contents = [
+            samples.contents(),
+            *([knn.train.contents(), knn.test.contents()] if knn else []),
+        ]
     except (DataError, TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     settings = {"recipe": name, **asdict(config)}
@@ -136,7 +143,9 @@ def run(
     trackers = Trackers(config.trackers, f"a2mim-{name}", settings)
     deciding = {key: value for key, value in settings.items() if key not in UNDECIDING}
     rank, ranks = process_rank()
-    work = open_run(out, deciding | {"images": len(samples)}, resume=resume or rank > 0)
+    everything = deciding | {"images": contents}
+    out = out_of(out, "pretrain", [name], everything)
+    work = open_run(out, everything, resume=resume or rank > 0)
     steps = config.epochs * steps_per_epoch
     watch = Watch(method, config, steps, steps_per_epoch, images_ICHW, knn)
     log = Log(work, steps, config.batch_size, watch, trackers)
@@ -162,8 +171,6 @@ def run(
             )
     finally:
         log.close()
-        if rank == 0:
-            _leave_nothing_empty(work)
     if torch.distributed.is_initialized() and not launched:
         torch.distributed.destroy_process_group()
     if rank > 0:
@@ -183,12 +190,6 @@ def run(
     if last.get("skipped"):
         print(f"unreadable images, for which others came: {last['skipped']:g}; warnings name them")
     print(f"backbone: {out / 'backbone.safetensors'}   pictures: {out / 'reconstructions.png'}")
-
-
-def _leave_nothing_empty(work: Path) -> None:
-    """Remove a work folder in which nothing was written: that of a run that was refused."""
-    if not any(path.is_file() and path.name != LOCK for path in work.rglob("*")):
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def samples_of(config: PretrainConfig) -> Images:
@@ -267,12 +268,12 @@ def save(
     if trained.ema is not None:
         save_backbone(cast(Any, trained.ema).backbone, work / "backbone-ema.safetensors")
     about = json.dumps(description(method.backbone, config), indent=2) + "\n"
-    write_atomic(work / "backbone.json", about)
+    write_whole(work / "backbone.json", about)
     # What timm's "local-dir:" reads: the same two files under the names that it looks for.
     folder = work / "timm"
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that a full disk ended
     folder.mkdir()
-    write_atomic(folder / "config.json", about)
+    write_whole(folder / "config.json", about)
     try:
         os.link(work / "backbone.safetensors", folder / "model.safetensors")
     except OSError:  # not every file system has links

@@ -26,18 +26,27 @@ from tqdm import tqdm
 from a2mim.checkpoints.load import Loaded, LoadReport
 from a2mim.commands import finetune
 from a2mim.data.arrays import subset
-from a2mim.data.augment import PilTransform
+from a2mim.data.augment import Augment, PilTransform
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import labelled_samples, photographs_with_classes, set_name, without_folders
-from a2mim.measure.networks import called, check_different, load
+from a2mim.files import write_whole
+from a2mim.measure.networks import called, check_different, identity, load, nicknames
 from a2mim.messages import UsageError
 from a2mim.probes import linear as probes
 from a2mim.probes.features import Features, Readout, evaluate, extract
 from a2mim.probes.knn import knn_probe
 from a2mim.probes.linear import WEIGHT_DECAYS
 from a2mim.probes.results import ProbeResult
-from a2mim.runs.folder import commit, finish_run, keep_memory, open_run, pick_device
-from a2mim.runs.table import COLUMNS, read_table, write_atomic, write_table
+from a2mim.runs.folder import (
+    commit,
+    finish_run,
+    keep_memory,
+    nothing_left_empty,
+    open_run,
+    out_of,
+    pick_device,
+)
+from a2mim.runs.table import COLUMNS, read_table, write_table
 from a2mim.settings.changes import chosen
 from a2mim.settings.probe import ProbeConfig
 from interactions import stats
@@ -71,6 +80,7 @@ class Number:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+@nothing_left_empty()
 def probe(config: ProbeConfig) -> None:
     """Judge checkpoints, print a table and write the run folder; an interrupted run goes on.
 
@@ -94,7 +104,13 @@ def probe(config: ProbeConfig) -> None:
     settings["checkpoints"] = [f"{called(report)} {report.sha256}" for report in reports]
     settings["data"] = without_folders(config.data)
     settings["images"] = config.images and config.images.resolve().name
-    work = open_run(config.out, settings, resume=config.resume)
+    pairs = zip(config.checkpoints, reports, strict=True)
+    everything = settings | {
+        "checkpoints": [identity(name, report) for name, report in pairs],
+        "images": [samples.contents() for samples in _samples(config)],
+    }
+    out = out_of(config.out, "probe", nicknames(reports), everything)
+    work = open_run(out, everything, resume=config.resume)
     parts = [work / f"part-{number:03d}" for number in range(len(reports))]
     try:
         for name, part in zip(config.checkpoints, parts, strict=True):
@@ -109,19 +125,19 @@ def probe(config: ProbeConfig) -> None:
         {"weights": report.to_dict(), "numbers": json.loads((part / "details.json").read_text())}
         for report, part in zip(reports, parts, strict=True)
     ]
-    write_atomic(work / "probe.json", json.dumps(about, indent=2) + "\n")
+    write_whole(work / "probe.json", json.dumps(about, indent=2) + "\n")
     if config.method != "finetune":
         # As they were written: weights may be called 100, or NA.
         predictions = [
             pd.read_csv(part / "predictions.csv", dtype=str, keep_default_na=False)
             for part in parts
         ]
-        pd.concat(predictions).to_csv(work / "predictions.csv", index=False)
+        write_whole(work / "predictions.csv", pd.concat(predictions).to_csv(index=False))
         for part in parts:
             shutil.rmtree(part)
-    finish_run(work, config.out, settings, time.perf_counter() - start)
+    finish_run(work, out, settings, time.perf_counter() - start)
     print(summary(rows).to_string(index=False))
-    print(f"table: {config.out / 'rows.csv'}   how each number came about: probe.json beside it")
+    print(f"table: {out / 'rows.csv'}   how each number came about: probe.json beside it")
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -169,10 +185,9 @@ def _judge(config: ProbeConfig, name: str, part: Path, device: str) -> None:
             for n in numbers
         ]
         predictions = [_predictions(number) for number in numbers if len(number.predictions_J)]
-        pd.concat(predictions).assign(weights=constant["weights"]).to_csv(
-            part / "predictions.csv", index=False
-        )
-    write_atomic(part / "details.json", json.dumps(details, indent=2) + "\n")
+        predicted = pd.concat(predictions).assign(weights=constant["weights"])
+        write_whole(part / "predictions.csv", predicted.to_csv(index=False))
+    write_whole(part / "details.json", json.dumps(details, indent=2) + "\n")
     write_table(rows.assign(**constant)[list(COLUMNS)], part / "rows.csv")
 
 
@@ -226,11 +241,7 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
             "none; use linear, sgd, knn or finetune"
         )
     transform = PilTransform(create_transform(**loaded.data_config))
-    if config.images is not None:
-        samples: Any = photographs_with_classes(config.images, transform)
-    else:
-        samples = labelled_samples(config.data, transform)[1]
-    samples = _some(samples, config.max_test)
+    (samples,) = _samples(config, transform)
     with _progress("evaluating", len(samples)) as progress:
         found = evaluate(
             loaded.model,
@@ -259,14 +270,9 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
 def _frozen(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iterator[Number]:
     """Probes of frozen features, for every seed."""
     transform = PilTransform(create_transform(**loaded.data_config))
-    train, test = labelled_samples(config.data, transform)
     readout = Readout(config.pool, config.block, config.final_norm)
     tables: list[Features] = []
-    for split, samples, limit in (
-        ("training", train, config.max_train),
-        ("test", test, config.max_test),
-    ):
-        some = _some(samples, limit)
+    for split, some in zip(("training", "test"), _samples(config, transform), strict=True):
         with _progress(f"{split} features", len(some)) as progress:
             tables.append(
                 extract(
@@ -371,6 +377,15 @@ def _finetuned(
         tables.append(_mean_rows(finetune.TOP1, mean, config.seeds, recipe.epochs, setting))
     details = [{"recipe": config.recipe, **asdict(recipe)}]
     return pd.concat(tables, ignore_index=True), details
+
+
+def _samples(config: ProbeConfig, transform: Augment = lambda image, _: image) -> list[Any]:
+    """The images of the run: for training and testing, or with ``--method clean`` for testing."""
+    if config.images is not None:
+        return [_some(photographs_with_classes(config.images, transform), config.max_test)]
+    train, test = labelled_samples(config.data, transform)
+    samples = [_some(train, config.max_train), _some(test, config.max_test)]
+    return samples[1:] if config.method == "clean" else samples
 
 
 def _some(samples: Any, limit: int | None) -> Any:

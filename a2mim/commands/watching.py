@@ -25,6 +25,7 @@ from tqdm import tqdm
 from a2mim.data.sampler import keyed_generator
 from a2mim.data.samples import RepeatedSamples, SomeSamples
 from a2mim.data.sources import Training, without_folders
+from a2mim.files import write_whole
 from a2mim.messages import UsageError
 from a2mim.methods.mae import MaskedAutoencoder
 from a2mim.methods.masked_image_model import MaskedImageModel
@@ -33,7 +34,7 @@ from a2mim.probes.features import extract
 from a2mim.probes.knn import knn_probe
 from a2mim.recipes.pretrain import PretrainConfig
 from a2mim.runs.folder import commit, process_rank
-from a2mim.runs.table import COLUMNS, write_atomic
+from a2mim.runs.table import COLUMNS
 from a2mim.training.loop import StepReport
 from a2mim.training.trackers import Followers, Trackers
 from interactions.fills import image_mean
@@ -120,7 +121,7 @@ class Log:
         if self._followers is None:  # the first report of this process
             self.reports = [r for r in self.reports if r["step"] < report.step]
             with writing(self._work):
-                write_atomic(self.path, "".join(json.dumps(r) + "\n" for r in self.reports))
+                write_whole(self.path, "".join(json.dumps(r) + "\n" for r in self.reports))
                 self._followers = self._trackers.start(self._work, report.step)
             threading.excepthook = self._of_thread
             self._bar.initial = self._bar.n = max(report.step - 1, 0) * self._batch_size

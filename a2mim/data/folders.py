@@ -11,12 +11,13 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from a2mim.files import WORK_MARK
 from a2mim.messages import in_a_line
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def image_names(folder: Path) -> list[str]:
     """The images of a folder, searched in depth: paths relative to it, with slashes, sorted.
 
     An image is a file with a suffix in :data:`IMAGE_SUFFIXES`, in lower or upper case. Links are
-    followed, but not in circles; what is hidden (:func:`is_hidden`) is not looked at.
+    followed, but not in circles; what is hidden (:func:`is_hidden`) is not looked at, nor are
+    folders of runs (:func:`is_results`) below the folder: figures are no photographs.
 
     Raises:
         DataError: if there is no such folder, or one in it cannot be listed.
@@ -56,14 +58,22 @@ def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterat
     here = (status.st_dev, status.st_ino)
     if here in above:  # a link to a folder that it lies in
         return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_hidden(entry.name):
-                continue
-            if entry.is_dir():
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                yield prefix + entry.name
+    with os.scandir(folder) as found:
+        entries = list(found)
+    if prefix and is_results({entry.name for entry in entries}):
+        return
+    for entry in entries:
+        if is_hidden(entry.name):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+            yield prefix + entry.name
+
+
+def is_results(names: Set[str]) -> bool:
+    """Whether a folder with files of these names is one that a run made, or works in."""
+    return WORK_MARK in names or {"config.json", "rows.csv"} <= names
 
 
 def is_hidden(name: str) -> bool:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
@@ -25,12 +25,14 @@ from torch import Tensor
 
 from a2mim.data.arrays import DataError, ImageSet
 from a2mim.data.augment import Augment
+from a2mim.data.contents import hash_files, hash_of
 from a2mim.data.folders import image_names, read_image, to_rgb
 from a2mim.data.sampler import Samples, keyed_generator, keyed_seed
 from a2mim.messages import in_a_line
 
 logger = logging.getLogger(__name__)
 
+SHOWN = 64  # images of a published set whose pixels tell it from another
 SUBSTITUTES = 20  # images tried in place of one; all unreadable means that the storage is gone
 
 
@@ -207,6 +209,15 @@ class ArraySamples:
     def __len__(self) -> int:
         return len(self._pixels_ICHW)
 
+    def contents(self, indices: Sequence[int] | None = None) -> str:
+        """A hash of names, classes and pixels of all images, or of some."""
+        chosen = range(len(self)) if indices is None else indices
+        return hash_of(
+            [self.names[k] for k in chosen],
+            self.labels_I[list(chosen)].tolist(),
+            self._pixels_ICHW[list(chosen)].numpy().tobytes(),
+        )
+
     def load(self, index: int, epoch: int) -> Tensor:
         """One image, float32 ``(C, H, W)``.
 
@@ -247,6 +258,23 @@ class DatasetSamples:
 
     def __len__(self) -> int:
         return len(self._dataset)
+
+    def contents(self, indices: Sequence[int] | None = None) -> str:
+        """A hash of classes of all images, or of some, and of the pixels of a few of them.
+
+        A published set is known by its name; that another one is in its place is noticed.
+        """
+        chosen = range(len(self)) if indices is None else indices
+        labels = None if self.labels_I is None else self.labels_I[list(chosen)].tolist()
+        few = [chosen[k * len(chosen) // SHOWN] for k in range(min(SHOWN, len(chosen)))]
+        kind = type(self._dataset).__name__
+        return hash_of(kind, list(chosen), labels, *(self._shown(index) for index in few))
+
+    def _shown(self, index: int) -> bytes:
+        try:
+            return self._read(index).numpy().tobytes()
+        except DataError:  # unreadable: training replaces it
+            return b""
 
     def load(self, index: int, epoch: int) -> Tensor:
         """One image, float32 ``(C, H, W)``.
@@ -302,6 +330,11 @@ class SomeSamples:
     def __len__(self) -> int:
         return len(self._indices)
 
+    def contents(self, indices: Sequence[int] | None = None) -> str:
+        """A hash of these images, as the others make it."""
+        chosen = self._indices if indices is None else self._indices[list(indices)]
+        return cast(Any, self._samples).contents(chosen.tolist())
+
     def load(self, index: int, epoch: int) -> Tensor:
         """One image, as the others load it."""
         if not 0 <= index < len(self):
@@ -335,6 +368,10 @@ class RepeatedSamples:
 
     def __len__(self) -> int:
         return self._length
+
+    def contents(self) -> str:
+        """A hash of the others, and of the length of an epoch."""
+        return hash_of(cast(Any, self._samples).contents(), self._length)
 
     def load(self, index: int, epoch: int) -> Tensor:
         """One image, as the others load it."""
@@ -534,6 +571,17 @@ class FolderSamples:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def contents(self, indices: Sequence[int] | None = None) -> str:
+        """A hash of names, classes and bytes of all files, or of some (:func:`hash_files`).
+
+        Raises:
+            DataError: if a file cannot be read.
+        """
+        chosen = range(len(self)) if indices is None else indices
+        labels = None if self.labels_I is None else self.labels_I[list(chosen)].tolist()
+        files = [Path(self._name(k)) for k in chosen]
+        return hash_of(hash_files(files, [self.names[k] for k in chosen]), labels)
 
     def load(self, index: int, epoch: int) -> Tensor:
         """One image, float32 ``(C, H, W)``.

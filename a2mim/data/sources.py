@@ -10,7 +10,6 @@ of ``a2mim.data.folders.image_names``.
 from __future__ import annotations
 
 import csv
-import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from PIL import Image
 
 from a2mim.data.arrays import DataError, ImageSet, digits, find_images, subset
 from a2mim.data.augment import Augment
+from a2mim.data.contents import hash_files, hash_of
 from a2mim.data.folders import read_image, to_rgb
 from a2mim.data.named import NAMES, labels_of, named_samples, torchvision_set
 from a2mim.data.samples import (
@@ -65,18 +65,15 @@ class Source:
     file: Path | None = None
 
     def identity(self) -> tuple[str, int | None, str]:
-        """Name, class, and SHA-256 of the file if it is one: other numbers have another.
+        """Name, class, and a hash of the file or, if it is none, of the pixels.
 
         Raises:
             DataError: if the file cannot be read.
         """
         if self.file is None:
-            return self.name, self.truth, ""
-        try:
-            content = self.file.read_bytes()
-        except OSError as error:
-            raise DataError(f"cannot read {self.file}: {error.strerror}") from error
-        return self.name, self.truth, hashlib.sha256(content).hexdigest()
+            image = self.read()
+            return self.name, self.truth, hash_of(image.size, image.tobytes())
+        return self.name, self.truth, hash_files([self.file], [""])
 
 
 def folder_images(folder: Path, count: int, seed: int, *, truth: bool) -> list[Source]:

@@ -28,6 +28,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from a2mim.data.addresses import expand_shards, for_webdataset, optional, rewritten
 from a2mim.data.arrays import DataError
 from a2mim.data.augment import Augment
+from a2mim.data.contents import hash_files, hash_of
 from a2mim.data.sampler import keyed_generator, keyed_seed
 from a2mim.data.samples import (
     TOLERANCE,
@@ -113,6 +114,16 @@ class ShardStream:
     def __len__(self) -> int:
         """How many images there are, as ``settings`` have it."""
         return self.settings.images
+
+    def contents(self) -> str:
+        """A hash of the shards' names, and of what is in those that are local files.
+
+        Raises:
+            DataError: if one of these cannot be read.
+        """
+        local = [path for path in map(Path, self.shards) if path.is_file()]
+        names = [shard.rsplit("/", 1)[-1] for shard in self.shards]
+        return hash_of(names, hash_files(local, [path.name for path in local]))
 
     def epoch(
         self,

@@ -28,6 +28,7 @@ from torch import Tensor
 from a2mim.data.addresses import expanded, refuse_address
 from a2mim.data.arrays import DataError
 from a2mim.data.augment import Augment
+from a2mim.data.contents import hash_files, hash_of
 from a2mim.data.folders import IMAGE_SUFFIXES, is_hidden
 from a2mim.data.sampler import keyed_generator
 from a2mim.data.samples import (
@@ -121,6 +122,15 @@ class TarSamples:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def contents(self, indices: Sequence[int] | None = None) -> str:
+        """A hash of the shards (:func:`~a2mim.data.contents.hash_files`), and of which images.
+
+        Raises:
+            DataError: if a shard cannot be read.
+        """
+        shards = [Path(shard) for shard in self.shards]
+        return hash_of(hash_files(shards, [shard.name for shard in shards]), indices)
 
     def load(self, index: int, epoch: int) -> Tensor:
         """One image, float32 ``(C, H, W)``.

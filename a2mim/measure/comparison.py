@@ -36,6 +36,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from a2mim.checkpoints.load import as_text
+from a2mim.files import write_whole
 from a2mim.measure.scores import SHARES, TITLES, each, shown, shown_p
 from a2mim.messages import UsageError
 from a2mim.report.comparison_page import html
@@ -49,7 +50,7 @@ from a2mim.report.figures_features import (
     stream_over_depth,
 )
 from a2mim.runs.folder import is_run
-from a2mim.runs.table import read_table, write_atomic
+from a2mim.runs.table import read_table
 from interactions import plots
 
 
@@ -173,7 +174,7 @@ class Comparison:
 
     def to_html(self, path: str | Path) -> None:
         """Write the page: one file that needs no other and no network."""
-        write_atomic(Path(path), html(self))
+        write_whole(Path(path), html(self))
 
     def __str__(self) -> str:
         """Scores and differences, for people."""

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 import interactions as ix
+from a2mim.files import write_whole
 from a2mim.measure.runner import Measured
 from a2mim.report.figures import of
 from a2mim.runs.checks import check_mean_of_J
-from a2mim.runs.table import strength_from, write_atomic
+from a2mim.runs.table import strength_from
 from interactions.orders.strength import is_exact
 
 COLUMNS = {
@@ -121,8 +122,8 @@ def write_summary(summary: pd.DataFrame, folder: Path) -> None:
             check_mean_of_J(J_O, f"{model} {weights}")
     text = summary.to_csv(index=False, float_format="%.8g", lineterminator="\n")
     legend = pd.DataFrame({"column": list(COLUMNS), "meaning": list(COLUMNS.values())})
-    write_atomic(folder / "summary.csv", text)
-    write_atomic(folder / "summary_columns.csv", legend.to_csv(index=False, lineterminator="\n"))
+    write_whole(folder / "summary.csv", text)
+    write_whole(folder / "summary_columns.csv", legend.to_csv(index=False, lineterminator="\n"))
 
 
 def spending_of(records: Sequence[ix.Interactions], target: float) -> pd.DataFrame:

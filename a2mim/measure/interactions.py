@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 import interactions as ix
 from a2mim.data.sources import Source, folder_images, named_images, set_name, some
 from a2mim.measure.interaction_summary import contexts_of, spending_of, summarised, write_summary
-from a2mim.measure.networks import Subject, check_different, subject_of, write_reports
+from a2mim.measure.networks import (
+    Subject,
+    check_different,
+    identity,
+    nicknames,
+    subject_of,
+    write_reports,
+)
 from a2mim.measure.runner import Measured, Share, forwards_of, grid_of, measure, usable
 from a2mim.messages import UsageError
 from a2mim.report.figures import interaction_overlay, save
@@ -24,7 +33,9 @@ from a2mim.runs.folder import (
     counted,
     finish_run,
     keep_memory,
+    nothing_left_empty,
     open_run,
+    out_of,
     pick_device,
     process_rank,
 )
@@ -48,6 +59,7 @@ TOO_LITTLE = 0.5
 """Expected relative error of J, over all orders, from which a budget buys nothing."""
 
 
+@nothing_left_empty()
 def interaction_curves(config: InteractionsConfig) -> None:
     """Measure, write rows and figure, and print the table.
 
@@ -78,15 +90,23 @@ def interaction_curves(config: InteractionsConfig) -> None:
         "models": [f"{subject.name} {subject.weights}" for subject in subjects],
         "sha256": [subject.report.sha256 for subject in subjects],
     }
-    everything = settings | {"files": [source.name for source in sources]}
-    work = open_run(config.out, everything, resume=config.resume or rank > 0)
+    pairs = zip(config.models, subjects, strict=True)
+    everything = settings | {
+        "images": [source.identity() for source in sources],
+        "models": [identity(name, subject.report) for name, subject in pairs],
+    }
+    names = nicknames([subject.report for subject in subjects])
+    out = out_of(config.out, "interactions", names, everything)
+    work = open_run(out, everything, resume=config.resume or rank > 0)
     share = Share(work / "records", rank, world)
     if config.budget:
         try:
             design, sources = _planned(config, design, sources, subjects, share)
         except UsageError:
             if rank == 0:
-                shutil.rmtree(work)  # a pilot that nothing can be made of
+                shutil.rmtree(
+                    share.folder, ignore_errors=True
+                )  # a pilot that nothing can be made of
             raise
     else:
         _announce(config, design, len(sources), rank)
@@ -98,15 +118,20 @@ def interaction_curves(config: InteractionsConfig) -> None:
     write_table(rows, work / "rows.csv")
     write_summary(summarised(rows, measured, config.target), work)
     write_reports([subject.report for subject in subjects], work / "weights.json")
-    save({"interaction_curves": partial(interaction_overlay, rows)}, work)
+    save(figures(rows), work)
     for other in range(1, world):
         while not (work / f"done-{other}").exists():
             time.sleep(0.1)
         (work / f"done-{other}").unlink()
     ran = _ran(measured)
-    finish_run(work, config.out, settings | {"ran": ran}, time.perf_counter() - start)
-    tidy_records(config.out / "records", share.used)
-    _report(config, measured)
+    finish_run(work, out, settings | {"ran": ran}, time.perf_counter() - start)
+    tidy_records(out / "records", share.used)
+    _report(config, measured, out)
+
+
+def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
+    """How each figure of a results table is drawn."""
+    return {"interaction_curves": partial(interaction_overlay, rows)}
 
 
 def _planned(
@@ -271,7 +296,7 @@ def _rows(
     return pd.concat(tables, ignore_index=True)
 
 
-def _report(config: InteractionsConfig, measured: list[Measured]) -> None:
+def _report(config: InteractionsConfig, measured: list[Measured], out: Path) -> None:
     """The tables, in words and numbers, on the screen."""
     strengths = [ix.strength(one.records, floor=one.floor_of_ends) for one in measured]
     for one, strength in zip(measured, strengths, strict=True):
@@ -295,8 +320,8 @@ def _report(config: InteractionsConfig, measured: list[Measured]) -> None:
                 f"({first.weights}), paired:"
             )
             print(strength.compare_bands(strengths[0]).to_string(index=False, float_format="%.3f"))
-    print(f"\ntable: {config.out / 'summary.csv'}")
-    print(f"figure: {config.out / 'interaction_curves.png'}")
+    print(f"\ntable: {out / 'summary.csv'}")
+    print(f"figure: {out / 'interaction_curves.png'}")
 
 
 def _unresolved(spent: pd.DataFrame, published: ix.Strength) -> str:

@@ -27,6 +27,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -34,8 +35,15 @@ from a2mim.checkpoints.load import LoadReport
 from a2mim.data.sampler import keyed_generator
 from a2mim.data.sources import Source, folder_images, named_images, set_name
 from a2mim.measure.fills import plain_fill
-from a2mim.measure.networks import Subject, called, check_different, subject_of, write_reports
-from a2mim.measure.runner import safe_name
+from a2mim.measure.networks import (
+    Subject,
+    called,
+    check_different,
+    identity,
+    nicknames,
+    subject_of,
+    write_reports,
+)
 from a2mim.messages import UsageError
 from a2mim.report.figures import save
 from a2mim.report.figures_features import (
@@ -48,7 +56,17 @@ from a2mim.report.figures_features import (
     invariance_table,
     last_layer,
 )
-from a2mim.runs.folder import commit, counted, finish_run, keep_memory, open_run, pick_device
+from a2mim.runs.folder import (
+    commit,
+    counted,
+    finish_run,
+    keep_memory,
+    nothing_left_empty,
+    open_run,
+    out_of,
+    pick_device,
+    safe_name,
+)
 from a2mim.runs.journal import Journal
 from a2mim.runs.table import COLUMNS, read_table, write_table
 from a2mim.settings.invariance import InvarianceConfig
@@ -91,6 +109,7 @@ class Prepared:
     device: str
 
 
+@nothing_left_empty()
 def invariance(config: InvarianceConfig) -> None:
     """Measure checkpoints, write rows and figures, print a table; an interrupted run goes on.
 
@@ -106,18 +125,26 @@ def invariance(config: InvarianceConfig) -> None:
     if images < FEWEST:
         raise UsageError(f"expected at least {FEWEST} images, found {images}")
     print(_plan(config, images))
-    work, settings, rows = measure_all(config, prepared, partial(_measure, config, prepared))
-    table = invariance_table(rows)
-    figures = {"invariance": partial(invariance_over_ratios, table)}
-    for (model, weights), of in table.groupby(["model", "weights"], sort=False):
-        figures[f"layers-{safe_name(f'{model} {weights}')}"] = partial(invariance_over_layers, of)
-    save(figures, work)
-    finish(config.out, work, settings, time.perf_counter() - start)
+    out, work, settings, rows = measure_all(
+        "invariance", config, prepared, partial(_measure, config, prepared)
+    )
+    drawn = figures(rows)
+    save(drawn, work)
+    finish(out, work, settings, time.perf_counter() - start)
     print(summary(rows))
     print(
-        f"\ntable: {config.out / 'rows.csv'}   figures: {', '.join(figures)} beside it   "
-        f"image by image: {config.out / 'images'}"
+        f"\ntable: {out / 'rows.csv'}   figures: {', '.join(drawn)} beside it   "
+        f"image by image: {out / 'images'}"
     )
+
+
+def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
+    """How each figure of a results table is drawn."""
+    table = invariance_table(rows)
+    draw: dict[str, Callable[[], Figure]] = {"invariance": partial(invariance_over_ratios, table)}
+    for (model, weights), of in table.groupby(["model", "weights"], sort=False):
+        draw[f"layers-{safe_name(f'{model} {weights}')}"] = partial(invariance_over_layers, of)
+    return draw
 
 
 def read_images_table(path: Path) -> pd.DataFrame:
@@ -199,20 +226,22 @@ def prepare(
 
 
 def measure_all(
+    command: str,
     config: InvarianceConfig | SpectrumConfig,
     prepared: Prepared,
     measure: Callable[[Subject, Journal], pd.DataFrame],
-) -> tuple[Path, dict[str, Any], pd.DataFrame]:
+) -> tuple[Path, Path, dict[str, Any], pd.DataFrame]:
     """Rows of all checkpoints; what an interrupted run has measured is read.
 
     Args:
-        config: of the command.
+        command: its name.
+        config: its settings.
         prepared: checkpoints and images.
         measure: from a network to its rows; those of its images go into the journal.
 
     Returns:
-        The work folder with ``rows.csv``, ``weights.json`` and ``images`` in it, the settings of
-        the run, and the rows.
+        The output folder, the work folder with ``rows.csv``, ``weights.json`` and ``images`` in
+        it, the settings of the run, and the rows.
 
     Raises:
         UsageError: if a checkpoint cannot be measured.
@@ -225,8 +254,14 @@ def measure_all(
     settings["checkpoints"] = [
         f"{report.architecture} {called(report)} {report.sha256}" for report in prepared.reports
     ]
-    command = {"run": type(config).__name__, "files": [source.name for source in prepared.sources]}
-    work = open_run(config.out, settings | command, resume=config.resume)
+    pairs = zip(config.checkpoints, prepared.reports, strict=True)
+    everything = settings | {
+        "run": command,
+        "images": [source.identity() for source in prepared.sources],
+        "checkpoints": [identity(name, report) for name, report in pairs],
+    }
+    out = out_of(config.out, command, nicknames(prepared.reports), everything)
+    work = open_run(out, everything, resume=config.resume)
     (work / "images").mkdir(exist_ok=True)
     parts = [work / f"part-{number:03d}.csv" for number in range(len(config.checkpoints))]
     for number, (name, part) in enumerate(zip(config.checkpoints, parts, strict=True)):
@@ -242,7 +277,7 @@ def measure_all(
     rows = pd.concat([read_table(part) for part in parts], ignore_index=True)
     write_table(rows, work / "rows.csv")
     write_reports(prepared.reports, work / "weights.json")
-    return work, settings, rows
+    return out, work, settings, rows
 
 
 def finish(out: Path, work: Path, settings: dict[str, Any], seconds: float) -> None:

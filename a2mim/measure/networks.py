@@ -18,8 +18,8 @@ from a2mim.checkpoints.custom import MARK, build, code_hash, load_own, split_own
 from a2mim.checkpoints.files import WeightsError
 from a2mim.checkpoints.layouts import DIALECTS, LAYOUTS, PLAIN
 from a2mim.checkpoints.load import HUB, UNTRAINED, Loaded, LoadReport, describe, load_model
+from a2mim.files import write_whole
 from a2mim.messages import UsageError
-from a2mim.runs.table import write_atomic
 from a2mim.settings.weights import ModelsConfig, WeightsConfig
 
 GENERIC = (
@@ -152,6 +152,29 @@ def short(report: LoadReport) -> str:
     return name.parent.name if generic else name.stem
 
 
+def identity(name: str, report: LoadReport) -> tuple[object, ...]:
+    """What decides the numbers of a network: its name, weights, options, look and own code."""
+    options = str(report.options)
+    return (
+        report.architecture,
+        called(report),
+        report.sha256,
+        options,
+        report.look,
+        own_code(name),
+    )
+
+
+def nicknames(reports: Sequence[LoadReport]) -> list[str]:
+    """What networks are called in names of folders: by their files, or architectures."""
+    return [
+        short(report)
+        if Path(report.source).suffix and called(report) != "untrained"
+        else report.architecture
+        for report in reports
+    ]
+
+
 def check_different(reports: Sequence[LoadReport]) -> None:
     """Whether tables can tell networks apart.
 
@@ -169,7 +192,7 @@ def check_different(reports: Sequence[LoadReport]) -> None:
 
 def write_reports(reports: Sequence[LoadReport], path: Path) -> None:
     """What became of the weights of every network, to be kept with what was measured."""
-    write_atomic(path, json.dumps([kept(report) for report in reports], indent=2) + "\n")
+    write_whole(path, json.dumps([kept(report) for report in reports], indent=2) + "\n")
 
 
 def kept(report: LoadReport) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from timm.data import create_transform
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -38,6 +39,7 @@ from tqdm import tqdm
 from a2mim.checkpoints.load import Loaded, LoadReport
 from a2mim.data.arrays import DataError, subset
 from a2mim.data.augment import PilTransform
+from a2mim.data.contents import hash_of
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import (
     NO_TRUTH,
@@ -48,8 +50,9 @@ from a2mim.data.sources import (
     set_name,
     without_folders,
 )
+from a2mim.files import write_arrays, write_whole
 from a2mim.measure.fills import FILLS, AnyFill, Colours
-from a2mim.measure.networks import called, check_different, kept, load
+from a2mim.measure.networks import called, check_different, identity, kept, load, nicknames
 from a2mim.measure.occlusion_tables import (
     Measured,
     read_images_table,
@@ -57,14 +60,24 @@ from a2mim.measure.occlusion_tables import (
     summary,
     without_truth,
 )
-from a2mim.measure.runner import safe_name, usable
+from a2mim.measure.runner import usable
 from a2mim.messages import UsageError, did_you_mean
 from a2mim.probes.features import extract
 from a2mim.probes.linear import fit_linear
 from a2mim.report.figures import save
 from a2mim.report.figures_features import occlusion_measures
-from a2mim.runs.folder import commit, counted, finish_run, keep_memory, open_run, pick_device
-from a2mim.runs.table import write_arrays, write_atomic, write_table
+from a2mim.runs.folder import (
+    commit,
+    counted,
+    finish_run,
+    keep_memory,
+    nothing_left_empty,
+    open_run,
+    out_of,
+    pick_device,
+    safe_name,
+)
+from a2mim.runs.table import write_table
 from a2mim.settings.occlusion import OcclusionConfig
 from a2mim.settings.weights import WeightsConfig
 from interactions.networks.inference import check_precision
@@ -167,6 +180,10 @@ class Images:
     names: list[str]
     labels_I: Tensor
 
+    def contents(self) -> str:
+        """A hash of what is in the images, and of their classes."""
+        return hash_of(self.samples.contents(self.indices), self.labels_I.tolist())
+
     def read(self, chunk: slice) -> Tensor:
         """Images ``(B, C, H, W)``, ready for the network.
 
@@ -184,6 +201,7 @@ class Images:
         return torch.stack(images)
 
 
+@nothing_left_empty()
 def occlusion(config: OcclusionConfig) -> None:
     """Measure, write table and figure, and print a summary; an interrupted run goes on.
 
@@ -233,8 +251,18 @@ def occlusion(config: OcclusionConfig) -> None:
         how = f"head {config.saliency_head}" if own else config.saliency_method
         settings["saliency"] = f"{saliency.loaded.report.source} {how}"
         settings["saliency_sha256"] = saliency.loaded.report.sha256
-    everything = settings | {"names": images.names, "labels": images.labels_I.tolist()}
-    work = open_run(config.out, everything, resume=config.resume)
+    pairs = zip(config.checkpoints, reports, strict=True)
+    everything = settings | {
+        "checkpoints": [identity(name, report) for name, report in pairs],
+        "images": images.contents(),
+        "probe_data": [
+            _probe_samples(config, report.source, look).contents()
+            for report, look in tried
+            if not report.classes
+        ],
+    }
+    out = out_of(config.out, "occlusion", nicknames(reports), everything)
+    work = open_run(out, everything, resume=config.resume)
     (work / "parts").mkdir(exist_ok=True)
     chunks = [slice(k, k + plan.chunk) for k in range(0, len(images.names), plan.chunk)]
     for number in range(len(reports)):
@@ -250,12 +278,17 @@ def occlusion(config: OcclusionConfig) -> None:
     ]
     rows = usable(partial(_rows, config, plan, reports, files))
     write_table(rows, work / "rows.csv")
-    write_atomic(work / "occlusion.json", json.dumps(about, indent=2) + "\n")
-    save({"occlusion": partial(occlusion_measures, rows)}, work)
-    finish_run(work, config.out, settings, time.perf_counter() - start)
-    shutil.rmtree(config.out / "parts")
+    write_whole(work / "occlusion.json", json.dumps(about, indent=2) + "\n")
+    save(figures(rows), work)
+    finish_run(work, out, settings, time.perf_counter() - start)
+    shutil.rmtree(out / "parts")
     print(summary(rows))
-    print(f"\ntable: {config.out / 'rows.csv'}   figure: {config.out / 'occlusion.png'}")
+    print(f"\ntable: {out / 'rows.csv'}   figure: {out / 'occlusion.png'}")
+
+
+def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
+    """How each figure of a results table is drawn."""
+    return {"occlusion": partial(occlusion_measures, rows)}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -425,7 +458,7 @@ def _tried(config: OcclusionConfig, plan: Plan, name: str) -> tuple[LoadReport, 
     k = int(images.labels_I.argmax())  # a class that the network does not know is noticed here
     label = images.labels_I[[k]]
     if not loaded.report.classes:
-        known = _probe_samples(config, loaded).labels_I
+        known = _probe_samples(config, loaded.report.source, loaded.data_config).labels_I
         if known is None or int(label) > int(known.max()):
             raise UsageError(
                 f"expected --probe-data with all classes of the images, up to {int(label)}, got "
@@ -569,7 +602,7 @@ def _measure(
             text = rows.to_csv(index=False, header=c == 0, float_format="%.8g", lineterminator="\n")
             # Members of one file: a gzip file may be several ones, joined.
             packed = gzip.compress(text.encode(), mtime=0)
-            write_atomic(_part(work, number, name, c), packed)
+            write_whole(_part(work, number, name, c), packed)
             left -= each * len(images.names[chunk])
             bar.n = total - left  # masks that hide nothing are not run
             bar.refresh()
@@ -622,7 +655,7 @@ def _classifier(config: OcclusionConfig, loaded: Loaded, number: int, work: Path
     model: nn.Module = loaded.model.to(config.device)
     if loaded.report.classes:
         return model
-    samples = _probe_samples(config, loaded)
+    samples = _probe_samples(config, loaded.report.source, loaded.data_config)
     with tqdm(total=len(samples), desc="training features", unit=" images", delay=1) as bar:
         try:
             features = extract(
@@ -637,7 +670,7 @@ def _classifier(config: OcclusionConfig, loaded: Loaded, number: int, work: Path
             raise UsageError(str(error)) from error
     fit = fit_linear(features, device=config.device)
     settings = {**fit.settings, "grid": fit.grid}
-    write_atomic(_probe(work, number), json.dumps(settings, indent=2) + "\n")
+    write_whole(_probe(work, number), json.dumps(settings, indent=2) + "\n")
 
     def probed(encoder: nn.Module) -> nn.Module:
         tensors = (fit.weight_KD, fit.bias_K, fit.mean_D, fit.std_D)
@@ -649,15 +682,17 @@ def _classifier(config: OcclusionConfig, loaded: Loaded, number: int, work: Path
     return probed(model)
 
 
-def _probe_samples(config: OcclusionConfig, loaded: Loaded) -> Labelled | SomeSamples:
-    """The training images of a probe, as the network sees them."""
+def _probe_samples(
+    config: OcclusionConfig, source: str, look: dict[str, Any]
+) -> Labelled | SomeSamples:
+    """The training images of a probe, as a network from there sees them."""
     data = config.probe_data or config.data
     if not data:
         raise UsageError(
-            f"expected --probe-data for {loaded.report.source}, which has no classifier: clean "
+            f"expected --probe-data for {source}, which has no classifier: clean "
             "images with classes, for --label truth those of --images, to train a linear probe on"
         )
-    samples = labelled_samples(data, PilTransform(create_transform(**loaded.data_config)))[0]
+    samples = labelled_samples(data, PilTransform(create_transform(**look)))[0]
     limit = config.probe_max_train
     if limit is None or limit >= len(samples):
         return samples

@@ -21,6 +21,7 @@ from torch import nn
 
 from a2mim.checkpoints.custom import AS_IT_IS
 from a2mim.checkpoints.load import LoadReport, assumptions
+from a2mim.data.arrays import subset
 from a2mim.data.sources import (
     Source,
     classes_of,
@@ -73,11 +74,13 @@ class Probe:
         data: where it is trained, without folders of this machine.
         images: its training images.
         classes: theirs.
+        contents: a hash of what is in them.
     """
 
     data: str
     images: int
     classes: int
+    contents: str
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,7 @@ def planned(config: CompareConfig) -> Plan:
         "looks": [one.look for one in tried],
         "options": [str(report.options) for report in reports],
         "code": [own_code(name) for name in config.checkpoints],
+        "probe": probe and probe.contents,
     }
     forwards = _forwards(config, panels)
     speeds = [one.speed for one in tried]
@@ -407,13 +411,14 @@ def _with_classifier(network: Network, probe: Probe | None) -> Network:
 
 
 def _probe(config: CompareConfig) -> Probe:
-    """What a probe will be trained on; its images are counted, not read."""
+    """What a probe will be trained on."""
     data = config.probe_data or config.data
     train, _ = labelled_samples(data, lambda image, generator: image)
     assert train.labels_I is not None
     limit = config.probe_max_train
-    images = len(train) if limit is None else min(limit, len(train))
-    return Probe(without_folders(data), images, int(train.labels_I.max()) + 1)
+    indices = subset(len(train), len(train) if limit is None else limit, 0)
+    classes = int(train.labels_I.max()) + 1
+    return Probe(without_folders(data), len(indices), classes, train.contents(indices))
 
 
 # --------------------------------------------------------------------------------------------------

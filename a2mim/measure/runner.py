@@ -24,6 +24,7 @@ from a2mim.data.sources import Source
 from a2mim.measure.fills import plain_fill
 from a2mim.measure.networks import Subject
 from a2mim.messages import UsageError
+from a2mim.runs.folder import safe_name
 from a2mim.runs.records import read_record, record_key, shard, write_record
 from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
 from interactions.games.encoders import Kind
@@ -256,8 +257,3 @@ def _added(record: ix.Interactions, wanted: Mapping[int, int]) -> int:
         if int(m) in wanted
     )
     return 4 * len(record.pairs_P2) * record.per_replicate * more
-
-
-def safe_name(name: str) -> str:
-    """A name that can be a folder's."""
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)

@@ -12,10 +12,12 @@ image: what paired comparisons of networks are made of (:func:`read_images_table
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -32,7 +34,7 @@ from a2mim.measure.invariance import (
 from a2mim.measure.networks import Subject
 from a2mim.report.figures import save
 from a2mim.report.figures_features import ends_of_stream, spectra, spectrum_table, stream_over_depth
-from a2mim.runs.folder import counted
+from a2mim.runs.folder import counted, nothing_left_empty
 from a2mim.runs.journal import Journal
 from a2mim.settings.spectrum import SpectrumConfig
 from interactions.features import spectrum as library
@@ -41,6 +43,7 @@ from interactions.features.spectrum import SpectrumOfImages
 from interactions.networks.layers import stream_names
 
 
+@nothing_left_empty()
 def spectrum(config: SpectrumConfig) -> None:
     """Measure checkpoints, write rows and figures, print a table; an interrupted run goes on.
 
@@ -51,15 +54,22 @@ def spectrum(config: SpectrumConfig) -> None:
     start = time.perf_counter()
     prepared = prepare(config, partial(_try, config))
     print(f"plan: {counted(len(prepared.sources))} forwards for each checkpoint")
-    work, settings, rows = measure_all(config, prepared, partial(_measure, config, prepared))
-    table = spectrum_table(rows)
-    save({"spectra": partial(spectra, table), "depth": partial(stream_over_depth, table)}, work)
-    finish(config.out, work, settings, time.perf_counter() - start)
+    out, work, settings, rows = measure_all(
+        "spectrum", config, prepared, partial(_measure, config, prepared)
+    )
+    save(figures(rows), work)
+    finish(out, work, settings, time.perf_counter() - start)
     print(summary(rows))
     print(
-        f"\ntable: {config.out / 'rows.csv'}   figures: spectra, depth beside it   "
-        f"image by image: {config.out / 'images'}"
+        f"\ntable: {out / 'rows.csv'}   figures: spectra, depth beside it   "
+        f"image by image: {out / 'images'}"
     )
+
+
+def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
+    """How each figure of a results table is drawn."""
+    table = spectrum_table(rows)
+    return {"spectra": partial(spectra, table), "depth": partial(stream_over_depth, table)}
 
 
 def read_images_table(path: Path) -> pd.DataFrame:

@@ -24,7 +24,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -40,6 +39,7 @@ from torch import Tensor, nn
 from a2mim.data.arrays import DataError
 from a2mim.data.loader import each
 from a2mim.data.sampler import Samples, make_loader
+from a2mim.files import write_whole
 from a2mim.methods.sites import output_layout, site_of
 from interactions.stats import share
 
@@ -648,7 +648,7 @@ class _Cache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not file.exists():
-                _write_whole(file, text.encode())
+                write_whole(file, text, sync=True)
             found = json.loads(file.read_bytes())
             if not isinstance(found, dict):
                 raise ValueError(f"{file} holds a {type(found).__name__}")
@@ -686,7 +686,8 @@ class _Cache:
     def write(self, first: int, rows_XD: Tensor) -> None:
         """Keep the chunk that begins with this image."""
         try:
-            _write_whole(self._file(first), save({"features": rows_XD}, {"of": self.digest}))
+            chunk = save({"features": rows_XD}, {"of": self.digest})
+            write_whole(self._file(first), chunk, sync=True)
         except OSError as error:
             raise DataError(
                 f"expected to write features to {self.folder}, cannot: {error}; make room and "
@@ -695,16 +696,3 @@ class _Cache:
 
     def _file(self, first: int) -> Path:
         return self.folder / f"features-{first:09d}.safetensors"
-
-
-def _write_whole(file: Path, data: bytes) -> None:
-    """A file that is complete or not there, also after a power failure."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as opened:
-            opened.write(data)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from a2mim.files import write_whole
 from a2mim.messages import UsageError
 from a2mim.report.figures import draw_all, named, networks, of
 from a2mim.report.page import (
@@ -24,7 +25,7 @@ from a2mim.report.page import (
     table,
 )
 from a2mim.runs.folder import is_run
-from a2mim.runs.table import occlusion_from, read_table, strength_from, write_atomic
+from a2mim.runs.table import occlusion_from, read_table, strength_from
 from interactions.orders.strength import MIDDLE
 from interactions.stats import Interval, share, share_difference
 
@@ -171,7 +172,7 @@ def write_report(run: Path, config: Mapping[str, object]) -> None:
             ),
         ],
     )
-    write_atomic(run / "report.html", text)
+    write_whole(run / "report.html", text)
 
 
 ORDERS = (

@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from a2mim.files import whole
 from a2mim.runs.table import occlusion_from, read_table, strength_from
 from interactions import plots
 from interactions.stats import Interval
@@ -149,8 +150,10 @@ def save(figures: Mapping[str, Callable[[], Figure]], folder: Path) -> None:
     with mpl.rc_context(plots.STYLE):
         for name, draw in figures.items():
             figure = draw()
-            figure.savefig(folder / f"{name}.png")
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            with whole(folder / f"{name}.png") as file:
+                figure.savefig(file, format="png")
+            with whole(folder / f"{name}.svg") as file:
+                figure.savefig(file, format="svg", metadata={"Date": None})
 
 
 def draw_all(run: Path) -> list[str]:

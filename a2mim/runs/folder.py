@@ -1,36 +1,64 @@
 """Run folders: work in a folder of its own, put it in place when it is complete.
 
-Work goes to ``<out>.<key>.partial``, where the key is a hash of everything that decides the result.
-The same command finds its own unfinished work there and goes on; another command never does. The
-finished folder replaces an earlier one by renaming, so that a result is complete or not there.
+A run is named by its key: a hash of its settings and of the contents of its inputs. It works in
+``<out>.<key>.partial``. The same command finds its own unfinished work there and goes on, also
+with other code, which it says; a command with other settings or other images never does.
+
+Nothing is deleted that a run did not make. The finished folder is put in place by renaming, so that
+a result is complete or not there. What was there before is moved to ``<out>.previous`` (or
+``.previous-2``, ...), unless the new folder holds every file of it.
+
+Without ``--out`` the folder is ``results/<command>/<name>-<key>``, and ``latest`` beside it is a
+link to the last one that was finished.
+
 While it works, a process holds a lock in its folder: the same command started twice is refused.
 """
 
 from __future__ import annotations
 
 import ctypes
+import filecmp
 import glob
 import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 
 import torch
 
+from a2mim.files import WORK_MARK, left_over, write_whole
 from a2mim.messages import UsageError
-from a2mim.runs.table import write_atomic
 
 # Parameters of mallopt(3).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 LOCK = ".lock"
-_locks: dict[Path, int] = {}
-"""Descriptors of this process's lock files by work folder: closed they are no longer locked."""
+LATEST = "latest"
+NAME_LENGTH = 40
+"""Characters of a name in the name of a folder, at most."""
+
+
+@dataclass
+class _Open:
+    """A work folder of this process.
+
+    Attributes:
+        made: folders that were made for it, itself the first, the outermost the last.
+        lock: descriptor of its lock file; closed it is no longer locked.
+    """
+
+    made: list[Path]
+    lock: int | None = None
+
+
+_open: dict[Path, _Open] = {}
 
 
 def provenance() -> dict[str, object]:
@@ -80,40 +108,118 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.decode(errors="replace")
 
 
+def out_of(
+    out: Path | None, command: str, names: Sequence[str], config: Mapping[str, object]
+) -> Path:
+    """The output folder of a run: the given one, or ``results/<command>/<name>-<key>``.
+
+    Args:
+        out: as the user gave it.
+        command: of ``a2mim``.
+        names: what the run is about; the first two are part of the folder's name.
+        config: as for :func:`open_run`.
+    """
+    if out is not None:
+        return out
+    name = "-".join(safe_name(name)[:NAME_LENGTH] for name in names[:2])
+    more = f"-and-{len(names) - 2}-more" if len(names) > 2 else ""
+    return Path("results") / command / f"{name}{more}-{run_key(config)}"
+
+
 def open_run(out: Path, config: Mapping[str, object], *, resume: bool = True) -> Path:
     """The work folder of a run, new or with what an interrupted run of the same command left.
 
     Args:
         out: where the finished run will be.
-        config: everything that decides the result.
-        resume: whether to go on with what is left; else it is removed.
+        config: everything that decides the result: settings, and hashes of images and weights.
+        resume: whether to go on with what is left; else it is moved aside.
 
     Raises:
         UsageError: if ``out`` exists and is not a run folder, or cannot be written, or another
             process is at work on this run.
     """
-    if out.exists() and not is_run(out):
+    if os.path.lexists(out) and not is_run(out):
         raise UsageError(
             f"expected a new folder or an earlier run at {out}, found something else; "
             "choose another --out"
         )
     out = out.resolve()
-    work = out.with_name(f"{out.name}.{run_key(config)}.partial")
+    key = run_key(config)
+    named = out.name if out.name.endswith(f"-{key}") else f"{out.name}.{key}"
+    work = out.with_name(f"{named}.partial")
     first = process_rank()[0] == 0  # the others of its group share the folder with it
     if first and not work.exists():
         _name_others(work, out)
+    made = [path for path in (work, *work.parents) if not path.exists()]
     try:
         work.mkdir(parents=True, exist_ok=True)
         if first:
-            _lock(work)
-        for left in [] if resume else work.iterdir():
-            if left.is_dir():
-                shutil.rmtree(left)
-            elif left.name != LOCK:
-                left.unlink()
+            _open[work] = _Open(made, _locked(work))
+            if not resume:
+                _set_aside(work)
+            _mark(work, key)
     except OSError as error:
+        _close(work)
         raise UsageError(f"cannot write to {out.parent}: {error.strerror}") from error
     return work
+
+
+@contextmanager
+def nothing_left_empty() -> Iterator[None]:
+    """Where the context ends in an error, runs that it opened and wrote nothing for leave nothing.
+
+    As a decorator, ``@nothing_left_empty()``, of a command.
+    """
+    before = set(_open)
+    try:
+        yield
+    except BaseException:
+        for work in set(_open) - before:
+            _close(work)
+        raise
+
+
+def _close(work: Path) -> None:
+    """Unlock a work folder; remove it if it holds nothing but empty folders."""
+    ours = {work / LOCK, work / WORK_MARK}
+    if work in _open and not any(work / file not in ours for file in _files_of(work)):
+        for path in ours:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody put something there
+            _remove_folders(work)
+            for folder in _open[work].made[1:]:
+                folder.rmdir()
+    _unlock(work)
+
+
+def _remove_folders(folder: Path) -> None:
+    """Remove a folder with the folders in it; one with a file stays, and is an OSError."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            _remove_folders(path)
+    folder.rmdir()
+
+
+def _set_aside(work: Path) -> None:
+    """Move what an interrupted run left out of its work folder."""
+    left = [path for path in work.iterdir() if path.name != LOCK]
+    if not any(path.name != WORK_MARK for path in left):
+        return
+    aside = _fresh(work.with_suffix(".unfinished"))
+    aside.mkdir()
+    for path in left:
+        path.rename(aside / path.name)
+    print(f"moved unfinished work to {aside.name}")
+
+
+def _mark(work: Path, key: str) -> None:
+    """Note in the work folder whose it is, and by which code; say so if that was other code."""
+    file, now = work / WORK_MARK, commit()
+    commits = json.loads(file.read_text())["commits"] if file.exists() else []
+    if commits and commits[-1] != now:
+        print(f"going on in {work.name}; the code changed since ({commits[-1]} -> {now})")
+    if not commits or commits[-1] != now:
+        write_whole(file, json.dumps({"key": key, "commits": [*commits, now]}) + "\n")
 
 
 def _name_others(work: Path, out: Path) -> None:
@@ -122,17 +228,21 @@ def _name_others(work: Path, out: Path) -> None:
     if others:
         print(
             f"beginning anew in {work.name}: {', '.join(others)} is unfinished work of other "
-            "settings or other code"
+            "settings or other images"
         )
 
 
-def _lock(work: Path) -> None:
-    """Keep other processes away for as long as this one lives, or until the run is in place."""
+def _locked(work: Path) -> int | None:
+    """Keep other processes away for as long as this one lives, or until the run is in place.
+
+    Returns:
+        The descriptor of the lock file; None where there are no locks.
+    """
     _unlock(work)
     try:
         import fcntl
     except ImportError:  # not on Windows
-        return
+        return None
     file = os.open(work / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         # Of this process alone: workers that outlive it hold nothing.
@@ -141,36 +251,48 @@ def _lock(work: Path) -> None:
         holder = os.read(file, 200).decode().strip() or "another process"
         os.close(file)
         raise UsageError(
-            f"expected nobody at work on this run, found {holder} in {work}; "
-            "let it finish, stop it, or choose another --out"
+            f"already running ({holder}) in {work}; let it finish, stop it, or choose another --out"
         ) from None
     except OSError:  # a file system without locks
         os.close(file)
-        return
+        return None
     os.ftruncate(file, 0)
-    os.write(file, f"process {os.getpid()} on {platform.node()}\n".encode())
-    _locks[work] = file
+    os.write(file, f"PID {os.getpid()} on {platform.node()}\n".encode())
+    return file
 
 
 def _unlock(work: Path) -> None:
-    if work in _locks:
-        os.close(_locks.pop(work))
+    opened = _open.pop(work, None)
+    if opened is not None and opened.lock is not None:
+        os.close(opened.lock)
 
 
 def run_key(config: Mapping[str, object]) -> str:
-    """A hash of everything that decides a result: these settings, and the code that runs."""
-    settings = json.dumps({"config": dict(config), "commit": commit()}, default=str, sort_keys=True)
+    """A hash of everything that decides a result. The code is not part of it."""
+    settings = json.dumps(dict(config), default=str, sort_keys=True)
     return hashlib.blake2b(settings.encode(), digest_size=4).hexdigest()
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a finished run: nothing else may ever be replaced by one."""
+    return {"config", "commit", "versions", "machine"} <= _label(folder).keys() and (
+        folder / "rows.csv"
+    ).is_file()
+
+
+def is_finished(out: Path, key: str) -> bool:
+    """Whether the run of that key is there, made by the code that runs."""
+    label = _label(out)
+    return is_run(out) and label.get("key") == key and label.get("commits") == [commit()]
+
+
+def _label(folder: Path) -> dict[str, object]:
+    """What ``config.json`` holds; nothing if there is none."""
     try:
         label = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
-        return False
-    marks = {"config", "commit", "versions", "machine"}
-    return isinstance(label, dict) and marks <= label.keys() and (folder / "rows.csv").is_file()
+        return {}
+    return label if isinstance(label, dict) else {}
 
 
 def finish_run(work: Path, out: Path, config: Mapping[str, object], seconds: float) -> None:
@@ -180,39 +302,86 @@ def finish_run(work: Path, out: Path, config: Mapping[str, object], seconds: flo
 
 
 def label_run(work: Path, config: Mapping[str, object], seconds: float) -> None:
-    """Write ``config.json``: settings, where the numbers come from, and what they took."""
-    label = {"config": dict(config), **provenance(), "seconds": round(seconds, 1)}
-    write_atomic(work / "config.json", json.dumps(label, default=str, indent=2) + "\n")
+    """Write ``config.json``: settings, where the numbers come from, and what they took.
+
+    ``commits`` are those of all code that took part, in their order.
+    """
+    mark = json.loads((work / WORK_MARK).read_text())
+    label = {"config": dict(config), **mark, **provenance(), "seconds": round(seconds, 1)}
+    write_whole(work / "config.json", json.dumps(label, default=str, indent=2) + "\n")
 
 
 def place_run(work: Path, out: Path) -> None:
-    """Put the work folder in the place of ``out``.
-
-    What is there is replaced if it is a run of the same settings and nothing else lies beside its
-    files; otherwise it is kept as ``<out>.previous``, and a line says so.
-    """
+    """Put the work folder in the place of ``out``; what is there is moved aside, and said."""
     out = out.resolve()
-    old = out.with_name(out.name + ".replaced")
-    shutil.rmtree(old, ignore_errors=True)
-    keep = out.exists() and not _replaces(work, out)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(work, out)
+    key = json.loads((work / WORK_MARK).read_text())["key"]
+    for path in [*left_over(work), work / WORK_MARK]:
+        path.unlink(missing_ok=True)
+    files = _files_of(out) if _holds(work, out) else []
+    aside = _fresh(out.with_name(f"{out.name}.previous")) if os.path.lexists(out) else None
+    if aside is not None:
+        os.rename(out, aside)
+    os.rename(work, out)
     (out / LOCK).unlink(missing_ok=True)
     _unlock(work)
-    if keep:
-        previous = out.with_name(out.name + ".previous")
-        shutil.rmtree(previous, ignore_errors=True)
-        os.replace(old, previous)
-        print(f"what was in {out.name} before is in {previous.name} now")
-    shutil.rmtree(old, ignore_errors=True)
+    if aside is not None:
+        for file in files:
+            (aside / file).unlink(missing_ok=True)
+        try:
+            if not files:
+                raise OSError
+            _remove_folders(aside)
+        except OSError:
+            print(f"moved previous results to {aside}")
+    if out.name.endswith(f"-{key}"):
+        _link_latest(out)
 
 
-def _replaces(work: Path, out: Path) -> bool:
-    """Whether a run has the settings of another, and a file for each of its files."""
-    settings = [json.loads((run / "config.json").read_text())["config"] for run in (work, out)]
-    there, here = ({path.name for path in run.iterdir()} for run in (out, work))
-    return settings[0] == settings[1] and there <= here
+def _fresh(path: Path) -> Path:
+    """A path where nothing is: this one, or with the first number that is free."""
+    numbered = (path.with_name(f"{path.name}-{k}") for k in count(2))
+    return (
+        path if not os.path.lexists(path) else next(p for p in numbered if not os.path.lexists(p))
+    )
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """What is in a folder and is no folder, in depth, relative to it."""
+    paths = folder.rglob("*")
+    return [path.relative_to(folder) for path in paths if path.is_symlink() or not path.is_dir()]
+
+
+def _holds(work: Path, out: Path) -> bool:
+    """Whether every file of a finished run is in another, byte for byte but for times."""
+    if not is_run(out):
+        return False
+    for file in _files_of(out):
+        old, new = out / file, work / file
+        if old.is_symlink() or not new.is_file():
+            return False
+        if file.name == "config.json":
+            labels = [{**_label(path.parent), "seconds": 0} for path in (old, new)]
+            if labels[0] != labels[1]:
+                return False
+        elif not filecmp.cmp(old, new, shallow=False):
+            return False
+    return True
+
+
+def _link_latest(out: Path) -> None:
+    """Point ``latest`` beside a folder to it, unless something else is called so."""
+    link = out.with_name(LATEST)
+    if os.path.lexists(link) and not link.is_symlink():
+        return
+    new = out.with_name(f"{LATEST}.{os.getpid()}")
+    with suppress(OSError):  # not every file system has links
+        new.symlink_to(out.name)
+        os.replace(new, link)
+
+
+def safe_name(name: str) -> str:
+    """A name that can be a folder's."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
 
 
 def keep_memory() -> None:

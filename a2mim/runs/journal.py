@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from a2mim.runs.table import write_arrays
+from a2mim.files import write_arrays
 from interactions.features.invariance import State
 
 _LENGTH = "length of the rows"

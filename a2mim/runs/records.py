@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from a2mim.runs.table import write_arrays
+from a2mim.files import write_arrays
 from interactions.orders.estimator import Interactions
 
 

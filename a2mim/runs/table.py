@@ -5,16 +5,15 @@ Figures, reports and notebooks are made from such tables and from nothing else.
 
 from __future__ import annotations
 
-import io
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from a2mim.files import write_whole
 from a2mim.runs.checks import check_rows, check_side_by_side
 from interactions.occlusion.patch_drop import OcclusionCurve
 from interactions.orders.estimator import Interactions
@@ -58,7 +57,7 @@ def write_table(rows: pd.DataFrame, path: Path) -> None:
     if tuple(rows.columns) != COLUMNS:
         raise ValueError(f"expected the columns {COLUMNS}, got {tuple(rows.columns)}")
     check_rows(rows)
-    write_atomic(path, rows.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
+    write_whole(path, rows.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -75,20 +74,6 @@ def read_table(path: Path) -> pd.DataFrame:
     if tuple(rows.columns) != COLUMNS:
         raise ValueError(f"expected a results table in {path}, got the columns {list(rows)}")
     return rows
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(partial, path)
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a compressed ``.npz`` file, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_atomic(path, buffer.getvalue())
 
 
 def per_image_rows(

@@ -67,8 +67,8 @@ class CompareConfig:
     """Arithmetic of the networks."""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    out: Path = Path("results/compare")
-    """Where the results go."""
+    out: Path | None = None
+    """Output folder; by default results/compare/NAME-KEY, with a key of settings and data."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda if there is one."""
     resume: bool = True

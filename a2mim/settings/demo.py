@@ -36,8 +36,8 @@ class DemoConfig:
     left out."""
     seed: int = 0
     """Names every random draw: initial weights, order of images, masks, pairs, contexts."""
-    out: Path = Path("results/demo")
-    """Where the results go."""
+    out: Path | None = None
+    """Output folder; by default results/demo/NAME-KEY, with a key of settings and data."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda if there is one."""
     mask_ratio: float = 0.6

@@ -80,8 +80,8 @@ class InteractionsConfig:
     """Arithmetic of the network; the two ends are in float32 in any case."""
     batch_size: int = 0
     """Masked images through the model at once; 0 fills the device. It changes no draw."""
-    out: Path = Path("results/interactions")
-    """Where the results go."""
+    out: Path | None = None
+    """Output folder; by default results/interactions/NAME-KEY, with a key of settings and data."""
     resume: bool = True
     """Go on where an interrupted run of the same command was, or start anew."""
     device: str = "auto"

@@ -68,8 +68,8 @@ class InvarianceConfig:
     """Arithmetic of the network."""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    out: Path = Path("results/invariance")
-    """Where the results go."""
+    out: Path | None = None
+    """Output folder; by default results/invariance/NAME-KEY, with a key of settings and data."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda if there is one."""
     resume: bool = True

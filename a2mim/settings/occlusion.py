@@ -100,8 +100,8 @@ class OcclusionConfig:
     """Arithmetic of the network."""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    out: Path = Path("results/occlusion")
-    """Where the results go."""
+    out: Path | None = None
+    """Output folder; by default results/occlusion/NAME-KEY, with a key of settings and data."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda if there is one."""
     resume: bool = True

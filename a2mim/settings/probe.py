@@ -70,8 +70,8 @@ class ProbeConfig:
     """Arithmetic of the frozen network."""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    out: Path = Path("results/probe")
-    """Where the results go."""
+    out: Path | None = None
+    """Output folder; by default results/probe/NAME-KEY, with a key of settings and data."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda if there is one."""
     resume: bool = True

@@ -44,8 +44,8 @@ class SpectrumConfig:
     """Images through the network at once; no more than rounding depends on it."""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    out: Path = Path("results/spectrum")
-    """Where the results go."""
+    out: Path | None = None
+    """Output folder; by default results/spectrum/NAME-KEY, with a key of settings and data."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda if there is one."""
     resume: bool = True

@@ -26,9 +26,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from a2mim.files import write_whole
 from a2mim.messages import UsageError
 from a2mim.runs.folder import commit
-from a2mim.runs.table import write_atomic
 from experiments.bench import features as bench_features
 from experiments.bench.estimator import (
     coverage,
@@ -74,7 +74,7 @@ def bench(out: Path, repeats: int, rows: Sequence[str] = ()) -> None:
         start = time.perf_counter()
         row = available[name]()
         table = merged(table, row, code)
-        write_atomic(path, table.to_csv(index=False, float_format="%.4g"))
+        write_whole(path, table.to_csv(index=False, float_format="%.4g"))
         print(f"[{k:2d}/{len(chosen)}] {name}  ({time.perf_counter() - start:.0f} s)")
         for note in row.notes:
             print(f"        {note}")

@@ -1,5 +1,7 @@
 """The command as its users meet it: a process with an exit code and words."""
 
+import errno
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -79,6 +81,60 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, here, arguments, messag
     assert line.startswith("a2mim: ")
     assert message in line
     assert list(tmp_path.iterdir()) == []
+
+
+DIGITS = ("--data", "digits", "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["probe", "untrained:test_vit", *DIGITS, "--pool", "mean", "--block", "99"],
+        ["interactions", "untrained:test_resnet", *DIGITS, "--grid", "4", "--label", "5000"],
+        ["pretrain", "digits-vit", "--set", "batch_size=100000"],
+    ],
+)
+def test_what_is_refused_late_leaves_nothing(tmp_path, here, arguments):
+    done = here(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("a2mim: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+ONE_ORDER = ("--orders", "0.5", "--replicates", "2", "--windows", "1", "--target", "0")
+MEASURED = ("untrained:test_resnet", *DIGITS, "--count", "2")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["interactions", *MEASURED, "--grid", "4", "--pairs", "1", *ONE_ORDER],
+        ["spectrum", *MEASURED],
+        ["occlusion", *MEASURED, "--label", "prediction", "--grid", "4", "--fractions", "0", "0.5"],
+    ],
+)
+def test_a_full_disk_is_one_line(tmp_path, here, monkeypatch, arguments):
+    """With room again, the same command goes on."""
+    for name in ("interactions", "invariance", "occlusion", "spectrum"):  # figures take longest
+        monkeypatch.setattr(f"a2mim.measure.{name}.save", lambda figures, folder: None)
+    replace, written = os.replace, []
+
+    def full(source, to):
+        written.append(to)
+        if len(written) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to))
+        replace(source, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("a2mim.files.os.replace", full)
+        done = here(*arguments)
+    assert done.returncode == 2
+    assert "No space left" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    (work,) = tmp_path.glob("results/*/*.partial")
+    main(arguments)
+    assert not work.exists()
+    assert (work.with_suffix("") / "rows.csv").is_file()
 
 
 def test_a_corrupt_image_is_named(tmp_path, here):

@@ -116,6 +116,36 @@ def test_batches_workers_and_resume_change_nothing(config, method, monkeypatch):
     assert table(odd) == table(whole)
 
 
+def test_images_that_change_are_never_mixed(config, tmp_path, monkeypatch):
+    """Killed, changed, and called again, it writes what a new run does."""
+    folder, rng = tmp_path / "set", np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 6)):
+        for k in range(count):
+            path = folder / split / "ab"[k % 2] / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+    config = changed(config, data=f"folder:{folder}", method="knn", neighbours=3)
+    judge = probe_module._judge
+
+    def stopped(config, name, part, device):
+        if part.name == "part-001":
+            raise KeyboardInterrupt
+        judge(config, name, part, device)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(probe_module, "_judge", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            probe(config)
+    for path in folder.glob("train/a/*.png"):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+    probe(config)
+    whole = changed(config, out=tmp_path / "whole")
+    probe(whole)
+    for file in ("rows.csv", "predictions.csv"):
+        assert (config.out / file).read_bytes() == (whole.out / file).read_bytes()
+    assert len(list(tmp_path.glob("out.*.partial"))) == 1  # of the images that were
+
+
 def test_the_published_recipe_and_a_choice_of_rates(config):
     sgd = changed(config, method="sgd", recipe="cifar100-resnet50", lrs=(0.1, 1.0), max_train=500)
     probe(changed(sgd, checkpoints=sgd.checkpoints[:1]))

@@ -248,6 +248,19 @@ def test_hidden_members_of_shards_are_not_images(album, tmp_path):
     assert sorted(shards.names) == ["./train/a/deep/3.Tiff", "./train/b/1.png", "./train/b/2.PNG"]
 
 
+@pytest.mark.parametrize("marks", [("config.json", "rows.csv"), (".a2mim.json",)])
+def test_figures_of_runs_are_not_images(album, marks):
+    """Nor of one that is at work, as deep as they lie; a folder that is asked for is looked at."""
+    before, run = image_names(album), album / "results" / "run"
+    (run / "deep").mkdir(parents=True)
+    for name in ("figure.png", "deep/figure.png", *marks):
+        (run / name).touch()
+    assert image_names(album) == before
+    assert image_names(run) == ["deep/figure.png", "figure.png"]
+    (run / marks[0]).unlink()
+    assert len(image_names(album)) == len(before) + 2
+
+
 def test_a_link_to_nothing_is_an_image_that_cannot_be_read(album):
     (album / "train" / "b" / "0.jpg").symlink_to(album / "gone.jpg")
     assert image_names(album / "train") == [*NAMES[:2], "b/0.jpg", *NAMES[2:]]

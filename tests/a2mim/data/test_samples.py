@@ -124,6 +124,24 @@ def test_draws_change_with_epoch_index_and_seed_only(kind, folder):
             samples.load(index, 0)
 
 
+@pytest.mark.parametrize("kind", ["array", "folder", "dataset"])
+def test_contents_are_those_of_the_images(kind, folder):
+    samples = make(kind, folder)
+    known = samples.contents()
+    assert make(kind, folder).contents() == known
+    some = SomeSamples(samples, [0, 3])
+    assert some.contents() == samples.contents([0, 3]) != known
+    assert some.contents([1]) == samples.contents([3])
+    assert RepeatedSamples(some, 5).contents() != RepeatedSamples(some, 6).contents()
+    if samples.labels_I is not None:
+        samples.labels_I = 1 - samples.labels_I
+        assert samples.contents() != known
+    if kind != "array":
+        file = next(file for file in sorted(folder.rglob("*")) if file.is_file())
+        file.write_bytes(file.read_bytes()[::-1])
+        assert make(kind, folder).contents() != known
+
+
 def test_another_seed_crops_otherwise(folder):
     files = find_training_files(folder)
     a, b = (FolderSamples(files, AUGMENT, seed=s).load(0, 0) for s in (0, 1))

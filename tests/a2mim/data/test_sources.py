@@ -1,5 +1,3 @@
-import hashlib
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -56,7 +54,6 @@ def test_what_an_image_is_known_by(photos):
         ("a/0.png", 3),
         ("a/1.PNG", 7),
     ]
-    assert before[0][2] == hashlib.sha256((photos / "2.png").read_bytes()).hexdigest()
     Image.new("L", (4, 4), 99).save(photos / "2.png")
     after = [source.identity() for source in folder_images(photos, 9, 0, truth=True)]
     assert after[0][2] != before[0][2]
@@ -65,7 +62,8 @@ def test_what_an_image_is_known_by(photos):
     (photos / "2.png").unlink()
     with pytest.raises(DataError, match=r"cannot read .*2\.png"):
         gone.identity()
-    assert named_images("digits", 2, 0)[0].identity()[2] == ""
+    one, two = (source.identity() for source in named_images("digits", 2, 0))
+    assert one[2] != two[2]
 
 
 def test_some():

@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -171,7 +172,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(config, batch_size, tmp_pa
     config = changed(config, batch_size=batch_size)
     occlusion(config)
     again = changed(config, out=tmp_path / "again")
-    real, parts = module.write_atomic, []
+    real, parts = module.write_whole, []
 
     def dying(path, content):
         if len(parts) == 4:
@@ -179,7 +180,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(config, batch_size, tmp_pa
         real(path, content)
         parts.append(path.name)
 
-    monkeypatch.setattr(module, "write_atomic", dying)
+    monkeypatch.setattr(module, "write_whole", dying)
     with pytest.raises(KeyboardInterrupt):
         occlusion(again)
     assert not again.out.exists()
@@ -189,13 +190,71 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(config, batch_size, tmp_pa
         real(path, content)
         parts.append(path.name)
 
-    monkeypatch.setattr(module, "write_atomic", counting)
+    monkeypatch.setattr(module, "write_whole", counting)
     occlusion(again)
     assert before[-1] == "001-random-00000.csv.gz"
     assert parts[len(before) :] == [
         *("001-random-00001.csv.gz", "001-random-00002.csv.gz", "occlusion.json")
     ]
     assert written(again) == written(config)
+
+
+def brighter(config):
+    path = config.images / "3.png"
+    Image.open(path).point(lambda level: level // 2 + 128).save(path)
+
+
+def relabelled(config):
+    path = config.images / "labels.csv"
+    path.write_text(path.read_text().replace("3.png,3", "3.png,2"))
+
+
+def renormalised(config):
+    path = Path(config.checkpoints[0]).with_suffix(".json")
+    path.write_text(path.read_text().replace("0.25", "0.3"))
+
+
+@pytest.mark.parametrize("change", [brighter, relabelled, renormalised])
+def test_inputs_that_change_are_never_mixed(config, change, tmp_path, monkeypatch):
+    """Killed, changed, and called again, it writes what a new run does; the earlier one stays."""
+    monkeypatch.setattr(module, "CHUNK", 4)
+    images, one = photographs(tmp_path), config.checkpoints[:1]
+    config = changed(config, data="", images=images, checkpoints=one)
+    occlusion(config)
+    before = written(config)
+    killed = changed(config, out=tmp_path / "killed")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_table", stop)
+        with pytest.raises(KeyboardInterrupt):
+            occlusion(killed)
+    change(config)
+    for out in (config, killed):
+        occlusion(out)
+    assert written(killed) == written(config)
+    assert written(config)["rows.csv"] != before["rows.csv"]
+    assert written(changed(config, out=tmp_path / "out.previous")) == before
+
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+def test_what_a_run_wrote_is_no_image_of_the_next(config, tmp_path, monkeypatch, drawn):
+    """The folder of images is the one that is worked in."""
+    monkeypatch.chdir(photographs(tmp_path))
+    config = changed(config, data="", images=Path(), label="prediction", out=None)
+    outs = []
+    for seed in (0, 0, 1):
+        occlusion(changed(config, seed=seed))
+        outs.append(Path("results/occlusion/latest").resolve())
+        assert (outs[-1] / "occlusion.png").exists()
+        assert set(read_table(outs[-1] / "rows.csv")["samples"]) == {6}
+    assert outs[0] == outs[1] != outs[2]
+    assert outs[0].name.startswith("a-b-")
+    assert {path.name for path in outs[0].parent.iterdir()} == {
+        *(out.name for out in outs),
+        "latest",
+    }
 
 
 def test_batches_and_chunks_change_nothing_but_rounding(config, monkeypatch):
@@ -280,7 +339,7 @@ def test_predictions_stand_in_for_classes(config, tmp_path, monkeypatch):
         values(minus, "agreement_difference", "a.safetensors"), compared["difference"], rtol=1e-6
     )
 
-    real, parts = module.write_atomic, []
+    real, parts = module.write_whole, []
 
     def dying(path, content):
         if len(parts) == 3:
@@ -289,11 +348,11 @@ def test_predictions_stand_in_for_classes(config, tmp_path, monkeypatch):
         parts.append(path.name)
 
     again = changed(whole, batch_size=3, out=tmp_path / "again")
-    monkeypatch.setattr(module, "write_atomic", dying)
+    monkeypatch.setattr(module, "write_whole", dying)
     with pytest.raises(KeyboardInterrupt):
         occlusion(again)
     assert parts[-1] == "001-random-00000.csv.gz"
-    monkeypatch.setattr(module, "write_atomic", real)
+    monkeypatch.setattr(module, "write_whole", real)
     occlusion(again)
     resumed = read_table(again.out / "rows.csv")
     pd.testing.assert_frame_equal(resumed, rows, rtol=0, atol=2e-6)

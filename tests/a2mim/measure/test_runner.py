@@ -12,7 +12,7 @@ import interactions as ix
 from a2mim.checkpoints.load import LoadReport
 from a2mim.data.sources import Source
 from a2mim.measure.networks import Subject
-from a2mim.measure.runner import Share, forwards_of, grid_of, measure, safe_name
+from a2mim.measure.runner import Share, forwards_of, grid_of, measure
 from a2mim.settings.interactions import InteractionsConfig
 from interactions.orders.estimator import measure_one, orders_of
 
@@ -35,10 +35,6 @@ def test_the_grid_of_a_protocol_is_its_own():
     config = InteractionsConfig(models=("x",), grid=7)
     assert grid_of(config) == ix.PatchGrid(7, 7)
     assert grid_of(InteractionsConfig(models=("x",), protocol="iclr22")) == ix.PatchGrid(16, 16)
-
-
-def test_names_of_folders():
-    assert safe_name("hf-hub:org/net w.pth") == "hf-hub-org-net-w.pth"
 
 
 class Seen(nn.Module):

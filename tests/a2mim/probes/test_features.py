@@ -350,14 +350,14 @@ def test_a_damaged_cache(tmp_path):
 @pytest.mark.usefixtures("small_chunks")
 def test_a_full_disk_loses_one_chunk(tmp_path, monkeypatch):
     model, samples = nn.Flatten(), array_samples()
-    write = features._write_whole
+    write = features.write_whole
 
-    def full(file, data):
+    def full(file, data, **options):
         if file.name == "features-000000008.safetensors":
             raise OSError("no space left")
-        write(file, data)
+        write(file, data, **options)
 
-    monkeypatch.setattr(features, "_write_whole", full)
+    monkeypatch.setattr(features, "write_whole", full)
     with pytest.raises(DataError, match="cannot: no space left; make room and start again"):
         extract(model, samples, cache=tmp_path)
     monkeypatch.undo()

@@ -1,4 +1,5 @@
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -7,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from a2mim.messages import UsageError
-from a2mim.runs.folder import commit, counted, finish_run, open_run, provenance, run_key
+from a2mim.runs.folder import (
+    commit,
+    counted,
+    finish_run,
+    is_finished,
+    nothing_left_empty,
+    open_run,
+    out_of,
+    provenance,
+    run_key,
+    safe_name,
+)
 
 
 def test_a_run_appears_when_it_is_complete(tmp_path):
@@ -38,28 +50,92 @@ def test_unfinished_work_that_is_not_gone_on_with_is_named(tmp_path, capsys):
     open_run(tmp_path / "run[1]", {"seed": 0})
     assert capsys.readouterr().out == ""
     second = open_run(tmp_path / "run[1]", {"seed": 1})
-    assert capsys.readouterr().out == (
-        f"beginning anew in {second.name}: {first.name} is unfinished work of other settings or "
-        "other code\n"
-    )
+    said = capsys.readouterr().out
+    assert first.name in said
+    assert second.name in said
 
 
-def test_a_key_names_settings_and_code(tmp_path, monkeypatch):
+def test_a_key_names_settings(tmp_path):
     key = run_key({"seed": 0, "images": "a"})
     assert open_run(tmp_path / "run", {"images": "a", "seed": 0}).name == f"run.{key}.partial"
     assert run_key({"seed": 1, "images": "a"}) != key
+
+
+def test_other_code_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    codes = ["one", "two", "two", "one"]
+    for code in codes:
+        monkeypatch.setattr("a2mim.runs.folder.commit", lambda code=code: code)
+        work = open_run(out, {})
+        (work / "rows.csv").touch()
+    said = capsys.readouterr().out.splitlines()
+    assert ["one -> two" in said[0], "two -> one" in said[1]] == [True, True]
+    finish_run(work, out, {}, seconds=0)
+    label = json.loads((out / "config.json").read_text())
+    assert label["commits"] == ["one", "two", "one"]
+    assert label["commit"] == "one"
+    assert not is_finished(out, run_key({}))  # not by this code alone
+    assert not is_finished(out, run_key({"seed": 1}))
+
+
+def test_a_finished_run_is_known_by_key_and_code(tmp_path, monkeypatch):
+    finished(tmp_path / "run")
+    assert is_finished(tmp_path / "run", run_key({}))
     monkeypatch.setattr("a2mim.runs.folder.commit", lambda: "other")
-    assert run_key({"seed": 0, "images": "a"}) != key
+    assert not is_finished(tmp_path / "run", run_key({}))
+
+
+def test_runs_of_other_settings_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outs = []
+    for seed in range(3):
+        outs.append(out_of(None, "probe", ["a/b net", "c", "d"], {"seed": seed}))
+        finished(outs[-1], seed=seed)
+        assert os.readlink("results/probe/latest") == outs[-1].name
+    assert outs[0] == Path("results/probe") / f"a-b-net-c-and-1-more-{run_key({'seed': 0})}"
+    names = sorted(os.listdir("results/probe"))
+    assert names == sorted([*(out.name for out in outs), "latest"])
+    assert out_of(Path("mine"), "probe", ["a"], {}) == Path("mine")
+
+
+def test_what_is_called_latest_and_is_no_link_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("results/probe/latest").mkdir(parents=True)
+    finished(out_of(None, "probe", ["a"], {}))
+    assert not Path("results/probe/latest").is_symlink()
+    finished(tmp_path / "x" / "run")  # named by the user
+    assert os.listdir(tmp_path / "x") == ["run"]
 
 
 def test_numbers_for_people():
     assert [counted(n) for n in (0, 999, 1000, 1234567)] == ["0", "999", "1 000", "1 234 567"]
 
 
-def test_starting_anew(tmp_path):
+def test_starting_anew(tmp_path, capsys):
     out = tmp_path / "run"
-    (open_run(out, {"seed": 0}) / "half").write_text("done")
-    assert not (open_run(out, {"seed": 0}, resume=False) / "half").exists()
+    for k in range(3):
+        work = open_run(out, {"seed": 0}, resume=False)
+        assert not (work / "half").exists()
+        (work / "half").write_text(str(k))
+    assert [path.read_text() for path in sorted(tmp_path.glob("*.unfinished*/half"))] == ["0", "1"]
+    assert capsys.readouterr().out.count("moved unfinished work to") == 2
+
+
+def test_a_run_that_is_refused_leaves_nothing(tmp_path):
+    with pytest.raises(UsageError), nothing_left_empty():
+        refused(tmp_path / "deep" / "run")
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(UsageError), nothing_left_empty():
+        refused(tmp_path / "run", "half")
+    assert [path.name for path in tmp_path.glob("*/half")] == ["half"]
+
+
+def refused(out, *files):
+    work = open_run(out, {})
+    (work / "parts").mkdir(exist_ok=True)
+    for file in files:
+        (work / file).touch()
+    raise UsageError("no")
 
 
 HOLD = """
@@ -82,7 +158,7 @@ def test_one_process_at_a_time(tmp_path, monkeypatch):
     assert holder.stdout.readline() == "at work\n"
     (work,) = tmp_path.iterdir()
     (work / "part").touch()
-    said = rf"nobody at work on this run, found process {holder.pid} on .*; let it finish"
+    said = rf"already running \(PID {holder.pid} on "
     for resume in (True, False):
         with pytest.raises(UsageError, match=said):
             open_run(out, {}, resume=resume)
@@ -97,17 +173,6 @@ def test_one_process_at_a_time(tmp_path, monkeypatch):
     (work / "rows.csv").touch()
     finish_run(work, out, {}, seconds=1)
     assert {path.name for path in out.iterdir()} == {"part", "rows.csv", "config.json"}
-
-
-def test_a_finished_run_is_replaced_whole(tmp_path):
-    out = tmp_path / "run"
-    for seed in (0, 1):
-        work = open_run(out, {"seed": seed})
-        (work / "rows.csv").write_text("rows")
-        (work / f"seed{seed}").write_text("")
-        finish_run(work, out, {"seed": seed}, seconds=0)
-    assert sorted(p.name for p in out.iterdir()) == ["config.json", "rows.csv", "seed1"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "run.previous"]
 
 
 def test_another_projects_config_does_not_make_a_run(tmp_path):
@@ -169,29 +234,72 @@ def test_freed_memory_is_kept():
     assert faults[1] < faults[0] / 10
 
 
-def finished(tmp_path, name, out, **settings):
+def finished(out, name="one", **settings):
     work = open_run(out, settings)
     (work / "rows.csv").write_text(name)
     finish_run(work, out, settings, 1.0)
+    assert not work.exists()
 
 
-def test_a_run_of_other_settings_is_kept_beside_and_one_of_the_same_is_replaced(tmp_path, capsys):
-    out, previous = tmp_path / "run", tmp_path / "run.previous"
-    finished(tmp_path, "one", out, seed=0)
-    finished(tmp_path, "two", out, seed=0)
-    assert (out / "rows.csv").read_text() == "two"
-    assert not previous.exists()
-    assert capsys.readouterr().out == ""
-    finished(tmp_path, "three", out, seed=1)
-    assert (previous / "rows.csv").read_text() == "two"
-    assert capsys.readouterr().out == "what was in run before is in run.previous now\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.previous"]
-
-
-def test_what_somebody_put_into_a_run_is_not_lost(tmp_path):
+def test_an_earlier_run_is_moved_aside_unless_it_is_the_same(tmp_path, capsys):
     out = tmp_path / "run"
-    finished(tmp_path, "one", out, seed=0)
-    (out / "notes.txt").write_text("mine")
-    finished(tmp_path, "two", out, seed=0)
-    assert (tmp_path / "run.previous" / "notes.txt").read_text() == "mine"
-    assert (out / "rows.csv").read_text() == "two"
+    finished(out, "one", seed=0)
+    finished(out, "one", seed=0)
+    assert os.listdir(tmp_path) == ["run"]
+    assert capsys.readouterr().out == ""
+    finished(out, "two", seed=0)  # by other code: the same settings
+    finished(out, "two", seed=1)
+    finished(out, "three", seed=0)
+    assert {path.parent.name: path.read_text() for path in tmp_path.glob("*/rows.csv")} == {
+        "run": "three",
+        "run.previous": "one",
+        "run.previous-2": "two",
+        "run.previous-3": "two",
+    }
+    said = capsys.readouterr().out.splitlines()
+    ends = [line.rpartition("run.previous")[2] for line in said]
+    assert ends == ["", "-2", "-3"]
+
+
+@pytest.mark.parametrize("name", ["run.previous", "run.replaced"])
+def test_folders_of_others_beside_a_run_stay(tmp_path, name):
+    mine = tmp_path / name
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("precious")
+    for seed in range(3):
+        finished(tmp_path / "run", seed=seed)
+    assert (mine / "thesis.txt").read_text() == "precious"
+    assert os.listdir(mine) == ["thesis.txt"]
+    assert len(list(tmp_path.glob("run*/rows.csv"))) == 3
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_somebody_put_into_a_run_is_not_lost(tmp_path, seed):
+    out = tmp_path / "run"
+    finished(out, seed=0)
+    (out / "deep").mkdir()
+    (out / "deep" / "notes.txt").write_text("mine")
+    finished(out, seed=seed)
+    assert (tmp_path / "run.previous" / "deep" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "run.previous" / "rows.csv").read_text() == "one"
+    assert (out / "rows.csv").read_text() == "one"
+
+
+def test_a_note_among_unfinished_work_goes_with_it(tmp_path):
+    work = open_run(tmp_path / "run", {})
+    (work / "notes.txt").write_text("mine")
+    finished(tmp_path / "run")
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_what_appears_in_the_place_of_a_run_is_moved_aside(tmp_path):
+    work = open_run(tmp_path / "run", {})
+    (work / "rows.csv").touch()
+    (tmp_path / "run").write_text("mine")
+    finish_run(work, tmp_path / "run", {}, 1.0)
+    assert (tmp_path / "run.previous").read_text() == "mine"
+    assert (tmp_path / "run" / "rows.csv").exists()
+
+
+def test_names_of_folders():
+    assert safe_name("hf-hub:org/net w.pth") == "hf-hub-org-net-w.pth"

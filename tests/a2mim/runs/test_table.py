@@ -12,7 +12,6 @@ from a2mim.runs.table import (
     side_by_side,
     strength_from,
     strength_rows,
-    write_atomic,
     write_table,
 )
 
@@ -141,11 +140,3 @@ def test_words_are_kept_as_they_are(tmp_path):
     pd.testing.assert_frame_equal(back, rows, check_dtype=False)
     for name, word in words.items():
         assert back[name].tolist() == [word, word]
-
-
-def test_writing_is_atomic(tmp_path):
-    path = tmp_path / "file.txt"
-    write_atomic(path, "one")
-    write_atomic(path, b"two")
-    assert path.read_text() == "two"
-    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]

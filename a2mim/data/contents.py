@@ -1,0 +1,71 @@
+"""Hashes of images by what is in them: other images under the same names have another one.
+
+Whatever a folder is called and wherever it lies, the same files have the same hash; times count for
+nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from a2mim.data.folders import DataError
+
+IN_FULL = 2 << 30
+"""Bytes that are read of a set of files, at most: of a larger one, the beginning of every file."""
+
+LEAST = 4096
+"""Bytes of a file that are read in any case."""
+
+THREADS = 8
+BLOCK = 1 << 20
+
+
+def hash_files(files: Sequence[Path], names: Iterable[str]) -> str:
+    """A hash of names, sizes and bytes of files, in their order.
+
+    All bytes count, unless they are more than :data:`IN_FULL`: then those at the beginning of every
+    file do, as many as make so much in all.
+
+    Args:
+        files: where they are.
+        names: what they are called.
+
+    Raises:
+        DataError: if one cannot be read.
+    """
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            sizes = list(pool.map(_size, files))
+            limit = None if sum(sizes) <= IN_FULL else max(IN_FULL // len(sizes), LEAST)
+            hashes = list(pool.map(partial(_hash, limit=limit), files))
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+    return hash_of(*zip(names, sizes, hashes, strict=True))
+
+
+def hash_of(*parts: object) -> str:
+    """A hash of anything that ``repr`` tells apart; of bytes, of all of them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else repr(part).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size
+
+
+def _hash(file: Path, limit: int | None) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as opened:
+        if limit is not None:
+            digest.update(opened.read(limit))
+        else:
+            while block := opened.read(BLOCK):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,54 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+WORK_MARK = ".a2mim.json"
+"""In a folder that a run works in. Its images are nobody's input."""
+
+
+@contextmanager
+def whole(path: Path, *, sync: bool = False) -> Iterator[Path]:
+    """The place of a file that becomes ``path`` when the context ends without an error.
+
+    The process is part of its name, so that two that write the same file do not mix.
+
+    Args:
+        path: an earlier file there is replaced.
+        sync: whether it has to be on the disk by then, so that it survives a power failure.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        if sync:
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes, *, sync: bool = False) -> None:
+    """Write a file; see :func:`whole`."""
+    with whole(path, sync=sync) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a compressed ``.npz`` file; see :func:`whole`."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_whole(path, buffer.getvalue())
+
+
+def left_over(folder: Path) -> list[Path]:
+    """What killed processes have left of :func:`whole` below a folder."""
+    ends = (path for path in folder.rglob("*.partial") if path.is_file())
+    return [path for path in ends if path.name.split(".")[-2].isdigit()]

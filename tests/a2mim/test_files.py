@@ -1,0 +1,45 @@
+import contextlib
+import errno
+import os
+
+import numpy as np
+import pytest
+
+from a2mim.files import left_over, whole, write_arrays, write_whole
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "a.txt"
+    write_whole(path, "one")
+    with contextlib.suppress(KeyboardInterrupt), whole(path) as partial:
+        partial.write_text("ha")
+        raise KeyboardInterrupt
+    assert path.read_text() == "one"
+    write_whole(path, b"two", sync=True)
+    assert path.read_bytes() == b"two"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("a2mim.files.os.replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_whole(tmp_path / "a.txt", "one")
+    assert os.listdir(tmp_path) == []
+
+
+def test_arrays_there_and_back(tmp_path):
+    write_arrays(tmp_path / "a.npz", {"x": np.arange(3)})
+    with np.load(tmp_path / "a.npz") as arrays:
+        np.testing.assert_array_equal(arrays["x"], np.arange(3))
+
+
+def test_what_a_killed_process_left_is_found(tmp_path):
+    (tmp_path / "deep").mkdir()
+    left = tmp_path / "deep" / "rows.csv.12.partial"
+    left.touch()
+    (tmp_path / "mine.partial").touch()
+    assert left_over(tmp_path) == [left]
