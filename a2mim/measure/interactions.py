@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,13 @@ import pandas as pd
 import interactions as ix
 from a2mim.data.sources import Source, folder_images, named_images, set_name, some
 from a2mim.measure.interaction_summary import contexts_of, spending_of, summarised, write_summary
-from a2mim.measure.networks import Subject, check_different, subject_of, write_reports
+from a2mim.measure.networks import (
+    Subject,
+    check_different,
+    subject_of,
+    without_classifier,
+    write_reports,
+)
 from a2mim.measure.runner import Measured, Share, forwards_of, grid_of, measure, usable
 from a2mim.messages import UsageError
 from a2mim.report.figures import interaction_overlay, save
@@ -64,7 +70,11 @@ def interaction_curves(config: InteractionsConfig) -> None:
     design = _design(config)
     dataset, sources = set_name(config.images, config.data), _sources(config)
     subjects = _subjects(config)
+    if config.reward == "auto":
+        config = replace(config, reward=_fitting_reward(subjects))
     if rank == 0:
+        if config.reward in ENCODER_REWARDS:
+            print(f"reward: {config.reward}, of features, which needs no classifier")
         for subject in subjects:
             print(subject.report)
     settings = {
@@ -396,9 +406,20 @@ def _sources(config: InteractionsConfig) -> list[Source]:
 def _subjects(config: InteractionsConfig) -> list[Subject]:
     if not config.models:
         raise UsageError("expected at least one network, got none; a2mim models says what is one")
-    headless = config.reward in ENCODER_REWARDS
+    headless: bool | None = config.reward in ENCODER_REWARDS
+    if config.reward == "auto" and config.label == "prediction" and config.game == "fill":
+        headless = None  # nothing else asks for a classifier
     subjects = [
         subject_of(name, config.weights, config.device, headless=headless) for name in config.models
     ]
     check_different([subject.report for subject in subjects])
     return subjects
+
+
+def _fitting_reward(subjects: Sequence[Subject]) -> Literal["log_odds", "projection"]:
+    """The log odds of classifiers; of features, taken from all networks, if one is none."""
+    if all(subject.report.classes for subject in subjects):
+        return "log_odds"
+    for subject in subjects:
+        without_classifier(subject.model)
+    return "projection"
