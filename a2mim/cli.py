@@ -42,7 +42,8 @@ class Pretrain:
     hidden files and folders left out), tar:PATTERN (local shards) or stream:PATTERN (shards from
     anywhere, with --set images=NUMBER), if not what the recipe says."""
     out: Path | None = None
-    """Where the results go; results/pretrain/CONFIG if left out."""
+    """Where the results go; results/pretrain/CONFIG if left out. While it runs, OUT.running leads
+    to them: OUT.running/log.jsonl is the log, a JSON line a report."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda if there is one."""
     resume: bool = True

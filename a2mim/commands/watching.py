@@ -74,7 +74,7 @@ class Watching(Protocol):
 
 
 class Log:
-    """A bar, JSON lines and trackers, such as TensorBoard.
+    """A bar, JSON lines (``log.jsonl``, each written at once) and trackers, such as TensorBoard.
 
     Reports of steps that a resumed run does again replace those of the interrupted one.
 
@@ -193,6 +193,34 @@ class Log:
         of_writer = type(error.thread).__module__.startswith("tensorboard.")
         if not (of_writer and isinstance(error.exc_value, OSError)):
             self._hook(error)
+
+
+def link_to(work: Path, out: Path) -> Path | None:
+    """A link ``<out>.running`` to the folder of a run that works, and say where the log is.
+
+    Args:
+        work: folder of the run.
+        out: where it will be when it is finished.
+
+    Returns:
+        The link; None where something else is in its place, or the file system has no links.
+    """
+    link = out.resolve().with_name(f"{out.resolve().name}.running")
+    try:
+        if link.is_symlink():  # of a run that was killed, or that works there too
+            link.unlink()
+        link.symlink_to(work.name, target_is_directory=True)
+    except OSError:
+        print(f"log while it runs: {work / 'log.jsonl'}")
+        return None
+    print(f"log while it runs: {out.with_name(link.name) / 'log.jsonl'}")
+    return link
+
+
+def remove_link(link: Path | None) -> None:
+    """Remove a link of :func:`link_to` whose folder is not there any more."""
+    if link is not None and link.is_symlink() and not link.exists():
+        link.unlink()
 
 
 @contextmanager
