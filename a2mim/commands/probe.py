@@ -29,7 +29,7 @@ from a2mim.data.arrays import subset
 from a2mim.data.augment import PilTransform
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import labelled_samples, photographs_with_classes, set_name, without_folders
-from a2mim.measure.networks import called, check_different, load
+from a2mim.measure.networks import called, check_different, kept, load
 from a2mim.messages import UsageError
 from a2mim.probes import linear as probes
 from a2mim.probes.features import Features, Readout, evaluate, extract
@@ -106,7 +106,7 @@ def probe(config: ProbeConfig) -> None:
     rows = pd.concat([read_table(part / "rows.csv") for part in parts], ignore_index=True)
     write_table(rows, work / "rows.csv")
     about = [
-        {"weights": report.to_dict(), "numbers": json.loads((part / "details.json").read_text())}
+        {"weights": kept(report), "numbers": json.loads((part / "details.json").read_text())}
         for report, part in zip(reports, parts, strict=True)
     ]
     write_atomic(work / "probe.json", json.dumps(about, indent=2) + "\n")

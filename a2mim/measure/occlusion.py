@@ -49,7 +49,7 @@ from a2mim.data.sources import (
     without_folders,
 )
 from a2mim.measure.fills import FILLS, AnyFill, Colours
-from a2mim.measure.networks import called, check_different, kept, load
+from a2mim.measure.networks import called, check_different, kept, load, without_path
 from a2mim.measure.occlusion_tables import (
     Measured,
     read_images_table,
@@ -221,7 +221,8 @@ def occlusion(config: OcclusionConfig) -> None:
         side, cols = plan.grid.rows, plan.grid.cols
         settings["grid"] = side if side == cols else f"{side}x{cols}"
     if saliency:
-        settings["saliency"] = f"{saliency.loaded.report.source} head {config.saliency_head}"
+        looks = without_path(saliency.loaded.report.source)
+        settings["saliency"] = f"{looks} head {config.saliency_head}"
         settings["saliency_sha256"] = saliency.loaded.report.sha256
     everything = settings | {"names": images.names, "labels": images.labels_I.tolist()}
     work = open_run(config.out, everything, resume=config.resume)

@@ -102,6 +102,21 @@ def test_backbones_along_the_way(finished):
         assert loaded.report.assumed == ()
 
 
+def test_a_run_is_measured_by_its_folder(finished, tmp_path):
+    """Features, for a backbone has no classes; its name in the table is the folder's."""
+    main(
+        [
+            *("interactions", str(finished), str(finished / "exports" / "epoch-0001")),
+            *("--data", "digits", "--count", "2", "--grid", "4", "--pairs", "1"),
+            *("--orders", "0", "1", "--device", "cpu", "--out", str(tmp_path / "out")),
+        ]
+    )
+    rows = read_table(tmp_path / "out" / "rows.csv")
+    assert list(rows["weights"].unique()) == ["run", "run/epoch-0001"]
+    assert rows["setting"].str.contains("reward=projection").all()
+    assert str(finished) not in (tmp_path / "out" / "weights.json").read_text()
+
+
 def test_the_log_of_a_run_that_works_is_at_a_fixed_place(finished, tmp_path):
     """``<run folder>.running``, for as long as it works."""
     seen = []

@@ -401,7 +401,7 @@ def test_a_budget_that_tells_nothing_is_one_line_with_one_that_does(noisy, monke
     small = command(noisy, "--orders", "0", "0.5", "1", "--budget", "700")
     monkeypatch.setattr(module, "TOO_LITTLE", 0.2)
     with pytest.raises(SystemExit) as caught:
-        main(["interactions", *small[3:]])
+        main(small[3:])
     assert caught.value.code == 2
     *_, line = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("a2mim: expected a budget that tells J to within 20 %, but ")
