@@ -47,9 +47,9 @@ from a2mim.commands.watching import (
     Masked,
     OnlineKnn,
     Watch,
-    link_to,
     pictures,
     remove_link,
+    running_link,
     writing,
 )
 from a2mim.data.arrays import DataError, subset
@@ -153,12 +153,14 @@ def run(
     work = open_run(out, deciding | {"images": len(samples)}, resume=resume or rank > 0)
     steps = config.epochs * steps_per_epoch
     watch = Watch(method, config, steps, steps_per_epoch, images_ICHW, knn)
-    log = Log(work, steps, config.batch_size, watch, trackers)
-    running = link_to(work, out) if rank == 0 else None
+    running = running_link(out)
+    log = Log(work, steps, config.batch_size, watch, trackers, link=running)
     about = json.dumps(description(method.backbone, config), indent=2) + "\n"
     cut = what_a_cut_changes(method, config, ranks)
     if cut and rank == 0:
         print(cut)
+    if rank == 0:
+        print(f"log while it runs: {work / 'log.jsonl'}")
     try:
         with errors_explained():
             trained = pretrain(
@@ -181,7 +183,7 @@ def run(
     finally:
         log.close()
         if rank == 0:
-            _leave_nothing_empty(work, running)
+            _leave_nothing_empty(work)
     if torch.distributed.is_initialized() and not launched:
         torch.distributed.destroy_process_group()
     if rank > 0:
@@ -204,11 +206,10 @@ def run(
     print(f"backbone: {out / 'backbone.safetensors'}   pictures: {out / 'reconstructions.png'}")
 
 
-def _leave_nothing_empty(work: Path, running: Path | None) -> None:
+def _leave_nothing_empty(work: Path) -> None:
     """Remove a work folder in which nothing was written: that of a run that was refused."""
     if not any(path.is_file() and path.name != LOCK for path in work.rglob("*")):
         shutil.rmtree(work, ignore_errors=True)
-        remove_link(running)
 
 
 def samples_of(config: PretrainConfig) -> Images:

@@ -10,9 +10,9 @@ from a2mim.commands.watching import (
     Log,
     OnlineKnn,
     contact_sheet,
-    link_to,
     pictures,
     remove_link,
+    running_link,
 )
 from a2mim.data.samples import SomeSamples
 from a2mim.messages import UsageError
@@ -52,24 +52,32 @@ def test_contrast_predicts_no_picture():
         assert np.array_equal(stack, pictures(method_of(other), images, other)[key])
 
 
-def test_a_link_to_a_run_that_works_takes_the_place_of_no_other_file(tmp_path, capsys):
+def test_a_link_to_a_run_that_works_takes_the_place_of_no_other_file(tmp_path):
     work, out, link = tmp_path / "run.1.partial", tmp_path / "run", tmp_path / "run.running"
-    work.mkdir()
-    link.symlink_to("gone")  # of a run that was killed, and then removed
-    assert link_to(work, out) == link
+
+    def begin():
+        work.mkdir(exist_ok=True)
+        log = Log(work, steps=1, batch_size=2, link=running_link(out))
+        log(report(1))
+        log.close()
+
+    link.symlink_to("run.0.partial")  # of a run that was killed, and then removed
+    begin()
     assert link.resolve() == work
     remove_link(link)
-    assert link.is_symlink()
+    assert (link / "log.jsonl").read_text()
     work.rename(out)
     remove_link(link)
     assert not link.is_symlink()
     link.mkdir()
     (link / "thesis.txt").touch()
-    capsys.readouterr()
-    assert link_to(work, out) is None
-    assert f"{work / 'log.jsonl'}" in capsys.readouterr().out
-    remove_link(None)
-    assert (link / "thesis.txt").exists()
+    begin()
+    remove_link(link)
+    assert [path.name for path in link.iterdir()] == ["thesis.txt"]
+    link.rename(tmp_path / "mine")
+    link.symlink_to("mine")
+    begin()
+    assert link.resolve() == tmp_path / "mine"
 
 
 def test_a_log_forgets_what_is_done_again(tmp_path):
