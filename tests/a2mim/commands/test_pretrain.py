@@ -389,6 +389,15 @@ def test_a_full_disk_is_said_and_the_same_command_does_it(
     assert one.read_bytes() == other.read_bytes()
 
 
+def test_an_export_on_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "save_weights", fail)
+    with pytest.raises(UsageError):
+        module.Exports(tmp_path, "{}", 3)(3, {"model/backbone.weight": torch.zeros(1)})
+
+
 def test_what_is_seen_of_a_run(tmp_path):
     """Averaged weights, a probe every other epoch and at the end, pictures, all by settings."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
