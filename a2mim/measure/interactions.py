@@ -72,9 +72,9 @@ def interaction_curves(config: InteractionsConfig) -> None:
     subjects = _subjects(config)
     if config.reward == "auto":
         config = replace(config, reward=_fitting_reward(subjects))
+        if rank == 0 and config.reward in ENCODER_REWARDS:
+            print(f"a network has no classifier: features are measured, --reward {config.reward}")
     if rank == 0:
-        if config.reward in ENCODER_REWARDS:
-            print(f"reward: {config.reward}, of features, which needs no classifier")
         for subject in subjects:
             print(subject.report)
     settings = {

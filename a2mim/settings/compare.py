@@ -30,9 +30,9 @@ class CompareConfig:
     """Settings of ``a2mim compare``."""
 
     checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
-    """Two or more of: run folders, files, timm names (timm's own weights), hf-hub:USER/NAME,
-    untrained:NAME, and NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE
-    for one of your own."""
+    """Two or more of: files, timm names (timm's own weights), hf-hub:USER/NAME, untrained:NAME,
+    and NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
+    your own."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder of images, searched in depth: links are followed, hidden files and folders left out.
     labels.csv in it (file,class_index) tells classes, without which there is no accuracy."""

@@ -27,9 +27,9 @@ class InvarianceConfig:
     """Settings of ``a2mim invariance``."""
 
     checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
-    """Run folders, files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for
-    a random network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE
-    for one of your own. No classifier is needed."""
+    """Files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for a random
+    network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
+    your own. No classifier is needed."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder of images, searched in depth: links are followed, hidden files and folders left
     out."""

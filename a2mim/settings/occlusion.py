@@ -38,9 +38,9 @@ class OcclusionConfig:
     """Settings of ``a2mim occlusion``."""
 
     checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
-    """Run folders, files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for
-    a random network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE
-    for one of your own. Those without a classifier need --probe-data."""
+    """Files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for a random
+    network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
+    your own. Those without a classifier need --probe-data."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder of images, searched in depth: links are followed, hidden files and folders left out.
     For --label truth, labels.csv in it (file,class_index) tells classes."""

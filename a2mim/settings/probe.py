@@ -22,9 +22,9 @@ class ProbeConfig:
     """Settings of ``a2mim probe``."""
 
     checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
-    """Run folders, files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for
-    a random network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE
-    for one of your own."""
+    """Files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for a random
+    network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
+    your own."""
     data: str = ""
     """Images with classes: a set by name (digits, cifar10, ...), or folder:PATH with
     train/<class>/ and val/<class>/, searched in depth: links are followed, hidden files and folders

@@ -23,9 +23,9 @@ class SpectrumConfig:
     """Settings of ``a2mim spectrum``."""
 
     checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
-    """Run folders, files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for
-    a random network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE
-    for one of your own. The residual stream of ViT, BEiT,
+    """Files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for a random
+    network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
+    your own. The residual stream of ViT, BEiT,
     EVA, Swin, ResNet or ConvNeXt; of other convolutional networks the outputs of their blocks, if
     those are certainly maps (B, E, h, w). No classifier is needed."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
