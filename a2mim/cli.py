@@ -44,7 +44,8 @@ class Pretrain:
     anywhere, with --set images=NUMBER), if not what the recipe says."""
     out: Path | None = None
     """Output folder; results/pretrain/CONFIG-KEY if left out, where the key is a hash of settings
-    and images."""
+    and images. While it runs, OUT.running leads to it: OUT.running/log.jsonl is the log, a JSON
+    line a report."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda if there is one."""
     resume: bool = True

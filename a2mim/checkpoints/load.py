@@ -39,6 +39,7 @@ from a2mim.checkpoints.files import (
     read_state,
     weights_hash,
 )
+from a2mim.checkpoints.folders import LOCAL, beside, weights_in
 from a2mim.checkpoints.renaming import OTHER_SET, Renamed, rename
 from a2mim.data.arrays import data_config, size_of_images
 from a2mim.data.sampler import keyed_generator
@@ -222,6 +223,7 @@ class Loaded:
 class _Plan:
     """How the tensors of a file go into a timm model."""
 
+    source: str
     file: StateFile
     renamed: Renamed
     layout: str
@@ -252,12 +254,14 @@ def load_model(
         name: a timm name with or without a tag (with timm's weights), ``hf-hub:user/repo``,
             ``untrained:NAME`` for a random baseline, or a file; see
             :mod:`a2mim.checkpoints.layouts` for what files are recognised, and those of ``a2mim
-            pretrain``.
+            pretrain``. Also a folder, with or without timm's ``local-dir:``
+            (:mod:`a2mim.checkpoints.folders`): a run, or one that timm has written.
         architecture: timm name, for files that do not tell it. With a tag, normalisation, crop and
             interpolation are those of the tag.
         options: arguments of the timm model; they go before what the file seems to tell.
         image_size: edge of the images in pixels; the file's own if None.
-        ema: which of two sets of weights, for files that hold averaged ones beside the others. In
+        ema: which of two sets of weights, for files and folders that hold averaged ones beside the
+            others. In
             OpenMixup's files ``"ema"`` takes those under ``ema_*``; which are the averages differs
             between its tools: evaluate both.
         layout: name of a layout, for files that are not recognised.
@@ -275,7 +279,7 @@ def load_model(
         if ema != "plain":
             raise WeightsError(f"expected a file with averaged weights for ema, got {name!r}")
         return _load_named(name, dict(options or {}), image_size, dict(data or {}), seed)
-    plan = _planned(Path(name), architecture, dict(options or {}), image_size, ema, layout)
+    plan = _planned(name, architecture, dict(options or {}), image_size, ema, layout)
     with torch.random.fork_rng(devices=[]):
         model = _create(plan.architecture, plan.options)
     state, report = _fit(plan, model)
@@ -298,7 +302,7 @@ def describe(
     """What a file is recognised as, and what loading it would report; no model is filled.
 
     Args:
-        path: a weights file.
+        path: a weights file, or a folder with one.
         architecture: as for :func:`load_model`, as the others.
         options: of the timm model.
         ema: which of two sets of weights.
@@ -308,7 +312,7 @@ def describe(
     Raises:
         WeightsError: as loading it would.
     """
-    plan = _planned(Path(path), architecture, dict(options or {}), None, ema, layout)
+    plan = _planned(path, architecture, dict(options or {}), None, ema, layout)
     with torch.device("meta"):
         model = _create(plan.architecture, plan.options)
     data, report = {**plan.data, **(data or {})}, _fit(plan, model)[1]
@@ -327,16 +331,17 @@ def fill(
 
     Args:
         module: names and shapes of its tensors are those of the file, prefixes of wrappers aside.
-        path: a weights file.
+        path: a weights file, or a folder with one.
         ema: as for :func:`load_model`.
         layout: name of a layout, if the file is of one.
 
     Raises:
         WeightsError: as for :func:`load_model`; the module is not changed then.
     """
-    file = read_state(Path(path), ema)
-    renamed = rename(file, ema, layout or "timm")
+    source, file, of_file = _read(path, ema)
+    renamed = rename(file, of_file, layout or "timm")
     plan = _Plan(
+        source=source,
         file=file,
         renamed=renamed,
         layout=renamed.layout.name,
@@ -346,7 +351,7 @@ def fill(
         resample=False,
         data={},
         notes=("normalisation, crop and interpolation are up to the caller",),
-        assumed=_assumed_set(file, renamed, ema),
+        assumed=_assumed_set(file, renamed, of_file),
     )
     state, report = _fit(plan, module)
     module.load_state_dict(state, strict=True)
@@ -354,6 +359,8 @@ def fill(
 
 
 def _is_file(name: str) -> bool:
+    if name.startswith(LOCAL):
+        return True
     if name.startswith((HUB, UNTRAINED)) or timm.is_model(name):
         return False
     return Path(name).exists() or name.endswith(_FILES) or "/" in name
@@ -456,8 +463,22 @@ def _data_config(
     return config
 
 
+def _read(name: str | Path, ema: Variant) -> tuple[str, StateFile, Variant]:
+    """What a report calls the source, its tensors, and which of two sets in the file is meant."""
+    path = Path(str(name).removeprefix(LOCAL))
+    if path.is_dir() or str(name).startswith(LOCAL):
+        return str(path.resolve()), read_state(weights_in(path, ema)), "plain"
+    file = read_state(path, ema)
+    if "a2mim" in file.metadata:
+        raise WeightsError(
+            f"expected weights of one network, {path} is a checkpoint with decoder and optimiser; "
+            "name the folder of its run"
+        )
+    return str(path), file, ema
+
+
 def _planned(
-    path: Path,
+    path: str | Path,
     architecture: str | None,
     options: dict[str, Any],
     image_size: int | None,
@@ -467,17 +488,20 @@ def _planned(
     """Read a file, recognise it and say which timm model it belongs to."""
     if architecture is not None and not timm.is_model(architecture):
         raise WeightsError(f"expected the name of a timm model, got {architecture!r}")
-    file = read_state(path, ema)
-    renamed = rename(file, ema, layout)
+    source, file, of_file = _read(path, ema)
+    renamed = rename(file, of_file, layout)
     chosen = renamed.layout
     state = {key: tensor for key, (_, tensor) in renamed.tensors.items()}
-    beside = _beside(path) if architecture is None and layout is None else None
+    about = beside(file.path) if architecture is None and layout is None else None
     data: dict[str, Any] = dict(chosen.data or {})
-    name, where, tagged = chosen.name, str(path), False
-    assumed = list(_assumed_set(file, renamed, ema))
-    if beside is not None:
-        architecture, told, data = beside
-        name, notes = "a2mim", [f"as {path.with_suffix('.json').name} beside it says"]
+    name, where, tagged = chosen.name, str(file.path), False
+    assumed = list(_assumed_set(file, renamed, of_file))
+    if about is not None:
+        architecture, told, cfg, teller = about
+        data = look_of(cfg)
+        if teller.name != "config.json":
+            name = "a2mim"
+        notes = [f"as {teller.name} beside {file.path.name} says"]
     else:
         if architecture is None:
             architecture, told = infer(state, chosen, options, where)
@@ -497,6 +521,7 @@ def _planned(
     if image_size is not None:
         made["img_size"] = image_size
     return _Plan(
+        source=source,
         file=file,
         renamed=renamed,
         layout=name,
@@ -538,25 +563,6 @@ def _with_look(
         look = assumed_look(config, told, f"timm's for {plan.architecture}, the file does not tell")
     assumed = look + report.assumed + assumed_classes(report.classes)
     return replace(report, look=look_of(config), assumed=assumed)
-
-
-def _beside(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
-    """Architecture, arguments and data config of what ``a2mim pretrain`` wrote, if it did."""
-    file = path.with_suffix(".json")
-    if path.suffix != ".safetensors" or not file.is_file():
-        return None
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(about, dict) or not timm.is_model(str(about.get("architecture"))):
-            return None  # of another program
-        data = dict(about["pretrained_cfg"])
-        data.pop("num_classes", None)
-        return str(about["architecture"]), dict(about["model_args"]), data
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"expected what a2mim pretrain writes in {file}, got {one_line(error)}; name "
-            "architecture="
-        ) from error
 
 
 def _fit(plan: _Plan, model: nn.Module) -> tuple[dict[str, Tensor], LoadReport]:
@@ -614,7 +620,7 @@ def _fit(plan: _Plan, model: nn.Module) -> tuple[dict[str, Tensor], LoadReport]:
             + "; give architecture=, options= or layout= if it is something else"
         )
     report = LoadReport(
-        str(plan.file.path),
+        plan.source,
         plan.layout,
         plan.architecture,
         dialect=plan.renamed.dialect,

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from a2mim.files import write_whole
 
 
 def save_backbone(backbone: nn.Module, path: Path) -> None:
     """Write all parameters and buffers; an existing file is replaced only by a complete one."""
-    state = {name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}
+    save_weights(backbone.state_dict(), path)
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors by name; an existing file is replaced only by a complete one."""
+    state = {name: tensor.contiguous() for name, tensor in weights.items()}
     write_whole(path, save(state))
 
 

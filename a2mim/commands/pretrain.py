@@ -1,7 +1,18 @@
 """``a2mim pretrain``: one recipe, from images to a backbone that timm loads.
 
-The run folder holds the backbone, the log (one JSON line a report), TensorBoard events, and what
-the network made of hidden patches.
+The run folder holds
+
+    backbone.safetensors     the backbone, backbone.json how to make it; the same for timm in timm/
+    backbone-ema.*           the averaged one, with the setting ema
+    checkpoint.safetensors   everything that was trained, decoder and mask token too, as
+                             model/<name>; averages as ema/<name>; and the optimiser's state
+                             (a2mim.training.state.load_checkpoint reads it)
+    exports/epoch-0020/      with the setting export_every, backbones along the way, for timm
+    log.jsonl, tensorboard/  the log, a JSON line a report
+    rows.csv, *.png          the log as results table, and what became of hidden patches
+
+While it works, all of this is in a folder beside it, to which the link ``<run folder>.running``
+leads: ``<run folder>.running/log.jsonl`` is its log.
 """
 
 from __future__ import annotations
@@ -10,8 +21,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +32,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from a2mim.checkpoints.save import save_backbone
+from a2mim.checkpoints.save import save_backbone, save_weights
 from a2mim.commands.pretrain_settings import UNDECIDING, configured
 from a2mim.commands.training import (
     engine_arguments,
@@ -37,6 +48,8 @@ from a2mim.commands.watching import (
     OnlineKnn,
     Watch,
     pictures,
+    remove_link,
+    running_link,
     writing,
 )
 from a2mim.data.arrays import DataError, subset
@@ -77,6 +90,7 @@ from a2mim.training.optim import (
     plain_cosine_lr,
     step_lr,
 )
+from a2mim.training.state import latest
 from a2mim.training.trackers import Trackers
 from interactions import plots
 from interactions.keys import torch_seeded
@@ -148,10 +162,14 @@ def run(
     work = open_run(out, everything, resume=resume or rank > 0)
     steps = config.epochs * steps_per_epoch
     watch = Watch(method, config, steps, steps_per_epoch, images_ICHW, knn)
-    log = Log(work, steps, config.batch_size, watch, trackers)
+    running = running_link(out)
+    log = Log(work, steps, config.batch_size, watch, trackers, link=running)
+    about = json.dumps(description(method.backbone, config), indent=2) + "\n"
     cut = what_a_cut_changes(method, config, ranks)
     if cut and rank == 0:
         print(cut)
+    if rank == 0:
+        print(f"log while it runs: {work / 'log.jsonl'}")
     try:
         with errors_explained():
             trained = pretrain(
@@ -166,6 +184,8 @@ def run(
                     every_steps=config.save_every * steps_per_epoch,
                     keep=config.keep,
                     settings={"config": {k: str(v) for k, v in deciding.items()}},
+                    export=Exports(work, about, steps_per_epoch) if config.export_every else None,
+                    export_steps=(config.export_every or 1) * steps_per_epoch,
                 ),
                 **engine_arguments(config, device, steps_per_epoch),
             )
@@ -176,13 +196,14 @@ def run(
     if rank > 0:
         return
     with writing(work), mpl.rc_context(plots.STYLE):
-        save(method, trained, config, work)
+        save(method, trained, about, work)
         figure = reconstructions({config.backbone: pictures(method, images_ICHW, config)})
         figure.savefig(work / "reconstructions.png")
         write_table(log.rows(name, config), work / "rows.csv")
         label_run(work, settings, time.perf_counter() - start)
-        shutil.rmtree(work / "checkpoints", ignore_errors=True)
         place_run(work, out)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        remove_link(running)
     last = log.reports[-1]
     print(f"{name}: {steps} steps, loss {last['loss']:.4f}")
     if knn:
@@ -257,27 +278,72 @@ def online_knn(config: PretrainConfig, device: str) -> OnlineKnn | None:
     return OnlineKnn(train, test, min(config.batch_size, 256), torch.device(device))
 
 
-def save(
-    method: Masked,
-    trained: Trained,
-    config: PretrainConfig,
-    work: Path,
-) -> None:
-    """The backbone, the averaged one if there is, and how to make the network they belong to."""
-    save_backbone(method.backbone, work / "backbone.safetensors")
-    if trained.ema is not None:
-        save_backbone(cast(Any, trained.ema).backbone, work / "backbone-ema.safetensors")
-    about = json.dumps(description(method.backbone, config), indent=2) + "\n"
-    write_whole(work / "backbone.json", about)
+@dataclass(frozen=True)
+class Exports:
+    """Backbones along the way: ``exports/epoch-0020``, which timm reads as ``local-dir:``.
+
+    Attributes:
+        work: folder of the run.
+        about: how to make the backbone, in JSON.
+        steps_per_epoch: of the run.
+    """
+
+    work: Path
+    about: str
+    steps_per_epoch: int
+
+    def __call__(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        """Write the backbone, and the averaged one if there is.
+
+        Args:
+            step: how many are done, whole epochs.
+            weights: named as in a checkpoint.
+
+        Raises:
+            UsageError: if they cannot be written.
+        """
+        folder = self.work / "exports" / f"epoch-{step // self.steps_per_epoch:04d}"
+        with writing(self.work):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / "config.json", self.about)
+            for part, file in (("model", "model"), ("ema", "model-ema")):
+                start = f"{part}/backbone."
+                own = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
+                if own:
+                    save_weights(own, folder / f"{file}.safetensors")
+
+
+def save(method: Masked, trained: Trained, about: str, work: Path) -> None:
+    """The backbone, the averaged one if there is, and the checkpoint with all the rest.
+
+    Args:
+        method: trained.
+        trained: what training left.
+        about: how to make the network that the backbone's weights belong to, in JSON.
+        work: folder of the run.
+    """
+    for end, one in (("", method), ("-ema", trained.ema)):
+        if one is not None:
+            save_backbone(cast(Any, one).backbone, work / f"backbone{end}.safetensors")
+            write_whole(work / f"backbone{end}.json", about)
     # What timm's "local-dir:" reads: the same two files under the names that it looks for.
     folder = work / "timm"
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that a full disk ended
     folder.mkdir()
     write_whole(folder / "config.json", about)
+    _same(work / "backbone.safetensors", folder / "model.safetensors")
+    last = latest(work / "checkpoints")
+    assert last is not None  # the last step always is saved
+    _same(last, work / "checkpoint.safetensors")
+
+
+def _same(there: Path, here: Path) -> None:
+    """A second name for a file, or a copy where the file system has no links."""
+    here.unlink(missing_ok=True)
     try:
-        os.link(work / "backbone.safetensors", folder / "model.safetensors")
-    except OSError:  # not every file system has links
-        shutil.copyfile(work / "backbone.safetensors", folder / "model.safetensors")
+        os.link(there, here)
+    except OSError:
+        shutil.copyfile(there, here)
 
 
 def method_of(config: PretrainConfig) -> Masked:

@@ -53,7 +53,7 @@ def _check(config: PretrainConfig) -> None:
             f"expected a warm-up of less than the {config.epochs} epochs, got {config.warmup}"
         )
     above_0 = ("epochs", "batch_size", "accumulate", "lr", "save_every", "keep", "shuffle_buffer")
-    for key in (*above_0, "clip", "images", "few", "epoch_images", "knn_every"):
+    for key in (*above_0, "clip", "images", "few", "epoch_images", "knn_every", "export_every"):
         value = getattr(config, key)
         if value is not None and not value > 0:
             raise UsageError(f"expected {key} above 0, got {value}")

@@ -30,7 +30,7 @@ from a2mim.data.augment import Augment, PilTransform
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import labelled_samples, photographs_with_classes, set_name, without_folders
 from a2mim.files import write_whole
-from a2mim.measure.networks import called, check_different, identity, load, nicknames
+from a2mim.measure.networks import called, check_different, identity, kept, load, nicknames
 from a2mim.messages import UsageError
 from a2mim.probes import linear as probes
 from a2mim.probes.features import Features, Readout, evaluate, extract
@@ -122,7 +122,7 @@ def probe(config: ProbeConfig) -> None:
     rows = pd.concat([read_table(part / "rows.csv") for part in parts], ignore_index=True)
     write_table(rows, work / "rows.csv")
     about = [
-        {"weights": report.to_dict(), "numbers": json.loads((part / "details.json").read_text())}
+        {"weights": kept(report), "numbers": json.loads((part / "details.json").read_text())}
         for report, part in zip(reports, parts, strict=True)
     ]
     write_whole(work / "probe.json", json.dumps(about, indent=2) + "\n")

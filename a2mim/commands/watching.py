@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -75,7 +75,7 @@ class Watching(Protocol):
 
 
 class Log:
-    """A bar, JSON lines and trackers, such as TensorBoard.
+    """A bar, JSON lines (``log.jsonl``, each written at once) and trackers, such as TensorBoard.
 
     Reports of steps that a resumed run does again replace those of the interrupted one.
 
@@ -85,6 +85,7 @@ class Log:
         batch_size: images per step.
         watch: what else belongs to a report.
         trackers: where else reports go.
+        link: made with the first report: a link to ``work``, unless something else is there.
     """
 
     def __init__(
@@ -94,11 +95,13 @@ class Log:
         batch_size: int,
         watch: Watching | None = None,
         trackers: Trackers | None = None,
+        link: Path | None = None,
     ) -> None:
         self.path = work / "log.jsonl"
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         self.reports: list[dict[str, float]] = [json.loads(x) for x in lines if x.endswith("}")]
         self._work = work
+        self._link = link
         self._batch_size = batch_size
         self._watch = watch
         self._trackers = trackers or Trackers()
@@ -123,6 +126,7 @@ class Log:
             with writing(self._work):
                 write_whole(self.path, "".join(json.dumps(r) + "\n" for r in self.reports))
                 self._followers = self._trackers.start(self._work, report.step)
+            self._make_link()
             threading.excepthook = self._of_thread
             self._bar.initial = self._bar.n = max(report.step - 1, 0) * self._batch_size
             self._bar.start_t = time.time()
@@ -189,11 +193,34 @@ class Log:
         finally:
             threading.excepthook = self._hook
 
+    def _make_link(self) -> None:
+        if self._link is None:
+            return
+        with suppress(OSError):  # something else has the name, or the file system has no links
+            if _is_ours(self._link):  # of a run that was killed, or that works there too
+                self._link.unlink()
+            self._link.symlink_to(self._work.name, target_is_directory=True)
+
     def _of_thread(self, error: threading.ExceptHookArgs) -> None:
         """Print no traceback of TensorBoard's thread: the writer raises the same error again."""
         of_writer = type(error.thread).__module__.startswith("tensorboard.")
         if not (of_writer and isinstance(error.exc_value, OSError)):
             self._hook(error)
+
+
+def running_link(out: Path) -> Path:
+    """``<out>.running``: where the work folder of a run is found while it works."""
+    return out.resolve().with_name(f"{out.resolve().name}.running")
+
+
+def remove_link(link: Path) -> None:
+    """Remove the link to a run whose folder is not there any more; nothing else."""
+    if _is_ours(link) and not link.exists():
+        link.unlink()
+
+
+def _is_ours(link: Path) -> bool:
+    return link.is_symlink() and link.readlink().suffix == ".partial"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from a2mim.measure.networks import (
     identity,
     nicknames,
     subject_of,
+    without_classifier,
     write_reports,
 )
 from a2mim.measure.runner import Measured, Share, forwards_of, grid_of, measure, usable
@@ -77,6 +78,10 @@ def interaction_curves(config: InteractionsConfig) -> None:
     design = _design(config)
     dataset, sources = set_name(config.images, config.data), _sources(config)
     subjects = _subjects(config)
+    if config.reward == "auto":
+        config = replace(config, reward=_fitting_reward(subjects))
+        if rank == 0 and config.reward in ENCODER_REWARDS:
+            print(f"a network has no classifier: features are measured, --reward {config.reward}")
     if rank == 0:
         for subject in subjects:
             print(subject.report)
@@ -422,9 +427,20 @@ def _sources(config: InteractionsConfig) -> list[Source]:
 def _subjects(config: InteractionsConfig) -> list[Subject]:
     if not config.models:
         raise UsageError("expected at least one network, got none; a2mim models says what is one")
-    headless = config.reward in ENCODER_REWARDS
+    headless: bool | None = config.reward in ENCODER_REWARDS
+    if config.reward == "auto" and config.label == "prediction" and config.game == "fill":
+        headless = None  # nothing else asks for a classifier
     subjects = [
         subject_of(name, config.weights, config.device, headless=headless) for name in config.models
     ]
     check_different([subject.report for subject in subjects])
     return subjects
+
+
+def _fitting_reward(subjects: Sequence[Subject]) -> Literal["log_odds", "projection"]:
+    """The log odds of classifiers; of features, taken from all networks, if one is none."""
+    if all(subject.report.classes for subject in subjects):
+        return "log_odds"
+    for subject in subjects:
+        without_classifier(subject.model)
+    return "projection"

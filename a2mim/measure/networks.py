@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from a2mim.checkpoints.custom import MARK, build, code_hash, load_own, split_own
 from a2mim.checkpoints.files import WeightsError
+from a2mim.checkpoints.folders import LOCAL
 from a2mim.checkpoints.layouts import DIALECTS, LAYOUTS, PLAIN
 from a2mim.checkpoints.load import HUB, UNTRAINED, Loaded, LoadReport, describe, load_model
 from a2mim.files import write_whole
 from a2mim.messages import UsageError
+from a2mim.runs.folder import is_run
 from a2mim.settings.weights import ModelsConfig, WeightsConfig
 
 GENERIC = (
@@ -53,7 +55,7 @@ class Subject:
 
 
 def load(name: str, config: WeightsConfig) -> Loaded:
-    """The network of a name, a file, or ``ARCHITECTURE=FILE``, strictly loaded.
+    """The network of a name, a file, a run folder, or ``ARCHITECTURE=FILE``, strictly loaded.
 
     Raises:
         UsageError: if there are no such weights, or they do not fit in every tensor.
@@ -95,14 +97,17 @@ def look_given(config: WeightsConfig) -> dict[str, Any]:
     return {key: value for key in keys if (value := getattr(config, key))}
 
 
-def subject_of(name: str, config: WeightsConfig, device: str, *, headless: bool = False) -> Subject:
+def subject_of(
+    name: str, config: WeightsConfig, device: str, *, headless: bool | None = False
+) -> Subject:
     """A network to measure on images.
 
     Args:
         name: as for :func:`load`.
         config: how weights become a network.
         device: where it goes.
-        headless: take the classifier off, if there is one: the network gives features.
+        headless: take the classifier off, if there is one: the network gives features. None: leave
+            the network as it is, with or without one.
 
     Raises:
         UsageError: as :func:`load`, or if there is no classifier and one is wanted.
@@ -111,7 +116,7 @@ def subject_of(name: str, config: WeightsConfig, device: str, *, headless: bool 
     model = loaded.model
     if headless:
         model = without_classifier(model)
-    elif not loaded.report.classes:
+    elif headless is False and not loaded.report.classes:
         raise UsageError(
             f"expected weights with a classifier for {loaded.report.architecture}, got none; "
             "without one, measure features with --reward projection"
@@ -128,7 +133,7 @@ def subject_of(name: str, config: WeightsConfig, device: str, *, headless: bool 
 
 
 def called(report: LoadReport) -> str:
-    """What weights are called in tables: their file, timm's tag, or the name on the hub.
+    """What weights are called in tables: their run, file, timm's tag, or the name on the hub.
 
     A file that is called as every training calls it (``backbone.safetensors``) is called with its
     folder.
@@ -140,6 +145,8 @@ def called(report: LoadReport) -> str:
     if report.layout == "timm" and timm.is_model(report.source):
         return report.source.partition(".")[2] or "timm default"
     file = Path(report.source)
+    if file.is_dir():
+        return _of_folder(file) + ("-ema" if report.variant == "ema" else "")
     if file.name.partition(".")[0] in GENERIC:
         return f"{file.resolve().parent.name}/{file.name}"
     return file.name
@@ -148,6 +155,8 @@ def called(report: LoadReport) -> str:
 def short(report: LoadReport) -> str:
     """What weights are called where space is short: the file without its ending, or its folder."""
     name = Path(called(report))
+    if Path(report.source).is_dir():
+        return str(name)
     generic = name.name.partition(".")[0] in GENERIC and len(name.parts) > 1
     return name.parent.name if generic else name.stem
 
@@ -165,14 +174,28 @@ def identity(name: str, report: LoadReport) -> tuple[object, ...]:
     )
 
 
+def _is_on_disk(report: LoadReport) -> bool:
+    """Whether weights are a file or a folder, and no name."""
+    source = Path(report.source)
+    return bool(source.suffix) or source.is_dir()
+
+
 def nicknames(reports: Sequence[LoadReport]) -> list[str]:
     """What networks are called in names of folders: by their files, or architectures."""
     return [
         short(report)
-        if Path(report.source).suffix and called(report) != "untrained"
+        if _is_on_disk(report) and called(report) != "untrained"
         else report.architecture
         for report in reports
     ]
+
+
+def _of_folder(folder: Path) -> str:
+    """The name of a run; of a folder in a run, with the way there."""
+    folder = folder.resolve()
+    run = next((run for run in (folder, *folder.parents) if is_run(run)), folder)
+    inside = [part for part in folder.relative_to(run).parts if part not in ("timm", "exports")]
+    return "/".join((run.name, *inside))
 
 
 def check_different(reports: Sequence[LoadReport]) -> None:
@@ -204,6 +227,8 @@ def without_path(name: str) -> str:
     """The source of a report without the folders of its file."""
     if HUB in name:
         return name
+    if Path(name).is_dir() and not timm.is_model(name):
+        return _of_folder(Path(name))
     prefix = UNTRAINED if name.startswith(UNTRAINED) else ""
     return prefix + Path(name.removeprefix(prefix)).name
 
@@ -304,6 +329,8 @@ def overview() -> str:
             f"  {UNTRAINED}NAME  a timm network with random weights, as a baseline",
             "  FILE            safetensors or PyTorch weights, recognised by their keys;",
             "                  a2mim models FILE says as what",
+            "  FOLDER          a run of a2mim pretrain or a2mim probe --method finetune, an export",
+            f"                  of a pre-training, or a folder for timm ({LOCAL}FOLDER)",
             "  NAME=FILE       the same, where the file does not tell its network",
             "  CODE.py:FUNCTION=FILE   weights for the module that a function of yours returns",
             f"Layouts of files: {', '.join(layout.name for layout in LAYOUTS)}.",
@@ -314,6 +341,8 @@ def overview() -> str:
 
 def _parts(name: str) -> tuple[str | None, str]:
     """Architecture and place of ``ARCHITECTURE=FILE``, or None and the whole name."""
+    if name.startswith(LOCAL):
+        return None, name
     own = split_own(name)
     if own is not None:
         return (None, name) if own[1] is None else (own[0], own[1])

@@ -52,7 +52,15 @@ from a2mim.data.sources import (
 )
 from a2mim.files import write_arrays, write_whole
 from a2mim.measure.fills import FILLS, AnyFill, Colours
-from a2mim.measure.networks import called, check_different, identity, kept, load, nicknames
+from a2mim.measure.networks import (
+    called,
+    check_different,
+    identity,
+    kept,
+    load,
+    nicknames,
+    without_path,
+)
 from a2mim.measure.occlusion_tables import (
     Measured,
     read_images_table,
@@ -249,7 +257,7 @@ def occlusion(config: OcclusionConfig) -> None:
     if saliency:
         own = config.saliency_method == ATTENTION
         how = f"head {config.saliency_head}" if own else config.saliency_method
-        settings["saliency"] = f"{saliency.loaded.report.source} {how}"
+        settings["saliency"] = f"{without_path(saliency.loaded.report.source)} {how}"
         settings["saliency_sha256"] = saliency.loaded.report.sha256
     pairs = zip(config.checkpoints, reports, strict=True)
     everything = settings | {

@@ -82,7 +82,8 @@ def measure(
     """Records of all images of one model, and the noise floor of the first.
 
     Records are read where they are and measured where they are not. Without a budget, orders whose
-    contexts are noisy get more of them; with one, the design was planned for it.
+    contexts are noisy get more of them; with one, the design was planned for it. What the reward
+    ``auto`` means is decided before.
     """
     play = partial(_game, subject, config)
     settings = {

@@ -106,6 +106,9 @@ class PretrainConfig:
         workers: processes that read images.
         keep: how many checkpoints stay.
         save_every: epochs between checkpoints.
+        export_every: epochs between backbones that stay in the run folder, from the untrained one
+            on (``exports/epoch-0020``), so that what they have learned can be measured over
+            training; None: only the last one.
     """
 
     backbone: str
@@ -169,6 +172,7 @@ class PretrainConfig:
     workers: int = 8
     keep: int = 2
     save_every: int = 10
+    export_every: int | None = None
 
 
 Recipe = Callable[[], PretrainConfig]

@@ -26,7 +26,7 @@ class InteractionsConfig:
     """Settings of ``a2mim interactions``."""
 
     models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
-    """Files, timm names (timm's own weights, downloaded if they are not in its cache),
+    """Run folders, files, timm names (timm's own weights, downloaded if they are not in its cache),
     hf-hub:USER/NAME, or untrained:NAME; NETWORK=FILE where a file does not tell its network;
     CODE.py:FUNCTION=FILE for one of your own."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -66,9 +66,17 @@ class InteractionsConfig:
     protocol: Literal["", "iclr22", "a2mim"] = ""
     """Take pairs, contexts, orders and seed of a publication instead of the settings above."""
     reward: Literal[
-        "log_odds", "logit", "log_prob", "probability", "projection", "cosine", "features"
-    ] = "log_odds"
-    """The value of a masked image; projection, cosine and features need no classifier."""
+        "auto",
+        "log_odds",
+        "logit",
+        "log_prob",
+        "probability",
+        "projection",
+        "cosine",
+        "features",
+    ] = "auto"
+    """The value of a masked image; projection, cosine and features need no classifier. auto:
+    log_odds, or projection for all networks if one has no classifier."""
     game: Literal["fill", "token_drop"] = "fill"
     """Whether hidden patches are filled or, in a ViT, left out: another game, other numbers."""
     fill: Literal["zero", "black", "white", "image_mean", "blur"] = "zero"

@@ -17,7 +17,8 @@ class WeightsConfig:
     layout: str = ""
     """Layout of a file that is not recognised; a2mim models lists them."""
     ema: bool = False
-    """Of two sets of weights in a file, take the averaged ones (OpenMixup: those under ema_*)."""
+    """Of two sets of weights in a file or run, take the averaged ones (OpenMixup: those under
+    ema_*)."""
     image_size: int | None = None
     """Edge of the images in pixels, if not the network's own; positions are resampled."""
     mean: tuple[float, ...] = ()

@@ -57,6 +57,7 @@ from a2mim.training.state import (
     prepare_folder,
     restore,
     save_checkpoint,
+    whole_tensors,
 )
 
 Precision = Literal["no", "bf16", "fp16"]
@@ -100,6 +101,10 @@ class Saving:
         keep: how many stay.
         settings: what else decides the result (model, data, augmentation): JSON values. Together
             with the engine's own it has to be the same when a run goes on.
+        export: called by the first process with the steps that are done and the weights of then,
+            ``model/<name>`` and, with averaging, ``ema/<name>``: before the first step, and after
+            every ``export_steps``. A run that goes on calls it again with the same.
+        export_steps: steps between exports.
     """
 
     folder: Path
@@ -107,6 +112,8 @@ class Saving:
     every_minutes: float | None = 30.0
     keep: int = 2
     settings: Mapping[str, object] = field(default_factory=dict)
+    export: Callable[[int, Mapping[str, Tensor]], None] | None = None
+    export_steps: int = 1
 
     def __post_init__(self) -> None:
         if self.keep < 1:
@@ -114,10 +121,16 @@ class Saving:
         for value, name in ((self.every_steps, "steps"), (self.every_minutes, "minutes")):
             if value is not None and value <= 0:
                 raise ValueError(f"expected checkpoints every positive {name}, got {value}")
+        if self.export_steps < 1:
+            raise ValueError(f"expected exports every 1 or more steps, got {self.export_steps}")
 
     def planned(self, done: int, steps: int) -> bool:
         """Whether the number of steps that are done asks for a checkpoint."""
         return done == steps or bool(self.every_steps and done % self.every_steps == 0)
+
+    def exports(self, done: int) -> bool:
+        """Whether the weights of that step are exported."""
+        return self.export is not None and done % self.export_steps == 0
 
 
 @dataclass(frozen=True)
@@ -325,6 +338,8 @@ def pretrain(
     if saving:
         settings["run"] = dict(saving.settings)
         start = _resumed(accelerator, saving, settings, parts, optimiser, resume)
+        if start == 0:
+            _export(accelerator, saving, 0, parts)
 
     damage = getattr(samples, "damage", None)
     if damage is not None:
@@ -361,8 +376,9 @@ def pretrain(
             done = step + 1
             logged = 0 in (done % log_every, done % batches.per_epoch) or done == steps
             planned = saving is not None and saving.planned(done, steps)
+            exported = saving is not None and saving.exports(done)
             alone = ranks == 1 and (stop.received is not None or watch.due())
-            if not (logged or planned or alone):
+            if not (logged or planned or exported or alone):
                 continue
             # Here, and only here, the loop waits for the device and processes agree on what to do.
             met = _meet(accelerator, bad_step, stop.received is not None, watch.due(), losses)
@@ -376,6 +392,8 @@ def pretrain(
             # One process need not keep to what it knew before its report.
             stopping = met.stop if ranks > 1 else stop.received is not None
             due = met.due if ranks > 1 else watch.due()
+            if saving:  # before the checkpoint: a run that goes on from it has them all
+                _export(accelerator, saving, done, parts)
             if saving and (planned or stopping or due):
                 if accelerator.is_main_process or fsdp:
                     save_checkpoint(
@@ -580,6 +598,17 @@ def _settings(
         "method": type(method).__name__,
         "optimiser": {"kind": type(optimiser).__name__, "groups": groups},
     }
+
+
+def _export(
+    accelerator: Accelerator, saving: Saving, done: int, parts: Mapping[str, nn.Module]
+) -> None:
+    """Hand on the weights of a step, if it is their turn; sharded ones need all processes."""
+    if saving.export is None or not saving.exports(done):
+        return
+    weights = whole_tensors(parts, accelerator.is_main_process)
+    if accelerator.is_main_process:
+        saving.export(done, weights)
 
 
 def _resumed(

@@ -82,6 +82,21 @@ def prepare_folder(folder: Path) -> None:
         ) from error
 
 
+def whole_tensors(modules: Mapping[str, nn.Module], keep: bool = True) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers on the CPU, named as in a checkpoint.
+
+    If tensors are sharded, all processes call this.
+
+    Args:
+        modules: part name -> module.
+        keep: whether this process keeps them, or only takes part in gathering what is sharded.
+
+    Returns:
+        ``<part>/<name>`` -> tensor.
+    """
+    return _copies(_named(modules), keep)
+
+
 def save_checkpoint(
     folder: Path,
     step: int,
@@ -119,13 +134,7 @@ def save_checkpoint(
     if keep < 1:
         raise ValueError(f"expected to keep at least 1 checkpoint, got {keep}")
     tensors, rest = _pack(optimiser)
-    for part, module in modules.items():
-        tensors |= {f"{part}/{name}": value for name, value in module.state_dict().items()}
-    copies = {}
-    for name, tensor in tensors.items():
-        gathered = _whole(tensor)
-        if write:
-            copies[name] = _copied(gathered)
+    copies = _copies(tensors | _named(modules), write)
     path = folder / f"step-{step:09d}.safetensors"
     if not write:
         return path
@@ -292,6 +301,23 @@ def _write(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> 
         os.fsync(file.fileno())
     os.replace(partial, path)
     partial.parent.rmdir()
+
+
+def _named(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {
+        f"{part}/{name}": value
+        for part, module in modules.items()
+        for name, value in module.state_dict().items()
+    }
+
+
+def _copies(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    copies = {}
+    for name, tensor in tensors.items():
+        gathered = _whole(tensor)
+        if keep:
+            copies[name] = _copied(gathered)
+    return copies
 
 
 def _whole(tensor: Tensor) -> Tensor:

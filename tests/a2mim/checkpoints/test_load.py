@@ -543,7 +543,7 @@ def test_backbones_of_our_own_pretraining(name, size, tmp_path):
     assert loaded.data_config["input_size"] == (3, size, size)
     assert loaded.data_config["mean"] == tuple(config.mean)
     (tmp_path / "backbone.json").write_text('{"architecture": "test_vit"}')
-    with pytest.raises(WeightsError, match="expected what a2mim pretrain writes"):
+    with pytest.raises(WeightsError):
         load_model(tmp_path / "backbone.safetensors")
 
 

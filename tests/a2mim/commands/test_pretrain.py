@@ -3,13 +3,16 @@ import subprocess
 import sys
 import time
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
+from a2mim.checkpoints.load import load_model
 from a2mim.cli import main
 from a2mim.commands import pretrain as module
 from a2mim.commands.pretrain import first_images, method_of, run, samples_of
@@ -19,13 +22,17 @@ from a2mim.data.arrays import DataError
 from a2mim.data.sampler import Batches, keyed_generator
 from a2mim.messages import UsageError
 from a2mim.methods.siamese import ImageLevel, TokenLevel
+from a2mim.report.figures import reconstructions
 from a2mim.runs.table import read_table
+from a2mim.training.state import load_checkpoint
+from interactions import plots
 
 TINY = (
     "epochs=2",
     "warmup=0.5",
     "batch_size=299",
     "save_every=1",
+    "export_every=1",
     "options={'patch_size': 8, 'embed_dim': 24, 'depth': 2, 'num_heads': 2, "
     "'class_token': False, 'global_pool': 'avg', 'fc_norm': False}",
 )
@@ -45,9 +52,10 @@ def finished(tmp_path_factory):
 
 
 def test_a_run_leaves_a_backbone_a_log_and_pictures(finished):
+    assert [p.name for p in finished.parent.iterdir()] == [finished.name]
     assert sorted(p.name for p in finished.iterdir()) == [
-        *("backbone.json", "backbone.safetensors", "config.json", "log.jsonl"),
-        *("reconstructions.png", "rows.csv", "tensorboard", "timm"),
+        *("backbone.json", "backbone.safetensors", "checkpoint.safetensors", "config.json"),
+        *("exports", "log.jsonl", "reconstructions.png", "rows.csv", "tensorboard", "timm"),
     ]
     reports = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     assert [report["step"] for report in reports] == [1, 2, 3, 4, 5, 6]
@@ -60,9 +68,73 @@ def test_a_run_leaves_a_backbone_a_log_and_pictures(finished):
     assert list((finished / "tensorboard").iterdir())
 
 
+def test_the_checkpoint_of_a_run_has_its_decoder_and_mask_token(finished, tmp_path):
+    """What it made of hidden patches is drawn again from it, to the byte."""
+    config = configured("digits-vit", TINY)
+    method = method_of(configured("digits-vit", [*TINY, "seed=1"]))
+    saved = load_checkpoint(finished / "checkpoint.safetensors")
+    weights = {k.removeprefix("model/"): v for k, v in saved.tensors.items() if k[:6] == "model/"}
+    method.load_state_dict(weights, strict=True)
+    shown = {config.backbone: pictures(method, first_images(samples_of(config)), config)}
+    with mpl.rc_context(plots.STYLE):
+        reconstructions(shown).savefig(tmp_path / "again.png")
+    assert (tmp_path / "again.png").read_bytes() == (finished / "reconstructions.png").read_bytes()
+    assert any(key.startswith("optimiser/state/") for key in saved.tensors)
+
+
+def test_backbones_along_the_way(finished):
+    """From the untrained one to the last, each with the training's normalisation and size."""
+    config = configured("digits-vit", TINY)
+    folders = sorted((finished / "exports").iterdir())
+    assert [folder.name for folder in folders] == ["epoch-0000", "epoch-0001", "epoch-0002"]
+    found = [load_model(folder) for folder in folders]
+    first = method_of(config).backbone.state_dict()
+    last = load_file(finished / "backbone.safetensors")
+    for loaded, weights in ((found[0], first), (found[2], last)):
+        state = loaded.model.state_dict()
+        assert all(torch.equal(state[key], tensor) for key, tensor in weights.items())
+    assert len({loaded.report.sha256 for loaded in found}) == 3
+    for folder, loaded in zip(folders, found, strict=True):
+        by_timm = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        assert torch.equal(by_timm.norm.weight, loaded.model.norm.weight)
+        assert loaded.data_config["mean"] == tuple(config.mean)
+        assert loaded.data_config["input_size"] == (3, 32, 32)
+        assert loaded.report.assumed == ()
+
+
+def test_a_run_is_measured_by_its_folder(finished, tmp_path):
+    """Features, for a backbone has no classes; its name in the table is the folder's."""
+    main(
+        [
+            *("interactions", str(finished), str(finished / "exports" / "epoch-0001")),
+            *("--data", "digits", "--count", "2", "--grid", "4", "--pairs", "1"),
+            *("--orders", "0", "1", "--device", "cpu", "--out", str(tmp_path / "out")),
+        ]
+    )
+    rows = read_table(tmp_path / "out" / "rows.csv")
+    assert list(rows["weights"].unique()) == ["run", "run/epoch-0001"]
+    assert rows["setting"].str.contains("reward=projection").all()
+    assert str(finished) not in (tmp_path / "out" / "weights.json").read_text()
+
+
+def test_the_log_of_a_run_that_works_is_at_a_fixed_place(finished, tmp_path):
+    """``<run folder>.running``, for as long as it works."""
+    seen = []
+
+    def look(report):
+        seen.append((tmp_path / "run.running" / "log.jsonl").read_text())
+        return {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("a2mim.commands.watching.Watch.measure", lambda self, report: look(report))
+        run("digits-vit", TINY, "", tmp_path / "run", device="cpu")
+    assert [len(text.splitlines()) for text in seen] == [0, 1, 2, 3, 4, 5]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 @pytest.mark.parametrize("name", ["digits-vit", "a2mim-r50-in1k", "a2mim-convnext-t-in1k"])
 def test_timm_loads_what_a_run_leaves(name, tmp_path):
-    """By its path, with what the file beside it says; and by its folder, which says all."""
+    """By its folder, which says all; by its path it would have another normalisation and size."""
     options = {
         "digits-vit": TINY[-1].removeprefix("options="),
         "a2mim-r50-in1k": {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)},
@@ -73,19 +145,10 @@ def test_timm_loads_what_a_run_leaves(name, tmp_path):
     settings = (*small, *size, f"options={options}")
     out = tmp_path / "run"
     run(name, settings, "digits", out, device="cpu")
-    about = json.loads((out / "backbone.json").read_text())
-    by_path = timm.create_model(
-        about["architecture"],
-        num_classes=0,
-        checkpoint_path=str(out / "backbone.safetensors"),
-        **about["model_args"],
-    )
     by_folder = timm.create_model(f"local-dir:{out / 'timm'}", pretrained=True)
-    weights = load_file(out / "backbone.safetensors")
-    for model in (by_path, by_folder):
-        assert model.num_classes == 0
-        for key, tensor in weights.items():
-            assert torch.equal(model.state_dict()[key], tensor)
+    assert by_folder.num_classes == 0
+    for key, tensor in load_file(out / "backbone.safetensors").items():
+        assert torch.equal(by_folder.state_dict()[key], tensor)
     config = configured(name, settings)
     data = timm.data.resolve_model_data_config(by_folder)
     assert data["input_size"] == [3, config.image_size, config.image_size]
@@ -110,8 +173,14 @@ def test_a_killed_run_goes_on_to_the_same_bytes(finished, tmp_path):
     process.wait()
     assert not out.exists()
     run("digits-vit", TINY, "", out, device="cpu")
-    for name in ("backbone.safetensors", "rows.csv", "reconstructions.png"):
+    exported = [f"exports/epoch-000{epoch}/model.safetensors" for epoch in range(3)]
+    for name in ("backbone.safetensors", "rows.csv", "reconstructions.png", *exported):
         assert (out / name).read_bytes() == (finished / name).read_bytes()
+    headers = []  # with a checksum over all; safetensors writes the parts in any order
+    for folder in (out, finished):
+        with safe_open(folder / "checkpoint.safetensors", framework="pt") as file:
+            headers.append(file.metadata())
+    assert headers[0] == headers[1]
     steps = [json.loads(x)["step"] for x in (out / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
 
@@ -310,7 +379,7 @@ def test_a_full_disk_is_said_and_the_same_command_does_it(
             patch.setattr(module, "save_backbone", fail)
         with pytest.raises(UsageError) as caught:
             run("digits-vit", TINY, "", tmp_path / "run", device="cpu")
-    (work,) = tmp_path.iterdir()
+    (work,) = (path for path in tmp_path.iterdir() if not path.is_symlink())
     assert str(caught.value) == (
         f"cannot write to {work}: No space left on device; make room, and the same command {then}"
     )
@@ -321,6 +390,15 @@ def test_a_full_disk_is_said_and_the_same_command_does_it(
     assert not work.exists()
     one, other = (f / "backbone.safetensors" for f in (finished, tmp_path / "run"))
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_an_export_on_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "save_weights", fail)
+    with pytest.raises(UsageError):
+        module.Exports(tmp_path, "{}", 3)(3, {"model/backbone.weight": torch.zeros(1)})
 
 
 def test_what_is_seen_of_a_run(tmp_path):
@@ -337,7 +415,7 @@ def test_what_is_seen_of_a_run(tmp_path):
     assert dict(zip(rows["at"], rows["value"], strict=True)) == pytest.approx(probed)
     main(
         [
-            *("probe", str(tmp_path / "run/backbone.safetensors"), "--data", "digits"),
+            *("probe", str(tmp_path / "run"), "--data", "digits"),
             *("--method", "knn", "--out", str(tmp_path / "probe")),
         ]
     )
@@ -433,13 +511,7 @@ def test_mae_and_its_relatives(name, tmp_path):
         assert parts <= report.keys()
         if parts:
             assert report["mae"] <= report["bound"] == pytest.approx(3 * report["loss"], rel=1e-5)
-    about = json.loads((out / "backbone.json").read_text())
-    timm.create_model(
-        about["architecture"],
-        num_classes=0,
-        checkpoint_path=str(out / "backbone.safetensors"),
-        **about["model_args"],
-    )
+    timm.create_model(f"local-dir:{out / 'timm'}", pretrained=True)
     assert (out / "reconstructions.png").exists()
 
 

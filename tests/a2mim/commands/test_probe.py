@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from a2mim.commands import probe as probe_module
 from a2mim.commands.probe import probe, summary
 from a2mim.data.arrays import DataError
+from a2mim.measure.networks import load
 from a2mim.messages import UsageError
 from a2mim.runs.table import read_table
 from a2mim.settings.probe import ProbeConfig
@@ -84,6 +85,7 @@ def test_a_linear_probe_and_all_that_explains_it(config, capsys):
     np.testing.assert_allclose(right.mean().to_numpy(), top1["value"], rtol=1e-6)
     about = json.loads((config.out / "probe.json").read_text())
     assert about[0]["weights"]["sha256"] != about[1]["weights"]["sha256"]
+    assert about[0]["weights"]["source"] == "a.safetensors"
     assert len(about[0]["numbers"][0]["grid"]) == 3
     shown = summary(rows)
     assert (shown["low"] <= shown["value"]).all()
@@ -209,7 +211,21 @@ def test_fine_tuning_by_a_recipe(config):
     mean = rows.query("measure == 'finetune_top1_mean'")["value"].item()
     each = rows.query("measure == 'finetune_top1' and at == 2")["value"]
     assert mean == pytest.approx(each.mean())
-    assert (config.out / "part-000" / "seed-0" / "model.safetensors").is_file()
+    # One of them is judged again, by the name of its folder.
+    one = config.out / "part-000" / "seed-1"
+    with pytest.raises(UsageError):
+        load(str(config.out), WeightsConfig())
+    again = changed(
+        config,
+        checkpoints=(str(one),),
+        method="clean",
+        max_test=None,
+        out=config.out.with_name("again"),
+    )
+    probe(again)
+    found = read_table(again.out / "rows.csv").set_index("measure")
+    assert found["value"]["clean_top1"] == pytest.approx(each.iloc[1])
+    assert set(found["weights"]) == {f"{config.out.name}/part-000/seed-1"}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,14 @@ import torch
 
 from a2mim.commands.pretrain import first_images, method_of, samples_of
 from a2mim.commands.pretrain_settings import configured
-from a2mim.commands.watching import Log, OnlineKnn, contact_sheet, pictures
+from a2mim.commands.watching import (
+    Log,
+    OnlineKnn,
+    contact_sheet,
+    pictures,
+    remove_link,
+    running_link,
+)
 from a2mim.data.samples import SomeSamples
 from a2mim.messages import UsageError
 from a2mim.training.loop import StepReport
@@ -43,6 +50,34 @@ def test_contrast_predicts_no_picture():
     other = configured("cifar10-mae", ["data=digits"])
     for key, stack in stacks.items():  # the same view as of MAE
         assert np.array_equal(stack, pictures(method_of(other), images, other)[key])
+
+
+def test_a_link_to_a_run_that_works_takes_the_place_of_no_other_file(tmp_path):
+    work, out, link = tmp_path / "run.1.partial", tmp_path / "run", tmp_path / "run.running"
+
+    def begin():
+        work.mkdir(exist_ok=True)
+        log = Log(work, steps=1, batch_size=2, link=running_link(out))
+        log(report(1))
+        log.close()
+
+    link.symlink_to("run.0.partial")  # of a run that was killed, and then removed
+    begin()
+    assert link.resolve() == work
+    remove_link(link)
+    assert (link / "log.jsonl").read_text()
+    work.rename(out)
+    remove_link(link)
+    assert not link.is_symlink()
+    link.mkdir()
+    (link / "thesis.txt").touch()
+    begin()
+    remove_link(link)
+    assert [path.name for path in link.iterdir()] == ["thesis.txt"]
+    link.rename(tmp_path / "mine")
+    link.symlink_to("mine")
+    begin()
+    assert link.resolve() == tmp_path / "mine"
 
 
 def test_a_log_forgets_what_is_done_again(tmp_path):

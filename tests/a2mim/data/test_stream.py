@@ -73,6 +73,13 @@ def test_turns_of_workers():
                 assert abs(turns.count(worker) - count * own / sum(shards)) < 1
 
 
+def test_contents_are_those_of_the_shards(tars, rewrite):
+    known = stream_of(str(tars)).contents()
+    assert stream_of(str(tars)).contents() == known
+    rewrite(sorted(tars.iterdir())[1], lambda place, data: data[:-1] + b"x")
+    assert stream_of(str(tars)).contents() != known
+
+
 def test_more_workers_than_shards(made):
     stream = stream_of(made / "tars" / "shard-000000.tar", images=6)
     assert sorted(indices(batches(stream, 2, workers=2))) == sorted(indices(batches(stream, 2)))

@@ -466,8 +466,12 @@ def test_weights_without_a_classifier(config, tmp_path):
     vectors = changed(headless, reward="features", out=tmp_path / "vectors")
     interaction_curves(vectors)
     assert read_table(vectors.out / "rows.csv")["value"].gt(0).sum() > 10
-    with pytest.raises(UsageError, match="measure features with --reward projection"):
-        interaction_curves(without)
+    by_default = changed(headless, reward="auto", out=tmp_path / "auto")
+    interaction_curves(by_default)
+    assert rows_of(by_default) == rows_of(headless)
+    for asked in ({"label": "truth"}, {"reward": "log_odds", "label": "prediction"}):
+        with pytest.raises(UsageError):
+            interaction_curves(changed(without, **asked))
 
 
 def test_token_drop_is_another_game(config, tmp_path):

@@ -11,9 +11,11 @@ from a2mim.checkpoints.load import LoadReport
 from a2mim.measure.networks import (
     called,
     check_different,
+    kept,
     load,
     model_options,
     models,
+    short,
     subject_of,
     without_path,
     write_reports,
@@ -105,6 +107,34 @@ def test_files_that_are_all_called_the_same_are_called_with_their_folder(tmp_pat
     assert name("x/runA/mae.pth") == "mae.pth"
     monkeypatch.chdir(tmp_path)
     assert name("model.pth") == f"{tmp_path.name}/model.pth"
+
+
+def test_runs_are_called_as_their_folder(tmp_path):
+    """And what lies in them with the way there; nothing of these names is taken for an ending."""
+    run = tmp_path / "lr=0.1"
+    for inside in (".", "timm", "exports/epoch-0020", "part-000/seed-1"):
+        (run / inside).mkdir(parents=True, exist_ok=True)
+        model = create_model("test_resnet", num_classes=0)
+        save_file(model.state_dict(), run / inside / "model.safetensors")
+        about = {"architecture": "test_resnet", "pretrained_cfg": {"mean": [0.1] * 3}}
+        (run / inside / "model.json").write_text(json.dumps({**about, "model_args": {}}))
+    (run / "part-000" / "seed-1").rename(run / "seed-1")  # else the run would be fine-tuning's
+    marks = dict.fromkeys(("config", "commit", "versions", "machine"))
+    (run / "config.json").write_text(json.dumps(marks))
+    (run / "rows.csv").touch()
+    (tmp_path / "latest").symlink_to(run)
+    names = ("", "/timm", "/exports/epoch-0020", "/seed-1")
+    reports = [load(f"{run}{name}", WeightsConfig()).report for name in names]
+    assert [called(report) for report in reports] == [
+        *("lr=0.1", "lr=0.1", "lr=0.1/epoch-0020", "lr=0.1/seed-1")
+    ]
+    assert [short(report) for report in reports] == [called(report) for report in reports]
+    assert kept(reports[2])["source"] == "lr=0.1/epoch-0020"
+    for name in (f"{tmp_path}/latest", f"local-dir:{run}"):
+        report = load(name, WeightsConfig()).report
+        assert (called(report), report.look["mean"]) == ("lr=0.1", (0.1,) * 3)
+    with pytest.raises(UsageError):
+        load(str(tmp_path), WeightsConfig())
 
 
 def test_what_is_kept_names_no_folder_of_the_machine(tmp_path):

@@ -70,7 +70,9 @@ def sources():
 
 
 def test_shares_of_the_work_add_up_to_the_whole(subject, sources, tmp_path):
-    config = InteractionsConfig(models=("x",), grid=4, label="truth", device="cpu")
+    config = InteractionsConfig(
+        models=("x",), grid=4, label="truth", reward="log_odds", device="cpu"
+    )
     design = ix.Design(ix.NeighbourPairs(ix.PatchGrid(4, 4), 2, 2), ratios=(0, 0.5, 1))
     whole = measure(subject, config, design, sources, Share(tmp_path / "one", 0, 1))
     forwards = sum(record.forwards for record in whole.records)

@@ -578,6 +578,34 @@ def test_checkpoints_by_steps_and_minutes(tmp_path, monkeypatch):
     assert [p.name[5:14] for p in sorted((tmp_path / "m").iterdir())] == ["000000002", "000000004"]
 
 
+@pytest.mark.parametrize("killed_at", [5, 8])
+def test_exports_are_the_weights_of_their_steps_though_it_was_killed(killed_at, tmp_path):
+    """Checkpoints are of other steps: killed at 5, it has exported what it does again."""
+
+    def kill(report):
+        if report.step == killed_at + 1:
+            raise RuntimeError("killed")
+
+    whole, parts = {}, {}
+    options = {"ema": 0.9, "log_every": 1}
+    saving = Saving(tmp_path / "whole", export=whole.__setitem__, export_steps=5)
+    method, _, done = fit(saving=saving, **options)
+    assert list(whole) == [0, 5, 10]
+    start = weights(make()[0])
+    for step, model, average in ((0, start, start), (10, weights(method), weights(done.ema))):
+        expected = {f"model/{k}": v for k, v in model.items()}
+        expected |= {f"ema/{k}": v for k, v in average.items()}
+        assert equal(whole[step], expected)
+    saving = Saving(tmp_path / "parts", every_steps=4, export=parts.__setitem__, export_steps=5)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(saving=saving, on_step=kill, **options)
+    before = dict(parts)
+    assert fit(saving=saving, **options)[2].resumed_from == (4 if killed_at == 5 else 8)
+    assert list(parts) == [0, 5, 10]
+    assert all(equal(parts[step], whole[step]) for step in whole)
+    assert all(equal(before[step], whole[step]) for step in before)
+
+
 def test_a_run_goes_on_only_as_itself(tmp_path):
     saving = Saving(tmp_path, settings={"crop": 0.2})
     fit(steps=2, saving=saving)
@@ -632,6 +660,8 @@ def test_what_does_not_go_together_is_refused(tmp_path):
         Saving(tmp_path, every_steps=0)
     with pytest.raises(ValueError, match="keep at least 1 checkpoint, got 0"):
         Saving(tmp_path, keep=0)
+    with pytest.raises(ValueError, match="1 or more steps, got 0"):
+        Saving(tmp_path, export_steps=0)
 
 
 @pytest.fixture(scope="module")
@@ -931,7 +961,8 @@ def share_weights(folder, rank, signalled):
             return super().draw(count, generator)
 
     fit(heavy(method=Counted), steps=2, fsdp=True)
-    saving = Saving(folder / "shared")
+    exports: dict = {}
+    saving = Saving(folder / "shared", export=exports.__setitem__, export_steps=6)
     made = heavy()
     with pytest.raises(Interrupted) as caught:
         fit(
@@ -948,6 +979,9 @@ def share_weights(folder, rank, signalled):
         {f"model/{k}": v for k, v in weights(made[0]).items()},
         {k: v for k, v in saved.items() if k.startswith("model/")},
     )
+    assert list(exports) == ([] if rank else [0, 6])
+    if exports:
+        assert equal(exports[6], {k: saved[k] for k in saved if k.startswith(("model/", "ema/"))})
     if rank == 0:
         shutil.copytree(saving.folder, folder / "for one")
     torch.distributed.barrier()

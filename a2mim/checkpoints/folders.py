@@ -1,0 +1,105 @@
+"""Weights in a folder: in a run of ours, or in one that timm reads as ``local-dir:FOLDER``.
+
+    run of a2mim pretrain                     backbone.safetensors, described by backbone.json
+    run of a2mim probe --method finetune      part-000/seed-0/model.safetensors, by model.json
+    timm's, and exports of a pre-training     model.safetensors, by config.json
+
+Averaged weights lie beside the others as ``backbone-ema.safetensors`` or ``model-ema.safetensors``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from a2mim.checkpoints.files import Variant, WeightsError, first_names, one_line
+
+LOCAL = "local-dir:"
+"""What timm puts before a folder of weights."""
+
+_FILES = (
+    *("backbone.safetensors", "model.safetensors"),
+    *("pytorch_model.bin", "pytorch_model.pth", "model.pth"),
+)
+"""What weights are called there; the first that is there is taken, as timm does."""
+
+
+def weights_in(folder: Path, ema: Variant = "plain") -> Path:
+    """The file of weights in a folder.
+
+    Args:
+        folder: a run of ``a2mim pretrain`` or of ``a2mim probe --method finetune``, or one with
+            weights for timm.
+        ema: ``"ema"`` for the averaged weights beside the others.
+
+    Raises:
+        WeightsError: one line, if there are none, or those of several networks.
+    """
+    seeds = sorted(path.parent for path in folder.glob("part-*/seed-*/model.safetensors"))
+    if len(seeds) > 1:
+        names = [str(seed.relative_to(folder)) for seed in seeds]
+        raise WeightsError(
+            f"expected one network in {folder}, found {len(seeds)}; add to its name one of "
+            + first_names(names)
+        )
+    inside = seeds[0] if seeds else folder
+    end = "-ema" if ema == "ema" else ""
+    files = [inside / name.replace(".", f"{end}.") for name in _FILES]
+    found = next((file for file in files if file.is_file()), None)
+    if found is not None:
+        return found
+    if end and inside.is_dir():
+        raise WeightsError(f"expected averaged weights in {folder}, found none; leave out ema")
+    raise WeightsError(
+        f"expected a folder with weights: a run of a2mim pretrain or a2mim probe --method "
+        f"finetune, or timm's {LOCAL}PATH; found {_what(folder)}"
+    )
+
+
+def beside(path: Path) -> tuple[str, dict[str, Any], dict[str, Any], Path] | None:
+    """What the file beside some weights says of their network.
+
+    Args:
+        path: the weights.
+
+    Returns:
+        Architecture, arguments, timm's ``pretrained_cfg``, and the file that tells; None if none
+        does.
+
+    Raises:
+        WeightsError: if the file is there and does not tell all.
+    """
+    told = path.with_suffix(".json")
+    if path.suffix != ".safetensors" or not told.is_file():
+        told = path.parent / "config.json"
+        if path.name.replace("-ema.", ".") not in _FILES or not told.is_file():
+            return None
+    try:
+        about = json.loads(told.read_text(encoding="utf-8"))
+        if not isinstance(about, dict) or not timm.is_model(str(about.get("architecture"))):
+            return None  # of another program
+        cfg = dict(about["pretrained_cfg"])
+        options = dict(about.get("model_args") or {})
+        size = cfg.get("input_size")
+        if cfg.get("fixed_input_size") and size:
+            options.setdefault("img_size", tuple(size[1:]))  # as timm makes it
+        return str(about["architecture"]), options, cfg, told
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"expected in {told} what a2mim pretrain or timm writes, got {one_line(error)}; name "
+            "architecture="
+        ) from error
+
+
+def _what(folder: Path) -> str:
+    """What is there instead of weights, in a few words."""
+    if not folder.is_dir():
+        return f"no folder {folder}"
+    if (folder / "checkpoints").is_dir():
+        return f"an unfinished run in {folder}; run its command again to finish it"
+    if (folder / "rows.csv").is_file():
+        return f"a run without weights in {folder}"
+    return f"none in {folder}"
