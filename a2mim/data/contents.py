@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from a2mim.data.folders import DataError
-
 IN_FULL = 2 << 30
 """Bytes that are read of a set of files, at most: of a larger one, the beginning of every file."""
 
@@ -30,20 +28,16 @@ def hash_files(files: Sequence[Path], names: Iterable[str]) -> str:
     All bytes count, unless they are more than :data:`IN_FULL`: then those at the beginning of every
     file do, as many as make so much in all.
 
+    A file that cannot be read counts as such: training puts up with a few of them.
+
     Args:
         files: where they are.
         names: what they are called.
-
-    Raises:
-        DataError: if one cannot be read.
     """
-    try:
-        with ThreadPoolExecutor(THREADS) as pool:
-            sizes = list(pool.map(_size, files))
-            limit = None if sum(sizes) <= IN_FULL else max(IN_FULL // len(sizes), LEAST)
-            hashes = list(pool.map(partial(_hash, limit=limit), files))
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+    with ThreadPoolExecutor(THREADS) as pool:
+        sizes = list(pool.map(_size, files))
+        limit = None if sum(sizes) <= IN_FULL else max(IN_FULL // len(sizes), LEAST)
+        hashes = list(pool.map(partial(_hash, limit=limit), files))
     return hash_of(*zip(names, sizes, hashes, strict=True))
 
 
@@ -57,15 +51,21 @@ def hash_of(*parts: object) -> str:
 
 
 def _size(file: Path) -> int:
-    return file.stat().st_size
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _hash(file: Path, limit: int | None) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    with file.open("rb") as opened:
-        if limit is not None:
-            digest.update(opened.read(limit))
-        else:
-            while block := opened.read(BLOCK):
-                digest.update(block)
+    try:
+        with file.open("rb") as opened:
+            if limit is not None:
+                digest.update(opened.read(limit))
+            else:
+                while block := opened.read(BLOCK):
+                    digest.update(block)
+    except OSError:
+        return "unreadable"
     return digest.hexdigest()

@@ -573,11 +573,7 @@ class FolderSamples:
         return len(self.names)
 
     def contents(self, indices: Sequence[int] | None = None) -> str:
-        """A hash of names, classes and bytes of all files, or of some (:func:`hash_files`).
-
-        Raises:
-            DataError: if a file cannot be read.
-        """
+        """A hash of names, classes and bytes of all files, or of some (:func:`hash_files`)."""
         chosen = range(len(self)) if indices is None else indices
         labels = None if self.labels_I is None else self.labels_I[list(chosen)].tolist()
         files = [Path(self._name(k)) for k in chosen]

@@ -22,7 +22,7 @@ from PIL import Image
 
 from a2mim.data.arrays import DataError, ImageSet, digits, find_images, subset
 from a2mim.data.augment import Augment
-from a2mim.data.contents import hash_files, hash_of
+from a2mim.data.contents import hash_of
 from a2mim.data.folders import read_image, to_rgb
 from a2mim.data.named import NAMES, labels_of, named_samples, torchvision_set
 from a2mim.data.samples import (
@@ -73,7 +73,10 @@ class Source:
         if self.file is None:
             image = self.read()
             return self.name, self.truth, hash_of(image.size, image.tobytes())
-        return self.name, self.truth, hash_files([self.file], [""])
+        try:
+            return self.name, self.truth, hash_of(self.file.read_bytes())
+        except OSError as error:
+            raise DataError(f"cannot read {self.file}: {error.strerror}") from error
 
 
 def folder_images(folder: Path, count: int, seed: int, *, truth: bool) -> list[Source]:

@@ -116,11 +116,7 @@ class ShardStream:
         return self.settings.images
 
     def contents(self) -> str:
-        """A hash of the shards' names, and of what is in those that are local files.
-
-        Raises:
-            DataError: if one of these cannot be read.
-        """
+        """A hash of the shards' names, and of what is in those that are local files."""
         local = [path for path in map(Path, self.shards) if path.is_file()]
         names = [shard.rsplit("/", 1)[-1] for shard in self.shards]
         return hash_of(names, hash_files(local, [path.name for path in local]))

@@ -124,11 +124,7 @@ class TarSamples:
         return len(self.names)
 
     def contents(self, indices: Sequence[int] | None = None) -> str:
-        """A hash of the shards (:func:`~a2mim.data.contents.hash_files`), and of which images.
-
-        Raises:
-            DataError: if a shard cannot be read.
-        """
+        """A hash of the shards (:func:`~a2mim.data.contents.hash_files`), and of which images."""
         shards = [Path(shard) for shard in self.shards]
         return hash_of(hash_files(shards, [shard.name for shard in shards]), indices)
 
