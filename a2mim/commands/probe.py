@@ -43,6 +43,9 @@ from a2mim.settings.probe import ProbeConfig
 from interactions import stats
 from interactions.stats import Interval
 
+AT_ONCE = 256
+"""Images through the network at once, where that is automatic."""
+
 
 @dataclass(frozen=True)
 class Number:
@@ -235,7 +238,7 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
         found = evaluate(
             loaded.model,
             samples,
-            batch_size=config.batch_size,
+            batch_size=config.batch_size or AT_ONCE,
             device=device,
             workers=config.workers,
             precision=config.precision,
@@ -273,7 +276,7 @@ def _frozen(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Ite
                     loaded.model,
                     some,
                     readout=readout,
-                    batch_size=config.batch_size,
+                    batch_size=config.batch_size or AT_ONCE,
                     device=device,
                     workers=config.workers,
                     precision=config.precision,
@@ -410,7 +413,9 @@ def _check(config: ProbeConfig) -> None:
         raise UsageError("expected --set with --method finetune, whose recipes have settings")
     if config.method == "sgd":
         sgd_recipe(config)
-    for key in ("seeds", "batch_size", "neighbours", "max_train", "max_test"):
+    if config.batch_size < 0:
+        raise UsageError(f"expected --batch-size of at least 0, got {config.batch_size}")
+    for key in ("seeds", "neighbours", "max_train", "max_test"):
         value = getattr(config, key)
         if value is not None and value < 1:
             raise UsageError(f"expected --{key.replace('_', '-')} above 0, got {value}")

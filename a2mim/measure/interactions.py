@@ -74,7 +74,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
     }
     settings |= {
         "dataset": dataset,
-        "models": [f"{subject.name} {subject.weights}" for subject in subjects],
+        "checkpoints": [f"{subject.name} {subject.weights}" for subject in subjects],
         "sha256": [subject.report.sha256 for subject in subjects],
     }
     everything = settings | {"files": [source.name for source in sources]}
@@ -336,10 +336,10 @@ def _design(config: InteractionsConfig) -> ix.Design:
         raise UsageError(f"expected --batch-size of at least 0, got {config.batch_size}")
     if config.budget and config.protocol:
         raise UsageError("expected --budget without --protocol, whose design is fixed")
-    if config.game == "token_drop" and (config.reward in ENCODER_REWARDS or config.fill != "zero"):
+    if config.fill == "token_drop" and config.reward in ENCODER_REWARDS:
         raise UsageError(
-            "expected --game token_drop with a reward of the classifier and without --fill: what "
-            "is dropped is not filled"
+            "expected --fill token_drop with a --reward of the classifier, got "
+            f"--reward {config.reward}"
         )
     if config.protocol:
         return protocol(config.protocol)
@@ -362,7 +362,7 @@ def _design(config: InteractionsConfig) -> ix.Design:
 
 def _setting(config: InteractionsConfig, design: ix.Design, record: ix.Interactions) -> str:
     side = grid_of(config).rows
-    game = "token_drop" if config.game == "token_drop" else f"fill fill={config.fill}"
+    game = "token_drop" if config.fill == "token_drop" else f"fill fill={config.fill}"
     label = "none" if config.reward in ENCODER_REWARDS else config.label
     start = (
         f"grid={side}x{side} reward={config.reward} label={label} game={game} "
@@ -394,11 +394,12 @@ def _sources(config: InteractionsConfig) -> list[Source]:
 
 
 def _subjects(config: InteractionsConfig) -> list[Subject]:
-    if not config.models:
+    if not config.checkpoints:
         raise UsageError("expected at least one network, got none; a2mim models says what is one")
     headless = config.reward in ENCODER_REWARDS
     subjects = [
-        subject_of(name, config.weights, config.device, headless=headless) for name in config.models
+        subject_of(name, config.weights, config.device, headless=headless)
+        for name in config.checkpoints
     ]
     check_different([subject.report for subject in subjects])
     return subjects

@@ -34,12 +34,12 @@ from a2mim.measure.networks import check_different, load, look_given, own_code, 
 from a2mim.measure.scores import Network, named_networks, same_weights
 from a2mim.messages import UsageError
 from a2mim.runs.folder import counted, keep_memory, pick_device, run_key
-from a2mim.settings.compare import CompareConfig, Fill, Label, Panel, Precision
+from a2mim.settings.compare import CompareConfig, Fill, Label, Panel
 from a2mim.settings.weights import WeightsConfig
 from interactions.features.cka import FEWEST
 from interactions.features.invariance import batch_sizes
 from interactions.features.spectrum import spectrum as maps_of
-from interactions.networks.inference import arithmetic
+from interactions.networks.inference import Precision, arithmetic
 
 PANELS: tuple[Panel, ...] = get_args(Panel)
 

@@ -88,7 +88,6 @@ def measure(
         "model": [subject.name, str(subject.report.options)],
         "weights": subject.report.sha256,
         "reward": config.reward,
-        "game": config.game,
         "fill": config.fill,
         "precision": config.precision,
     }
@@ -164,7 +163,7 @@ def _game(
             )
             return game
         reward = ix.REWARDS[config.reward]
-        if config.game == "token_drop":
+        if config.fill == "token_drop":
             return ix.TokenDropGame(
                 subject.model, image, label, grid, name, reward, batch_size, config.precision
             )

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from a2mim.measure import invariance
 from a2mim.measure.invariance import (
     Prepared,
+    at_once,
     batches,
     constants,
     finish,
@@ -121,7 +122,7 @@ def _measure(
     with tqdm(desc=title, total=len(names), initial=done, unit=" images") as bar:
         measured = library.spectrum(
             subject.model,
-            batches(subject, prepared.sources[done:], config.forward_batch),
+            batches(subject, prepared.sources[done:], at_once(config)),
             layers=config.layers or None,
             observe=observe,
             after_batch=after_batch,

@@ -114,7 +114,7 @@ class FinetuneConfig:
     final_lr: float = 1e-6
     clip: float | None = None
     ema: float | None = None
-    precision: Literal["no", "bf16", "fp16"] = "fp16"
+    precision: Literal["float32", "float16", "bfloat16"] = "float16"
     sync_batchnorm: bool = False
     compile: bool = False
     channels_last: bool | None = None
@@ -245,7 +245,7 @@ def deit_s() -> FinetuneConfig:
 
 def _swin(**changes: object) -> FinetuneConfig:
     base = _vit(
-        pooling="own", lr=5e-3, layer_decay=0.9, batch_size=2048, mix_group=256, precision="no"
+        pooling="own", lr=5e-3, layer_decay=0.9, batch_size=2048, mix_group=256, precision="float32"
     )
     return replace(base, **changes)  # type: ignore[arg-type]
 
@@ -476,7 +476,7 @@ def _small(**changes: object) -> FinetuneConfig:
         lr=1e-3,
         warmup=1,
         clip=5.0,
-        precision="no",
+        precision="float32",
         eval_every=None,
         workers=1,
         save_every=5,

@@ -154,7 +154,7 @@ class PretrainConfig:
     rules: Literal["vit", "cnn", "cnn-gamma", "moganet"] = "vit"
     clip: float | None = None
     ema: float | None = None
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
     compile: bool = False
     channels_last: bool | None = None
     sync_batchnorm: bool = False
@@ -276,7 +276,7 @@ def mae_vit_b_in1k() -> PretrainConfig:
         warmup=40,
         betas=(0.9, 0.95),
         crop=(0.2, 1.0),
-        precision="bf16",
+        precision="bfloat16",
     )
 
 
@@ -353,7 +353,7 @@ def simmim_r50_in1k() -> PretrainConfig:
         loss="simmim",
         lr=8e-4,
         crop=(0.67, 1.0),
-        precision="fp16",
+        precision="float16",
     )
 
 
@@ -395,7 +395,7 @@ def _convnext(**changes: object) -> PretrainConfig:
         loss="official-cnn-nofreq",
         token_init="zeros",  # the official initialiser does nothing there
         rules="cnn-gamma",
-        precision="fp16",
+        precision="float16",
     )
     return replace(base, **changes)  # type: ignore[arg-type]
 
@@ -514,7 +514,7 @@ def a2mim_r50_in100() -> PretrainConfig:
     Source: official configuration; its data file is missing, crops are those of ImageNet-1k.
     Expected: 89.32 % top-1 after fine-tuning for 100 epochs (README of the official code).
     """
-    return _cnn(image_size=192, epochs=800, rules="cnn-gamma", precision="fp16")
+    return _cnn(image_size=192, epochs=800, rules="cnn-gamma", precision="float16")
 
 
 @recipe
@@ -531,7 +531,7 @@ def a2mim_r50_cifar100() -> PretrainConfig:
         accumulate=2,
         crop=(0.67, 1.0),
         crop_pct=1.0,
-        precision="fp16",
+        precision="float16",
         **CIFAR,
     )
 
@@ -553,7 +553,7 @@ def a2mim_vit_s_cifar100() -> PretrainConfig:
         final_lr=4e-5,
         schedule="cosine",
         crop_pct=1.0,
-        precision="fp16",
+        precision="float16",
         **CIFAR,  # type: ignore[arg-type]
     )
 
@@ -708,7 +708,9 @@ def cifar10_vit_gpu() -> PretrainConfig:
     Expected: not measured.
     """
     tiny = {"patch_size": 4, "class_token": False, "global_pool": "avg", "fc_norm": False}
-    return _small(options=tiny, epochs=100, batch_size=512, workers=8, precision="bf16", warmup=5)
+    return _small(
+        options=tiny, epochs=100, batch_size=512, workers=8, precision="bfloat16", warmup=5
+    )
 
 
 @recipe
@@ -723,7 +725,7 @@ def cifar10_resnet_gpu() -> PretrainConfig:
         epochs=60,
         batch_size=512,
         workers=8,
-        precision="bf16",
+        precision="bfloat16",
         warmup=5,
         **(_SMALL_RESNET | {"options": {}}),
     )
@@ -744,7 +746,7 @@ def tiny_imagenet100_vit() -> PretrainConfig:
         epochs=100,
         batch_size=512,
         workers=8,
-        precision="bf16",
+        precision="bfloat16",
         warmup=5,
         mean=IMAGENET["mean"],
         std=IMAGENET["std"],

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from a2mim.settings.shared import BatchSize, Checkpoints, Count, Images, Precision, Seed
 from a2mim.settings.weights import WeightsConfig
 
 Fill = Literal[
@@ -37,13 +38,8 @@ Fill = Literal[
 class OcclusionConfig:
     """Settings of ``a2mim occlusion``."""
 
-    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
-    """Files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for a random
-    network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
-    your own. Those without a classifier need --probe-data."""
-    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A folder of images, searched in depth: links are followed, hidden files and folders left out.
-    For --label truth, labels.csv in it (file,class_index) tells classes."""
+    checkpoints: Checkpoints
+    images: Images = None
     data: str = ""
     """Test images of a set by name (digits, cifar10, ...), or of folder:PATH with train/<class>/
     and val/<class>/, searched like --images."""
@@ -51,8 +47,7 @@ class OcclusionConfig:
     """What predictions are compared with: the classes of --images or --data (truth), or what the
     same network says of the whole image (prediction), which needs no classes and tells agreement,
     divergences and confidence, but no accuracy or calibration."""
-    count: int = 1000
-    """At most this many images, drawn by seed."""
+    count: Count = 1000
     occluder: tuple[str, ...] = ("random",)
     """What is hidden: random, complement, salient, non_salient, salient_mass, non_salient_mass,
     block, centre, border, checkerboard, mae, simmim, beit; several are several curves."""
@@ -86,12 +81,9 @@ class OcclusionConfig:
     folder:PATH; those of --data if left out."""
     probe_max_train: int | None = None
     """At most this many of them, drawn by seed 0."""
-    seed: int = 0
-    """Names the random draws; the same seed gives the same images and masks to all networks."""
-    batch_size: int = 0
-    """Images through the network at once; 0 fills the device. It changes no draw."""
-    precision: Literal["float32", "tf32", "float16"] = "float32"
-    """Arithmetic of the network."""
+    seed: Seed = 0
+    batch_size: BatchSize = 0
+    precision: Precision = "float32"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
     out: Path = Path("results/occlusion")

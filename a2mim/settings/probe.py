@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from a2mim.settings.shared import BatchSize, Checkpoints
 from a2mim.settings.weights import WeightsConfig
 
 
@@ -21,10 +22,7 @@ from a2mim.settings.weights import WeightsConfig
 class ProbeConfig:
     """Settings of ``a2mim probe``."""
 
-    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
-    """Files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for a random
-    network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
-    your own."""
+    checkpoints: Checkpoints
     data: str = ""
     """Images with classes: a set by name (digits, cifar10, ...), or folder:PATH with
     train/<class>/ and val/<class>/, searched in depth: links are followed, hidden files and folders
@@ -62,12 +60,11 @@ class ProbeConfig:
     """At most this many training images, drawn by seed 0."""
     max_test: int | None = None
     """At most this many test images, drawn by seed 0."""
-    batch_size: int = 256
-    """Images per forward; the result does not depend on it."""
+    batch_size: BatchSize = 0
     workers: int = 1
     """Processes that read images."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Arithmetic of the frozen network."""
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Arithmetic of the frozen network: the default, or mixed precision."""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
     out: Path = Path("results/probe")

@@ -49,10 +49,10 @@ collect few50000-0 run/few50000-0 backbone
 main="nets/mae.safetensors nets/rmae.safetensors nets/cmae.safetensors nets/supervised.safetensors
     $untrained $network $colours"
 seen="--images cifar5k/test --count 1024 --grid 8 --repeats 1"
-a2mim invariance $main $seen --hiding token_drop --ratios 0 .25 .5 .75 .9 --out run/invariance-tokens
-a2mim invariance $main $seen --hiding token_drop --ratios .25 .5 .75 --against complement \
+a2mim invariance $main $seen --fill token_drop --fractions 0 .25 .5 .75 .9 --out run/invariance-tokens
+a2mim invariance $main $seen --fill token_drop --fractions .25 .5 .75 --against complement \
     --out run/invariance-complement
-a2mim invariance $main $seen --hiding zero --ratios 0 .25 .5 .75 .9 --out run/invariance-pixels
+a2mim invariance $main $seen --fill zero --fractions 0 .25 .5 .75 .9 --out run/invariance-pixels
 a2mim probe $main --data folder:cifar5k --workers 0 --out run/probe
 tune="--data folder:cifar2500 --method finetune --recipe cifar10 --set epochs=5 workers=0 save_every=5"
 a2mim probe $main $tune --out run/finetune

@@ -68,7 +68,7 @@ def test_timm_loads_what_a_run_leaves(name, tmp_path):
         "a2mim-r50-in1k": {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)},
         "a2mim-convnext-t-in1k": {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)},
     }[name]
-    small = ("epochs=1", "warmup=0", "batch_size=449", "workers=0", "precision=no")
+    small = ("epochs=1", "warmup=0", "batch_size=449", "workers=0", "precision=float32")
     size = () if name == "digits-vit" else ("image_size=64",)
     settings = (*small, *size, f"options={options}")
     out = tmp_path / "run"
@@ -195,7 +195,12 @@ def test_folders_and_shards(tmp_path):
         ("digits-vit", ("betas=(0.9, 1.0)",), "", "Invalid beta"),
         ("digits-vit", ("mean=(0.5,)", "std=(0.5,)"), "", "give a mean and std per channel"),
         ("digits-vit", ("fsdp=True",), "", "expected several processes for fsdp, got 1"),
-        ("digits-vit", ("precision=fp16",), "", "expected an accelerator for fp16, got the CPU"),
+        (
+            "digits-vit",
+            ("precision=float16",),
+            "",
+            "expected an accelerator for float16, got the CPU",
+        ),
         ("digits-vit", ("block=6",), "", "blocks that divide an image of 32 px"),
         ("digits-vit", ("method=rmae",), "", "expected block=4 for rmae, which hides patches of 4"),
         ("digits-resnet", ("method=cmae",), "", "a timm VisionTransformer, got ResNet"),

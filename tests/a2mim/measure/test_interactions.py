@@ -59,7 +59,7 @@ def weights(tmp_path):
 @pytest.fixture
 def config(images, weights, tmp_path):
     return InteractionsConfig(
-        models=(f"test_resnet={weights}",),
+        checkpoints=(f"test_resnet={weights}",),
         images=images,
         weights=WeightsConfig(image_size=64),  # small, and so quick
         grid=4,
@@ -213,11 +213,11 @@ def test_two_processes_give_the_table_of_one(noisy, tmp_path):
 def test_several_models_share_pairs_and_contexts(config, weights, tmp_path):
     twin = weights.with_name("twin.safetensors")
     twin.write_bytes(weights.read_bytes())
-    both = changed(config, models=(f"test_resnet={weights}", f"test_resnet={twin}"))
+    both = changed(config, checkpoints=(f"test_resnet={weights}", f"test_resnet={twin}"))
     # the same network twice: every paired difference is exactly 0
     interaction_curves(both)
     with pytest.raises(UsageError, match="expected every network once"):
-        interaction_curves(changed(both, models=config.models * 2))
+        interaction_curves(changed(both, checkpoints=config.checkpoints * 2))
     rows = read_table(both.out / "rows.csv")
     values = rows[rows["measure"] == "interaction_energy"]["value"].to_numpy()
     half = len(values) // 2
@@ -227,7 +227,7 @@ def test_several_models_share_pairs_and_contexts(config, weights, tmp_path):
 def command(config, *more):
     """The command line of a run."""
     return [
-        *(sys.executable, "-m", "a2mim", "interactions", *config.models),
+        *(sys.executable, "-m", "a2mim", "interactions", *config.checkpoints),
         *("--images", str(config.images), "--image-size", "64"),
         *("--out", str(config.out), "--grid", "4", "--label", "truth", "--device", "cpu"),
         *more,
@@ -401,7 +401,7 @@ def test_a_budget_that_tells_nothing_is_one_line_with_one_that_does(noisy, monke
     small = command(noisy, "--orders", "0", "0.5", "1", "--budget", "700")
     monkeypatch.setattr(module, "TOO_LITTLE", 0.2)
     with pytest.raises(SystemExit) as caught:
-        main(["interactions", *small[3:]])
+        main(small[3:])
     assert caught.value.code == 2
     *_, line = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("a2mim: expected a budget that tells J to within 20 %, but ")
@@ -445,7 +445,9 @@ def test_a_data_set_by_name(config, tmp_path):
     torch.manual_seed(1)
     ten = tmp_path / "ten.safetensors"
     save_file(create_model("test_resnet", num_classes=10).state_dict(), ten)
-    named = changed(config, images=None, data="digits", models=(f"test_resnet={ten}",), count=2)
+    named = changed(
+        config, images=None, data="digits", checkpoints=(f"test_resnet={ten}",), count=2
+    )
     interaction_curves(named)
     rows = read_table(named.out / "rows.csv")
     assert set(rows["dataset"]) == {"digits"}
@@ -456,7 +458,7 @@ def test_weights_without_a_classifier(config, tmp_path):
     torch.manual_seed(1)
     encoder = tmp_path / "encoder.safetensors"
     save_file(create_model("test_resnet", num_classes=0).state_dict(), encoder)
-    without = changed(config, models=(f"test_resnet={encoder}",))
+    without = changed(config, checkpoints=(f"test_resnet={encoder}",))
     headless = changed(without, reward="projection", label="prediction")
     interaction_curves(headless)
     rows = read_table(headless.out / "rows.csv")
@@ -474,10 +476,10 @@ def test_token_drop_is_another_game(config, tmp_path):
     save_file(create_model("vit_tiny_patch16_224", num_classes=10).state_dict(), vit)
     dropped = changed(
         config,
-        models=(f"vit_tiny_patch16_224={vit}",),
+        checkpoints=(f"vit_tiny_patch16_224={vit}",),
         weights=WeightsConfig(),
         label="3",
-        game="token_drop",
+        fill="token_drop",
         grid=7,
         pairs=1,
         count=2,
@@ -496,9 +498,9 @@ def test_half_precision_is_said(config, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"models": ()}, "at least one network, got none"),
+        ({"checkpoints": ()}, "at least one network, got none"),
         (
-            {"models": ("resnot18",)},
+            {"checkpoints": ("resnot18",)},
             "the name of a timm model, hf-hub:user/repo or a file",
         ),
         ({"count": 1}, "--count of at least 2"),
@@ -513,14 +515,14 @@ def test_half_precision_is_said(config, capsys):
         ({"budget": 10}, "--budget of at least"),
         ({"budget": -1}, "--budget of at least 0"),
         ({"budget": 10**6, "protocol": "a2mim"}, "--budget without --protocol"),
-        ({"game": "token_drop", "fill": "blur"}, "what is dropped is not filled"),
-        ({"game": "token_drop"}, "timm VisionTransformer, whose tokens can be dropped, got ResNet"),
+        ({"fill": "token_drop", "reward": "features"}, "with a --reward of the classifier"),
+        ({"fill": "token_drop"}, "timm VisionTransformer, whose tokens can be dropped, got ResNet"),
         ({"batch_size": -1}, "--batch-size of at least 0"),
         ({"precision": "bfloat16"}, "got bfloat16: with its 8 bits"),
         ({"label": "cat"}, "prediction, truth or a class index, got 'cat'"),
         ({"label": "5000"}, "label 5000 is not one of the model's 1000 classes"),
         ({"grid": 7}, "a 7 x 7 grid divides"),
-        ({"models": ("test_resnet",)}, "cannot make test_resnet of timm: OSError: no network"),
+        ({"checkpoints": ("test_resnet",)}, "cannot make test_resnet of timm: OSError: no network"),
     ],
 )
 def test_bad_input(config, changes, message, monkeypatch):
@@ -545,7 +547,7 @@ def test_bad_files(config, images, weights):
     with pytest.raises(UsageError, match=r"net\.safetensors"):
         interaction_curves(changed(config, label="1"))
     torch.save({"state_dict": create_model("test_vit").state_dict()}, weights.with_suffix(".pth"))
-    other = changed(config, label="1", models=(f"test_resnet={weights.with_suffix('.pth')}",))
+    other = changed(config, label="1", checkpoints=(f"test_resnet={weights.with_suffix('.pth')}",))
     with pytest.raises(UsageError, match="to fit test_resnet in every tensor"):
         interaction_curves(other)
 
@@ -558,5 +560,5 @@ class Malicious:
 def test_pickles_are_not_opened(config, tmp_path, capsys):
     torch.save(Malicious(), tmp_path / "evil.pth")
     with pytest.raises(UsageError, match=r"evil\.pth"):
-        interaction_curves(changed(config, models=(f"test_resnet={tmp_path / 'evil.pth'}",)))
+        interaction_curves(changed(config, checkpoints=(f"test_resnet={tmp_path / 'evil.pth'}",)))
     assert "executed" not in capsys.readouterr().out

@@ -86,7 +86,7 @@ def test_the_table_is_what_the_library_says(config, capsys):
 def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     whole = changed(config, out=config.out.with_name("whole"))
     spectrum(whole)
-    other = changed(config, forward_batch=3)
+    other = changed(config, batch_size=3)
     measure, measured = module._measure, []
 
     def once(config, prepared, subject, journal):
@@ -133,7 +133,7 @@ def test_a_converted_checkpoint_is_the_network_it_was_converted_from(config, tmp
 
 
 def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, monkeypatch):
-    config = changed(config, checkpoints=config.checkpoints[:1], forward_batch=2)
+    config = changed(config, checkpoints=config.checkpoints[:1], batch_size=2)
     whole = changed(config, out=config.out.with_name("whole"))
     spectrum(whole)
     read, seen = invariance._read, []
@@ -180,8 +180,8 @@ def test_some_maps_of_a_data_set_by_name(config):
     [
         ({"checkpoints": ()}, "expected a checkpoint, got none"),
         ({"images": None}, "either --images DIR or --data NAME"),
-        ({"count": 0}, "--count above 0, got 0"),
-        ({"forward_batch": 0}, "--forward-batch above 0, got 0"),
+        ({"count": 0}, "--count of at least 1, got 0"),
+        ({"batch_size": -1}, "--batch-size of at least 0, got -1"),
         ({"layers": ("blocks.0",)}, "net.safetensors: expected layers of stem, blocks.0/attention"),
         (
             {"checkpoints": ("untrained:hiera_tiny_224",)},

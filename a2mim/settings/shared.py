@@ -1,0 +1,59 @@
+"""Options that several commands have: one name, type, default and help text for the same thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+CHECKPOINT = (
+    "a file, a timm name (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for random "
+    "weights; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for a "
+    "network of your own"
+)
+
+Checkpoints = Annotated[
+    tyro.conf.Positional[tuple[str, ...]],
+    tyro.conf.arg(metavar="CKPT...", help=f"Checkpoints, each of them {CHECKPOINT}."),
+]
+Images = Annotated[
+    Path | None,
+    tyro.conf.arg(
+        metavar="DIR",
+        help="Folder of images, searched in depth: links are followed, hidden files and folders "
+        "left out. labels.csv in it (file,class_index) tells classes.",
+    ),
+]
+Data = Annotated[
+    str,
+    tyro.conf.arg(
+        metavar="NAME",
+        help="Data set by name instead of a folder (digits, cifar10, ...): its test images.",
+    ),
+]
+Count = Annotated[
+    int, tyro.conf.arg(metavar="N", help="At most this many images, drawn by the random seed.")
+]
+Seed = Annotated[
+    int,
+    tyro.conf.arg(
+        metavar="N",
+        help="Random seed; the same seed gives the same images and masks to all checkpoints.",
+    ),
+]
+BatchSize = Annotated[
+    int,
+    tyro.conf.arg(
+        metavar="N",
+        help="Images through the network at once; 0: automatic. Results do not depend on it, "
+        "rounding aside.",
+    ),
+]
+Precision = Annotated[
+    Literal["float32", "tf32", "float16"], tyro.conf.arg(help="Arithmetic of the network.")
+]
+"""bfloat16 is too coarse for differences of outputs."""
+
+PlainFill = Literal["zero", "black", "white", "image_mean", "blur", "token_drop"]
+"""What hidden patches become where masks alone are drawn; ``token_drop`` leaves tokens out."""
