@@ -36,10 +36,11 @@ from a2mim.probes.features import Features, Readout, evaluate, extract
 from a2mim.probes.knn import knn_probe
 from a2mim.probes.linear import WEIGHT_DECAYS
 from a2mim.probes.results import ProbeResult
+from a2mim.recipes.finetune import RECIPES, FinetuneConfig
 from a2mim.runs.folder import commit, finish_run, keep_memory, open_run, pick_device
 from a2mim.runs.table import COLUMNS, read_table, write_atomic, write_table
-from a2mim.settings.changes import chosen
 from a2mim.settings.probe import ProbeConfig
+from a2mim.settings.recipes import chosen
 from interactions import stats
 from interactions.stats import Interval
 
@@ -332,6 +333,16 @@ def sgd_recipe(config: ProbeConfig) -> probes.SgdRecipe:
     return replace(recipe, lrs=config.lrs) if config.lrs else recipe
 
 
+def finetune_recipe(config: ProbeConfig) -> FinetuneConfig:
+    """The recipe of ``--method finetune``, with the settings that were given.
+
+    Raises:
+        UsageError: if there is none of that name.
+    """
+    recipe = config.finetune or chosen(config.recipe, RECIPES)()
+    return replace(recipe, data=config.data)
+
+
 def _setting(config: ProbeConfig, result: ProbeResult) -> str:
     """What decides a probe's number, in one line."""
     readout = result.settings["features"]["readout"]
@@ -355,7 +366,7 @@ def _finetuned(
     config: ProbeConfig, name: str, report: LoadReport, part: Path, device: str
 ) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Fine-tuning by a recipe, for every seed; its rows, and its settings."""
-    recipe = finetune.configured(config.recipe, [*config.set, f"data={config.data}"])
+    recipe = finetune_recipe(config)
     tables = [
         finetune.finetune_seeds(
             lambda: load(name, config.weights).model,
@@ -408,9 +419,7 @@ def _check(config: ProbeConfig) -> None:
             f"{config.method}" + (", got --images" if config.images else ", got none")
         )
     if config.method == "finetune":
-        finetune.configured(config.recipe, config.set)
-    elif config.set:
-        raise UsageError("expected --set with --method finetune, whose recipes have settings")
+        finetune.check(finetune_recipe(config))
     if config.method == "sgd":
         sgd_recipe(config)
     if config.batch_size < 0:

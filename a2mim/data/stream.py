@@ -28,6 +28,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from a2mim.data.addresses import expand_shards, for_webdataset, rewritten
 from a2mim.data.arrays import DataError
 from a2mim.data.augment import Augment
+from a2mim.data.limits import BUFFER
 from a2mim.data.sampler import keyed_generator, keyed_seed
 from a2mim.data.samples import (
     TOLERANCE,
@@ -38,10 +39,6 @@ from a2mim.data.tar import IMAGE_ENDINGS, READ_BYTES, StrictHeader, image_member
 from a2mim.messages import in_a_line
 
 T = TypeVar("T")
-
-
-BUFFER = 1000
-"""Images in the shuffle buffer of every worker of a stream, if nothing else is said."""
 
 
 STORE_BYTES = 1 << 23  # per request to an object store; about as much of a shard is in memory

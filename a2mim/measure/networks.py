@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from a2mim.checkpoints.layouts import DIALECTS, LAYOUTS, PLAIN
 from a2mim.checkpoints.load import HUB, UNTRAINED, Loaded, LoadReport, describe, load_model
 from a2mim.messages import UsageError
 from a2mim.runs.table import write_atomic
-from a2mim.settings.weights import ModelsConfig, WeightsConfig
+from a2mim.settings.weights import ModelsConfig, WeightsConfig, model_options
 
 GENERIC = (
     *("backbone", "best", "checkpoint", "last", "model", "model-ema", "model_best"),
@@ -189,24 +188,6 @@ def own_code(name: str) -> str:
     """SHA-256 of the code of a network of one's own; empty for others."""
     network = _own(*_parts(name))
     return "" if network is None else code_hash(network)
-
-
-def model_options(pairs: Sequence[str]) -> dict[str, object]:
-    """Options as NAME=VALUE, with values as Python writes them, or words.
-
-    Raises:
-        UsageError: for anything else.
-    """
-    options: dict[str, object] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (equals and name.isidentifier()):
-            raise UsageError(f"expected --model-kwargs as NAME=VALUE, got {pair!r}")
-        try:
-            options[name] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            options[name] = value
-    return options
 
 
 def models(config: ModelsConfig) -> None:

@@ -8,13 +8,16 @@ Expected: what a checkpoint's own paper says, where its recipe is followed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from a2mim.settings.shared import BatchSize, Checkpoints
+from a2mim.recipes.finetune import RECIPES, FinetuneConfig
+from a2mim.settings.recipes import chosen
+from a2mim.settings.shared import BatchSize, Checkpoints, value_of
 from a2mim.settings.weights import WeightsConfig
 
 
@@ -36,8 +39,8 @@ class ProbeConfig:
     the classifier that is in the checkpoint."""
     recipe: str = ""
     """Of --method sgd (in1k-vit, ...) or finetune (simmim-vit-b, ...); a2mim configs lists them."""
-    set: tuple[str, ...] = ()
-    """Settings of the fine-tuning recipe to change, as KEY=VALUE."""
+    finetune: tyro.conf.Suppress[FinetuneConfig | None] = None
+    """Settings of fine-tuning, if not as the recipe says."""
     pool: Literal["pooled", "class_token", "mean"] = "pooled"
     """Features: what the network hands to its classifier, its class token, or the mean of its
     patches."""
@@ -73,3 +76,32 @@ class ProbeConfig:
     """cpu, cuda, or auto: cuda if there is one."""
     resume: bool = True
     """Go on where an interrupted run of the same command was, or start anew."""
+
+
+@dataclass(frozen=True)
+class FinetuneProbe:
+    """Settings of ``a2mim probe --method finetune``: those of the recipe are options too."""
+
+    probe: tyro.conf.OmitArgPrefixes[ProbeConfig]
+    """Settings of the probe."""
+    finetune: FinetuneConfig
+    """Settings of the recipe."""
+
+    @property
+    def config(self) -> ProbeConfig:
+        """Both in one."""
+        return replace(self.probe, finetune=self.finetune)
+
+
+def finetune_options(arguments: Sequence[str]) -> FinetuneProbe | None:
+    """The defaults of the options of fine-tuning: what the recipe that is named says.
+
+    Returns:
+        None where another method is asked for, or no recipe is named.
+    """
+    if value_of("--method", arguments) != "finetune":
+        return None
+    name = value_of("--recipe", arguments)
+    return (
+        None if name is None else FinetuneProbe(ProbeConfig(tyro.MISSING), chosen(name, RECIPES)())
+    )

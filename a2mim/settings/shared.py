@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -57,3 +59,10 @@ Precision = Annotated[
 
 PlainFill = Literal["zero", "black", "white", "image_mean", "blur", "token_drop"]
 """What hidden patches become where masks alone are drawn; ``token_drop`` leaves tokens out."""
+
+
+def value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """What an option is given on a command line that is not parsed yet; None if it is not there."""
+    values = [after for word, after in pairwise(arguments) if word == option]
+    values += [word.partition("=")[2] for word in arguments if word.startswith(f"{option}=")]
+    return values[-1] if values else None

@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import tyro
+
+from a2mim.messages import UsageError
+
+
+def model_options(pairs: Sequence[str]) -> dict[str, object]:
+    """Options as NAME=VALUE, with values as Python writes them, or words.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    options: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (equals and name.isidentifier()):
+            raise UsageError(f"expected --model-kwargs as NAME=VALUE, got {pair!r}")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            options[name] = value
+    return options
+
+
+def options_as_text(options: dict[str, object]) -> list[str]:
+    """What :func:`model_options` reads: NAME=VALUE for each."""
+    return [f"{name}={value}".replace(" ", "") for name, value in options.items()]
+
+
+ModelKwargs = Annotated[
+    dict[str, object],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME=VALUE ...]",
+        instance_from_str=lambda words: dict(model_options(words)),
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=options_as_text,
+    ),
+]
+"""Options that a network is made with, each as NAME=VALUE."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from a2mim.data import tar as module
 from a2mim.data.addresses import expand_shards
 from a2mim.data.arrays import DataError
 from a2mim.data.augment import CropAndFlip
-from a2mim.data.samples import FolderSamples, Tolerance, find_training_files
+from a2mim.data.limits import Tolerance
+from a2mim.data.samples import FolderSamples, find_training_files
 from a2mim.data.stream import ShardStream, StreamSettings
 from a2mim.data.tar import TarSamples, write_shards
 
@@ -350,7 +351,7 @@ def test_unreadable_members_of_a_stream(tars, caplog):
         batches(strict)
     assert str(told.value).startswith(
         "expected at most 2 unreadable images of 45 (a shard counts 5), got 3; repair or remove "
-        "them, or allow a larger share than unreadable=0.01 (a2mim.data.samples.Tolerance in "
+        "them, or allow a larger share than --unreadable 0.01 (a2mim.data.limits.Tolerance in "
         "Python). The last: expected an image, cannot read "
     )
     assert "000002.tar/train/" in str(told.value)

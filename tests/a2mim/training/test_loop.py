@@ -22,8 +22,9 @@ from torch.distributed.tensor import DTensor
 
 from a2mim.data.arrays import DataError
 from a2mim.data.augment import CropAndFlip
+from a2mim.data.limits import Tolerance
 from a2mim.data.sampler import Batches, keyed_generator
-from a2mim.data.samples import DatasetSamples, Tolerance
+from a2mim.data.samples import DatasetSamples
 from a2mim.data.stream import ShardStream, StreamSettings
 from a2mim.data.tar import write_shards
 from a2mim.methods.siamese import RelaxedMAE
