@@ -34,7 +34,15 @@ from a2mim.checkpoints.load import LoadReport
 from a2mim.data.sampler import keyed_generator
 from a2mim.data.sources import Source, folder_images, named_images, set_name
 from a2mim.measure.fills import plain_fill
-from a2mim.measure.networks import Subject, called, check_different, subject_of, write_reports
+from a2mim.measure.fitting import as_setting, fitting_grid, parsed_grid
+from a2mim.measure.networks import (
+    Subject,
+    called,
+    check_different,
+    sights_of,
+    subject_of,
+    write_reports,
+)
 from a2mim.measure.runner import safe_name
 from a2mim.messages import UsageError
 from a2mim.report.figures import save
@@ -102,6 +110,10 @@ def invariance(config: InvarianceConfig) -> None:
     """
     start = time.perf_counter()
     config = replace(config, fractions=_fractions(config))
+    check_images(config)
+    if config.grid is None:
+        grid = fitting_grid(None, sights_of(config.checkpoints, config.weights))
+        config = replace(config, grid=as_setting(grid))
     _check(config)
     prepared = _shuffled(prepare(config, partial(_try, config)), config.seed)
     images = len(prepared.sources)
@@ -173,14 +185,7 @@ def prepare(
         UsageError: if a checkpoint, the images or a setting cannot be used.
         DataError: if there are no images, or the first cannot be read.
     """
-    if not config.checkpoints:
-        raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
-    for key, least in (("count", 1), ("batch_size", 0)):
-        if getattr(config, key) < least:
-            option = f"--{key.replace('_', '-')}"
-            raise UsageError(f"expected {option} of at least {least}, got {getattr(config, key)}")
-    if (config.images is None) == (not config.data):
-        raise UsageError("expected either --images DIR or --data NAME")
+    check_images(config)
     device = pick_device(config.device)
     if device == "cpu":
         keep_memory()
@@ -198,6 +203,22 @@ def prepare(
     for report in reports:
         print(report)
     return Prepared(set_name(config.images, config.data), sources, reports, device)
+
+
+def check_images(config: InvarianceConfig | SpectrumConfig) -> None:
+    """What needs neither networks nor images.
+
+    Raises:
+        UsageError: for what cannot be.
+    """
+    if not config.checkpoints:
+        raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
+    for key, least in (("count", 1), ("batch_size", 0)):
+        if getattr(config, key) < least:
+            option = f"--{key.replace('_', '-')}"
+            raise UsageError(f"expected {option} of at least {least}, got {getattr(config, key)}")
+    if (config.images is None) == (not config.data):
+        raise UsageError("expected either --images DIR or --data NAME")
 
 
 def measure_all(
@@ -359,8 +380,9 @@ def _measure(
         )
     named = measured["metric"].str.replace(" ", "_")
     is_mean = measured["statistic"] == "mean"
+    grid = _grid(config)
     setting = (
-        f"hiding={config.fill} grid={config.grid}x{config.grid} repeats={config.repeats} "
+        f"hiding={config.fill} grid={grid.rows}x{grid.cols} repeats={config.repeats} "
         f"precision={config.precision}"
     )
     if config.against == "complement":
@@ -425,7 +447,7 @@ def _try(config: InvarianceConfig, model: nn.Module, image_1CHW: Tensor) -> None
 
 def _check(config: InvarianceConfig) -> None:
     """What needs neither images nor networks."""
-    for key, least in (("grid", 1), ("repeats", 1), ("cka_batch", FEWEST), ("count", FEWEST)):
+    for key, least in (("repeats", 1), ("cka_batch", FEWEST), ("count", FEWEST)):
         if getattr(config, key) < least:
             option = f"--{key.replace('_', '-')}"
             raise UsageError(f"expected {option} of at least {least}, got {getattr(config, key)}")
@@ -474,7 +496,8 @@ def _forwards(config: InvarianceConfig, images: int) -> int:
 
 
 def _grid(config: InvarianceConfig) -> PatchGrid:
-    return PatchGrid(config.grid, config.grid)
+    assert config.grid is not None, "a grid that fits the networks"
+    return parsed_grid(config.grid)
 
 
 def _read(subject: Subject, sources: Sequence[Source]) -> Tensor:

@@ -17,6 +17,7 @@ from a2mim.checkpoints.custom import MARK, build, code_hash, load_own, split_own
 from a2mim.checkpoints.files import WeightsError
 from a2mim.checkpoints.layouts import DIALECTS, LAYOUTS, PLAIN
 from a2mim.checkpoints.load import HUB, UNTRAINED, Loaded, LoadReport, describe, load_model
+from a2mim.measure.fitting import Sight, sight_of
 from a2mim.messages import UsageError
 from a2mim.runs.table import write_atomic
 from a2mim.settings.weights import ModelsConfig, WeightsConfig, model_options
@@ -86,6 +87,20 @@ def load(name: str, config: WeightsConfig) -> Loaded:
         )
     except WeightsError as error:
         raise UsageError(_for_the_command_line(error)) from error
+
+
+def sights_of(names: Sequence[str], config: WeightsConfig) -> list[Sight]:
+    """How networks see images, each loaded for that alone.
+
+    Raises:
+        UsageError: as :func:`load`.
+    """
+    sights = []
+    for name in names:
+        loaded = load(name, config)
+        size = loaded.data_config["input_size"]
+        sights.append(sight_of(name, loaded.model, size, loaded.report.classes))
+    return sights
 
 
 def look_given(config: WeightsConfig) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import interactions as ix
 from a2mim.data.arrays import DataError
 from a2mim.data.sources import Source
 from a2mim.measure.fills import plain_fill
+from a2mim.measure.fitting import parsed_grid
 from a2mim.measure.networks import Subject
 from a2mim.messages import UsageError
 from a2mim.runs.records import read_record, record_key, shard, write_record
@@ -230,7 +231,8 @@ def _await(paths: list[Path]) -> Records:
 def grid_of(config: InteractionsConfig) -> ix.PatchGrid:
     """The players."""
     side = {"": config.grid, "iclr22": 16, "a2mim": 14}[config.protocol]
-    return ix.PatchGrid(side, side)
+    assert side is not None, "a grid that fits the networks"
+    return parsed_grid(side)
 
 
 def forwards_of(design: ix.Design) -> int:

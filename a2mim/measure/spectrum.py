@@ -12,10 +12,12 @@ image: what paired comparisons of networks are made of (:func:`read_images_table
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -98,6 +100,10 @@ def _measure(
     start, names = journal.state, [source.name for source in prepared.sources]
     done = 0 if start is None else int(start["images"])
     stream = stream_names(subject.model)
+    blank = torch.zeros(1, *subject.report.look["input_size"])
+    layers, small = _layers(config, subject.model, blank)
+    if small:
+        print(f"{subject.name} ({subject.weights}): no spectra of {small}, fewer than 3 x 3 cells")
     seen: list[pd.DataFrame] = []
 
     def observe(of: SpectrumOfImages) -> None:
@@ -123,7 +129,7 @@ def _measure(
         measured = library.spectrum(
             subject.model,
             batches(subject, prepared.sources[done:], at_once(config)),
-            layers=config.layers or None,
+            layers=layers,
             observe=observe,
             after_batch=after_batch,
             start=start,
@@ -149,4 +155,20 @@ def _measure(
 
 
 def _try(config: SpectrumConfig, model: nn.Module, image_1CHW: Tensor) -> None:
-    library.spectrum(model, [image_1CHW], layers=config.layers or None)
+    library.spectrum(model, [image_1CHW], layers=_layers(config, model, image_1CHW)[0])
+
+
+def _layers(
+    config: SpectrumConfig, model: nn.Module, image_1CHW: Tensor
+) -> tuple[Sequence[str], str]:
+    """The maps to measure: those asked for, or all that are large enough; and the others, told."""
+    if config.layers:
+        return config.layers, ""
+    small = library.too_small(model, image_1CHW)
+    large = [name for name in stream_names(model) if name not in small]
+    told = ", ".join(f"{name} ({side} x {side})" for name, side in small.items())
+    if not large:
+        raise ValueError(
+            f"expected maps of at least 3 x 3 cells, got {told}; use larger images (--image-size)"
+        )
+    return large, told

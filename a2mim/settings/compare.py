@@ -17,7 +17,7 @@ from typing import Literal
 
 import tyro
 
-from a2mim.settings.shared import Checkpoints, Count, Data, Images, Precision, Seed
+from a2mim.settings.shared import Checkpoints, Count, Data, Grid, Images, Precision, Seed
 from a2mim.settings.weights import WeightsConfig
 
 Panel = Literal["predictions", "interactions", "similarity", "spectrum"]
@@ -40,8 +40,7 @@ class CompareConfig:
     skip: tuple[Panel, ...] = ()
     """Panels to leave out: predictions (accuracy and occlusion), interactions, similarity (of
     features of occluded images), spectrum."""
-    grid: int = 0
-    """Patches per side; 0: the most, up to 14, that divide the images of all networks."""
+    grid: Grid = None
     fill: Fill = "image_mean"
     """What hidden pixels become. The mean colour of the image is the same for networks of different
     normalisation; zero (after normalisation), as published, is not."""

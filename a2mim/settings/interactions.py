@@ -20,6 +20,7 @@ from a2mim.settings.shared import (
     Checkpoints,
     Count,
     Data,
+    Grid,
     Images,
     PlainFill,
     Precision,
@@ -40,12 +41,12 @@ class InteractionsConfig:
     data: Data = ""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    label: str = "prediction"
-    """The class that is played for: prediction (of the whole image), truth (from labels.csv or the
-    data set), or a class index."""
+    label: str = "auto"
+    """The class that is played for: truth (from labels.csv or the data set), prediction (of the
+    whole image), or a class index; auto: truth where it is known and of the classes of all
+    networks, otherwise prediction."""
     count: Count = 50
-    grid: int = 14
-    """Players per side."""
+    grid: Grid = None
     orders: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
     """Orders as shares of n-2; the 13 published ones. Those at 0 and 1 are measured in float32
     whatever --precision says."""

@@ -25,6 +25,7 @@ from a2mim.settings.shared import (
     Checkpoints,
     Count,
     Data,
+    Grid,
     Images,
     PlainFill,
     Precision,
@@ -41,8 +42,7 @@ class InvarianceConfig:
     images: Images = None
     data: Data = ""
     count: Count = 1024
-    grid: int = 14
-    """Patches per side, each hidden as a whole."""
+    grid: Grid = None
     against: Literal["whole", "complement"] = "whole"
     """What occluded images are compared with: whole ones, or the same images with exactly the other
     patches visible. Each has its own baselines; do not put them into one figure."""

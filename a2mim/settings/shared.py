@@ -52,6 +52,15 @@ BatchSize = Annotated[
         "rounding aside.",
     ),
 ]
+Grid = Annotated[
+    int | str | None,
+    tyro.conf.arg(
+        metavar="N|ROWSxCOLS",
+        help="Patches, hidden as a whole: N on each side, or rows and columns, such as 4x8. None: "
+        "those of the vision transformers, if all have the same; else the most up to 14 x 14 that "
+        "divide the images of all networks.",
+    ),
+]
 Precision = Annotated[
     Literal["float32", "tf32", "float16"], tyro.conf.arg(help="Arithmetic of the network.")
 ]

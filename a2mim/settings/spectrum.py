@@ -29,8 +29,8 @@ class SpectrumConfig:
     layers: tuple[str, ...] = ()
     """Maps, such as stem, blocks.3/attention, blocks.3/mlp or layer4.2; all if left out. They are
     those of the residual stream of ViT, BEiT, EVA, Swin, ResNet or ConvNeXt; of other convolutional
-    networks the outputs of their blocks, if those are certainly maps (B, E, h, w). They have to
-    have 3 x 3 cells at least."""
+    networks the outputs of their blocks, if those are certainly maps (B, E, h, w). Maps of
+    fewer than 3 x 3 cells are left out, unless they are named: then they are refused."""
     seed: Seed = 0
     batch_size: BatchSize = 0
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)

@@ -519,7 +519,7 @@ def test_half_precision_is_said(config, capsys):
         ({"fill": "token_drop"}, "timm VisionTransformer, whose tokens can be dropped, got ResNet"),
         ({"batch_size": -1}, "--batch-size of at least 0"),
         ({"precision": "bfloat16"}, "got bfloat16: with its 8 bits"),
-        ({"label": "cat"}, "prediction, truth or a class index, got 'cat'"),
+        ({"label": "cat"}, "auto, prediction, truth or a class index, got 'cat'"),
         ({"label": "5000"}, "label 5000 is not one of the model's 1000 classes"),
         ({"grid": 7}, "a 7 x 7 grid divides"),
         ({"checkpoints": ("test_resnet",)}, "cannot make test_resnet of timm: OSError: no network"),
@@ -562,3 +562,20 @@ def test_pickles_are_not_opened(config, tmp_path, capsys):
     with pytest.raises(UsageError, match=r"evil\.pth"):
         interaction_curves(changed(config, checkpoints=(f"test_resnet={tmp_path / 'evil.pth'}",)))
     assert "executed" not in capsys.readouterr().out
+
+
+def test_grid_and_label_fit_what_is_there(config, tmp_path, capsys):
+    """Networks of 64 px: 8 x 8 patches; classes are theirs, or not."""
+    open_ones = {"grid": None, "label": "auto", "pairs": 2, "orders": (0.0, 1.0), "target": 0.0}
+    interaction_curves(changed(config, **open_ones))
+    setting = read_table(config.out / "rows.csv")["setting"][0]
+    assert "grid=8x8" in setting
+    assert "label=truth" in setting
+    assert "label: truth (labels.csv)" in capsys.readouterr().out
+    digits = changed(config, **open_ones, images=None, data="digits", out=tmp_path / "digits")
+    interaction_curves(digits)
+    assert "label=prediction" in read_table(digits.out / "rows.csv")["setting"][0]
+    assert "1000 classes and digits has 10" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="a 7 x 7 grid divides, got 64 x 64 px for test_resnet"):
+        interaction_curves(changed(config, grid=7))
+    assert "plan" not in capsys.readouterr().out

@@ -367,7 +367,7 @@ def test_images_are_read_when_they_are_needed(config):
         ({"images": None}, "either --images DIR or --data NAME"),
         ({"images": None, "data": "digitss"}, "did you mean digits?"),
         ({"grid": 5}, "net1.safetensors: expected an image that a 5 x 5 grid divides"),
-        ({"grid": 0}, "--grid of at least 1, got 0"),
+        ({"grid": 0}, "--grid of N or ROWSxCOLS, such as 14 or 4x8, got 0"),
         ({"repeats": 0}, "--repeats of at least 1, got 0"),
         ({"cka_batch": 3}, "--cka-batch of at least 4, got 3"),
         ({"count": 3}, "--count of at least 4, got 3"),

@@ -18,6 +18,7 @@ from a2mim.runs.table import read_table
 from a2mim.settings.spectrum import SpectrumConfig
 from a2mim.settings.weights import WeightsConfig
 from interactions.features import spectrum as library
+from interactions.networks.layers import stream_names
 
 
 @pytest.fixture
@@ -196,3 +197,22 @@ def test_bad_input(config, changes, message):
     assert "\n" not in str(caught.value)
     assert not config.out.exists()
     assert not list(config.out.parent.glob("*.partial"))
+
+
+def test_small_maps_are_left_out_and_it_is_said(config, capsys):
+    one = changed(
+        config,
+        checkpoints=("untrained:test_resnet",),
+        weights=WeightsConfig(image_size=64),
+        count=3,
+    )
+    spectrum(one)
+    said = capsys.readouterr().out
+    layers = set(spectrum_table(read_table(one.out / "rows.csv"))["layer"])
+    model = timm.create_model("test_resnet").eval()
+    small = library.too_small(model, torch.zeros(1, 3, 64, 64))
+    assert layers == set(stream_names(model)) - set(small)
+    for name in small:
+        assert f"{name} (2 x 2)" in said
+    with pytest.raises(UsageError, match="at least 3 x 3 cells"):
+        spectrum(changed(one, layers=tuple(small), out=one.out.parent / "other"))
