@@ -29,7 +29,7 @@ from a2mim.data.arrays import subset
 from a2mim.data.augment import PilTransform
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import labelled_samples, photographs_with_classes, set_name, without_folders
-from a2mim.measure.networks import called, check_different, load
+from a2mim.measure.networks import called, check_different, load, recorded
 from a2mim.messages import UsageError
 from a2mim.probes import linear as probes
 from a2mim.probes.features import Features, Readout, evaluate, extract
@@ -41,6 +41,7 @@ from a2mim.runs.folder import commit, finish_run, keep_memory, open_run, pick_de
 from a2mim.runs.table import COLUMNS, read_table, write_atomic, write_table
 from a2mim.settings.probe import ProbeConfig
 from a2mim.settings.recipes import chosen
+from a2mim.settings.weights import check_checkpoints
 from interactions import stats
 from interactions.stats import Interval
 
@@ -96,6 +97,7 @@ def probe(config: ProbeConfig) -> None:
     for key in ("device", "out", "resume", "batch_size", "workers"):
         settings.pop(key)
     settings["checkpoints"] = [f"{called(report)} {report.sha256}" for report in reports]
+    settings["weights"] = recorded(config.weights)
     settings["data"] = without_folders(config.data)
     settings["images"] = config.images and config.images.resolve().name
     work = open_run(config.out, settings, resume=config.resume)
@@ -408,8 +410,7 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
 
 def _check(config: ProbeConfig) -> None:
     """What no single setting shows, before anything is loaded."""
-    if not config.checkpoints:
-        raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
+    check_checkpoints(config.checkpoints, config.weights)
     if config.method == "clean":
         if (config.images is None) == (not config.data):
             raise UsageError("expected either --images DIR or --data for --method clean")

@@ -23,7 +23,13 @@ from a2mim.data.sources import (
 )
 from a2mim.measure.fitting import Sight, as_setting, fitting_grid, sight_of, unlike
 from a2mim.measure.interaction_summary import contexts_of, spending_of, summarised, write_summary
-from a2mim.measure.networks import Subject, check_different, subject_of, write_reports
+from a2mim.measure.networks import (
+    Subject,
+    check_different,
+    recorded,
+    subject_of,
+    write_reports,
+)
 from a2mim.measure.runner import Measured, Share, forwards_of, grid_of, measure, usable
 from a2mim.messages import UsageError
 from a2mim.report.figures import interaction_overlay, save
@@ -39,6 +45,7 @@ from a2mim.runs.folder import (
 from a2mim.runs.records import tidy_records
 from a2mim.runs.table import per_image_rows, strength_rows, write_table
 from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
+from a2mim.settings.weights import check_checkpoints
 from interactions.networks.inference import check_precision
 from interactions.orders.adaptive import FEWEST_IMAGES
 from interactions.orders.planning import REPLICATES
@@ -91,6 +98,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
         if key not in ("out", "images", "data", "resume")
     }
     settings |= {
+        "weights": recorded(config.weights),
         "dataset": dataset,
         "checkpoints": [f"{subject.name} {subject.weights}" for subject in subjects],
         "sha256": [subject.report.sha256 for subject in subjects],
@@ -365,6 +373,7 @@ def _labelled(
 
 def _check(config: InteractionsConfig) -> None:
     """What needs neither networks nor images."""
+    check_checkpoints(config.checkpoints, config.weights)
     usable(partial(check_precision, config.precision))
     for name in ("target", "budget"):
         if not getattr(config, name) >= 0:
@@ -439,8 +448,6 @@ def _sources(config: InteractionsConfig) -> list[Source]:
 
 
 def _subjects(config: InteractionsConfig) -> list[Subject]:
-    if not config.checkpoints:
-        raise UsageError("expected at least one network, got none; a2mim models says what is one")
     headless = config.reward in ENCODER_REWARDS
     subjects = [
         subject_of(name, config.weights, config.device, headless=headless)

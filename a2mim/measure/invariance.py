@@ -39,6 +39,7 @@ from a2mim.measure.networks import (
     Subject,
     called,
     check_different,
+    recorded,
     sights_of,
     subject_of,
     write_reports,
@@ -61,6 +62,7 @@ from a2mim.runs.journal import Journal
 from a2mim.runs.table import COLUMNS, read_table, write_table
 from a2mim.settings.invariance import InvarianceConfig
 from a2mim.settings.spectrum import SpectrumConfig
+from a2mim.settings.weights import check_checkpoints
 from interactions.features import invariance as similarity
 from interactions.features.cka import FEWEST
 from interactions.features.invariance import (
@@ -211,8 +213,7 @@ def check_images(config: InvarianceConfig | SpectrumConfig) -> None:
     Raises:
         UsageError: for what cannot be.
     """
-    if not config.checkpoints:
-        raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
+    check_checkpoints(config.checkpoints, config.weights)
     for key, least in (("count", 1), ("batch_size", 0)):
         if getattr(config, key) < least:
             option = f"--{key.replace('_', '-')}"
@@ -244,6 +245,7 @@ def measure_all(
     settings = asdict(config)
     for key in ("device", "out", "resume", "batch_size", "images", "data"):
         settings.pop(key)
+    settings["weights"] = recorded(config.weights)
     settings["dataset"] = prepared.dataset
     settings["checkpoints"] = [
         f"{report.architecture} {called(report)} {report.sha256}" for report in prepared.reports

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from a2mim.checkpoints.load import HUB, UNTRAINED, Loaded, LoadReport, describe,
 from a2mim.measure.fitting import Sight, sight_of
 from a2mim.messages import UsageError
 from a2mim.runs.table import write_atomic
-from a2mim.settings.weights import ModelsConfig, WeightsConfig, model_options
+from a2mim.settings.weights import ModelsConfig, WeightsConfig, model_options, weights_of
 
 GENERIC = (
     *("backbone", "best", "checkpoint", "last", "model", "model-ema", "model_best"),
@@ -58,6 +58,12 @@ def load(name: str, config: WeightsConfig) -> Loaded:
     Raises:
         UsageError: if there are no such weights, or they do not fit in every tensor.
     """
+    config, title = weights_of(name, config)
+    loaded = _load(name, config)
+    return replace(loaded, report=replace(loaded.report, title=title)) if title else loaded
+
+
+def _load(name: str, config: WeightsConfig) -> Loaded:
     architecture, where = _parts(name)
     for key, value in (("mean", config.mean), ("std", config.std)):
         if value and (len(value) != 3 or (key == "std" and min(value) <= 0)):
@@ -142,11 +148,13 @@ def subject_of(name: str, config: WeightsConfig, device: str, *, headless: bool 
 
 
 def called(report: LoadReport) -> str:
-    """What weights are called in tables: their file, timm's tag, or the name on the hub.
+    """What weights are called in tables: as is said, their file, timm's tag, or name on the hub.
 
     A file that is called as every training calls it (``backbone.safetensors``) is called with its
     folder.
     """
+    if report.title:
+        return report.title
     if report.layout == "untrained":
         return "untrained"
     if report.source.startswith(HUB):
@@ -161,6 +169,8 @@ def called(report: LoadReport) -> str:
 
 def short(report: LoadReport) -> str:
     """What weights are called where space is short: the file without its ending, or its folder."""
+    if report.title:
+        return report.title
     name = Path(called(report))
     generic = name.name.partition(".")[0] in GENERIC and len(name.parts) > 1
     return name.parent.name if generic else name.stem
@@ -172,7 +182,7 @@ def check_different(reports: Sequence[LoadReport]) -> None:
     Raises:
         UsageError: if two have one name.
     """
-    names = [(report.architecture, called(report)) for report in reports]
+    names = [(report.title or report.architecture, called(report)) for report in reports]
     if len(set(names)) != len(names):
         twice = " ".join(next(name for name in names if names.count(name) > 1))
         raise UsageError(
@@ -184,6 +194,13 @@ def check_different(reports: Sequence[LoadReport]) -> None:
 def write_reports(reports: Sequence[LoadReport], path: Path) -> None:
     """What became of the weights of every network, to be kept with what was measured."""
     write_atomic(path, json.dumps([kept(report) for report in reports], indent=2) + "\n")
+
+
+def recorded(config: WeightsConfig) -> dict[str, Any]:
+    """The settings of weights as runs record them, without paths of this machine."""
+    settings = asdict(config)
+    of_each = [(without_path(name), *words) for name, *words in settings.pop("per_network")]
+    return settings | ({"per_network": of_each} if of_each else {})
 
 
 def kept(report: LoadReport) -> dict[str, Any]:
@@ -250,6 +267,7 @@ def recognised(name: str, config: WeightsConfig) -> LoadReport:
     Raises:
         UsageError: as :func:`load`.
     """
+    config, _ = weights_of(name, config)
     architecture, where = _parts(name)
     if not Path(where).is_file() or _own(architecture, where):
         return load(name, config).report

@@ -49,7 +49,7 @@ from a2mim.data.sources import (
 )
 from a2mim.measure.fills import FILLS, AnyFill, Colours
 from a2mim.measure.fitting import as_setting, fitting_grid, parsed_grid, unlike
-from a2mim.measure.networks import called, check_different, kept, load, sights_of
+from a2mim.measure.networks import called, check_different, kept, load, recorded, sights_of
 from a2mim.measure.occlusion_tables import (
     Measured,
     read_images_table,
@@ -66,7 +66,7 @@ from a2mim.report.figures_features import occlusion_measures
 from a2mim.runs.folder import commit, counted, finish_run, keep_memory, open_run, pick_device
 from a2mim.runs.table import write_arrays, write_atomic, write_table
 from a2mim.settings.occlusion import OcclusionConfig
-from a2mim.settings.weights import WeightsConfig
+from a2mim.settings.weights import WeightsConfig, check_checkpoints
 from interactions.networks.inference import check_precision
 from interactions.networks.masking import token_grid, with_modules
 from interactions.occlusion.masks import (
@@ -215,6 +215,7 @@ def occlusion(config: OcclusionConfig) -> None:
     }
     settings |= {
         "checkpoints": [f"{called(report)} {report.sha256}" for report in reports],
+        "weights": recorded(config.weights),
         "images": config.images and config.images.resolve().name,
         "data": without_folders(config.data),
         "probe_data": without_folders(config.probe_data),
@@ -255,8 +256,7 @@ def occlusion(config: OcclusionConfig) -> None:
 
 def _check(config: OcclusionConfig) -> None:
     """What no checkpoint is needed to check."""
-    if not config.checkpoints:
-        raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
+    check_checkpoints(config.checkpoints, config.weights)
     if (config.images is None) == (not config.data):
         raise UsageError("expected either --images DIR or --data NAME or folder:PATH")
     if config.label not in ("auto", "truth", "prediction"):

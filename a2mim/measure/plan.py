@@ -32,12 +32,19 @@ from a2mim.data.sources import (
 from a2mim.measure.fitting import FEWEST as FEWEST_PATCHES
 from a2mim.measure.fitting import Sight, as_setting, fitting_grid, sight_of, unlike
 from a2mim.measure.interactions import LEAST_BUDGET
-from a2mim.measure.networks import check_different, load, look_given, own_code, without_classifier
+from a2mim.measure.networks import (
+    check_different,
+    load,
+    look_given,
+    own_code,
+    recorded,
+    without_classifier,
+)
 from a2mim.measure.scores import Network, named_networks, same_weights
 from a2mim.messages import UsageError
 from a2mim.runs.folder import counted, keep_memory, pick_device, run_key
 from a2mim.settings.compare import CompareConfig, Fill, Label, Panel
-from a2mim.settings.weights import WeightsConfig
+from a2mim.settings.weights import WeightsConfig, check_checkpoints
 from interactions.features.cka import FEWEST
 from interactions.features.invariance import batch_sizes
 from interactions.features.spectrum import spectrum as maps_of
@@ -120,6 +127,7 @@ class Plan:
         for key in ("device", "out", "resume"):
             settings.pop(key)
         settings["images"] = self.config.images and self.config.images.resolve().name
+        settings["weights"] = recorded(self.config.weights)
         settings["probe_data"] = without_folders(self.config.probe_data)
         settings["checkpoints"] = [f"{n.model} {n.weights} {n.sha256}" for n in self.networks]
         return settings
@@ -265,6 +273,7 @@ def _check(config: CompareConfig) -> None:
             f"expected two or more checkpoints, got {len(config.checkpoints)}; a2mim models says "
             "what is one"
         )
+    check_checkpoints(config.checkpoints, config.weights)
     if (config.images is None) == (not config.data):
         raise UsageError("expected either --images DIR or --data NAME")
     choices = (("fill", Fill), ("label", Label), ("precision", Precision))

@@ -498,7 +498,7 @@ def test_half_precision_is_said(config, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"checkpoints": ()}, "at least one network, got none"),
+        ({"checkpoints": ()}, "expected a checkpoint, got none"),
         (
             {"checkpoints": ("resnot18",)},
             "the name of a timm model, hf-hub:user/repo or a file",
