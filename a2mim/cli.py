@@ -7,17 +7,21 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from a2mim.messages import UsageError, did_you_mean
 from a2mim.settings.compare import CompareConfig
 from a2mim.settings.demo import DemoConfig
 from a2mim.settings.interactions import InteractionsConfig
 from a2mim.settings.invariance import InvarianceConfig
 from a2mim.settings.occlusion import OcclusionConfig
-from a2mim.settings.probe import ProbeConfig
+from a2mim.settings.options import parse
+from a2mim.settings.pretrain import Pretrain, pretrain_options
+from a2mim.settings.probe import FinetuneProbe, ProbeConfig, finetune_options
 from a2mim.settings.spectrum import SpectrumConfig
 from a2mim.settings.weights import ModelsConfig
 
@@ -31,28 +35,6 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Pretrain:
-    """Pre-train a recipe (a2mim configs lists them): from images to a backbone that timm loads."""
-
-    config: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONFIG")]
-    """Name of the recipe."""
-    set: tuple[str, ...] = ()
-    """Settings to change, as KEY=VALUE; options of the backbone as a Python dict."""
-    data: str = ""
-    """A set by name (digits, cifar10, ...), folder:PATH (searched in depth: links are followed,
-    hidden files and folders left out), tar:PATTERN (local shards) or stream:PATTERN (shards from
-    anywhere, with --set images=NUMBER), if not what the recipe says."""
-    out: Path | None = None
-    """Output folder; results/pretrain/CONFIG-KEY if left out, where the key is a hash of settings
-    and images. While it runs, OUT.running leads to it: OUT.running/log.jsonl is the log, a JSON
-    line a report."""
-    device: str = "auto"
-    """cpu, cuda, or auto: cuda if there is one."""
-    resume: bool = True
-    """Go on where an interrupted run of the same command was, or start anew."""
-
-
-@dataclass(frozen=True)
 class Configs:
     """List the recipes of a2mim pretrain and a2mim probe, or show all of one."""
 
@@ -60,60 +42,22 @@ class Configs:
     """Of the recipe to show: what is known of it, and its settings."""
 
 
-Command = (
-    Annotated[
-        DemoConfig,
-        tyro.conf.subcommand(
-            "demo", description="Pretrain, train, measure and draw, on real images, in minutes."
-        ),
-    ]
-    | Annotated[
-        CompareConfig,
-        tyro.conf.subcommand(
-            "compare", description="Several checkpoints: every measure, differences, one page."
-        ),
-    ]
-    | Annotated[
+COMMANDS: dict[str, tuple[type, str]] = {
+    "demo": (DemoConfig, "Pretrain, train, measure and draw, on real images, in minutes."),
+    "compare": (CompareConfig, "Several checkpoints: every measure, differences, one page."),
+    "interactions": (
         InteractionsConfig,
-        tyro.conf.subcommand(
-            "interactions",
-            description="Interaction strength over orders of timm classifiers, on your images.",
-        ),
-    ]
-    | Annotated[
-        InvarianceConfig,
-        tyro.conf.subcommand(
-            "invariance", description="What is left of features of occluded images, by layer."
-        ),
-    ]
-    | Annotated[
-        OcclusionConfig,
-        tyro.conf.subcommand(
-            "occlusion", description="What hiding parts of images does to predictions."
-        ),
-    ]
-    | Annotated[
-        SpectrumConfig,
-        tyro.conf.subcommand(
-            "spectrum", description="Frequencies and variance of feature maps, by layer."
-        ),
-    ]
-    | Annotated[Pretrain, tyro.conf.subcommand("pretrain")]
-    | Annotated[Configs, tyro.conf.subcommand("configs")]
-    | Annotated[
-        ModelsConfig,
-        tyro.conf.subcommand(
-            "models", description="What can be named as a checkpoint; what a file is recognised as."
-        ),
-    ]
-    | Annotated[
-        ProbeConfig,
-        tyro.conf.subcommand(
-            "probe", description="Judge checkpoints: linear probe, k-NN, fine-tuning, top-1."
-        ),
-    ]
-    | Annotated[Figures, tyro.conf.subcommand("figures")]
-)
+        "Interaction strength over orders of timm classifiers, on your images.",
+    ),
+    "invariance": (InvarianceConfig, "What is left of features of occluded images, by layer."),
+    "occlusion": (OcclusionConfig, "What hiding parts of images does to predictions."),
+    "spectrum": (SpectrumConfig, "Frequencies and variance of feature maps, by layer."),
+    "pretrain": (Pretrain, "Pre-train a recipe: from images to a backbone that timm loads."),
+    "configs": (Configs, "List the recipes of a2mim pretrain and a2mim probe, or show one."),
+    "models": (ModelsConfig, "What can be named as a checkpoint; what a file is recognised as."),
+    "probe": (ProbeConfig, "Judge checkpoints: linear probe, k-NN, fine-tuning, top-1."),
+    "figures": (Figures, "Draw the figures of a finished demo or comparison again."),
+}
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -123,15 +67,63 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit code 0 when done, 1 for wrong numbers, 2 for bad input, 130 if stopped."""
     try:
-        _run_explained(tyro.cli(Command, args=arguments, prog="a2mim", description=__doc__))
+        _run_explained(list(sys.argv[1:] if arguments is None else arguments))
     except BrokenPipeError:  # the reader had enough, of the help too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
-def _run_explained(command: Any) -> None:
+def _overview() -> str:
+    """The help of ``a2mim`` alone."""
+    width = max(map(len, COMMANDS))
+    commands = [f"  {name:{width}}  {about}" for name, (_, about) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: a2mim [-h] [--version] COMMAND ...",
+            "",
+            "Masked image modelling, and what networks make of hidden patches.",
+            "",
+            "commands:",
+            *commands,
+            "",
+            "a2mim COMMAND --help shows the options of a command.",
+        ]
+    )
+
+
+def _parsed(arguments: Sequence[str]) -> Any:
+    """The settings of the command that is named.
+
+    Raises:
+        UsageError: if none is named, or no recipe where one is needed.
+        SystemExit: after help, and for options that cannot be; these are explained by then.
+    """
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(_overview())
+        sys.exit(0)
+    if arguments and arguments[0] == "--version":
+        print(f"a2mim {version('a2mim')}")
+        sys.exit(0)
+    if not arguments:
+        raise UsageError("expected a command, got none; a2mim --help lists them")
+    name, *rest = arguments
+    if name not in COMMANDS:
+        hint = did_you_mean(name, COMMANDS) or "; a2mim --help lists them"
+        raise UsageError(f"expected a command, got {name!r}{hint}")
+    settings, about = COMMANDS[name]
+    if name == "pretrain":
+        return parse(settings, rest, name, about, pretrain_options(rest))
+    if name == "probe" and (default := finetune_options(rest)) is not None:
+        return parse(FinetuneProbe, rest, name, about, default).config
+    return parse(settings, rest, name, about)
+
+
+def _run_explained(arguments: Sequence[str]) -> None:
+    try:
+        command = _parsed(arguments)
+    except UsageError as error:
+        sys.exit(_say(f"a2mim: {error}", 2))
     from a2mim.data.arrays import DataError
-    from a2mim.messages import UsageError
     from a2mim.runs.checks import InvariantError
 
     try:
@@ -180,9 +172,8 @@ def _run(command: Any) -> None:
         from a2mim.commands import pretrain
 
         pretrain.run(
+            command.name,
             command.config,
-            command.set,
-            command.data,
             command.out,
             device=command.device,
             resume=command.resume,
@@ -191,7 +182,7 @@ def _run(command: Any) -> None:
         from a2mim.probes.linear import RECIPES as SGD
         from a2mim.recipes.finetune import RECIPES as FINETUNE
         from a2mim.recipes.pretrain import RECIPES as PRETRAIN
-        from a2mim.settings.changes import list_recipes, show_recipe
+        from a2mim.settings.recipes import list_recipes, show_recipe
 
         commands: dict[str, Mapping[str, Any]] = {
             "a2mim pretrain": PRETRAIN,

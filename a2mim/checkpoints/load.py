@@ -158,6 +158,7 @@ class LoadReport:
         notes: what else there is to know, for people.
         assumed: settings that decide numbers and that nothing told.
         entries: what else the file holds: entry -> what it is; text of its header.
+        title: what the network is to be called, if the user says so.
     """
 
     source: str
@@ -177,6 +178,7 @@ class LoadReport:
     notes: tuple[str, ...] = ()
     assumed: tuple[Assumed, ...] = ()
     entries: dict[str, str] = field(default_factory=dict)
+    title: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it."""

@@ -220,11 +220,11 @@ def _similarity(plan: Plan, config: CompareConfig, out: Path) -> None:
         InvarianceConfig(
             plan.checkpoints("similarity"),
             **_masked(config, out),
-            hiding=config.fill,
-            ratios=SIMILAR_AT,
+            fill=config.fill,
+            fractions=SIMILAR_AT,
             repeats=1,
             layers=("output",),
-            batch=batch_of(config.count),
+            cka_batch=batch_of(config.count),
         )
     )
 

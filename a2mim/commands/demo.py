@@ -273,7 +273,7 @@ def measure(
         )
     )
 
-    chosen = material.test.draw(config.images, config.seed)
+    chosen = material.test.draw(config.count, config.seed)
     games = ix.PatchGames(
         model, images[chosen], labels[chosen], grid, names=[names[k] for k in chosen]
     )
@@ -341,7 +341,7 @@ def _check(config: DemoConfig) -> None:
         ("pretrain_steps", 1),
         ("finetune_steps", 1),
         ("batch_size", 2),
-        ("images", 2),
+        ("count", 2),
         ("pairs", 1),
         ("replicates", 2),
         ("windows", 1),

@@ -41,10 +41,9 @@ from a2mim.data.sources import Labelled, labelled_samples, without_folders
 from a2mim.files import write_whole
 from a2mim.messages import UsageError
 from a2mim.probes.features import Evaluation, evaluate
-from a2mim.recipes.finetune import RECIPES, FinetuneConfig
+from a2mim.recipes.finetune import FinetuneConfig
 from a2mim.runs.folder import commit, process_rank
 from a2mim.runs.table import COLUMNS, read_table, write_table
-from a2mim.settings.changes import changed, chosen
 from a2mim.training.loop import Saving, StepReport, pretrain
 from a2mim.training.mixing import Mixing
 from a2mim.training.optim import cosine_lr, parameter_groups, plain_cosine_lr
@@ -123,17 +122,6 @@ class Judge:
 
     def look(self, report: StepReport) -> None:
         """No pictures."""
-
-
-def configured(name: str, changes: Sequence[str]) -> FinetuneConfig:
-    """A recipe with settings changed, each as KEY=VALUE.
-
-    Raises:
-        UsageError: if there is no such recipe or setting, or a value cannot be.
-    """
-    config = changed(chosen(name, RECIPES)(), changes)
-    _check(config)
-    return config
 
 
 def samples_of(config: FinetuneConfig) -> tuple[Labelled, Labelled]:
@@ -223,7 +211,7 @@ def finetune(
         UsageError: if model, configuration and images do not go together.
         KeyboardInterrupt: if a signal stopped it, after a checkpoint.
     """
-    _check(config)
+    check(config)
     try:
         method = method_of(model, config, classes_of(train, test))
         optimiser = optimiser_of(method, config)
@@ -506,12 +494,14 @@ def _check_sizes(model: nn.Module, config: FinetuneConfig) -> None:
             model.train(training)
 
 
-def _check(config: FinetuneConfig) -> None:
-    """What no single setting shows."""
+def check(config: FinetuneConfig) -> None:
+    """See whether settings go together.
+
+    Raises:
+        UsageError: for what cannot be.
+    """
     if not 0 <= config.warmup < config.epochs:
-        raise UsageError(
-            f"expected a warm-up of less than the {config.epochs} epochs, got {config.warmup}"
-        )
+        raise UsageError(f"warmup ({config.warmup:g}) must be below epochs ({config.epochs})")
     if config.test_resize < config.test_size:
         raise UsageError(
             f"expected a crop of {config.test_size} px out of at least as many, "

@@ -21,8 +21,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from a2mim.checkpoints.save import save_backbone, save_weights
-from a2mim.commands.pretrain_settings import UNDECIDING, configured
+from a2mim.commands.pretrain_settings import UNDECIDING, check
 from a2mim.commands.training import (
     engine_arguments,
     errors_explained,
@@ -66,7 +66,16 @@ from a2mim.methods.masked_image_model import MaskedImageModel
 from a2mim.methods.masking import BlockMask
 from a2mim.methods.siamese import ContrastiveMAE, ImageLevel, RelaxedMAE, TokenLevel
 from a2mim.methods.sites import site_at
-from a2mim.recipes.pretrain import PretrainConfig
+from a2mim.recipes.pretrain import (
+    RECIPES,
+    A2mim,
+    Cmae,
+    CmaeTokens,
+    Mae,
+    PretrainConfig,
+    Rmae,
+    flat,
+)
 from a2mim.report.figures import reconstructions
 from a2mim.runs.folder import (
     keep_memory,
@@ -79,6 +88,7 @@ from a2mim.runs.folder import (
     process_rank,
 )
 from a2mim.runs.table import write_table
+from a2mim.settings.recipes import chosen
 from a2mim.training.loop import Saving, Trained, pretrain
 from a2mim.training.optim import (
     OFFICIAL_CNN,
@@ -111,8 +121,7 @@ KNN_TRAIN, KNN_TEST = 10_000, 2_000
 @nothing_left_empty()
 def run(
     name: str,
-    changes: Sequence[str],
-    data: str,
+    config: PretrainConfig,
     out: Path | None,
     *,
     device: str = "auto",
@@ -122,8 +131,7 @@ def run(
 
     Args:
         name: of the recipe.
-        changes: settings to change, as KEY=VALUE.
-        data: where the images are, if not where the recipe says.
+        config: its settings.
         out: output folder; ``results/pretrain/<name>-<key>`` if left out.
         device: auto, cpu or cuda.
         resume: whether to go on where the same command was interrupted.
@@ -133,7 +141,7 @@ def run(
     """
     start = time.perf_counter()
     launched = torch.distributed.is_initialized()  # by whom called us, who will end it
-    config = configured(name, [*changes, *([f"data={data}"] if data else [])])
+    check(config, chosen(name, RECIPES)())
     device = pick_device(device)
     if device == "cpu":
         keep_memory()
@@ -151,7 +159,7 @@ def run(
         ]
     except (DataError, TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
-    settings = {"recipe": name, **asdict(config)}
+    settings = {"recipe": name, **flat(config)}
     for key in ("data", "knn_data"):
         settings[key] = without_folders(settings[key])
     trackers = Trackers(config.trackers, f"a2mim-{name}", settings)
@@ -226,7 +234,7 @@ def samples_of(config: PretrainConfig) -> Images:
         config.data,
         augment,
         config.seed,
-        images=config.images,
+        images=config.stream_images,
         buffer=config.shuffle_buffer,
         tolerance=tolerance(config.unreadable),
     )
@@ -234,7 +242,7 @@ def samples_of(config: PretrainConfig) -> Images:
         return samples
     if isinstance(samples, ShardStream):
         raise UsageError(
-            "expected images by index for few or epoch_images, got a stream; use tar:PATTERN"
+            "expected images by index for --few or --epoch-images, got a stream; use tar:PATTERN"
         )
     length = config.epoch_images or len(samples)
     if config.few is None:
@@ -261,7 +269,7 @@ def online_knn(config: PretrainConfig, device: str) -> OnlineKnn | None:
     data = config.knn_data or config.data
     if data.startswith(("tar:", "stream:")):
         raise UsageError(
-            "expected knn_data=folder:PATH or a set by name for k-NN probes, for shards have no "
+            "expected --knn-data folder:PATH or a set by name for k-NN probes, for shards have no "
             f"classes here, got {data}"
         )
     crop = CentreCrop(
@@ -355,81 +363,80 @@ def method_of(config: PretrainConfig) -> Masked:
     """
     with torch_seeded(keyed_seed(config.seed, "weights")):
         backbone = backbone_of(config)
-        if config.method != "a2mim":
-            return _token_method(config, backbone)
-        size, position = config.image_size, config.position
+        of = config.method
+        if not isinstance(of, A2mim):
+            return _token_method(config, of, backbone)
+        size = config.image_size
         mask = BlockMask(size, config.block, config.mask_ratio)
         _check_hidden(config, mask.grid.n, mask.hidden)
         fill = None
-        if config.fill != "none":
-            fill = plain_fill(config.fill, config.mean, config.std, config.seed)
+        if of.fill != "none":
+            fill = plain_fill(of.fill, config.mean, config.std, config.seed)
         return MaskedImageModel(
             backbone,
             mask,
-            site=None if position is None else site_at(backbone, position, size),
-            token=config.token,
-            token_init=config.token_init,
-            detach=config.detach,
+            site=None if of.position is None else site_at(backbone, of.position, size),
+            token=of.token,
+            token_init=of.token_init,
+            detach=of.detach,
             fill=fill,
-            loss=config.loss,
-            fourier_weight=config.fourier_weight,
-            decoder_depth=config.depthwise,
-            target=config.target,
-            residual=config.residual,
+            loss=of.loss,
+            fourier_weight=of.fourier_weight,
+            decoder_depth=of.depthwise,
+            target=of.target,
+            residual=of.residual,
         )
 
 
 def _check_hidden(config: PretrainConfig, blocks: int, hidden: int) -> None:
     if not 0 < hidden < blocks:
         raise ValueError(
-            f"expected a mask_ratio that hides some of {blocks} blocks and not all, got "
+            f"expected --mask-ratio that hides some of {blocks} blocks and not all, got "
             f"{config.mask_ratio}, which hides {hidden}"
         )
 
 
 def _token_method(
-    config: PretrainConfig, backbone: nn.Module
+    config: PretrainConfig, of: Mae | Rmae | Cmae | CmaeTokens, backbone: nn.Module
 ) -> MaskedAutoencoder | RelaxedMAE | ContrastiveMAE:
     """A method whose encoder sees visible patches alone."""
-    width, depth, heads = config.decoder
-    decoder: dict[str, Any] = {
-        "decoder_width": width,
-        "decoder_depth": depth,
-        "decoder_heads": heads,
-    }
-    views: dict[str, Any] = {
-        "view2": config.view2,
-        "stop_gradient": None if config.stop_gradient == "none" else config.stop_gradient,
-        "momentum": config.momentum,
-    }
     method: MaskedAutoencoder | RelaxedMAE | ContrastiveMAE
-    if config.method == "mae":
-        method = MaskedAutoencoder(backbone, config.mask_ratio, **decoder)
-    elif config.method == "rmae":
+    if isinstance(of, Mae):
+        method = MaskedAutoencoder(backbone, config.mask_ratio, **_decoder(of))
+    elif isinstance(of, Rmae):
         method = RelaxedMAE(
             backbone,
             config.mask_ratio,
-            penalty_weight=config.penalty_weight,
-            **views,
-            **decoder,
+            penalty_weight=of.penalty_weight,
+            **_views(of),
+            **_decoder(of),
         )
     else:
         level = (
-            ImageLevel(config.head)
-            if config.level == "image"
-            else TokenLevel(width, depth, heads, config.head[0], config.negatives)
+            ImageLevel(of.head)
+            if isinstance(of, Cmae)
+            else TokenLevel(*of.decoder, of.channels, of.negatives)
         )
         method = ContrastiveMAE(
-            backbone, config.mask_ratio, level=level, temperature=config.temperature, **views
+            backbone, config.mask_ratio, level=level, temperature=of.temperature, **_views(of)
         )
     patch = config.image_size // method.grid.rows
     if config.block != patch:
         raise ValueError(
-            f"expected block={patch} for {config.method}, which hides patches of {patch} px, "
+            f"expected --block {patch} for {of.name}, which hides patches of {patch} px, "
             f"got {config.block}"
         )
     _check_hidden(config, method.grid.n, method.grid.n - method.kept)
     return method
+
+
+def _decoder(of: Mae | Rmae) -> dict[str, Any]:
+    return dict(zip(("decoder_width", "decoder_depth", "decoder_heads"), of.decoder, strict=True))
+
+
+def _views(of: Rmae | Cmae | CmaeTokens) -> dict[str, Any]:
+    stop = None if of.stop_gradient == "none" else of.stop_gradient
+    return {"view2": of.view2, "stop_gradient": stop, "momentum": of.momentum}
 
 
 def backbone_of(config: PretrainConfig) -> nn.Module:
@@ -439,7 +446,7 @@ def backbone_of(config: PretrainConfig) -> nn.Module:
         ValueError: for the name of no timm model, with the nearest ones.
         TypeError: for options that it does not have.
     """
-    options: dict[str, Any] = {"num_classes": 0, **config.options}
+    options: dict[str, Any] = {"num_classes": 0, **config.model_kwargs}
     try:
         return timm.create_model(config.backbone, img_size=config.image_size, **options)
     except TypeError:  # a network for images of any size
@@ -456,7 +463,7 @@ def description(backbone: nn.Module, config: PretrainConfig) -> dict[str, object
     return {
         "architecture": config.backbone,
         "num_classes": 0,
-        "model_args": ({"img_size": config.image_size} if sized else {}) | config.options,
+        "model_args": ({"img_size": config.image_size} if sized else {}) | config.model_kwargs,
         "pretrained_cfg": {
             "input_size": [3, config.image_size, config.image_size],
             "crop_pct": config.crop_pct,

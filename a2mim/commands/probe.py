@@ -30,13 +30,22 @@ from a2mim.data.augment import Augment, PilTransform
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import labelled_samples, photographs_with_classes, set_name, without_folders
 from a2mim.files import write_whole
-from a2mim.measure.networks import called, check_different, identity, kept, load, nicknames
+from a2mim.measure.networks import (
+    called,
+    check_different,
+    identity,
+    kept,
+    load,
+    nicknames,
+    recorded,
+)
 from a2mim.messages import UsageError
 from a2mim.probes import linear as probes
 from a2mim.probes.features import Features, Readout, evaluate, extract
 from a2mim.probes.knn import knn_probe
 from a2mim.probes.linear import WEIGHT_DECAYS
 from a2mim.probes.results import ProbeResult
+from a2mim.recipes.finetune import RECIPES, FinetuneConfig
 from a2mim.runs.folder import (
     commit,
     finish_run,
@@ -47,10 +56,14 @@ from a2mim.runs.folder import (
     pick_device,
 )
 from a2mim.runs.table import COLUMNS, read_table, write_table
-from a2mim.settings.changes import chosen
 from a2mim.settings.probe import ProbeConfig
+from a2mim.settings.recipes import chosen
+from a2mim.settings.weights import check_checkpoints
 from interactions import stats
 from interactions.stats import Interval
+
+AT_ONCE = 256
+"""Images through the network at once, where that is automatic."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,7 @@ def probe(config: ProbeConfig) -> None:
     for key in ("device", "out", "resume", "batch_size", "workers"):
         settings.pop(key)
     settings["checkpoints"] = [f"{called(report)} {report.sha256}" for report in reports]
+    settings["weights"] = recorded(config.weights)
     settings["data"] = without_folders(config.data)
     settings["images"] = config.images and config.images.resolve().name
     pairs = zip(config.checkpoints, reports, strict=True)
@@ -246,7 +260,7 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
         found = evaluate(
             loaded.model,
             samples,
-            batch_size=config.batch_size,
+            batch_size=config.batch_size or AT_ONCE,
             device=device,
             workers=config.workers,
             precision=config.precision,
@@ -279,7 +293,7 @@ def _frozen(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Ite
                     loaded.model,
                     some,
                     readout=readout,
-                    batch_size=config.batch_size,
+                    batch_size=config.batch_size or AT_ONCE,
                     device=device,
                     workers=config.workers,
                     precision=config.precision,
@@ -335,6 +349,16 @@ def sgd_recipe(config: ProbeConfig) -> probes.SgdRecipe:
     return replace(recipe, lrs=config.lrs) if config.lrs else recipe
 
 
+def finetune_recipe(config: ProbeConfig) -> FinetuneConfig:
+    """The recipe of ``--method finetune``, with the settings that were given.
+
+    Raises:
+        UsageError: if there is none of that name.
+    """
+    recipe = config.finetune or chosen(config.recipe, RECIPES)()
+    return replace(recipe, data=config.data)
+
+
 def _setting(config: ProbeConfig, result: ProbeResult) -> str:
     """What decides a probe's number, in one line."""
     readout = result.settings["features"]["readout"]
@@ -358,7 +382,7 @@ def _finetuned(
     config: ProbeConfig, name: str, report: LoadReport, part: Path, device: str
 ) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Fine-tuning by a recipe, for every seed; its rows, and its settings."""
-    recipe = finetune.configured(config.recipe, [*config.set, f"data={config.data}"])
+    recipe = finetune_recipe(config)
     tables = [
         finetune.finetune_seeds(
             lambda: load(name, config.weights).model,
@@ -409,8 +433,7 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
 
 def _check(config: ProbeConfig) -> None:
     """What no single setting shows, before anything is loaded."""
-    if not config.checkpoints:
-        raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
+    check_checkpoints(config.checkpoints, config.weights)
     if config.method == "clean":
         if (config.images is None) == (not config.data):
             raise UsageError("expected either --images DIR or --data for --method clean")
@@ -420,12 +443,12 @@ def _check(config: ProbeConfig) -> None:
             f"{config.method}" + (", got --images" if config.images else ", got none")
         )
     if config.method == "finetune":
-        finetune.configured(config.recipe, config.set)
-    elif config.set:
-        raise UsageError("expected --set with --method finetune, whose recipes have settings")
+        finetune.check(finetune_recipe(config))
     if config.method == "sgd":
         sgd_recipe(config)
-    for key in ("seeds", "batch_size", "neighbours", "max_train", "max_test"):
+    if config.batch_size < 0:
+        raise UsageError(f"expected --batch-size of at least 0, got {config.batch_size}")
+    for key in ("seeds", "neighbours", "max_train", "max_test"):
         value = getattr(config, key)
         if value is not None and value < 1:
             raise UsageError(f"expected --{key.replace('_', '-')} above 0, got {value}")

@@ -13,12 +13,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from a2mim.data.arrays import DataError
-from a2mim.data.samples import TOLERANCE, Tolerance
+from a2mim.data.limits import TOLERANCE, Tolerance
 from a2mim.messages import UsageError
 from a2mim.methods.masked_image_model import MaskedImageModel
-from a2mim.methods.siamese import ContrastiveMAE
 from a2mim.recipes.finetune import FinetuneConfig
-from a2mim.recipes.pretrain import PretrainConfig
+from a2mim.recipes.pretrain import A2mim, Cmae, CmaeTokens, PretrainConfig
 from a2mim.training.loop import Interrupted
 from a2mim.training.state import CheckpointError
 
@@ -76,12 +75,14 @@ def what_a_cut_changes(
     at_once = config.batch_size // (config.accumulate * processes)
     sees: dict[str, int] = {}
     if isinstance(config, PretrainConfig):
-        if isinstance(method, MaskedImageModel):
+        of = config.method
+        if isinstance(of, A2mim):
+            assert isinstance(method, MaskedImageModel)
             if method.loss.fourier_weight and method.loss.reduce_spectrum == "batch":
-                sees[f"the mean spectrum of loss={config.loss}"] = at_once
-            if config.token_init == "mean":
+                sees[f"the mean spectrum of loss={of.loss}"] = at_once
+            if of.token_init == "mean":
                 sees["the mean of token_init=mean"] = at_once
-        elif isinstance(method, ContrastiveMAE) and config.negatives != "positions":
+        elif isinstance(of, Cmae) or (isinstance(of, CmaeTokens) and of.negatives != "positions"):
             sees["the choice of negatives"] = at_once
     if any(isinstance(module, _BatchNorm) for module in method.modules()):
         sees["batch norm"] = at_once * (processes if config.sync_batchnorm else 1)

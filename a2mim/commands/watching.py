@@ -32,7 +32,7 @@ from a2mim.methods.masked_image_model import MaskedImageModel
 from a2mim.methods.siamese import ContrastiveMAE, RelaxedMAE
 from a2mim.probes.features import extract
 from a2mim.probes.knn import knn_probe
-from a2mim.recipes.pretrain import PretrainConfig
+from a2mim.recipes.pretrain import A2mim, PretrainConfig
 from a2mim.runs.folder import commit, process_rank
 from a2mim.runs.table import COLUMNS
 from a2mim.training.loop import StepReport
@@ -165,7 +165,7 @@ class Log:
                 "weights": name,
                 "dataset": without_folders(data[key]),
                 "image": "all",
-                "setting": f"method={config.method} size={config.image_size}{few}",
+                "setting": f"method={config.method.name} size={config.image_size}{few}",
                 "at": report["step"],
                 "value": report[key],
                 "samples": config.batch_size,
@@ -320,7 +320,8 @@ def pictures(method: Masked, images_ICHW: Tensor, config: PretrainConfig) -> dic
     output = method.eval()(images, visible)["output"].float()
     # Where nothing is filled, the mean colour tells what is hidden.
     hidden = image_mean(images)
-    if isinstance(method, MaskedImageModel) and config.fill != "none":
+    of = config.method
+    if isinstance(method, MaskedImageModel) and isinstance(of, A2mim) and of.fill != "none":
         hidden = method.fill(images)
     stacks = {"original": images, "masked": hide(images, visible, grid, hidden)}
     if output.shape == images.shape:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from a2mim.data.arrays import DataError, digits
 from a2mim.data.augment import Augment
-from a2mim.data.samples import TOLERANCE, ArraySamples, DatasetSamples, Tolerance
+from a2mim.data.limits import TOLERANCE, Tolerance
+from a2mim.data.samples import ArraySamples, DatasetSamples
 from a2mim.messages import did_you_mean
 
 Split = Literal["train", "test"]

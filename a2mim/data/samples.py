@@ -27,6 +27,7 @@ from a2mim.data.arrays import DataError, ImageSet
 from a2mim.data.augment import Augment
 from a2mim.data.contents import hash_files, hash_of
 from a2mim.data.folders import image_names, read_image, to_rgb
+from a2mim.data.limits import TOLERANCE, Tolerance
 from a2mim.data.sampler import Samples, keyed_generator, keyed_seed
 from a2mim.messages import in_a_line
 
@@ -34,33 +35,6 @@ logger = logging.getLogger(__name__)
 
 SHOWN = 64  # images of a published set whose pixels tell it from another
 SUBSTITUTES = 20  # images tried in place of one; all unreadable means that the storage is gone
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How many unreadable images are put up with: at most ``max(least, share * images)``.
-
-    Attributes:
-        least: as many always.
-        share: of the images read so far.
-    """
-
-    least: int = 10
-    share: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.least < 0 or not 0 <= self.share <= 1:
-            raise ValueError(f"expected least >= 0 and a share in [0, 1], got {self}")
-
-    def advice(self) -> str:
-        """What to do at the limit; at the command line the share is the setting ``unreadable``."""
-        return (
-            f"repair or remove them, or allow a larger share than unreadable={self.share:g} "
-            "(a2mim.data.samples.Tolerance in Python)"
-        )
-
-
-TOLERANCE = Tolerance()
 
 
 class Damage:

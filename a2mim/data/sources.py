@@ -24,6 +24,7 @@ from a2mim.data.arrays import DataError, ImageSet, digits, find_images, subset
 from a2mim.data.augment import Augment
 from a2mim.data.contents import hash_of
 from a2mim.data.folders import read_image, to_rgb
+from a2mim.data.limits import BUFFER
 from a2mim.data.named import NAMES, labels_of, named_samples, torchvision_set
 from a2mim.data.samples import (
     TOLERANCE,
@@ -36,7 +37,7 @@ from a2mim.data.samples import (
     find_test_files,
     find_training_files,
 )
-from a2mim.data.stream import BUFFER, ShardStream, StreamSettings
+from a2mim.data.stream import ShardStream, StreamSettings
 from a2mim.data.tar import TarSamples
 from a2mim.messages import UsageError
 
@@ -172,7 +173,7 @@ def training_samples(
     if kind == "stream":
         if images is None:
             raise UsageError(
-                f"expected the number of images in {data}, got none; say --set images=NUMBER"
+                f"expected the number of images in {data}, got none; give --stream-images NUMBER"
             )
         # Who types a pipe here could as well type it into the shell.
         settings = StreamSettings(images, buffer)

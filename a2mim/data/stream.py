@@ -29,6 +29,7 @@ from a2mim.data.addresses import expand_shards, for_webdataset, optional, rewrit
 from a2mim.data.arrays import DataError
 from a2mim.data.augment import Augment
 from a2mim.data.contents import hash_files, hash_of
+from a2mim.data.limits import BUFFER
 from a2mim.data.sampler import keyed_generator, keyed_seed
 from a2mim.data.samples import (
     TOLERANCE,
@@ -40,8 +41,6 @@ from a2mim.messages import in_a_line
 
 T = TypeVar("T")
 
-BUFFER = 1000
-"""Images in the shuffle buffer of every worker of a stream, if nothing else is said."""
 
 STORE_BYTES = 1 << 23  # per request to an object store; about as much of a shard is in memory
 

@@ -15,13 +15,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import interactions as ix
-from a2mim.data.sources import Source, folder_images, named_images, set_name, some
+from a2mim.data.sources import (
+    Source,
+    classes_of,
+    folder_images,
+    named_images,
+    set_name,
+    some,
+)
+from a2mim.measure.fitting import Sight, as_setting, fitting_grid, sight_of, unlike
 from a2mim.measure.interaction_summary import contexts_of, spending_of, summarised, write_summary
 from a2mim.measure.networks import (
     Subject,
     check_different,
     identity,
     nicknames,
+    recorded,
     subject_of,
     without_classifier,
     write_reports,
@@ -43,6 +52,7 @@ from a2mim.runs.folder import (
 from a2mim.runs.records import tidy_records
 from a2mim.runs.table import per_image_rows, strength_rows, write_table
 from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
+from a2mim.settings.weights import check_checkpoints
 from interactions.networks.inference import check_precision
 from interactions.orders.adaptive import FEWEST_IMAGES
 from interactions.orders.estimator import orders_of
@@ -75,7 +85,9 @@ def interaction_curves(config: InteractionsConfig) -> None:
     config = replace(config, device=pick_device(config.device))
     if config.device == "cpu":
         keep_memory()
-    design = _design(config)
+    _check(config)
+    if config.grid is not None or config.protocol:
+        _design(config)  # impossible settings fail before any network is loaded
     dataset, sources = set_name(config.images, config.data), _sources(config)
     subjects = _subjects(config)
     if config.reward == "auto":
@@ -85,17 +97,26 @@ def interaction_curves(config: InteractionsConfig) -> None:
     if rank == 0:
         for subject in subjects:
             print(subject.report)
+    sights = [_sight(subject) for subject in subjects]
+    given = as_setting(grid_of(config)) if config.protocol else config.grid
+    config = replace(config, grid=as_setting(fitting_grid(given, sights)))
+    if config.label == "auto" and config.reward not in ENCODER_REWARDS:
+        config, why = _labelled(config, sources, sights)
+        if rank == 0:
+            print(f"label: {config.label} ({why})")
+    design = _design(config)
     settings = {
         key: value
         for key, value in asdict(config).items()
         if key not in ("out", "images", "data", "resume")
     }
     settings |= {
+        "weights": recorded(config.weights),
         "dataset": dataset,
-        "models": [f"{subject.name} {subject.weights}" for subject in subjects],
+        "checkpoints": [f"{subject.name} {subject.weights}" for subject in subjects],
         "sha256": [subject.report.sha256 for subject in subjects],
     }
-    pairs = zip(config.models, subjects, strict=True)
+    pairs = zip(config.checkpoints, subjects, strict=True)
     everything = settings | {
         "images": [source.identity() for source in sources],
         "models": [identity(name, subject.report) for name, subject in pairs],
@@ -356,7 +377,29 @@ def _listed(orders: Iterable[object]) -> str:
     return ", ".join(map(str, orders))
 
 
-def _design(config: InteractionsConfig) -> ix.Design:
+def _sight(subject: Subject) -> Sight:
+    report = subject.report
+    return sight_of(subject.name, subject.model, report.look["input_size"], report.classes)
+
+
+def _labelled(
+    config: InteractionsConfig, sources: Sequence[Source], sights: Sequence[Sight]
+) -> tuple[InteractionsConfig, str]:
+    """With the true classes as labels where they can be, else predictions; and why."""
+    truths = [source.truth for source in sources]
+    known = [truth for truth in truths if truth is not None]
+    if len(known) < len(truths):
+        return replace(config, label="prediction"), "no classes of images are known"
+    of_data = classes_of(config.data) if config.data else None
+    why = unlike([sight.classes for sight in sights], of_data, max(known), config.data)
+    if why:
+        return replace(config, label="prediction"), why
+    return replace(config, label="truth"), config.data or "labels.csv"
+
+
+def _check(config: InteractionsConfig) -> None:
+    """What needs neither networks nor images."""
+    check_checkpoints(config.checkpoints, config.weights)
     usable(partial(check_precision, config.precision))
     for name in ("target", "budget"):
         if not getattr(config, name) >= 0:
@@ -367,16 +410,22 @@ def _design(config: InteractionsConfig) -> ix.Design:
         raise UsageError(f"expected --batch-size of at least 0, got {config.batch_size}")
     if config.budget and config.protocol:
         raise UsageError("expected --budget without --protocol, whose design is fixed")
-    if config.game == "token_drop" and (config.reward in ENCODER_REWARDS or config.fill != "zero"):
+    if config.fill == "token_drop" and config.reward in ENCODER_REWARDS:
         raise UsageError(
-            "expected --game token_drop with a reward of the classifier and without --fill: what "
-            "is dropped is not filled"
+            "expected --fill token_drop with a --reward of the classifier, got "
+            f"--reward {config.reward}"
         )
+    if config.replicates % 2:
+        raise UsageError(f"expected an even number of --replicates, got {config.replicates}")
+
+
+def _design(config: InteractionsConfig) -> ix.Design:
+    """Pairs, contexts and orders on the grid of a configuration."""
     if config.protocol:
         return protocol(config.protocol)
 
     def build() -> ix.Design:
-        grid = ix.PatchGrid(config.grid, config.grid)
+        grid = grid_of(config)
         pairs = ix.NeighbourPairs(grid, config.radius, config.pairs)
         design = ix.Design(
             pairs, ix.Windows(config.replicates, config.windows), config.orders, config.seed
@@ -386,17 +435,15 @@ def _design(config: InteractionsConfig) -> ix.Design:
         orders_of(design.ratios, grid.n)
         return design
 
-    if config.replicates % 2:
-        raise UsageError(f"expected an even number of --replicates, got {config.replicates}")
     return usable(build)
 
 
 def _setting(config: InteractionsConfig, design: ix.Design, record: ix.Interactions) -> str:
-    side = grid_of(config).rows
-    game = "token_drop" if config.game == "token_drop" else f"fill fill={config.fill}"
+    grid = grid_of(config)
+    game = "token_drop" if config.fill == "token_drop" else f"fill fill={config.fill}"
     label = "none" if config.reward in ENCODER_REWARDS else config.label
     start = (
-        f"grid={side}x{side} reward={config.reward} label={label} game={game} "
+        f"grid={grid.rows}x{grid.cols} reward={config.reward} label={label} game={game} "
         f"precision={config.precision}"
     )
     if config.protocol:
@@ -412,26 +459,31 @@ def _sources(config: InteractionsConfig) -> list[Source]:
     """The images of the run."""
     if config.count < 2:
         raise UsageError(f"expected --count of at least 2 images, got {config.count}")
-    if config.label not in ("prediction", "truth") and not config.label.isdecimal():
+    if config.label not in ("auto", "prediction", "truth") and not config.label.isdecimal():
         raise UsageError(
-            f"expected --label prediction, truth or a class index, got {config.label!r}"
+            f"expected --label auto, prediction, truth or a class index, got {config.label!r}"
         )
     if (config.images is None) == (not config.data):
         raise UsageError("expected either --images DIR or --data NAME")
     if config.images is None:
         return named_images(config.data, config.count, config.seed)
     truth = config.label == "truth"
+    if config.label == "auto" and config.reward not in ENCODER_REWARDS:
+        truth = (config.images / "labels.csv").is_file()
     return folder_images(config.images, config.count, config.seed, truth=truth)
 
 
 def _subjects(config: InteractionsConfig) -> list[Subject]:
-    if not config.models:
-        raise UsageError("expected at least one network, got none; a2mim models says what is one")
     headless: bool | None = config.reward in ENCODER_REWARDS
-    if config.reward == "auto" and config.label == "prediction" and config.game == "fill":
+    if (
+        config.reward == "auto"
+        and config.label in ("auto", "prediction")
+        and config.fill != "token_drop"
+    ):
         headless = None  # nothing else asks for a classifier
     subjects = [
-        subject_of(name, config.weights, config.device, headless=headless) for name in config.models
+        subject_of(name, config.weights, config.device, headless=headless)
+        for name in config.checkpoints
     ]
     check_different([subject.report for subject in subjects])
     return subjects

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,12 +35,15 @@ from a2mim.checkpoints.load import LoadReport
 from a2mim.data.sampler import keyed_generator
 from a2mim.data.sources import Source, folder_images, named_images, set_name
 from a2mim.measure.fills import plain_fill
+from a2mim.measure.fitting import as_setting, fitting_grid, parsed_grid
 from a2mim.measure.networks import (
     Subject,
     called,
     check_different,
     identity,
     nicknames,
+    recorded,
+    sights_of,
     subject_of,
     write_reports,
 )
@@ -71,6 +74,7 @@ from a2mim.runs.journal import Journal
 from a2mim.runs.table import COLUMNS, read_table, write_table
 from a2mim.settings.invariance import InvarianceConfig
 from a2mim.settings.spectrum import SpectrumConfig
+from a2mim.settings.weights import check_checkpoints
 from interactions.features import invariance as similarity
 from interactions.features.cka import FEWEST
 from interactions.features.invariance import (
@@ -78,15 +82,17 @@ from interactions.features.invariance import (
     SimilarityOfImages,
     State,
     batch_sizes,
-    default_ratios,
+    default_fractions,
 )
-from interactions.fills import Fill
 from interactions.networks.layers import layer_features, layer_names
 from interactions.occlusion.patch_drop import random_drop
 from interactions.patches import PatchGrid
 
 FRESH = 1
 """Seed of the untrained network beside another: not that of ``untrained:`` checkpoints."""
+
+AT_ONCE = 32
+"""Images through the network at once, where that is automatic."""
 
 BESIDE = ("cosine", "centred_cosine", "recall@1")
 """Measures that the file of images has of the untrained network too."""
@@ -118,7 +124,11 @@ def invariance(config: InvarianceConfig) -> None:
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
-    config = replace(config, ratios=_ratios(config))
+    config = replace(config, fractions=_fractions(config))
+    check_images(config)
+    if config.grid is None:
+        grid = fitting_grid(None, sights_of(config.checkpoints, config.weights))
+        config = replace(config, grid=as_setting(grid))
     _check(config)
     prepared = _shuffled(prepare(config, partial(_try, config)), config.seed)
     images = len(prepared.sources)
@@ -198,14 +208,7 @@ def prepare(
         UsageError: if a checkpoint, the images or a setting cannot be used.
         DataError: if there are no images, or the first cannot be read.
     """
-    if not config.checkpoints:
-        raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
-    for key in ("count", "forward_batch"):
-        if getattr(config, key) < 1:
-            option = f"--{key.replace('_', '-')}"
-            raise UsageError(f"expected {option} above 0, got {getattr(config, key)}")
-    if (config.images is None) == (not config.data):
-        raise UsageError("expected either --images DIR or --data NAME")
+    check_images(config)
     device = pick_device(config.device)
     if device == "cpu":
         keep_memory()
@@ -223,6 +226,21 @@ def prepare(
     for report in reports:
         print(report)
     return Prepared(set_name(config.images, config.data), sources, reports, device)
+
+
+def check_images(config: InvarianceConfig | SpectrumConfig) -> None:
+    """What needs neither networks nor images.
+
+    Raises:
+        UsageError: for what cannot be.
+    """
+    check_checkpoints(config.checkpoints, config.weights)
+    for key, least in (("count", 1), ("batch_size", 0)):
+        if getattr(config, key) < least:
+            option = f"--{key.replace('_', '-')}"
+            raise UsageError(f"expected {option} of at least {least}, got {getattr(config, key)}")
+    if (config.images is None) == (not config.data):
+        raise UsageError("expected either --images DIR or --data NAME")
 
 
 def measure_all(
@@ -248,8 +266,9 @@ def measure_all(
         DataError: if an image cannot be read.
     """
     settings = asdict(config)
-    for key in ("device", "out", "resume", "forward_batch", "images", "data"):
+    for key in ("device", "out", "resume", "batch_size", "images", "data"):
         settings.pop(key)
+    settings["weights"] = recorded(config.weights)
     settings["dataset"] = prepared.dataset
     settings["checkpoints"] = [
         f"{report.architecture} {called(report)} {report.sha256}" for report in prepared.reports
@@ -285,6 +304,11 @@ def finish(out: Path, work: Path, settings: dict[str, Any], seconds: float) -> N
     for part in work.glob("part-*.csv"):
         part.unlink()
     finish_run(work, out, settings, seconds)
+
+
+def at_once(config: InvarianceConfig | SpectrumConfig) -> int:
+    """Images through the network at once: as given, or :data:`AT_ONCE` if that is automatic."""
+    return config.batch_size or AT_ONCE
 
 
 def batches(subject: Subject, sources: Sequence[Source], size: int) -> Iterator[Tensor]:
@@ -359,9 +383,7 @@ def _measure(
         journal.add(state, _of_images(seen))
         seen.clear()
 
-    hiding: Fill | Literal["token drop"] = "token drop"
-    if config.hiding != "token_drop":
-        hiding = plain_fill(config.hiding, *subject.colours)
+    fill = None if config.fill == "token_drop" else plain_fill(config.fill, *subject.colours)
     start = journal.state
     done = 0 if start is None else int(start["images"])
     left = prepared.sources[done:]
@@ -369,19 +391,19 @@ def _measure(
     with _progress(title, forwards(len(prepared.sources)), forwards(done), [subject.model, fresh]):
         measured = similarity.invariance(
             subject.model,
-            batches(subject, left, config.forward_batch),
+            batches(subject, left, at_once(config)),
             _grid(config),
             untrained=fresh,
-            hiding=hiding,
+            fill=fill,
             against=config.against,
-            ratios=config.ratios,
+            fractions=config.fractions,
             repeats=config.repeats,
             layers=config.layers or None,
             readouts=config.readouts or None,
             names=[source.name for source in left],
             seed=config.seed,
-            batch=config.batch,
-            forward_batch=config.forward_batch,
+            cka_batch=config.cka_batch,
+            batch_size=at_once(config),
             precision=config.precision,
             observe=observe,
             after_batch=after_batch,
@@ -389,8 +411,9 @@ def _measure(
         )
     named = measured["metric"].str.replace(" ", "_")
     is_mean = measured["statistic"] == "mean"
+    grid = _grid(config)
     setting = (
-        f"hiding={config.hiding} grid={config.grid}x{config.grid} repeats={config.repeats} "
+        f"hiding={config.fill} grid={grid.rows}x{grid.cols} repeats={config.repeats} "
         f"precision={config.precision}"
     )
     if config.against == "complement":
@@ -439,7 +462,7 @@ def _try(config: InvarianceConfig, model: nn.Module, image_1CHW: Tensor) -> None
     """Read out one image as the run will where it sees the least."""
     grid = _grid(config)
     grid.check_image(*image_1CHW.shape[2:])
-    ends = [min(_ratios(config)), max(_ratios(config))]
+    ends = [min(_fractions(config)), max(_fractions(config))]
     low_1P, high_1P = random_drop(grid.n, ends, ["0"], config.seed, 0).unbind(dim=1)
     for visible_1P in (high_1P, ~low_1P) if config.against == "complement" else (high_1P,):
         layer_features(
@@ -449,34 +472,35 @@ def _try(config: InvarianceConfig, model: nn.Module, image_1CHW: Tensor) -> None
             readouts=config.readouts or None,
             players=grid,
             visible_BN=visible_1P.to(image_1CHW.device),
-            token_drop=config.hiding == "token_drop",
+            token_drop=config.fill == "token_drop",
         )
 
 
 def _check(config: InvarianceConfig) -> None:
     """What needs neither images nor networks."""
-    for key, least in (("grid", 1), ("repeats", 1), ("batch", FEWEST), ("count", FEWEST)):
+    for key, least in (("repeats", 1), ("cka_batch", FEWEST), ("count", FEWEST)):
         if getattr(config, key) < least:
-            raise UsageError(f"expected --{key} of at least {least}, got {getattr(config, key)}")
-    n, ratios = _grid(config).n, _ratios(config)
-    counts = [round(n * ratio) for ratio in ratios]
-    if not counts or min(ratios) < 0 or max(counts) >= n or len(set(counts)) < len(counts):
+            option = f"--{key.replace('_', '-')}"
+            raise UsageError(f"expected {option} of at least {least}, got {getattr(config, key)}")
+    n, fractions = _grid(config).n, _fractions(config)
+    counts = [round(n * fraction) for fraction in fractions]
+    if not counts or min(fractions) < 0 or max(counts) >= n or len(set(counts)) < len(counts):
         raise UsageError(
-            f"expected --ratios from 0 to below 1 that hide different numbers of the {n} patches "
-            f"and leave one, got {ratios}"
+            f"expected --fractions from 0 to below 1 that hide different numbers of the {n} "
+            f"patches and leave one, got {fractions}"
         )
     if config.against == "complement" and not min(counts):
         raise UsageError(
-            f"expected --ratios that hide one of the {n} patches, because the complement shows "
-            f"what is hidden, got {ratios}; leave {min(ratios):g} out"
+            f"expected --fractions that hide one of the {n} patches, because the complement shows "
+            f"what is hidden, got {fractions}; leave {min(fractions):g} out"
         )
 
 
 def _plan(config: InvarianceConfig, images: int) -> str:
     """What will be done, before it is done."""
-    masks = f"{len(_ratios(config))} ratios x {config.repeats} masks"
+    masks = f"{len(_fractions(config))} fractions x {config.repeats} masks"
     masks = f"{masks} x 2 complements" if config.against == "complement" else f"(1 + {masks})"
-    sizes = batch_sizes(images, config.batch)
+    sizes = batch_sizes(images, config.cka_batch)
     plan = (
         f"plan: {images} images x {masks}, for the network and for an untrained one: "
         f"{counted(_forwards(config, images))} forwards for each checkpoint"
@@ -487,23 +511,24 @@ def _plan(config: InvarianceConfig, images: int) -> str:
     else:
         plan += (
             "\nCKA will have no interval, because its interval is one over batches and there is "
-            f"one; give more images, or a smaller --batch (now {config.batch})"
+            f"one; give more images, or a smaller --cka-batch (now {config.cka_batch})"
         )
     return plan
 
 
-def _ratios(config: InvarianceConfig) -> tuple[float, ...]:
-    return default_ratios(config.against) if config.ratios is None else config.ratios
+def _fractions(config: InvarianceConfig) -> tuple[float, ...]:
+    return default_fractions(config.against) if config.fractions is None else config.fractions
 
 
 def _forwards(config: InvarianceConfig, images: int) -> int:
     """Images through the network and the untrained one."""
-    masks = len(_ratios(config)) * config.repeats
+    masks = len(_fractions(config)) * config.repeats
     return 2 * images * (2 * masks if config.against == "complement" else 1 + masks)
 
 
 def _grid(config: InvarianceConfig) -> PatchGrid:
-    return PatchGrid(config.grid, config.grid)
+    assert config.grid is not None, "a grid that fits the networks"
+    return parsed_grid(config.grid)
 
 
 def _read(subject: Subject, sources: Sequence[Source]) -> Tensor:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from a2mim.checkpoints.folders import LOCAL
 from a2mim.checkpoints.layouts import DIALECTS, LAYOUTS, PLAIN
 from a2mim.checkpoints.load import HUB, UNTRAINED, Loaded, LoadReport, describe, load_model
 from a2mim.files import write_whole
+from a2mim.measure.fitting import Sight, sight_of
 from a2mim.messages import UsageError
 from a2mim.runs.folder import is_run
-from a2mim.settings.weights import ModelsConfig, WeightsConfig
+from a2mim.settings.weights import ModelsConfig, WeightsConfig, model_options, weights_of
 
 GENERIC = (
     *("backbone", "best", "checkpoint", "last", "model", "model-ema", "model_best"),
@@ -60,6 +60,12 @@ def load(name: str, config: WeightsConfig) -> Loaded:
     Raises:
         UsageError: if there are no such weights, or they do not fit in every tensor.
     """
+    config, title = weights_of(name, config)
+    loaded = _load(name, config)
+    return replace(loaded, report=replace(loaded.report, title=title)) if title else loaded
+
+
+def _load(name: str, config: WeightsConfig) -> Loaded:
     architecture, where = _parts(name)
     for key, value in (("mean", config.mean), ("std", config.std)):
         if value and (len(value) != 3 or (key == "std" and min(value) <= 0)):
@@ -89,6 +95,20 @@ def load(name: str, config: WeightsConfig) -> Loaded:
         )
     except WeightsError as error:
         raise UsageError(_for_the_command_line(error)) from error
+
+
+def sights_of(names: Sequence[str], config: WeightsConfig) -> list[Sight]:
+    """How networks see images, each loaded for that alone.
+
+    Raises:
+        UsageError: as :func:`load`.
+    """
+    sights = []
+    for name in names:
+        loaded = load(name, config)
+        size = loaded.data_config["input_size"]
+        sights.append(sight_of(name, loaded.model, size, loaded.report.classes))
+    return sights
 
 
 def look_given(config: WeightsConfig) -> dict[str, Any]:
@@ -133,11 +153,13 @@ def subject_of(
 
 
 def called(report: LoadReport) -> str:
-    """What weights are called in tables: their run, file, timm's tag, or the name on the hub.
+    """What weights are called in tables: as said, by their run, file, timm's tag or name on the hub.
 
     A file that is called as every training calls it (``backbone.safetensors``) is called with its
     folder.
     """
+    if report.title:
+        return report.title
     if report.layout == "untrained":
         return "untrained"
     if report.source.startswith(HUB):
@@ -154,6 +176,8 @@ def called(report: LoadReport) -> str:
 
 def short(report: LoadReport) -> str:
     """What weights are called where space is short: the file without its ending, or its folder."""
+    if report.title:
+        return report.title
     name = Path(called(report))
     if Path(report.source).is_dir():
         return str(name)
@@ -204,7 +228,7 @@ def check_different(reports: Sequence[LoadReport]) -> None:
     Raises:
         UsageError: if two have one name.
     """
-    names = [(report.architecture, called(report)) for report in reports]
+    names = [(report.title or report.architecture, called(report)) for report in reports]
     if len(set(names)) != len(names):
         twice = " ".join(next(name for name in names if names.count(name) > 1))
         raise UsageError(
@@ -216,6 +240,13 @@ def check_different(reports: Sequence[LoadReport]) -> None:
 def write_reports(reports: Sequence[LoadReport], path: Path) -> None:
     """What became of the weights of every network, to be kept with what was measured."""
     write_whole(path, json.dumps([kept(report) for report in reports], indent=2) + "\n")
+
+
+def recorded(config: WeightsConfig) -> dict[str, Any]:
+    """The settings of weights as runs record them, without paths of this machine."""
+    settings = asdict(config)
+    of_each = [(without_path(name), *words) for name, *words in settings.pop("per_network")]
+    return settings | ({"per_network": of_each} if of_each else {})
 
 
 def kept(report: LoadReport) -> dict[str, Any]:
@@ -237,24 +268,6 @@ def own_code(name: str) -> str:
     """SHA-256 of the code of a network of one's own; empty for others."""
     network = _own(*_parts(name))
     return "" if network is None else code_hash(network)
-
-
-def model_options(pairs: Sequence[str]) -> dict[str, object]:
-    """Options as NAME=VALUE, with values as Python writes them, or words.
-
-    Raises:
-        UsageError: for anything else.
-    """
-    options: dict[str, object] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (equals and name.isidentifier()):
-            raise UsageError(f"expected --model-kwargs as NAME=VALUE, got {pair!r}")
-        try:
-            options[name] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            options[name] = value
-    return options
 
 
 def models(config: ModelsConfig) -> None:
@@ -302,6 +315,7 @@ def recognised(name: str, config: WeightsConfig) -> LoadReport:
     Raises:
         UsageError: as :func:`load`.
     """
+    config, _ = weights_of(name, config)
     architecture, where = _parts(name)
     if not Path(where).is_file() or _own(architecture, where):
         return load(name, config).report

@@ -18,15 +18,14 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -52,6 +51,7 @@ from a2mim.data.sources import (
 )
 from a2mim.files import write_arrays, write_whole
 from a2mim.measure.fills import FILLS, AnyFill, Colours
+from a2mim.measure.fitting import as_setting, fitting_grid, parsed_grid, unlike
 from a2mim.measure.networks import (
     called,
     check_different,
@@ -59,6 +59,8 @@ from a2mim.measure.networks import (
     kept,
     load,
     nicknames,
+    recorded,
+    sights_of,
     without_path,
 )
 from a2mim.measure.occlusion_tables import (
@@ -87,7 +89,7 @@ from a2mim.runs.folder import (
 )
 from a2mim.runs.table import write_table
 from a2mim.settings.occlusion import OcclusionConfig
-from a2mim.settings.weights import WeightsConfig
+from a2mim.settings.weights import WeightsConfig, check_checkpoints
 from interactions.networks.inference import check_precision
 from interactions.networks.masking import token_grid, with_modules
 from interactions.occlusion.masks import (
@@ -218,10 +220,12 @@ def occlusion(config: OcclusionConfig) -> None:
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
-    plan = _plan(config)
+    _check(config)
     config = replace(config, device=pick_device(config.device))
     if config.device == "cpu":
         keep_memory()
+    config = _fitted(config)
+    plan = _plan(config)
     # All are tried before the first is measured: what is wrong is not found out after hours.
     tried = [usable(partial(_tried, config, plan, name)) for name in config.checkpoints]
     reports = [report for report, _ in tried]
@@ -247,13 +251,13 @@ def occlusion(config: OcclusionConfig) -> None:
     }
     settings |= {
         "checkpoints": [f"{called(report)} {report.sha256}" for report in reports],
+        "weights": recorded(config.weights),
         "images": config.images and config.images.resolve().name,
         "data": without_folders(config.data),
         "probe_data": without_folders(config.probe_data),
     }
     if not plan.superpixels:
-        side, cols = plan.grid.rows, plan.grid.cols
-        settings["grid"] = side if side == cols else f"{side}x{cols}"
+        settings["grid"] = as_setting(plan.grid)
     if saliency:
         own = config.saliency_method == ATTENTION
         how = f"head {config.saliency_head}" if own else config.saliency_method
@@ -303,14 +307,13 @@ def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
 # what is done
 
 
-def _plan(config: OcclusionConfig) -> Plan:
+def _check(config: OcclusionConfig) -> None:
     """What no checkpoint is needed to check."""
-    if not config.checkpoints:
-        raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
+    check_checkpoints(config.checkpoints, config.weights)
     if (config.images is None) == (not config.data):
         raise UsageError("expected either --images DIR or --data NAME or folder:PATH")
-    if config.label not in ("truth", "prediction"):
-        raise UsageError(f"expected --label truth or prediction, got {config.label!r}")
+    if config.label not in ("auto", "truth", "prediction"):
+        raise UsageError(f"expected --label auto, truth or prediction, got {config.label!r}")
     for key, least in (
         ("count", 2),
         ("superpixels", 0),
@@ -328,21 +331,43 @@ def _plan(config: OcclusionConfig) -> Plan:
             f"expected --saliency-method of {', '.join(methods)}, got "
             f"{config.saliency_method!r}{did_you_mean(config.saliency_method, methods)}"
         )
-    plan = _planned(config)
-    if config.saliency_method != ATTENTION:
-        _check_attribution(config, plan)
-    return plan
+    usable(lambda: check_precision(config.precision))
+    if config.preset:
+        plan = _published(config)
+        _check_attribution(config, plan.occluders, plan.salient)
+        return
+    unknown = [name for name in config.occluder if name not in OCCLUDERS]
+    if unknown or not config.occluder or len(set(config.occluder)) < len(config.occluder):
+        raise UsageError(
+            f"expected --occluder of {', '.join(OCCLUDERS)}, each once, got "
+            f"{' '.join(config.occluder) or 'none'}"
+        )
+    usable(lambda: check_fractions(config.fractions))
+    if len(config.fractions) < 2 or list(config.fractions) != sorted(set(config.fractions)):
+        raise UsageError(
+            f"expected at least 2 distinct ascending --fractions, got {config.fractions}"
+        )
+    if config.grid is not None:
+        parsed_grid(config.grid)
+    if config.superpixels:
+        _check_superpixels(config)
+    occluders = {name: OCCLUDERS[name] for name in config.occluder}
+    _check_attribution(config, occluders, any(name in SALIENT for name in occluders))
 
 
-def _check_attribution(config: OcclusionConfig, plan: Plan) -> None:
+def _check_attribution(
+    config: OcclusionConfig, occluders: Mapping[str, Occluder], salient: bool
+) -> None:
     """Whether everything else goes together with an attribution of captum's."""
     method = config.saliency_method
-    if not plan.salient:
+    if method == ATTENTION:
+        return
+    if not salient:
         raise UsageError(
             f"expected --occluder of {', '.join(SALIENT)} for --saliency-method {method}, got "
-            f"{' '.join(plan.occluders)}"
+            f"{' '.join(occluders)}"
         )
-    mass = [n for n, occluder in plan.occluders.items() if isinstance(occluder, SaliencyMass)]
+    mass = [n for n, occluder in occluders.items() if isinstance(occluder, SaliencyMass)]
     if mass and method != "Saliency":
         raise UsageError(
             f"expected --saliency-method {ATTENTION} or Saliency for {mass[0]}, got {method}, "
@@ -355,25 +380,50 @@ def _check_attribution(config: OcclusionConfig, plan: Plan) -> None:
         )
 
 
-def _planned(config: OcclusionConfig) -> Plan:
-    """The plan of a preset, or that of the other settings."""
-    grid = _grid(config.grid)
-    usable(lambda: check_precision(config.precision))
+def _fitted(config: OcclusionConfig) -> OcclusionConfig:
+    """With a grid and a label that fit networks and images, where they were left open."""
+    open_grid = config.grid is None and not (config.preset or config.superpixels)
+    if not open_grid and config.label != "auto":
+        return config
+    sights = sights_of(config.checkpoints, config.weights)
+    if open_grid:
+        config = replace(config, grid=as_setting(fitting_grid(None, sights)))
+    if config.label == "auto":
+        label, why = _label(config, [sight.classes for sight in sights if sight.classes])
+        print(f"label: {label} ({why})")
+        config = replace(config, label=label)
+    return config
+
+
+def _label(
+    config: OcclusionConfig, classifiers: Sequence[int]
+) -> tuple[Literal["truth", "prediction"], str]:
+    """The true classes as labels where they can be, else predictions; and why."""
+    if config.images is not None:
+        if not (config.images / "labels.csv").is_file():
+            return "prediction", "there is no labels.csv"
+        labels_I = photographs_with_classes(config.images, _nothing, instead=NO_TRUTH).labels_I
+        of_data = None
+    else:
+        labels_I = labelled_samples(config.data, _nothing)[1].labels_I
+        of_data = None if labels_I is None else int(labels_I.max()) + 1
+    if labels_I is None:
+        return "prediction", f"{config.data} has no classes"
+    data = without_folders(config.data)
+    why = unlike(classifiers, of_data, int(labels_I.max()), data)
+    return ("prediction", why) if why else ("truth", data or "labels.csv")
+
+
+def _nothing(image: Any, generator: Any) -> Any:
+    """A transform of images that are not looked at."""
+    return image
+
+
+def _plan(config: OcclusionConfig) -> Plan:
+    """What is done to every image, on the grid of the configuration."""
     if config.preset:
-        return _published(config, grid)
-    unknown = [name for name in config.occluder if name not in OCCLUDERS]
-    if unknown or not config.occluder or len(set(config.occluder)) < len(config.occluder):
-        raise UsageError(
-            f"expected --occluder of {', '.join(OCCLUDERS)}, each once, got "
-            f"{' '.join(config.occluder) or 'none'}"
-        )
-    usable(lambda: check_fractions(config.fractions))
-    if len(config.fractions) < 2 or list(config.fractions) != sorted(set(config.fractions)):
-        raise UsageError(
-            f"expected at least 2 distinct ascending --fractions, got {config.fractions}"
-        )
-    if config.superpixels:
-        _check_superpixels(config)
+        return _published(config)
+    grid = None if config.superpixels else parsed_grid(config.grid or "")
 
     def fill(mean_C: Colours, std_C: Colours) -> AnyFill | None:
         if config.fill == "token_drop":
@@ -382,7 +432,7 @@ def _planned(config: OcclusionConfig) -> Plan:
 
     return Plan(
         {name: OCCLUDERS[name] for name in config.occluder},
-        None if config.superpixels else grid,
+        grid,
         config.superpixels,
         config.fractions,
         fill,
@@ -392,22 +442,13 @@ def _planned(config: OcclusionConfig) -> Plan:
     )
 
 
-def _grid(setting: int | str) -> PatchGrid:
-    """The patches that are meant by ``N`` or ``ROWSxCOLS``."""
-    found = re.fullmatch(r"([0-9]{1,4})(?:x([0-9]{1,4}))?", str(setting))
-    rows, cols = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not rows or not cols:
-        raise UsageError(f"expected --grid of N or ROWSxCOLS, such as 14 or 4x8, got {setting}")
-    return PatchGrid(rows, cols)
-
-
 def _check_superpixels(config: OcclusionConfig) -> None:
     """Whether everything else goes together with superpixels."""
     if config.superpixels < 3:
         raise UsageError(
             f"expected --superpixels of at least 3, or 0 for patches, got {config.superpixels}"
         )
-    if _grid(config.grid) != _grid(OcclusionConfig.grid):
+    if config.grid is not None:
         raise UsageError(
             "expected --grid or --superpixels, got both; the one is instead of the other"
         )
@@ -423,8 +464,8 @@ def _check_superpixels(config: OcclusionConfig) -> None:
         )
 
 
-def _published(config: OcclusionConfig, grid: PatchGrid) -> Plan:
-    """The plan of a preset; one of them leaves the grid open."""
+def _published(config: OcclusionConfig) -> Plan:
+    """The plan of a preset; one of them leaves the grid open, which is 14 x 14 unless given."""
     if config.preset not in PRESETS:
         raise UsageError(f"expected --preset {', '.join(PRESETS)}, got {config.preset!r}")
     default = OcclusionConfig(())
@@ -432,7 +473,7 @@ def _published(config: OcclusionConfig, grid: PatchGrid) -> Plan:
         name: getattr(config, name) != getattr(default, name)
         for name in ("occluder", "fill", "superpixels", "fractions")
     }
-    given["grid"] = config.preset != "ipvit" and grid != _grid(default.grid)
+    given["grid"] = config.preset != "ipvit" and config.grid is not None
     both = [name for name, differs in given.items() if differs]
     if both:
         raise UsageError(f"expected --preset or --{both[0]}, got both; the preset decides about it")
@@ -440,6 +481,7 @@ def _published(config: OcclusionConfig, grid: PatchGrid) -> Plan:
     players = preset.players
     assert isinstance(players, PatchGrid | ShiftedGrid)
     if config.preset == "ipvit":
+        grid = parsed_grid(14 if config.grid is None else config.grid)
         if (grid.rows, grid.cols) not in IPVIT_GRIDS:
             raise UsageError(
                 f"expected --grid of {', '.join(f'{r}x{c}' for r, c in IPVIT_GRIDS)} for --preset "

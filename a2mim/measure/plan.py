@@ -30,17 +30,28 @@ from a2mim.data.sources import (
     named_images,
     without_folders,
 )
+from a2mim.measure.fitting import FEWEST as FEWEST_PATCHES
+from a2mim.measure.fitting import Sight, as_setting, fitting_grid, sight_of, unlike
 from a2mim.measure.interactions import LEAST_BUDGET
-from a2mim.measure.networks import check_different, load, look_given, own_code, without_classifier
+from a2mim.measure.networks import (
+    check_different,
+    load,
+    look_given,
+    own_code,
+    recorded,
+    without_classifier,
+)
 from a2mim.measure.scores import Network, named_networks, same_weights
 from a2mim.messages import UsageError
 from a2mim.runs.folder import counted, keep_memory, pick_device, run_key
-from a2mim.settings.compare import CompareConfig, Fill, Label, Panel, Precision
-from a2mim.settings.weights import WeightsConfig
+from a2mim.settings.compare import CompareConfig, Fill, Label, Panel
+from a2mim.settings.weights import WeightsConfig, check_checkpoints
 from interactions.features.cka import FEWEST
 from interactions.features.invariance import batch_sizes
 from interactions.features.spectrum import spectrum as maps_of
-from interactions.networks.inference import arithmetic
+from interactions.features.spectrum import too_small
+from interactions.networks.inference import Precision, arithmetic
+from interactions.networks.layers import stream_names
 
 PANELS: tuple[Panel, ...] = get_args(Panel)
 
@@ -52,9 +63,6 @@ SIMILAR_AT = (0.0, 0.25, 0.5, 0.75, 0.9)
 
 COST = {"predictions": len(HIDDEN), "similarity": 2 * (1 + len(SIMILAR_AT)), "spectrum": 1}
 """Forwards for each image."""
-
-GRIDS = range(4, 15)
-"""Patches per side that are chosen from; ten hidden shares need 4."""
 
 BATCH = 24
 """Images that CKA and retrieval see together at the least."""
@@ -122,6 +130,7 @@ class Plan:
         for key in ("device", "out", "resume"):
             settings.pop(key)
         settings["images"] = self.config.images and self.config.images.resolve().name
+        settings["weights"] = recorded(self.config.weights)
         settings["probe_data"] = without_folders(self.config.probe_data)
         settings["checkpoints"] = [f"{n.model} {n.weights} {n.sha256}" for n in self.networks]
         return settings
@@ -194,12 +203,14 @@ class _Tried:
     Attributes:
         report: what became of its weights.
         look: how it wants its images: a data config of timm.
+        sight: their size, and its patches.
         speed: forwards a second.
         no_maps: why its maps cannot be had; empty if they can.
     """
 
     report: LoadReport
     look: dict[str, Any]
+    sight: Sight
     speed: float
     no_maps: str
 
@@ -223,8 +234,13 @@ def planned(config: CompareConfig) -> Plan:
     given = look_given(config.weights)
     reports = [_as_given(report, given) for report in reports]
     networks = named_networks(reports)
-    sizes = [int(one.look["input_size"][1]) for one in tried]
-    config = replace(config, grid=_grid(config.grid, sizes))
+    grid = fitting_grid(config.grid, [one.sight for one in tried])
+    if grid.rows < FEWEST_PATCHES or grid.rows != grid.cols:
+        raise UsageError(
+            f"expected --grid N of at least {FEWEST_PATCHES}, on which {len(HIDDEN)} hidden shares "
+            f"differ, got {as_setting(grid)}"
+        )
+    config = replace(config, grid=as_setting(grid))
     panels, apart = _panels(config, networks, tried, notes)
     sources = _sources(config, _affordable(config, panels))
     config = replace(config, count=len(sources))
@@ -261,6 +277,7 @@ def _check(config: CompareConfig) -> None:
             f"expected two or more checkpoints, got {len(config.checkpoints)}; a2mim models says "
             "what is one"
         )
+    check_checkpoints(config.checkpoints, config.weights)
     if (config.images is None) == (not config.data):
         raise UsageError("expected either --images DIR or --data NAME")
     choices = (("fill", Fill), ("label", Label), ("precision", Precision))
@@ -276,11 +293,6 @@ def _check(config: CompareConfig) -> None:
     for key, least in (("count", FEWEST), ("budget", 1)):
         if getattr(config, key) < least:
             raise UsageError(f"expected --{key} of at least {least}, got {getattr(config, key)}")
-    if config.grid and config.grid < GRIDS[0]:
-        raise UsageError(
-            f"expected --grid of at least {GRIDS[0]}, on which {len(HIDDEN)} hidden shares differ, "
-            f"or 0, got {config.grid}"
-        )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -297,14 +309,18 @@ def _try(name: str, config: CompareConfig) -> _Tried:
         )
     model = loaded.model.to(config.device)
     images_BCHW = torch.zeros(TIMED_IMAGES, *loaded.data_config["input_size"], device=config.device)
+    sight = sight_of(name, model, loaded.data_config["input_size"])
     speed = _speed(model, images_BCHW, config.precision)
     no_maps = ""
     if "spectrum" not in config.skip:
         try:
-            maps_of(without_classifier(model), [images_BCHW[:1]])
+            model = without_classifier(model)
+            small = too_small(model, images_BCHW[:1])
+            layers = [name for name in stream_names(model) if name not in small]
+            maps_of(model, [images_BCHW[:1]], layers=layers)
         except ValueError as error:
             no_maps = str(error)
-    return _Tried(loaded.report, loaded.data_config, speed, no_maps)
+    return _Tried(loaded.report, loaded.data_config, sight, speed, no_maps)
 
 
 def _as_given(report: LoadReport, given: Mapping[str, Any]) -> LoadReport:
@@ -381,23 +397,6 @@ def _one_view(
             "each: a larger image keeps more detail where it is hidden."
         )
     return weights
-
-
-def _grid(side: int, sizes: Sequence[int]) -> int:
-    """Patches per side that divide images of all sizes: as asked for, or the most up to 14."""
-    common = math.gcd(*sizes)
-    told = f"got {', '.join(map(str, sorted(set(sizes))))} px"
-    if side:
-        if common % side:
-            raise UsageError(f"expected images that {side} x {side} patches divide, {told}")
-        return side
-    grids = [side for side in GRIDS if common % side == 0]
-    if not grids:
-        raise UsageError(
-            f"expected images that {GRIDS[0]} x {GRIDS[0]} to {GRIDS[-1]} x {GRIDS[-1]} patches "
-            f"divide, {told}; give --image-size or --grid"
-        )
-    return grids[-1]
 
 
 def _with_classifier(network: Network, probe: Probe | None) -> Network:
@@ -538,19 +537,9 @@ def _judged(
 
 def _unlike(config: CompareConfig, classifiers: Sequence[int], sources: Sequence[Source]) -> str:
     """Why classes cannot judge these classifiers, in plain words; empty if they can."""
-    numbers = sorted(set(classifiers))
-    told = ", ".join(map(str, numbers))
-    if len(numbers) > 1:
-        return f"classifiers have different numbers of classes ({told})"
-    if not numbers:
-        return ""
     of_data = classes_of(config.data) if config.data else None
-    if of_data not in (None, numbers[0]):
-        return f"classifiers have {told} classes and {config.data} has {of_data}"
-    highest = max((source.truth for source in sources if source.truth is not None), default=0)
-    if highest >= numbers[0]:
-        return f"classifiers have {told} classes and an image has the class index {highest}"
-    return ""
+    truths = [source.truth for source in sources if source.truth is not None]
+    return unlike(classifiers, of_data, max(truths, default=None), config.data)
 
 
 def batch_of(count: int) -> int:

@@ -22,6 +22,7 @@ import interactions as ix
 from a2mim.data.arrays import DataError
 from a2mim.data.sources import Source
 from a2mim.measure.fills import plain_fill
+from a2mim.measure.fitting import parsed_grid
 from a2mim.measure.networks import Subject
 from a2mim.messages import UsageError
 from a2mim.runs.folder import safe_name
@@ -91,7 +92,6 @@ def measure(
         "model": [subject.name, str(subject.report.options)],
         "weights": subject.report.sha256,
         "reward": config.reward,
-        "game": config.game,
         "fill": config.fill,
         "precision": config.precision,
     }
@@ -167,7 +167,7 @@ def _game(
             )
             return game
         reward = ix.REWARDS[config.reward]
-        if config.game == "token_drop":
+        if config.fill == "token_drop":
             return ix.TokenDropGame(
                 subject.model, image, label, grid, name, reward, batch_size, config.precision
             )
@@ -234,7 +234,8 @@ def _await(paths: list[Path]) -> Records:
 def grid_of(config: InteractionsConfig) -> ix.PatchGrid:
     """The players."""
     side = {"": config.grid, "iclr22": 16, "a2mim": 14}[config.protocol]
-    return ix.PatchGrid(side, side)
+    assert side is not None, "a grid that fits the networks"
+    return parsed_grid(side)
 
 
 def forwards_of(design: ix.Design) -> int:

@@ -143,7 +143,10 @@ def named_networks(reports: Sequence[LoadReport]) -> list[Network]:
     choices = (models, weights, both, full)
     titles = next((names for names in choices if len(set(names)) == len(names)), full)
     return [
-        Network(report.architecture, called(report), title, report.classes, report.sha256, report)
+        Network(
+            *(report.architecture, called(report), report.title or title),
+            *(report.classes, report.sha256, report),
+        )
         for report, title in zip(reports, titles, strict=True)
     ]
 

@@ -12,11 +12,12 @@ image: what paired comparisons of networks are made of (:func:`read_images_table
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from a2mim.measure import invariance
 from a2mim.measure.invariance import (
     Prepared,
+    at_once,
     batches,
     constants,
     finish,
@@ -107,6 +109,10 @@ def _measure(
     start, names = journal.state, [source.name for source in prepared.sources]
     done = 0 if start is None else int(start["images"])
     stream = stream_names(subject.model)
+    blank = torch.zeros(1, *subject.report.look["input_size"])
+    layers, small = _layers(config, subject.model, blank)
+    if small:
+        print(f"{subject.name} ({subject.weights}): no spectra of {small}, fewer than 3 x 3 cells")
     seen: list[pd.DataFrame] = []
 
     def observe(of: SpectrumOfImages) -> None:
@@ -131,8 +137,8 @@ def _measure(
     with tqdm(desc=title, total=len(names), initial=done, unit=" images") as bar:
         measured = library.spectrum(
             subject.model,
-            batches(subject, prepared.sources[done:], config.forward_batch),
-            layers=config.layers or None,
+            batches(subject, prepared.sources[done:], at_once(config)),
+            layers=layers,
             observe=observe,
             after_batch=after_batch,
             start=start,
@@ -158,4 +164,20 @@ def _measure(
 
 
 def _try(config: SpectrumConfig, model: nn.Module, image_1CHW: Tensor) -> None:
-    library.spectrum(model, [image_1CHW], layers=config.layers or None)
+    library.spectrum(model, [image_1CHW], layers=_layers(config, model, image_1CHW)[0])
+
+
+def _layers(
+    config: SpectrumConfig, model: nn.Module, image_1CHW: Tensor
+) -> tuple[Sequence[str], str]:
+    """The maps to measure: those asked for, or all that are large enough; and the others, told."""
+    if config.layers:
+        return config.layers, ""
+    small = library.too_small(model, image_1CHW)
+    large = [name for name in stream_names(model) if name not in small]
+    told = ", ".join(f"{name} ({side} x {side})" for name, side in small.items())
+    if not large:
+        raise ValueError(
+            f"expected maps of at least 3 x 3 cells, got {told}; use larger images (--image-size)"
+        )
+    return large, told

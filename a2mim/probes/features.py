@@ -44,7 +44,7 @@ from a2mim.methods.sites import output_layout, site_of
 from interactions.stats import share
 
 Pool = Literal["pooled", "class_token", "mean"]
-Precision = Literal["no", "bf16", "fp16"]
+Precision = Literal["float32", "float16", "bfloat16"]
 Progress = Callable[[int, int], None]
 """Called after every batch with the images that are done, and all."""
 
@@ -163,7 +163,7 @@ def extract(
     batch_size: int = 256,
     device: torch.device | str | None = None,
     workers: int = 0,
-    precision: Precision = "no",
+    precision: Precision = "float32",
     cache: Path | None = None,
     on_batch: Progress = lambda done, total: None,
 ) -> Features:
@@ -181,7 +181,8 @@ def extract(
         batch_size: B; decides speed and memory, not the features.
         device: where to run; the model is moved there. None is where the model is.
         workers: processes that load images; 0 loads in between batches.
-        precision: of mixed precision; ``"fp16"`` needs an accelerator.
+        precision: ``"float32"``, with PyTorch's own setting of TF32, or mixed precision;
+            ``"float16"`` needs an accelerator.
         cache: a folder for these features alone.
         on_batch: see :data:`Progress`.
 
@@ -277,7 +278,7 @@ def evaluate(
     batch_size: int = 256,
     device: torch.device | str | None = None,
     workers: int = 0,
-    precision: Precision = "no",
+    precision: Precision = "float32",
     on_batch: Progress = lambda done, total: None,
 ) -> Evaluation:
     """Run a classifier over images: ranks and log-probabilities of the right classes.
@@ -478,14 +479,16 @@ def _prepared(
         raise ValueError(
             f"expected images and a batch of at least 1, got {len(samples)} and {batch_size}"
         )
-    if precision not in ("no", "bf16", "fp16"):
-        raise ValueError(f"expected 'no', 'bf16' or 'fp16' for precision, got {precision!r}")
+    if precision not in ("float32", "float16", "bfloat16"):
+        raise ValueError(f"expected a precision of float32, float16 or bfloat16, got {precision!r}")
     if device is None:
         weight = next(model.parameters(), None)
         device = torch.device("cpu") if weight is None else weight.device
     device = torch.device(device)
-    if precision == "fp16" and device.type == "cpu":
-        raise ValueError("expected an accelerator for fp16, got the CPU; use bf16 or no")
+    if precision == "float16" and device.type == "cpu":
+        raise ValueError(
+            "expected an accelerator for float16, got the CPU; use bfloat16 or float32"
+        )
     model.to(device)
     return device
 
@@ -508,7 +511,7 @@ def _stream(
     Rows stay on the device until their chunk is full: that copy is the only time it is waited for.
     """
     total = len(samples)
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    dtype = torch.float16 if precision == "float16" else torch.bfloat16
     loader = make_loader(
         samples,
         _in_order(start, total, batch_size),
@@ -523,7 +526,7 @@ def _stream(
             images_BCHW = batch["image"].to(device, non_blocking=True)
             with (
                 torch.inference_mode(),
-                torch.autocast(device.type, dtype, enabled=precision != "no"),
+                torch.autocast(device.type, dtype, enabled=precision != "float32"),
             ):
                 rows.append(compute(images_BCHW, slice(first, done)).float())
             on_batch(done, total)
@@ -556,7 +559,7 @@ def _check_chunk(rows_XD: Tensor, samples: Samples, first: int) -> None:
         raise FloatingPointError(
             f"expected finite numbers, got others for {len(bad)} images, first "
             f"{_name(samples, first + int(bad[0]))}; see whether the weights are finite, or use "
-            "precision 'no'"
+            "precision float32"
         )
 
 

@@ -19,7 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from a2mim.data.samples import TOLERANCE
+import tyro
+
+from a2mim.data.limits import TOLERANCE
 from a2mim.recipes.pretrain import CIFAR, GREY, IMAGENET
 
 
@@ -28,8 +30,7 @@ class FinetuneConfig:
     """Settings of a fine-tuning run.
 
     Attributes:
-        data: a set by name, or ``folder:PATH`` with ``train/<class>/`` and ``val/<class>/``,
-            searched as by :func:`a2mim.data.folders.image_names`; to be given where empty.
+        data: where the images come from, as ``a2mim probe`` was given it.
         mean, std: normalisation: that of pre-training.
         pooling: ``mean``: mean of the patch tokens, then a new norm; ``token``: norm, then the
             class token; ``own``: as the model pools.
@@ -80,7 +81,7 @@ class FinetuneConfig:
         save_every: epochs between checkpoints.
     """
 
-    data: str = ""
+    data: tyro.conf.Suppress[str] = ""
     mean: tuple[float, ...] = IMAGENET["mean"]
     std: tuple[float, ...] = IMAGENET["std"]
     pooling: Literal["own", "mean", "token"] = "own"
@@ -114,13 +115,13 @@ class FinetuneConfig:
     final_lr: float = 1e-6
     clip: float | None = None
     ema: float | None = None
-    precision: Literal["no", "bf16", "fp16"] = "fp16"
+    precision: Literal["float32", "float16", "bfloat16"] = "float16"
     sync_batchnorm: bool = False
     compile: bool = False
     channels_last: bool | None = None
     eval_every: int | None = 10
     unreadable: float = TOLERANCE.share
-    seed: int = 0
+    seed: tyro.conf.Suppress[int] = 0
     workers: int = 8
     keep: int = 2
     save_every: int = 10
@@ -245,7 +246,7 @@ def deit_s() -> FinetuneConfig:
 
 def _swin(**changes: object) -> FinetuneConfig:
     base = _vit(
-        pooling="own", lr=5e-3, layer_decay=0.9, batch_size=2048, mix_group=256, precision="no"
+        pooling="own", lr=5e-3, layer_decay=0.9, batch_size=2048, mix_group=256, precision="float32"
     )
     return replace(base, **changes)  # type: ignore[arg-type]
 
@@ -476,7 +477,7 @@ def _small(**changes: object) -> FinetuneConfig:
         lr=1e-3,
         warmup=1,
         clip=5.0,
-        precision="no",
+        precision="float32",
         eval_every=None,
         workers=1,
         save_every=5,

@@ -13,33 +13,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
+from a2mim.settings.shared import Checkpoints, Count, Data, Grid, Images, Precision, Seed
 from a2mim.settings.weights import WeightsConfig
 
 Panel = Literal["predictions", "interactions", "similarity", "spectrum"]
 Fill = Literal["image_mean", "zero", "blur"]
 Label = Literal["auto", "truth", "prediction"]
-Precision = Literal["float32", "tf32", "float16"]
 
 
 @dataclass(frozen=True)
 class CompareConfig:
     """Settings of ``a2mim compare``."""
 
-    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
-    """Two or more of: files, timm names (timm's own weights), hf-hub:USER/NAME, untrained:NAME,
-    and NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
-    your own."""
-    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A folder of images, searched in depth: links are followed, hidden files and folders left out.
-    labels.csv in it (file,class_index) tells classes, without which there is no accuracy."""
-    data: str = ""
-    """A data set by name instead of a folder (digits, cifar10, ...): its test images."""
-    count: int = 100
-    """At most this many images, drawn by seed."""
+    checkpoints: Checkpoints
+    images: Images = None
+    data: Data = ""
+    count: Count = 100
     budget: int = 20_000
     """Forwards that may be spent on each network, over all panels. What is left beside the others
     goes into interactions, whose images (at most --count), pairs and contexts are then planned; a
@@ -47,8 +40,7 @@ class CompareConfig:
     skip: tuple[Panel, ...] = ()
     """Panels to leave out: predictions (accuracy and occlusion), interactions, similarity (of
     features of occluded images), spectrum."""
-    grid: int = 0
-    """Patches per side; 0: the most, up to 14, that divide the images of all networks."""
+    grid: Grid = None
     fill: Fill = "image_mean"
     """What hidden pixels become. The mean colour of the image is the same for networks of different
     normalisation; zero (after normalisation), as published, is not."""
@@ -61,10 +53,8 @@ class CompareConfig:
     classifier: a set by name, or folder:PATH; those of --data if left out."""
     probe_max_train: int | None = None
     """At most this many of them, drawn by seed 0."""
-    seed: int = 0
-    """Names the random draws: images, pairs, contexts and masks, the same for all networks."""
+    seed: Seed = 0
     precision: Precision = "float32"
-    """Arithmetic of the networks."""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
     out: Path | None = None

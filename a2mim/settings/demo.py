@@ -50,7 +50,7 @@ class DemoConfig:
     """Images per training step."""
     lr: float = 1e-3
     """Peak learning rate of pre-training and of supervised training."""
-    images: int = 64
+    count: int = 64
     """Test images whose interactions are measured."""
     pairs: int = 5
     """Pairs of neighbouring players per image."""

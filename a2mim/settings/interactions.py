@@ -11,10 +11,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
+from a2mim.settings.shared import (
+    BatchSize,
+    Checkpoints,
+    Count,
+    Data,
+    Grid,
+    Images,
+    PlainFill,
+    Precision,
+    Seed,
+)
 from a2mim.settings.weights import WeightsConfig
 
 ENCODER_REWARDS = ("projection", "cosine", "features")
@@ -25,26 +36,20 @@ ENCODER_REWARDS = ("projection", "cosine", "features")
 class InteractionsConfig:
     """Settings of ``a2mim interactions``."""
 
-    models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
-    """Run folders, files, timm names (timm's own weights, downloaded if they are not in its cache),
-    hf-hub:USER/NAME, or untrained:NAME; NETWORK=FILE where a file does not tell its network;
-    CODE.py:FUNCTION=FILE for one of your own."""
-    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A folder of images, searched in depth: links are followed, hidden files and folders left out.
-    labels.csv in it (file,class_index) tells classes."""
-    data: str = ""
-    """A data set by name instead of a folder (digits, cifar10, ...): its test images."""
+    checkpoints: Checkpoints
+    images: Images = None
+    data: Data = ""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    label: str = "prediction"
-    """The class that is played for: prediction (of the whole image), truth (from labels.csv or the
-    data set), or a class index."""
-    count: int = 50
-    """At most this many images, drawn by seed."""
-    grid: int = 14
-    """Players per side."""
+    label: str = "auto"
+    """The class that is played for: truth (from labels.csv or the data set), prediction (of the
+    whole image), or a class index; auto: truth where it is known and of the classes of all
+    networks, otherwise prediction."""
+    count: Count = 50
+    grid: Grid = None
     orders: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
-    """Orders as shares of n-2; the 13 published ones."""
+    """Orders as shares of n-2; the 13 published ones. Those at 0 and 1 are measured in float32
+    whatever --precision says."""
     pairs: int = 12
     """Pairs of neighbouring players per image."""
     radius: int = 2
@@ -77,17 +82,13 @@ class InteractionsConfig:
     ] = "auto"
     """The value of a masked image; projection, cosine and features need no classifier. auto:
     log_odds, or projection for all networks if one has no classifier."""
-    game: Literal["fill", "token_drop"] = "fill"
-    """Whether hidden patches are filled or, in a ViT, left out: another game, other numbers."""
-    fill: Literal["zero", "black", "white", "image_mean", "blur"] = "zero"
+    fill: PlainFill = "zero"
     """What a hidden patch becomes: zero is the mean colour, black and white are those before
-    normalisation."""
-    seed: int = 0
-    """Random seed; the same seed gives the same pairs and contexts to all models."""
-    precision: Literal["float32", "tf32", "float16"] = "float32"
-    """Arithmetic of the network; the two ends are in float32 in any case."""
-    batch_size: int = 0
-    """Masked images through the model at once; 0 fills the device. It changes no draw."""
+    normalisation; token_drop leaves its token out of a vision transformer, which is another game
+    with other numbers."""
+    seed: Seed = 0
+    precision: Precision = "float32"
+    batch_size: BatchSize = 0
     out: Path | None = None
     """Output folder; by default results/interactions/NAME-KEY, with a key of settings and data."""
     resume: bool = True

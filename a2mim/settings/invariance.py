@@ -3,11 +3,12 @@
 Source: our own; the question is that of Kong & Zhang, CVPR 2023 (occlusion-invariant features), the
 measures and baselines are in :mod:`interactions.features.invariance`.
 Command: ``a2mim invariance CKPT... --images DIR``, or ``--data NAME``.
-Machine and time: images x (1 + ratios x repeats) x 2 forwards for each checkpoint, against the
-complement images x 2 ratios x repeats x 2; the command prints its plan before it starts.
-Batches: of equal sizes up to ``--batch``, in an order drawn by ``--seed``, not that of names, which
-would make batches of one class from a folder by class. Masks are keyed by the names of images.
-Expected: no value is promised; CKA is exactly 1 at ratio 0 and about 0 for permuted images. On
+Machine and time: images x (1 + fractions x repeats) x 2 forwards for each checkpoint, against the
+complement images x 2 fractions x repeats x 2; the command prints its plan before it starts.
+Batches of CKA: of equal sizes up to ``--cka-batch``, in an order drawn by ``--seed``, not that of
+names, which would make batches of one class from a folder by class. Masks are keyed by the names of
+images.
+Expected: no value is promised; CKA is exactly 1 at fraction 0 and about 0 for permuted images. On
 photographs an untrained ViT is above 0.9 nearly everywhere, which is why it stands beside.
 """
 
@@ -19,6 +20,17 @@ from typing import Annotated, Literal
 
 import tyro
 
+from a2mim.settings.shared import (
+    BatchSize,
+    Checkpoints,
+    Count,
+    Data,
+    Grid,
+    Images,
+    PlainFill,
+    Precision,
+    Seed,
+)
 from a2mim.settings.weights import WeightsConfig
 
 
@@ -26,28 +38,20 @@ from a2mim.settings.weights import WeightsConfig
 class InvarianceConfig:
     """Settings of ``a2mim invariance``."""
 
-    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
-    """Files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for a random
-    network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
-    your own. No classifier is needed."""
-    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A folder of images, searched in depth: links are followed, hidden files and folders left
-    out."""
-    data: str = ""
-    """A data set by name instead of a folder (digits, cifar10, ...): its test images."""
-    count: int = 1024
-    """At most this many images, drawn by seed."""
-    grid: int = 14
-    """Patches per side, each hidden as a whole."""
+    checkpoints: Checkpoints
+    images: Images = None
+    data: Data = ""
+    count: Count = 1024
+    grid: Grid = None
     against: Literal["whole", "complement"] = "whole"
     """What occluded images are compared with: whole ones, or the same images with exactly the other
     patches visible. Each has its own baselines; do not put them into one figure."""
-    ratios: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="SHARE...")] = None
-    """Hidden shares of the patches: 0, 0.1, ... 0.9 if left out, without 0 against the
+    fractions: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="FRACTION...")] = None
+    """Hidden fractions of the patches: 0, 0.1, ... 0.9 if left out, without 0 against the
     complement, which would be empty."""
     repeats: int = 3
-    """Random masks per image and ratio."""
-    hiding: Literal["zero", "black", "white", "image_mean", "blur", "token_drop"] = "zero"
+    """Random masks per image and fraction."""
+    fill: PlainFill = "zero"
     """What a hidden patch becomes: zero is the mean colour, black and white are those before
     normalisation; or its token is left out of a vision transformer, which is another experiment
     with other numbers."""
@@ -56,16 +60,12 @@ class InvarianceConfig:
     readouts: tuple[Literal["class", "mean", "visible"], ...] = ()
     """How a layer becomes one vector: its class token, the mean of its patches, or of those that
     are wholly visible; all that the network has if left out."""
-    seed: int = 0
-    """Names the random draws; the same seed hides the same patches from all checkpoints and puts
-    the same images into batches."""
-    batch: int = 256
+    seed: Seed = 0
+    cka_batch: int = 256
     """The most images that CKA, centring and retrieval see together: as few batches as this allows,
-    of equal sizes, drawn by seed. Part of what the numbers mean."""
-    forward_batch: int = 32
-    """Images through the network at once; no more than rounding depends on it."""
-    precision: Literal["float32", "tf32", "float16"] = "float32"
-    """Arithmetic of the network."""
+    of equal sizes, drawn by seed. Part of what the numbers mean, unlike --batch-size."""
+    batch_size: BatchSize = 0
+    precision: Precision = "float32"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
     out: Path | None = None

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
+from a2mim.settings.shared import BatchSize, Checkpoints, Count, Grid, Images, Precision, Seed
 from a2mim.settings.weights import WeightsConfig
 
 Fill = Literal[
@@ -37,22 +38,17 @@ Fill = Literal[
 class OcclusionConfig:
     """Settings of ``a2mim occlusion``."""
 
-    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
-    """Files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for a random
-    network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
-    your own. Those without a classifier need --probe-data."""
-    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A folder of images, searched in depth: links are followed, hidden files and folders left out.
-    For --label truth, labels.csv in it (file,class_index) tells classes."""
+    checkpoints: Checkpoints
+    images: Images = None
     data: str = ""
     """Test images of a set by name (digits, cifar10, ...), or of folder:PATH with train/<class>/
     and val/<class>/, searched like --images."""
-    label: Literal["truth", "prediction"] = "truth"
+    label: Literal["auto", "truth", "prediction"] = "auto"
     """What predictions are compared with: the classes of --images or --data (truth), or what the
     same network says of the whole image (prediction), which needs no classes and tells agreement,
-    divergences and confidence, but no accuracy or calibration."""
-    count: int = 1000
-    """At most this many images, drawn by seed."""
+    divergences and confidence, but no accuracy or calibration; auto: truth where it is known and of
+    the classes of all networks, otherwise prediction."""
+    count: Count = 1000
     occluder: tuple[str, ...] = ("random",)
     """What is hidden: random, complement, salient, non_salient, salient_mass, non_salient_mass,
     block, centre, border, checkerboard, mae, simmim, beit; several are several curves."""
@@ -61,8 +57,7 @@ class OcclusionConfig:
     image_mean, blur (sigma 10), blur21 (the same in a kernel of 21 pixels, Jain et al.), noise
     (Gaussian), random_colour (one per image), uniform_noise (per pixel); or token_drop, which
     leaves the tokens out of a ViT: another experiment, not another colour."""
-    grid: Annotated[int | str, tyro.conf.arg(metavar="N|ROWSxCOLS")] = 14
-    """Patches: N on each side, or rows and columns, such as 4x8."""
+    grid: Grid = None
     superpixels: int = 0
     """Hide superpixels instead of patches, this many of each image (at least 3), cut out of the
     pixels that the networks see; 0 for patches. Only random, complement and mae can hide them, and
@@ -73,9 +68,9 @@ class OcclusionConfig:
     """Independent masks per image, occluder and fraction."""
     preset: str = ""
     """Occluder, fill, patches and fractions of a publication instead of those above: ipvit (its
-    --grid can be 4x4, 4x8, 7x7, 8x8, 14x14 or 16x16), ipvit_offset, ipvit_salient,
-    ipvit_non_salient or openmixup. How images are resized and cut stays the network's own; a note
-    says where IPViT's differs."""
+    --grid can be 4x4, 4x8, 7x7, 8x8, 14x14 or 16x16, and is 14x14 if left out), ipvit_offset,
+    ipvit_salient, ipvit_non_salient or openmixup. How images are resized and cut stays the
+    network's own; a note says where IPViT's differs."""
     saliency: str = "vit_small_patch16_224.dino"
     """The network whose class attention is the saliency, for the salient occluders: a timm ViT with
     a class token, named like a checkpoint; the default is IPViT's."""
@@ -92,12 +87,9 @@ class OcclusionConfig:
     folder:PATH; those of --data if left out."""
     probe_max_train: int | None = None
     """At most this many of them, drawn by seed 0."""
-    seed: int = 0
-    """Names the random draws; the same seed gives the same images and masks to all networks."""
-    batch_size: int = 0
-    """Images through the network at once; 0 fills the device. It changes no draw."""
-    precision: Literal["float32", "tf32", "float16"] = "float32"
-    """Arithmetic of the network."""
+    seed: Seed = 0
+    batch_size: BatchSize = 0
+    precision: Precision = "float32"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
     out: Path | None = None

@@ -8,12 +8,16 @@ Expected: what a checkpoint's own paper says, where its recipe is followed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from a2mim.recipes.finetune import RECIPES, FinetuneConfig
+from a2mim.settings.recipes import chosen
+from a2mim.settings.shared import BatchSize, Checkpoints, value_of
 from a2mim.settings.weights import WeightsConfig
 
 
@@ -21,10 +25,7 @@ from a2mim.settings.weights import WeightsConfig
 class ProbeConfig:
     """Settings of ``a2mim probe``."""
 
-    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
-    """Files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for a random
-    network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
-    your own."""
+    checkpoints: Checkpoints
     data: str = ""
     """Images with classes: a set by name (digits, cifar10, ...), or folder:PATH with
     train/<class>/ and val/<class>/, searched in depth: links are followed, hidden files and folders
@@ -38,8 +39,8 @@ class ProbeConfig:
     the classifier that is in the checkpoint."""
     recipe: str = ""
     """Of --method sgd (in1k-vit, ...) or finetune (simmim-vit-b, ...); a2mim configs lists them."""
-    set: tuple[str, ...] = ()
-    """Settings of the fine-tuning recipe to change, as KEY=VALUE."""
+    finetune: tyro.conf.Suppress[FinetuneConfig | None] = None
+    """Settings of fine-tuning, if not as the recipe says."""
     pool: Literal["pooled", "class_token", "mean"] = "pooled"
     """Features: what the network hands to its classifier, its class token, or the mean of its
     patches."""
@@ -62,12 +63,11 @@ class ProbeConfig:
     """At most this many training images, drawn by seed 0."""
     max_test: int | None = None
     """At most this many test images, drawn by seed 0."""
-    batch_size: int = 256
-    """Images per forward; the result does not depend on it."""
+    batch_size: BatchSize = 0
     workers: int = 1
     """Processes that read images."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Arithmetic of the frozen network."""
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Arithmetic of the frozen network: the default, or mixed precision."""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
     out: Path | None = None
@@ -76,3 +76,32 @@ class ProbeConfig:
     """cpu, cuda, or auto: cuda if there is one."""
     resume: bool = True
     """Go on where an interrupted run of the same command was, or start anew."""
+
+
+@dataclass(frozen=True)
+class FinetuneProbe:
+    """Settings of ``a2mim probe --method finetune``: those of the recipe are options too."""
+
+    probe: tyro.conf.OmitArgPrefixes[ProbeConfig]
+    """Settings of the probe."""
+    finetune: FinetuneConfig
+    """Settings of the recipe."""
+
+    @property
+    def config(self) -> ProbeConfig:
+        """Both in one."""
+        return replace(self.probe, finetune=self.finetune)
+
+
+def finetune_options(arguments: Sequence[str]) -> FinetuneProbe | None:
+    """The defaults of the options of fine-tuning: what the recipe that is named says.
+
+    Returns:
+        None where another method is asked for, or no recipe is named.
+    """
+    if value_of("--method", arguments) != "finetune":
+        return None
+    name = value_of("--recipe", arguments)
+    return (
+        None if name is None else FinetuneProbe(ProbeConfig(tyro.MISSING), chosen(name, RECIPES)())
+    )

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
+from a2mim.settings.shared import BatchSize, Checkpoints, Count, Data, Images, Seed
 from a2mim.settings.weights import WeightsConfig
 
 
@@ -22,26 +22,17 @@ from a2mim.settings.weights import WeightsConfig
 class SpectrumConfig:
     """Settings of ``a2mim spectrum``."""
 
-    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")]
-    """Files, timm names (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for a random
-    network; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for one of
-    your own. The residual stream of ViT, BEiT,
-    EVA, Swin, ResNet or ConvNeXt; of other convolutional networks the outputs of their blocks, if
-    those are certainly maps (B, E, h, w). No classifier is needed."""
-    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A folder of images, searched in depth: links are followed, hidden files and folders left
-    out."""
-    data: str = ""
-    """A data set by name instead of a folder (digits, cifar10, ...): its test images."""
-    count: int = 1024
-    """At most this many images, drawn by seed."""
+    checkpoints: Checkpoints
+    images: Images = None
+    data: Data = ""
+    count: Count = 1024
     layers: tuple[str, ...] = ()
-    """Maps, such as stem, blocks.3/attention, blocks.3/mlp or layer4.2; all if left out. They have
-    to have 3 x 3 cells at least."""
-    seed: int = 0
-    """Which images, if there are more."""
-    forward_batch: int = 32
-    """Images through the network at once; no more than rounding depends on it."""
+    """Maps, such as stem, blocks.3/attention, blocks.3/mlp or layer4.2; all if left out. They are
+    those of the residual stream of ViT, BEiT, EVA, Swin, ResNet or ConvNeXt; of other convolutional
+    networks the outputs of their blocks, if those are certainly maps (B, E, h, w). Maps of
+    fewer than 3 x 3 cells are left out, unless they are named: then they are refused."""
+    seed: Seed = 0
+    batch_size: BatchSize = 0
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
     out: Path | None = None

@@ -2,10 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import ast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 import tyro
+
+from a2mim.messages import UsageError, did_you_mean
+
+
+def model_options(pairs: Sequence[str]) -> dict[str, object]:
+    """Options as NAME=VALUE, with values as Python writes them, or words.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    return dict(_options(pairs, "--model-kwargs"))
+
+
+def _options(pairs: Sequence[str], option: str) -> Iterator[tuple[str, object]]:
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (equals and name.isidentifier()):
+            raise UsageError(f"expected {option} NAME=VALUE, got {pair!r}")
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text
+        yield name, value
+
+
+def options_as_text(options: dict[str, object]) -> list[str]:
+    """What :func:`model_options` reads: NAME=VALUE for each."""
+    return [f"{name}={value}".replace(" ", "") for name, value in options.items()]
+
+
+ModelKwargs = Annotated[
+    dict[str, object],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME=VALUE ...]",
+        instance_from_str=lambda words: dict(model_options(words)),
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=options_as_text,
+    ),
+]
+"""Options that a network is made with, each as NAME=VALUE."""
 
 
 @dataclass(frozen=True)
@@ -14,6 +58,13 @@ class WeightsConfig:
 
     model_kwargs: tuple[str, ...] = ()
     """What the network is made with, as NAME=VALUE, such as pad_type=same."""
+    per_network: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]],
+        tyro.conf.arg(name="for", metavar="CKPT NAME=VALUE [NAME=VALUE ...]"),
+    ] = ()
+    """Settings of one checkpoint, named as above or by its file: name=WORDS is what it is called in
+    tables and figures, mean=R,G,B, std=R,G,B and layout=NAME as below, any other NAME=VALUE what it
+    is made with. Can be given several times, such as --for a.pth name=ours std=0.5,0.5,0.5"""
     layout: str = ""
     """Layout of a file that is not recognised; a2mim models lists them."""
     ema: bool = False
@@ -29,6 +80,51 @@ class WeightsConfig:
     """Share of the short side that the central crop covers, instead of the weights' own."""
     interpolation: Literal["", "bilinear", "bicubic"] = ""
     """How images are resized, instead of as the weights' own."""
+
+
+def weights_of(checkpoint: str, config: WeightsConfig) -> tuple[WeightsConfig, str]:
+    """The settings of one checkpoint, and what it is called: empty if nothing says so.
+
+    Raises:
+        UsageError: for colours that are no numbers, or a word that is no setting.
+    """
+    title = ""
+    for name, *words in config.per_network:
+        if name not in (checkpoint, PurePath(checkpoint).name):
+            continue
+        for (key, value), word in zip(_options(words, "--for CKPT"), words, strict=True):
+            if key in ("name", "layout"):
+                text = word.partition("=")[2]
+                title = text if key == "name" else title
+                config = replace(config, layout=text) if key == "layout" else config
+            elif key in ("mean", "std"):
+                if not isinstance(value, tuple) or len(value) != 3:
+                    raise UsageError(f"expected {key}=R,G,B in --for {name}, got {word}")
+                if key == "mean":
+                    config = replace(config, mean=value)
+                else:
+                    config = replace(config, std=value)
+            else:
+                config = replace(config, model_kwargs=(*config.model_kwargs, word))
+    return config, title
+
+
+def check_checkpoints(checkpoints: Sequence[str], config: WeightsConfig) -> None:
+    """See whether there are checkpoints, and every ``--for`` names one of them.
+
+    Raises:
+        UsageError: if not.
+    """
+    if not checkpoints:
+        raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
+    known = {name for one in checkpoints for name in (one, PurePath(one).name)}
+    for words in config.per_network:
+        if len(words) < 2 or words[0] not in known:
+            hint = did_you_mean(words[0], known) if words else ""
+            raise UsageError(
+                f"expected --for CKPT NAME=VALUE with one of the checkpoints, got "
+                f"{' '.join(words)!r}{hint}"
+            )
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ from a2mim.training.state import (
     whole_tensors,
 )
 
-Precision = Literal["no", "bf16", "fp16"]
+Precision = Literal["float32", "float16", "bfloat16"]
 Scalars = dict[str, Tensor]
 
 
@@ -69,7 +69,7 @@ class Method(Protocol):
 
     A supervised one, for images with labels, is called as ``method(images_BCHW, rows_BN,
     labels_B)``. One with a method ``after_step()`` has it called after every step of the optimiser,
-    but not after one that fp16 skips: for what follows the weights, as a slow copy does.
+    but not after one that float16 skips: for what follows the weights, as a slow copy does.
     """
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
@@ -210,7 +210,7 @@ def pretrain(
     clip: float | None = None,
     ema: float | None = None,
     seed: int = 0,
-    precision: Precision = "no",
+    precision: Precision = "float32",
     compile: bool = False,
     channels_last: bool = False,
     sync_batchnorm: bool = False,
@@ -257,7 +257,8 @@ def pretrain(
         clip: largest norm of the gradient.
         ema: decay per step of averaged weights.
         seed: names the order of images, the masks and dropout.
-        precision: of mixed precision; ``"fp16"`` needs an accelerator.
+        precision: ``"float32"``, with PyTorch's own setting of TF32, or mixed precision;
+            ``"float16"`` needs an accelerator.
         compile: whether to use ``torch.compile``.
         channels_last: whether images and kernels have channels last in memory, faster for CNNs.
         sync_batchnorm: with several processes, turn batch norms into those that see the images of
@@ -467,8 +468,8 @@ def _check_parameters(method: nn.Module, optimiser: Optimizer) -> None:
 def _check_fsdp(ranks: int, precision: Precision, channels_last: bool) -> None:
     if ranks == 1:
         raise ValueError("expected several processes for fsdp, got 1; start more, or leave it off")
-    if precision == "fp16":
-        raise ValueError("expected bf16 or no mixed precision with fsdp, got fp16")
+    if precision == "float16":
+        raise ValueError("expected bfloat16 or float32 with fsdp, got float16")
     if channels_last:
         raise ValueError("expected fsdp or channels_last, got both; torch shards no such kernels")
 
@@ -480,14 +481,16 @@ def _accelerator(
     alone = not torch.distributed.is_initialized()
     AcceleratorState._reset_state(reset_partial_state=alone)
     accelerator = Accelerator(
-        mixed_precision=precision,
+        mixed_precision={"float32": "no", "float16": "fp16", "bfloat16": "bf16"}[precision],
         cpu=cpu,
         # given as a plugin, because an environment variable outdoes the plain number
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulate),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)],
     )
-    if precision == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("expected an accelerator for fp16, got the CPU; use bf16 or no")
+    if precision == "float16" and accelerator.device.type == "cpu":
+        raise ValueError(
+            "expected an accelerator for float16, got the CPU; use bfloat16 or float32"
+        )
     return accelerator
 
 
@@ -541,7 +544,7 @@ def _meet(
     if bad.min().isfinite():
         raise FloatingPointError(
             f"the loss is not finite at step {int(bad.min())}; lower the learning rate, clip the "
-            "gradient, or use bf16 or no mixed precision instead of fp16"
+            "gradient, or use bfloat16 or float32 instead of float16"
         )
     return _Meeting(
         losses=dict(zip(losses, table[:, 3:].mean(dim=0).tolist(), strict=True)),

@@ -144,7 +144,7 @@ def peak_of(images: int) -> float:
             repeats=1,
             layers=[f"blocks.{k}" for k in range(12)],
             readouts=["mean"],
-            batch=MEMORY_BATCH,
+            cka_batch=MEMORY_BATCH,
             count=images,
         )
     return _peak(STATUS.read_text())

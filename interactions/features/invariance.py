@@ -327,8 +327,8 @@ def untrained(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
         return make().eval()
 
 
-def default_ratios(against: Against = "whole") -> tuple[float, ...]:
-    """Hidden ratios 0, 0.1, ... 0.9; without 0 against the complement, which is empty there."""
+def default_fractions(against: Against = "whole") -> tuple[float, ...]:
+    """Hidden fractions 0, 0.1, ... 0.9; without 0 against the complement, which is empty there."""
     return TENTHS if against == "whole" else TENTHS[1:]
 
 
@@ -338,17 +338,17 @@ def invariance(
     grid: PatchGrid,
     *,
     untrained: nn.Module | None,
-    hiding: fills.Fill | Literal["token drop"] = fills.zero,
+    fill: fills.Fill | None = fills.zero,
     against: Against = "whole",
-    ratios: Sequence[float] | None = None,
+    fractions: Sequence[float] | None = None,
     repeats: int = 3,
     layers: Sequence[str] | None = None,
     readouts: Sequence[Readout] | None = None,
     names: Iterable[str] | None = None,
     count: int | None = None,
     seed: int = 0,
-    batch: int = 256,
-    forward_batch: int = 32,
+    cka_batch: int = 256,
+    batch_size: int = 32,
     precision: Precision = "float32",
     level: float = 0.95,
     observe: Callable[[SimilarityOfImages], None] | None = None,
@@ -383,21 +383,21 @@ def invariance(
         grid: the players; for token drop made of whole patches of the model.
         untrained: the same architecture with fresh weights (:func:`untrained`), on the device of
             the model; None leaves this baseline out, as NaN.
-        hiding: what becomes of hidden pixels, or ``"token drop"``: a vision transformer never sees
-            hidden patches. These are two different experiments; do not put them into one figure.
+        fill: what becomes of hidden pixels; None leaves their tokens out of a vision transformer.
+            These are two different experiments; do not put them into one figure.
         against: the partner, ``"whole"`` or ``"complement"``.
-        ratios: hidden fractions below 1, against the complement above 0; round(P ratio) players are
-            hidden. :func:`default_ratios` if left out.
-        repeats: masks per image and ratio.
+        fractions: hidden ones below 1, against the complement above 0; round(P fraction) players
+            are hidden. :func:`default_fractions` if left out.
+        repeats: masks per image and fraction.
         layers: see :func:`~interactions.networks.layers.layer_features`.
         readouts: by default :func:`~interactions.networks.layers.readouts_of`; for token drop
             without ``"visible"``, which is the mean there.
         names: one per image, the keys of its masks; ``"0"``, ``"1"``, ... if left out.
         count: how many images there are; needed only if neither they nor names are a list.
         seed: the seed of the experiment.
-        batch: the most images in a batch of CKA, centred cosine, quantiles and retrieval; see
+        cka_batch: the most images in a batch of CKA, centred cosine, quantiles and retrieval; see
             :func:`batch_sizes`.
-        forward_batch: images through the network at once; it changes no number.
+        batch_size: images through the network at once; it changes no number.
         precision: see :data:`~interactions.networks.inference.Precision`.
         level: coverage of the intervals.
         observe: is given the measures of every image, batch by batch, for each pairing, ratio,
@@ -408,7 +408,7 @@ def invariance(
 
     Returns:
         One row per layer, readout, ratio (as realised), metric and statistic: those columns,
-        ``hiding`` (``"fill"`` or ``"token drop"``), ``against``, ``value``, ``low``, ``high``,
+        ``hiding`` (``"fill"`` or ``"token_drop"``), ``against``, ``value``, ``low``, ``high``,
         ``mask_sd`` and ``images`` as in :meth:`Similarity.rows`, ``batch`` (images of a batch,
         which retrieval chooses from; some may have one less), ``batches`` (how many), and the
         baselines. With nothing hidden CKA and cosines are known: their intervals have no width.
@@ -420,42 +420,39 @@ def invariance(
     """
     import pandas as pd
 
-    token_drop = hiding == "token drop"
-    if isinstance(hiding, str) and not token_drop:
-        raise ValueError(f"expected a fill or 'token drop', got {hiding!r}")
+    token_drop = fill is None
     if against not in ("whole", "complement"):
         raise ValueError(f"expected against whole or complement, got {against!r}")
     check_precision(precision)
     _check_networks(model, untrained)
-    ratios = default_ratios(against) if ratios is None else ratios
-    if not ratios or not all(ratio >= 0 and round(grid.n * ratio) < grid.n for ratio in ratios):
-        raise ValueError(f"expected hidden ratios that leave a patch, got {tuple(ratios)}")
-    realised = [round(grid.n * ratio) / grid.n for ratio in ratios]
+    fractions = default_fractions(against) if fractions is None else fractions
+    if not fractions or not all(f >= 0 and round(grid.n * f) < grid.n for f in fractions):
+        raise ValueError(f"expected hidden fractions that leave a patch, got {tuple(fractions)}")
+    realised = [round(grid.n * fraction) / grid.n for fraction in fractions]
     if against == "complement" and not all(realised):
         raise ValueError(
-            "expected ratios that hide a patch, because the complement shows what is hidden, got "
-            f"{tuple(ratios)}; leave out those at 0"
+            "expected fractions that hide a patch, because the complement shows what is hidden, "
+            f"got {tuple(fractions)}; leave out those at 0"
         )
-    if repeats < 1 or forward_batch < 1 or batch < FEWEST:
+    if repeats < 1 or batch_size < 1 or cka_batch < FEWEST:
         raise ValueError(
-            f"expected at least 1 repeat, 1 image forward and {FEWEST} in a batch, "
-            f"got {repeats}, {forward_batch} and {batch}"
+            f"expected at least 1 repeat, 1 image at once and {FEWEST} in a batch of CKA, "
+            f"got {repeats}, {batch_size} and {cka_batch}"
         )
     if readouts is None:
         readouts = [r for r in readouts_of(model) if not (token_drop and r == "visible")]
-    fill = None if isinstance(hiding, str) else hiding
     device = device_of(model)
-    occlusion = _Occlusion(grid, fill, layers, readouts, forward_batch, device, precision)
+    occlusion = _Occlusion(grid, fill, layers, readouts, batch_size, device, precision)
     networks: dict[Pairing, nn.Module | None] = {"value": model}
     if untrained is not None:
         networks["untrained"] = untrained
     networks["pixels"] = None
     done, seen, measured = (0, 0, {}) if start is None else _unpacked(start, repeats)
-    sizes = batch_sizes(seen + _counted(images, names, count), batch)[done:]
+    sizes = batch_sizes(seen + _counted(images, names, count), cka_batch)[done:]
     with torch.inference_mode():
         for b, (batch_names, images_NCHW) in enumerate(_batches(images, names, sizes), done):
             visible_RNFP = torch.stack(
-                [random_drop(grid.n, ratios, batch_names, seed, r) for r in range(repeats)]
+                [random_drop(grid.n, fractions, batch_names, seed, r) for r in range(repeats)]
             )
             others_N = _derangement(len(images_NCHW), seed, b).to(device)
             for source, network in networks.items():
@@ -477,7 +474,7 @@ def invariance(
             seen += len(images_NCHW)
             if after_batch is not None:
                 after_batch(_packed(measured, b + 1, seen))
-    how = {"hiding": "token drop" if token_drop else "fill", "against": against}
+    how = {"hiding": "token_drop" if token_drop else "fill", "against": against}
     return pd.DataFrame(_table(measured, realised, how, level))
 
 
@@ -528,7 +525,7 @@ class _Occlusion:
     fill: fills.Fill | None
     layers: Sequence[str] | None
     readouts: Sequence[Readout]
-    forward_batch: int
+    batch_size: int
     device: torch.device
     precision: Precision
 
@@ -537,8 +534,8 @@ class _Occlusion:
     ) -> LayerFeatures:
         """Features of images, whole if nothing says who is visible; of pixels without a network."""
         parts = []
-        for start in range(0, len(images_NCHW), self.forward_batch):
-            part = slice(start, start + self.forward_batch)
+        for start in range(0, len(images_NCHW), self.batch_size):
+            part = slice(start, start + self.batch_size)
             images_BCHW = images_NCHW[part].to(self.device)
             visible_BP = None if visible_NP is None else visible_NP[part].to(self.device)
             if visible_BP is not None and self.fill is not None:

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 FLOOR = 1e-6
 """Added to amplitudes before the logarithm, as published."""
 
+FEWEST_CELLS = 3
+"""Cells along one side of a map: fewer have one frequency or none."""
+
 
 @dataclass(frozen=True)
 class SpectrumOfImages:
@@ -196,6 +199,30 @@ def spectrum(
     return pd.DataFrame(rows).astype({"k": "Int64", "position": float, "frequency": float})
 
 
+def too_small(model: nn.Module, images_BCHW: Tensor) -> dict[str, int]:
+    """Maps of the residual stream that have too few cells for a spectrum.
+
+    Args:
+        model: in eval mode.
+        images_BCHW: of the size that will be measured.
+
+    Returns:
+        Name of the map -> cells along one side, fewer than 3.
+
+    Raises:
+        ValueError: for a network whose stream is not known.
+    """
+    found: dict[str, int] = {}
+
+    def visit(layer: str, maps_BEHH: Tensor) -> None:
+        if maps_BEHH.ndim == 4 and (side := min(maps_BEHH.shape[2:])) < FEWEST_CELLS:
+            found[layer] = side
+
+    with torch.inference_mode(), residual_stream(model, visit, stream_names(model)):
+        model(images_BCHW.to(device_of(model)))
+    return found
+
+
 def _packed(sides: Mapping[str, int], moments: Mapping[str, tuple[Moments, Moments]]) -> State:
     state = {"images": np.array(next(iter(moments.values()))[0].count)}
     for k, (layer, (deltas, spread)) in enumerate(moments.items()):
@@ -206,7 +233,7 @@ def _packed(sides: Mapping[str, int], moments: Mapping[str, tuple[Moments, Momen
 def _side(maps_BEHH: Tensor) -> int:
     """Cells along one side of square maps."""
     shape = tuple(maps_BEHH.shape)
-    if len(shape) != 4 or shape[2] != shape[3] or shape[2] < 3:
+    if len(shape) != 4 or shape[2] != shape[3] or shape[2] < FEWEST_CELLS:
         raise ValueError(
             f"expected square maps (B, E, H, H) of at least 3 x 3 cells, got {shape}; "
             "use square, larger images, or leave the layer out"

@@ -29,17 +29,18 @@ collect() { # NAME FOLDER BACKBONE
 
 for kind in mae rmae cmae; do
     a2mim pretrain cifar10-$kind --data folder:$cifar/train \
-        --set workers=0 epochs=2 save_every=1 --out run/$kind
+        --workers 0 --epochs 2 --save-every 1 --out run/$kind
     collect $kind run/$kind backbone
 done
 a2mim probe $untrained $network --data folder:cifar50k --method finetune --recipe cifar10 \
-    --set epochs=2 warmup=0.5 workers=0 save_every=1 --out run/supervised
+    --finetune.epochs 2 --finetune.warmup 0.5 --finetune.workers 0 --finetune.save-every 1 \
+    --out run/supervised
 collect supervised run/supervised/part-000/seed-0 model
 
-few="pretrain cifar10-mae --data folder:$cifar/train --set workers=0 epochs=1 warmup=0.25"
+few="pretrain cifar10-mae --data folder:$cifar/train --workers 0 --epochs 1 --warmup 0.25"
 for seed in 0 1 2; do
     for images in 1 10 100 1000; do
-        a2mim $few few=$images few_seed=$seed epoch_images=49920 --out run/few$images-$seed
+        a2mim $few --few $images --few-seed $seed --epoch-images 49920 --out run/few$images-$seed
         collect few$images-$seed run/few$images-$seed backbone
     done
 done
@@ -49,12 +50,13 @@ collect few50000-0 run/few50000-0 backbone
 main="nets/mae.safetensors nets/rmae.safetensors nets/cmae.safetensors nets/supervised.safetensors
     $untrained $network $colours"
 seen="--images cifar5k/test --count 1024 --grid 8 --repeats 1"
-a2mim invariance $main $seen --hiding token_drop --ratios 0 .25 .5 .75 .9 --out run/invariance-tokens
-a2mim invariance $main $seen --hiding token_drop --ratios .25 .5 .75 --against complement \
+a2mim invariance $main $seen --fill token_drop --fractions 0 .25 .5 .75 .9 --out run/invariance-tokens
+a2mim invariance $main $seen --fill token_drop --fractions .25 .5 .75 --against complement \
     --out run/invariance-complement
-a2mim invariance $main $seen --hiding zero --ratios 0 .25 .5 .75 .9 --out run/invariance-pixels
+a2mim invariance $main $seen --fill zero --fractions 0 .25 .5 .75 .9 --out run/invariance-pixels
 a2mim probe $main --data folder:cifar5k --workers 0 --out run/probe
-tune="--data folder:cifar2500 --method finetune --recipe cifar10 --set epochs=5 workers=0 save_every=5"
+tune="--data folder:cifar2500 --method finetune --recipe cifar10 --finetune.epochs 5
+    --finetune.workers 0 --finetune.save-every 5"
 a2mim probe $main $tune --out run/finetune
 for seed in 0 1 2; do
     nets="$(ls nets/few*-$seed.safetensors) $network $colours"

@@ -23,7 +23,7 @@ TINY = {
     "pretrain_steps": 3,
     "finetune_steps": 3,
     "batch_size": 16,
-    "images": 2,
+    "count": 2,
     "pairs": 2,
     "occlusion_images": 3,
     "max_test": 100,

@@ -148,7 +148,8 @@ def test_a_corrupt_image_is_named(tmp_path, here):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["dmeo"], ["demo", "--sede", "1"], ["demo", "--seed", "x"], []]
+    "arguments",
+    [["dmeo"], ["demo", "--sede", "1"], ["demo", "--seed", "x"], ["pretrain"], []],
 )
 def test_unknown_words_are_exit_code_2(tmp_path, here, arguments):
     done = here(*arguments)
@@ -160,8 +161,12 @@ def test_unknown_words_are_exit_code_2(tmp_path, here, arguments):
 @pytest.mark.parametrize(
     ("name", "command", "setting"),
     [
-        ("a2mim-r50-in1k", "a2mim pretrain a2mim-r50-in1k --data folder:DIR", "loss=official-r50"),
-        ("digits-vit", "a2mim pretrain digits-vit", "data=digits"),
+        (
+            "a2mim-r50-in1k",
+            "a2mim pretrain a2mim-r50-in1k --data folder:DIR",
+            "--loss official-r50",
+        ),
+        ("digits-vit", "a2mim pretrain digits-vit", "--data digits"),
         ("in1k-vit", "a2mim probe --method sgd --recipe in1k-vit", "lrs=(12.0,)"),
     ],
 )
@@ -190,3 +195,24 @@ def test_recipes_are_listed(capsys):
     ]
     for name in ("a2mim-r50-in1k", "rsb-a3", "in1k-vit"):
         assert any(line.split()[0] == name for line in lines)
+
+
+def test_the_version_and_a_misspelt_command(here):
+    done = here("--version")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "a2mim")
+    done = here("interactons", "x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean interactions?" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["pretrain", "digits-vti"], ["probe", "x", "--recip", "y"]])
+def test_what_is_wrong_with_options_is_said_before_torch_is_there(arguments, tmp_path):
+    code = (
+        "import sys\nfrom a2mim.cli import main\n"
+        f"try:\n    main({arguments})\n"
+        "except SystemExit as done:\n    print(done.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.split() == ["2", "False"]

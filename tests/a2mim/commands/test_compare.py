@@ -276,8 +276,8 @@ def test_a_budget_that_tells_nothing_of_interactions_is_one_line(
         ({"fill": "black"}, "expected --fill image_mean, zero, blur, got 'black'"),
         ({"label": "3"}, "expected --label auto, truth, prediction, got '3'"),
         ({"precision": "bf16"}, "expected --precision float32, tf32, float16, got 'bf16'"),
-        ({"grid": 3}, "expected --grid of at least 4, .* or 0, got 3"),
-        ({"grid": 5}, "expected images that 5 x 5 patches divide, got 32 px"),
+        ({"grid": 3}, "expected an image that a 3 x 3 grid divides"),
+        ({"grid": 5}, "expected an image that a 5 x 5 grid divides, got 32 x 32 px"),
         ({"label": "truth"}, "expected classes in .*labels.csv for --label truth, found none"),
     ],
 )

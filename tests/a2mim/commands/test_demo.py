@@ -223,5 +223,5 @@ def test_the_global_generator_is_left_alone(tiny, tmp_path, undrawn):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    demo(DemoConfig(out=tmp_path / "demo", **{**tiny, "images": 2, "pairs": 1}))
+    demo(DemoConfig(out=tmp_path / "demo", **{**tiny, "count": 2, "pairs": 1}))
     assert torch.equal(torch.rand(1), expected)

@@ -15,8 +15,8 @@ from a2mim.commands.finetune import (
     TOP1,
     Judge,
     Pretrained,
+    check,
     classes_of,
-    configured,
     description,
     finetune,
     finetune_seeds,
@@ -36,7 +36,14 @@ from a2mim.training.loop import StepReport
 
 OPTIONS = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 VIT = Pretrained("vit_tiny_patch16_224", "untrained", OPTIONS)
-QUICK = ("epochs=2", "warmup=0.5", "batch_size=64", "mix_group=16", "save_every=1", "lr=0.01")
+QUICK = {
+    "epochs": 2,
+    "warmup": 0.5,
+    "batch_size": 64,
+    "mix_group": 16,
+    "save_every": 1,
+    "lr": 0.01,
+}
 TRAIN, TEST = 200, 120
 
 
@@ -46,8 +53,8 @@ def make(seed=0, **options):
         return timm.create_model(VIT.architecture, num_classes=0, **OPTIONS, **options)
 
 
-def quick(*changes):
-    return configured("digits", [*QUICK, *changes])
+def quick(**changes):
+    return replace(RECIPES["digits"](), **QUICK | changes)
 
 
 def few(config):
@@ -63,7 +70,7 @@ def run(work, config, *, model=None):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     work = tmp_path_factory.mktemp("finetune") / "run"
-    config = quick("ema=0.5", "eval_every=1", "pooling=mean")
+    config = quick(ema=0.5, eval_every=1, pooling="mean")
     model = make()
     return work, config, model, run(work, config, model=model)
 
@@ -140,7 +147,7 @@ def test_an_interrupted_run_goes_on_to_the_same_rows(finished, tmp_path, monkeyp
 
 def test_lamb_goes_on_too(tmp_path):
     """It keeps its step in the groups, as a tensor."""
-    config = quick("optimiser=lamb", "loss=binary", "schedule=plain-cosine", "cutmix=1.0")
+    config = quick(optimiser="lamb", loss="binary", schedule="plain-cosine", cutmix=1.0)
     whole = run(tmp_path / "a", config)
     train, test = few(config)
 
@@ -161,13 +168,13 @@ def test_lamb_goes_on_too(tmp_path):
 
 def test_micro_batches_change_nothing_but_rounding(tmp_path):
     one = run(tmp_path / "one", quick())
-    four = run(tmp_path / "four", quick("accumulate=4"))
+    four = run(tmp_path / "four", quick(accumulate=4))
     losses = [t[t["measure"] == "finetune_loss"]["value"].to_numpy() for t in (one, four)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
 def test_seeds(tmp_path, monkeypatch):
-    config = quick("epochs=1")
+    config = quick(epochs=1)
     monkeypatch.setattr("a2mim.commands.finetune.samples_of", few)
     how = {"recipe": "digits"}
     rows = finetune_seeds(make, VIT, config, [0, 1, 2], tmp_path, "cpu", **how)
@@ -190,7 +197,7 @@ def test_a_network_is_made_again_as_described(pooling, fc_norm):
     options = OPTIONS | {"fc_norm": fc_norm, "global_pool": "avg"}
     pretrained = Pretrained(VIT.architecture, "untrained", options)
     model = timm.create_model(VIT.architecture, num_classes=3, **options)
-    config = quick(f"pooling={pooling}")
+    config = quick(pooling=pooling)
     method_of(model, config, 10)
     about = description(model, pretrained, config)
     made = timm.create_model(about["architecture"], **about["model_args"]).eval()
@@ -238,18 +245,16 @@ def test_it_is_judged_once_in_every_so_many_epochs(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["epoch=3"], "did you mean epochs?"),
-        (["warmup=100"], "warm-up of less than the 100 epochs"),
-        (["test_resize=16"], "a crop of 32 px out of at least as many, got test_resize=16"),
-        (["repeats=0"], "expected repeats above 0"),
-        (["flip=2"], "expected flip from 0 to 1, got 2"),
-        (["ema=1.0"], "expected ema between 0 and 1"),
-        (["loss=l2"], "expected loss as cross_entropy or binary"),
+        ({"warmup": 100}, "warmup (100) must be below epochs (100)"),
+        ({"test_resize": 16}, "a crop of 32 px out of at least as many, got test_resize=16"),
+        ({"repeats": 0}, "expected repeats above 0"),
+        ({"flip": 2}, "expected flip from 0 to 1, got 2"),
+        ({"ema": 1.0}, "expected ema between 0 and 1"),
     ],
 )
 def test_bad_settings(changes, message):
     with pytest.raises(UsageError) as caught:
-        configured("digits", changes)
+        check(replace(RECIPES["digits"](), **changes))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -257,18 +262,18 @@ def test_bad_settings(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (("accumulate=8",), "whole groups of 16 images that are mixed, got 8"),
-        (("batch_size=2000",), "2000"),
-        (("mix_group=1",), "groups of at least 2 images"),
-        (("layer_decay=2.0",), "layer decay in (0, 1]"),
-        (("drop_path=1.5",), "drop-path rate in [0, 1), got 1.5"),
-        (("train_size=16",), "expected a model for images of 16 px"),
-        (("test_size=64", "test_resize=64"), "expected a model for images of 64 px"),
+        ({"accumulate": 8}, "whole groups of 16 images that are mixed, got 8"),
+        ({"batch_size": 2000}, "2000"),
+        ({"mix_group": 1}, "groups of at least 2 images"),
+        ({"layer_decay": 2.0}, "layer decay in (0, 1]"),
+        ({"drop_path": 1.5}, "drop-path rate in [0, 1), got 1.5"),
+        ({"train_size": 16}, "expected a model for images of 16 px"),
+        ({"test_size": 64, "test_resize": 64}, "expected a model for images of 64 px"),
     ],
 )
 def test_bad_runs(changes, message, tmp_path):
     with pytest.raises(UsageError) as caught:
-        run(tmp_path / "work", quick(*changes))
+        run(tmp_path / "work", quick(**changes))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "work").exists()
@@ -289,7 +294,7 @@ def test_unreadable_training_images_are_put_up_with_as_the_setting_says(tmp_path
                 Image.new("RGB", (40, 40)).save(tmp_path / part / label / f"{k}.png")
     (tmp_path / "train" / "a" / "0.png").write_bytes(b"damaged")
     for share, allowed in ((0.5, True), (0, False)):
-        config = configured("digits", [f"data=folder:{tmp_path}", f"unreadable={share}"])
+        config = replace(RECIPES["digits"](), data=f"folder:{tmp_path}", unreadable=share)
         train, _ = samples_of(config)
         with nullcontext() if allowed else pytest.raises(DataError, match="at most 0 unreadable"):
             train.load(0, 0)

@@ -1,3 +1,4 @@
+import ast
 import json
 import subprocess
 import sys
@@ -15,15 +16,16 @@ from safetensors.torch import load_file
 from a2mim.checkpoints.load import load_model
 from a2mim.cli import main
 from a2mim.commands import pretrain as module
-from a2mim.commands.pretrain import first_images, method_of, run, samples_of
-from a2mim.commands.pretrain_settings import configured
+from a2mim.commands.pretrain import first_images, method_of, samples_of
 from a2mim.commands.watching import pictures
 from a2mim.data.arrays import DataError
 from a2mim.data.sampler import Batches, keyed_generator
 from a2mim.messages import UsageError
 from a2mim.methods.siamese import ImageLevel, TokenLevel
+from a2mim.recipes.pretrain import RECIPES, changed, with_method
 from a2mim.report.figures import reconstructions
 from a2mim.runs.table import read_table
+from a2mim.settings.recipes import as_options, chosen
 from a2mim.training.state import load_checkpoint
 from interactions import plots
 
@@ -33,11 +35,35 @@ TINY = (
     "batch_size=299",
     "save_every=1",
     "export_every=1",
-    "options={'patch_size': 8, 'embed_dim': 24, 'depth': 2, 'num_heads': 2, "
+    "model_kwargs={'patch_size': 8, 'embed_dim': 24, 'depth': 2, 'num_heads': 2, "
     "'class_token': False, 'global_pool': 'avg', 'fc_norm': False}",
 )
 MEANS = (*TINY, "epochs=1", "warmup=0.5", "batch_size=298", "loss=simmim")
 """One epoch of a loss that does not depend on how a batch is cut."""
+
+
+def configured(name, changes):
+    """A recipe with settings changed, each as name=value."""
+    config = chosen(name, RECIPES)()
+    for key, _, text in (change.partition("=") for change in changes):
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text
+        config = with_method(config, value) if key == "method" else changed(config, **{key: value})
+    return config
+
+
+def run(name, changes, data, out, **options):
+    config = configured(name, [*changes, *([f"data={data}"] if data else [])])
+    module.run(name, config, out, **options)
+
+
+def as_arguments(name, changes):
+    """The same on a command line."""
+    recipe = as_options(RECIPES[name]())
+    lines = [line for line in as_options(configured(name, changes)) if line not in recipe]
+    return [word for line in lines for word in line.split(" ")]
 
 
 def reports_of(out):
@@ -136,13 +162,13 @@ def test_the_log_of_a_run_that_works_is_at_a_fixed_place(finished, tmp_path):
 def test_timm_loads_what_a_run_leaves(name, tmp_path):
     """By its folder, which says all; by its path it would have another normalisation and size."""
     options = {
-        "digits-vit": TINY[-1].removeprefix("options="),
+        "digits-vit": TINY[-1].removeprefix("model_kwargs="),
         "a2mim-r50-in1k": {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)},
         "a2mim-convnext-t-in1k": {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)},
     }[name]
-    small = ("epochs=1", "warmup=0", "batch_size=449", "workers=0", "precision=no")
+    small = ("epochs=1", "warmup=0", "batch_size=449", "workers=0", "precision=float32")
     size = () if name == "digits-vit" else ("image_size=64",)
-    settings = (*small, *size, f"options={options}")
+    settings = (*small, *size, f"model_kwargs={options}")
     out = tmp_path / "run"
     run(name, settings, "digits", out, device="cpu")
     by_folder = timm.create_model(f"local-dir:{out / 'timm'}", pretrained=True)
@@ -161,7 +187,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(finished, tmp_path):
     out = tmp_path / "again"
     command = [
         *(sys.executable, "-m", "a2mim.cli", "pretrain", "digits-vit", "--device", "cpu"),
-        *("--out", str(out), "--set", *TINY),
+        *("--out", str(out), *as_arguments("digits-vit", TINY)),
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     begin = time.monotonic()
@@ -199,7 +225,7 @@ def test_two_processes_by_torchrun_are_one(alone, tmp_path):
         tmp_path / "run",
         *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
         *("-m", "a2mim.cli", "pretrain", "digits-vit", "--device", "cpu"),
-        *("--out", str(tmp_path / "run"), "--set", *MEANS),
+        *("--out", str(tmp_path / "run"), *as_arguments("digits-vit", MEANS)),
     )
 
 
@@ -209,10 +235,13 @@ def test_two_processes_from_a_notebook_are_one(alone, tmp_path):
     script = (
         "import sys; from functools import partial; from pathlib import Path\n"
         "from accelerate import debug_launcher; from a2mim.commands.pretrain import run\n"
-        "arguments = ('digits-vit', sys.argv[2:], '', Path(sys.argv[1]))\n"
+        "from a2mim.cli import _parsed\n"
+        "config = _parsed(['pretrain', 'digits-vit', *sys.argv[2:]]).config\n"
+        "arguments = ('digits-vit', config, Path(sys.argv[1]))\n"
         "debug_launcher(partial(run, device='cpu'), arguments, num_processes=2)"
     )
-    check_shared(alone, tmp_path / "run", "-c", script, str(tmp_path / "run"), *MEANS)
+    words = as_arguments("digits-vit", MEANS)
+    check_shared(alone, tmp_path / "run", "-c", script, str(tmp_path / "run"), *words)
 
 
 def check_shared(alone, out, *arguments):
@@ -251,13 +280,13 @@ def test_folders_and_shards(tmp_path):
         ("digits-vit", (), "stream:a.tar", "expected the number of images in stream:a.tar"),
         (
             "digits-vit",
-            ("images=9",),
+            ("stream_images=9",),
             "stream:gone.tar",
             "expected a shard, found none at gone.tar",
         ),
         ("digits-vit", (), "folder:/nowhere", "found none at /nowhere"),
         ("digits-vit", ("batch_size=1000",), "", "1000"),
-        ("digits-vit", ("options={'flavour': 1}",), "", "flavour"),
+        ("digits-vit", ("model_kwargs={'flavour': 1}",), "", "flavour"),
         ("digits-vit", ("backbone=vitt",), "", "expected the name of a timm model"),
         ("digits-vit", ("backbone=resnet500",), "", "did you mean resnet50"),
         ("digits-vit", ("backbone=moganet_smal",), "", "did you mean moganet_small"),
@@ -267,9 +296,19 @@ def test_folders_and_shards(tmp_path):
         ("digits-vit", ("betas=(0.9, 1.0)",), "", "Invalid beta"),
         ("digits-vit", ("mean=(0.5,)", "std=(0.5,)"), "", "give a mean and std per channel"),
         ("digits-vit", ("fsdp=True",), "", "expected several processes for fsdp, got 1"),
-        ("digits-vit", ("precision=fp16",), "", "expected an accelerator for fp16, got the CPU"),
+        (
+            "digits-vit",
+            ("precision=float16",),
+            "",
+            "expected an accelerator for float16, got the CPU",
+        ),
         ("digits-vit", ("block=6",), "", "blocks that divide an image of 32 px"),
-        ("digits-vit", ("method=rmae",), "", "expected block=4 for rmae, which hides patches of 4"),
+        (
+            "digits-vit",
+            ("method=rmae",),
+            "",
+            "expected --block 4 for rmae, which hides patches",
+        ),
         ("digits-resnet", ("method=cmae",), "", "a timm VisionTransformer, got ResNet"),
         ("digits-vit", ("few=5000",), "", "choose 1 to all 898 images, got 5000"),
         ("cifar10-rmae", ("penalty_weight=-1",), "digits", "penalty weight of at least 0, got -1"),
@@ -317,7 +356,7 @@ def test_fewer_images_than_pictures_show(tmp_path):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{k}.png")
     write_shards(folder, tmp_path / "shards")
     for data in (f"stream:{tmp_path}/shards/shard-000000.tar", f"folder:{folder}"):
-        changes = ["images=3"] if data.startswith("stream") else []
+        changes = ["stream_images=3"] if data.startswith("stream") else []
         config = configured("digits-vit", [f"data={data}", "batch_size=2", *changes])
         assert first_images(samples_of(config)).shape == (3, 3, 32, 32)
 
@@ -385,7 +424,7 @@ def test_a_full_disk_is_said_and_the_same_command_does_it(
     )
     assert len(list(work.glob("checkpoints/*.safetensors"))) == saved
     # Settings that change no result may be others.
-    others = ("keep=3", "save_every=2", "trackers=", "workers=1")
+    others = ("keep=3", "save_every=2", "trackers=()", "workers=1")
     run("digits-vit", [*TINY, *others], "", tmp_path / "run", device="cpu")
     assert not work.exists()
     one, other = (f / "backbone.safetensors" for f in (finished, tmp_path / "run"))
@@ -457,7 +496,7 @@ def test_a_stream_of_shards(tmp_path):
     for k in range(24):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{k}.png")
     write_shards(folder, tmp_path / "shards", per_shard=6)
-    settings = [*TINY, "batch_size=8", "images=24", "knn_every=2", "knn_data=digits"]
+    settings = [*TINY, "batch_size=8", "stream_images=24", "knn_every=2", "knn_data=digits"]
     run(
         "digits-vit",
         settings,
@@ -473,12 +512,12 @@ def test_a_stream_of_shards(tmp_path):
     assert rows["pretrain_knn_top1"] == "digits"
     assert set(rows["pretrain_loss"]) == {"stream:shard-{000000..000003}.tar"}
     shards = f"tar:{tmp_path}/shards/shard-000000.tar"
-    with pytest.raises(UsageError, match="knn_data=folder:PATH or a set by name for k-NN probes"):
+    with pytest.raises(UsageError, match="--knn-data folder:PATH or a set by name for k-NN probes"):
         run("digits-vit", ["knn_every=1", "batch_size=6"], shards, tmp_path / "k")
-    with pytest.raises(UsageError, match="images by index for few or epoch_images, got a stream"):
+    with pytest.raises(UsageError, match="images by index for --few or --epoch-images, got a"):
         run(
             "digits-vit",
-            ["few=1", "images=24"],
+            ["few=1", "stream_images=24"],
             f"stream:{tmp_path}/shards/shard-000000.tar",
             tmp_path / "few",
             device="cpu",
@@ -524,7 +563,14 @@ def test_settings_of_two_views_arrive():
     image = method_of(configured("cifar10-cmae", [*shared, "temperature=0.2", "head=(8,)"]))
     assert (image.view2, image.stop_gradient, image.temperature) == ("full", "view2", 0.2)
     assert image.level == ImageLevel((8,))
-    changes = [*SIAMESE, DECODER, "level=token", "head=(8,)", "negatives=all", "momentum=0.9"]
+    changes = [
+        *SIAMESE,
+        "method=cmae-tokens",
+        DECODER,
+        "channels=8",
+        "negatives=all",
+        "momentum=0.9",
+    ]
     token = method_of(configured("cifar10-cmae", changes))
     assert token.level == TokenLevel(16, 1, 2, 8, "all")
     assert token.stop_gradient is None

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from a2mim.commands.probe import probe, summary
 from a2mim.data.arrays import DataError
 from a2mim.measure.networks import load
 from a2mim.messages import UsageError
+from a2mim.recipes.finetune import RECIPES
 from a2mim.runs.table import read_table
 from a2mim.settings.probe import ProbeConfig
 from a2mim.settings.weights import WeightsConfig
@@ -195,13 +197,13 @@ def test_the_classifier_that_is_there(config, tmp_path):
 
 
 def test_fine_tuning_by_a_recipe(config):
-    settings = ("epochs=2", "warmup=0", "batch_size=128", "workers=0")
+    settings = {"epochs": 2, "warmup": 0, "batch_size": 128, "workers": 0}
     tuned = changed(
         config,
         checkpoints=config.checkpoints[:1],
         method="finetune",
         recipe="digits",
-        set=settings,
+        finetune=replace(RECIPES["digits"](), **settings),
         max_train=None,
         max_test=None,
         seeds=2,
@@ -238,7 +240,6 @@ def test_fine_tuning_by_a_recipe(config):
         ({"method": "clean", "data": ""}, "either --images DIR or --data for --method clean"),
         ({"method": "sgd", "recipe": "in1k"}, "did you mean in1k-vit"),
         ({"method": "finetune", "recipe": "digit"}, "did you mean digits"),
-        ({"set": ("epochs=1",)}, "--set with --method finetune"),
         ({"method": "finetune", "recipe": "digits"}, "all images for --method finetune"),
         ({"seeds": 0}, "--seeds above 0, got 0"),
         ({"method": "knn", "seeds": 2}, "one seed for --method knn"),

@@ -5,7 +5,6 @@ import pytest
 from torch import nn
 
 from a2mim.commands.pretrain import method_of
-from a2mim.commands.pretrain_settings import configured
 from a2mim.commands.training import (
     engine_arguments,
     errors_explained,
@@ -13,10 +12,11 @@ from a2mim.commands.training import (
     what_a_cut_changes,
 )
 from a2mim.data.arrays import DataError
-from a2mim.data.samples import Tolerance
+from a2mim.data.limits import Tolerance
 from a2mim.messages import UsageError
 from a2mim.recipes.finetune import RECIPES as FINETUNE
 from a2mim.recipes.pretrain import RECIPES as PRETRAIN
+from a2mim.recipes.pretrain import CmaeTokens, changed
 from a2mim.training.loop import Interrupted, pretrain
 from a2mim.training.state import CheckpointError
 
@@ -68,42 +68,46 @@ def test_a_signal_is_an_interrupt():
 @pytest.mark.parametrize(
     ("name", "changes", "processes", "sees"),
     [
-        ("digits-vit", [], 1, None),
-        ("digits-vit", [], 2, "of the 64 images of a step, {spectrum} sees 32 at once"),
-        ("digits-vit", ["accumulate=2"], 1, "{spectrum} sees 32 at once"),
-        ("digits-vit", ["accumulate=2"], 2, "{spectrum} sees 16 at once"),
-        ("digits-vit", ["loss=paper", "accumulate=2"], 2, None),
-        ("digits-vit", ["fourier_weight=0", "accumulate=2"], 2, None),
-        ("digits-resnet", [], 2, "{spectrum} sees 32 and batch norm sees 32 at once"),
-        ("digits-resnet", ["loss=simmim"], 2, "of a step, batch norm sees 32 at once"),
-        ("digits-resnet", ["loss=simmim", "sync_batchnorm=True"], 2, None),
+        ("digits-vit", {}, 1, None),
+        ("digits-vit", {}, 2, "of the 64 images of a step, {spectrum} sees 32 at once"),
+        ("digits-vit", {"accumulate": 2}, 1, "{spectrum} sees 32 at once"),
+        ("digits-vit", {"accumulate": 2}, 2, "{spectrum} sees 16 at once"),
+        ("digits-vit", {"loss": "paper", "accumulate": 2}, 2, None),
+        ("digits-vit", {"fourier_weight": 0, "accumulate": 2}, 2, None),
+        ("digits-resnet", {}, 2, "{spectrum} sees 32 and batch norm sees 32 at once"),
+        ("digits-resnet", {"loss": "simmim"}, 2, "of a step, batch norm sees 32 at once"),
+        ("digits-resnet", {"loss": "simmim", "sync_batchnorm": True}, 2, None),
         (
             "digits-resnet",
-            ["sync_batchnorm=True", "accumulate=2"],
+            {"sync_batchnorm": True, "accumulate": 2},
             2,
             "{spectrum} sees 16 and batch norm sees 32 at once",
         ),
         (
             "digits-vit",
-            ["loss=paper", "token_init=mean", "accumulate=2"],
+            {"loss": "paper", "token_init": "mean", "accumulate": 2},
             1,
             "of a step, the mean of token_init=mean sees 32 at once",
         ),
-        ("digits-vit", ["loss=paper", "token_init=instance_mean", "accumulate=2"], 1, None),
-        ("cifar10-mae", ["accumulate=2"], 2, None),
-        ("cifar10-rmae", ["accumulate=2"], 2, None),
-        ("cifar10-cmae", [], 2, "the choice of negatives sees 64 at once"),
-        ("cifar10-cmae", ["level=token", "head=(8,)", "negatives=positions"], 2, None),
+        ("digits-vit", {"loss": "paper", "token_init": "instance_mean", "accumulate": 2}, 1, None),
+        ("cifar10-mae", {"accumulate": 2}, 2, None),
+        ("cifar10-rmae", {"accumulate": 2}, 2, None),
+        ("cifar10-cmae", {}, 2, "the choice of negatives sees 64 at once"),
+        ("cifar10-cmae", {"method": CmaeTokens(negatives="positions")}, 2, None),
     ],
 )
 def test_a_run_says_which_losses_depend_on_how_a_batch_is_cut(name, changes, processes, sees):
-    config = configured(name, changes)
+    config = changed(PRETRAIN[name](), **changes)
     said = what_a_cut_changes(method_of(config), config, processes)
     if sees is None:
         assert said is None
     else:
         assert said.startswith("losses are not those of one process without accumulate: ")
-        assert said.endswith(sees.format(spectrum=f"the mean spectrum of loss={config.loss}"))
+        assert said.endswith(
+            sees.format(
+                spectrum=f"the mean spectrum of loss={getattr(config.method, 'loss', None)}"
+            )
+        )
 
 
 def test_batch_norm_sees_as_little_in_fine_tuning():

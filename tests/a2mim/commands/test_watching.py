@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from a2mim.commands.pretrain import first_images, method_of, samples_of
-from a2mim.commands.pretrain_settings import configured
 from a2mim.commands.watching import (
     Log,
     OnlineKnn,
@@ -16,6 +15,7 @@ from a2mim.commands.watching import (
 )
 from a2mim.data.samples import SomeSamples
 from a2mim.messages import UsageError
+from a2mim.recipes.pretrain import RECIPES, changed
 from a2mim.training.loop import StepReport
 
 
@@ -25,7 +25,7 @@ def report(step):
 
 def test_pictures_of_all_methods():
     for name in ("digits-vit", "digits-resnet", "cifar10-mae", "cifar10-rmae"):
-        config = configured(name, ["data=digits"])
+        config = changed(RECIPES[name](), data="digits")
         stacks = pictures(method_of(config), first_images(samples_of(config)), config)
         assert list(stacks) == ["original", "masked", "prediction", "completed"]
         size = config.image_size
@@ -43,11 +43,11 @@ def test_pictures_of_all_methods():
 
 
 def test_contrast_predicts_no_picture():
-    config = configured("cifar10-cmae", ["data=digits"])
+    config = changed(RECIPES["cifar10-cmae"](), data="digits")
     images = first_images(samples_of(config))
     stacks = pictures(method_of(config), images, config)
     assert list(stacks) == ["original", "masked"]
-    other = configured("cifar10-mae", ["data=digits"])
+    other = changed(RECIPES["cifar10-mae"](), data="digits")
     for key, stack in stacks.items():  # the same view as of MAE
         assert np.array_equal(stack, pictures(method_of(other), images, other)[key])
 
@@ -93,9 +93,9 @@ def test_a_log_forgets_what_is_done_again(tmp_path):
     again.close()
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
-    rows = again.rows("digits-vit", configured("digits-vit", []))
+    rows = again.rows("digits-vit", RECIPES["digits-vit"]())
     assert set(rows["setting"]) == {"method=a2mim size=32"}
-    few = again.rows("digits-vit", configured("digits-vit", ["few=10"]))
+    few = again.rows("digits-vit", changed(RECIPES["digits-vit"](), few=10))
     assert set(few["setting"]) == {"method=a2mim size=32 few=10"}
     assert rows["at"].tolist() == [1, 2, 3, 4, 5]
     assert np.allclose(rows["value"], 1 / rows["at"])

@@ -11,7 +11,8 @@ from PIL import Image
 from a2mim.data.arrays import find_images, image_folders, photographs
 from a2mim.data.augment import CentreCrop
 from a2mim.data.folders import DataError, image_names, is_hidden, read_image, to_rgb
-from a2mim.data.samples import DatasetSamples, FolderSamples, Tolerance, find_training_files
+from a2mim.data.limits import Tolerance
+from a2mim.data.samples import DatasetSamples, FolderSamples, find_training_files
 from a2mim.data.stream import ShardStream, StreamSettings
 from a2mim.data.tar import TarSamples, write_shards
 

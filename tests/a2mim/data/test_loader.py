@@ -10,9 +10,10 @@ from torch._utils import ExceptionWrapper
 
 from a2mim.data.arrays import DataError
 from a2mim.data.augment import CropAndFlip
+from a2mim.data.limits import Tolerance
 from a2mim.data.loader import load, own_message, stream_order
 from a2mim.data.sampler import Batches, MicroBatches, make_loader
-from a2mim.data.samples import FolderSamples, Tolerance
+from a2mim.data.samples import FolderSamples
 from a2mim.data.stream import ShardStream, StreamSettings
 from a2mim.data.tar import write_shards
 

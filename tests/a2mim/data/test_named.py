@@ -5,8 +5,8 @@ from PIL import Image
 from torchvision import datasets
 
 from a2mim.data.arrays import DataError
+from a2mim.data.limits import Tolerance
 from a2mim.data.named import TORCHVISION, labels_of, named_samples, torchvision_set
-from a2mim.data.samples import Tolerance
 
 
 class Stand(torch.utils.data.Dataset):

@@ -231,8 +231,8 @@ def test_one_in_a_hundred_is_put_up_with():
         damage.bad(9000, str, error)
     assert str(told.value) == (
         "expected at most 20 unreadable images among 2021, got 21: 5000, 5001, 5002, 5003, 5004, "
-        "...; repair or remove them, or allow a larger share than unreadable=0.01 "
-        "(a2mim.data.samples.Tolerance in Python). The last: cut"
+        "...; repair or remove them, or allow a larger share than --unreadable 0.01 "
+        "(a2mim.data.limits.Tolerance in Python). The last: cut"
     )
 
 

@@ -5,7 +5,7 @@ from PIL import Image
 from a2mim.data import sources as sources_module
 from a2mim.data.arrays import DataError
 from a2mim.data.augment import CropAndFlip
-from a2mim.data.samples import Tolerance
+from a2mim.data.limits import Tolerance
 from a2mim.data.sources import (
     classes_of,
     folder_images,
@@ -179,7 +179,7 @@ def test_images_to_train_on(photos, tmp_path, kind):
 
     read(None)
     read(Tolerance(0, 1.0))
-    with pytest.raises(DataError, match="or allow a larger share than unreadable=0 "):
+    with pytest.raises(DataError, match="or allow a larger share than --unreadable 0 "):
         read(Tolerance(0, 0.0))
 
 

@@ -59,7 +59,7 @@ def weights(tmp_path):
 @pytest.fixture
 def config(images, weights, tmp_path):
     return InteractionsConfig(
-        models=(f"test_resnet={weights}",),
+        checkpoints=(f"test_resnet={weights}",),
         images=images,
         weights=WeightsConfig(image_size=64),  # small, and so quick
         grid=4,
@@ -214,11 +214,11 @@ def test_two_processes_give_the_table_of_one(noisy, tmp_path):
 def test_several_models_share_pairs_and_contexts(config, weights, tmp_path):
     twin = weights.with_name("twin.safetensors")
     twin.write_bytes(weights.read_bytes())
-    both = changed(config, models=(f"test_resnet={weights}", f"test_resnet={twin}"))
+    both = changed(config, checkpoints=(f"test_resnet={weights}", f"test_resnet={twin}"))
     # the same network twice: every paired difference is exactly 0
     interaction_curves(both)
     with pytest.raises(UsageError, match="expected every network once"):
-        interaction_curves(changed(both, models=config.models * 2))
+        interaction_curves(changed(both, checkpoints=config.checkpoints * 2))
     rows = read_table(both.out / "rows.csv")
     values = rows[rows["measure"] == "interaction_energy"]["value"].to_numpy()
     half = len(values) // 2
@@ -228,7 +228,7 @@ def test_several_models_share_pairs_and_contexts(config, weights, tmp_path):
 def command(config, *more):
     """The command line of a run."""
     return [
-        *(sys.executable, "-m", "a2mim", "interactions", *config.models),
+        *(sys.executable, "-m", "a2mim", "interactions", *config.checkpoints),
         *("--images", str(config.images), "--image-size", "64"),
         *("--out", str(config.out), "--grid", "4", "--label", "truth", "--device", "cpu"),
         *more,
@@ -447,7 +447,9 @@ def test_a_data_set_by_name(config, tmp_path):
     torch.manual_seed(1)
     ten = tmp_path / "ten.safetensors"
     save_file(create_model("test_resnet", num_classes=10).state_dict(), ten)
-    named = changed(config, images=None, data="digits", models=(f"test_resnet={ten}",), count=2)
+    named = changed(
+        config, images=None, data="digits", checkpoints=(f"test_resnet={ten}",), count=2
+    )
     interaction_curves(named)
     rows = read_table(named.out / "rows.csv")
     assert set(rows["dataset"]) == {"digits"}
@@ -458,7 +460,7 @@ def test_weights_without_a_classifier(config, tmp_path):
     torch.manual_seed(1)
     encoder = tmp_path / "encoder.safetensors"
     save_file(create_model("test_resnet", num_classes=0).state_dict(), encoder)
-    without = changed(config, models=(f"test_resnet={encoder}",))
+    without = changed(config, checkpoints=(f"test_resnet={encoder}",))
     headless = changed(without, reward="projection", label="prediction")
     interaction_curves(headless)
     rows = read_table(headless.out / "rows.csv")
@@ -480,10 +482,10 @@ def test_token_drop_is_another_game(config, tmp_path):
     save_file(create_model("vit_tiny_patch16_224", num_classes=10).state_dict(), vit)
     dropped = changed(
         config,
-        models=(f"vit_tiny_patch16_224={vit}",),
+        checkpoints=(f"vit_tiny_patch16_224={vit}",),
         weights=WeightsConfig(),
         label="3",
-        game="token_drop",
+        fill="token_drop",
         grid=7,
         pairs=1,
         count=2,
@@ -502,9 +504,9 @@ def test_half_precision_is_said(config, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"models": ()}, "at least one network, got none"),
+        ({"checkpoints": ()}, "expected a checkpoint, got none"),
         (
-            {"models": ("resnot18",)},
+            {"checkpoints": ("resnot18",)},
             "the name of a timm model, hf-hub:user/repo or a file",
         ),
         ({"count": 1}, "--count of at least 2"),
@@ -519,14 +521,14 @@ def test_half_precision_is_said(config, capsys):
         ({"budget": 10}, "--budget of at least"),
         ({"budget": -1}, "--budget of at least 0"),
         ({"budget": 10**6, "protocol": "a2mim"}, "--budget without --protocol"),
-        ({"game": "token_drop", "fill": "blur"}, "what is dropped is not filled"),
-        ({"game": "token_drop"}, "timm VisionTransformer, whose tokens can be dropped, got ResNet"),
+        ({"fill": "token_drop", "reward": "features"}, "with a --reward of the classifier"),
+        ({"fill": "token_drop"}, "timm VisionTransformer, whose tokens can be dropped, got ResNet"),
         ({"batch_size": -1}, "--batch-size of at least 0"),
         ({"precision": "bfloat16"}, "got bfloat16: with its 8 bits"),
-        ({"label": "cat"}, "prediction, truth or a class index, got 'cat'"),
+        ({"label": "cat"}, "auto, prediction, truth or a class index, got 'cat'"),
         ({"label": "5000"}, "label 5000 is not one of the model's 1000 classes"),
         ({"grid": 7}, "a 7 x 7 grid divides"),
-        ({"models": ("test_resnet",)}, "cannot make test_resnet of timm: OSError: no network"),
+        ({"checkpoints": ("test_resnet",)}, "cannot make test_resnet of timm: OSError: no network"),
     ],
 )
 def test_bad_input(config, changes, message, monkeypatch):
@@ -551,7 +553,7 @@ def test_bad_files(config, images, weights):
     with pytest.raises(UsageError, match=r"net\.safetensors"):
         interaction_curves(changed(config, label="1"))
     torch.save({"state_dict": create_model("test_vit").state_dict()}, weights.with_suffix(".pth"))
-    other = changed(config, label="1", models=(f"test_resnet={weights.with_suffix('.pth')}",))
+    other = changed(config, label="1", checkpoints=(f"test_resnet={weights.with_suffix('.pth')}",))
     with pytest.raises(UsageError, match="to fit test_resnet in every tensor"):
         interaction_curves(other)
 
@@ -564,5 +566,22 @@ class Malicious:
 def test_pickles_are_not_opened(config, tmp_path, capsys):
     torch.save(Malicious(), tmp_path / "evil.pth")
     with pytest.raises(UsageError, match=r"evil\.pth"):
-        interaction_curves(changed(config, models=(f"test_resnet={tmp_path / 'evil.pth'}",)))
+        interaction_curves(changed(config, checkpoints=(f"test_resnet={tmp_path / 'evil.pth'}",)))
     assert "executed" not in capsys.readouterr().out
+
+
+def test_grid_and_label_fit_what_is_there(config, tmp_path, capsys):
+    """Networks of 64 px: 8 x 8 patches; classes are theirs, or not."""
+    open_ones = {"grid": None, "label": "auto", "pairs": 2, "orders": (0.0, 1.0), "target": 0.0}
+    interaction_curves(changed(config, **open_ones))
+    setting = read_table(config.out / "rows.csv")["setting"][0]
+    assert "grid=8x8" in setting
+    assert "label=truth" in setting
+    assert "label: truth (labels.csv)" in capsys.readouterr().out
+    digits = changed(config, **open_ones, images=None, data="digits", out=tmp_path / "digits")
+    interaction_curves(digits)
+    assert "label=prediction" in read_table(digits.out / "rows.csv")["setting"][0]
+    assert "1000 classes and digits has 10" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="a 7 x 7 grid divides, got 64 x 64 px for test_resnet"):
+        interaction_curves(changed(config, grid=7))
+    assert "plan" not in capsys.readouterr().out

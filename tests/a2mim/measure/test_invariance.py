@@ -58,9 +58,9 @@ def config(tmp_path):
         (saved(tmp_path, 1), saved(tmp_path, 2, classes=7)),
         images=folder,
         grid=4,
-        ratios=RATIOS,
+        fractions=RATIOS,
         repeats=2,
-        batch=5,
+        cka_batch=5,
         device="cpu",
         out=tmp_path / "out",
     )
@@ -81,7 +81,7 @@ def table(config):
 )
 def test_every_number_and_its_baselines(config, capsys, hiding, fill):
     """Against the library, called as a reader would call it."""
-    invariance(changed(config, hiding=hiding, checkpoints=config.checkpoints[:1]))
+    invariance(changed(config, fill=hiding, checkpoints=config.checkpoints[:1]))
     rows = read_table(config.out / "rows.csv")
     loaded = load_model(config.checkpoints[0])
     fresh = load_model("untrained:vit_tiny_patch16_224", options=loaded.report.options, seed=1)
@@ -95,11 +95,11 @@ def test_every_number_and_its_baselines(config, capsys, hiding, fill):
         [torch.stack([subject.transform(source.read()) for source in sources])],
         PatchGrid(4, 4),
         untrained=fresh.model,
-        hiding=fill,
-        ratios=RATIOS,
+        fill=fill,
+        fractions=RATIOS,
         repeats=2,
         names=[source.name for source in sources],
-        batch=5,
+        cka_batch=5,
     )
     found = table(config)
     assert len(found) == len(expected) == (3 * 3 + 1) * 3 * (1 + 4 * 3 + 2)
@@ -114,13 +114,13 @@ def test_every_number_and_its_baselines(config, capsys, hiding, fill):
         "batch=5 batches=2"
     )
     assert (row["at"], row["samples"], row["dataset"]) == (0, 10, "folder:photos")
-    assert "10 images x (1 + 3 ratios x 2 masks)" in capsys.readouterr().out
+    assert "10 images x (1 + 3 fractions x 2 masks)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("hiding", ["zero", "token_drop"])
 def test_controls_and_what_is_printed(config, hiding, monkeypatch):
     monkeypatch.setattr(module, "save", lambda figures, folder: None)
-    invariance(changed(config, hiding=hiding, repeats=1, checkpoints=config.checkpoints[:1]))
+    invariance(changed(config, fill=hiding, repeats=1, checkpoints=config.checkpoints[:1]))
     found = table(config)
     whole = found.query("ratio == 0 and metric in ('cka', 'cosine', 'recall@1')")
     assert (whole[["value", "untrained", "pixels"]] == 1).all(axis=None)
@@ -151,10 +151,10 @@ def images_tables(folder):
 
 def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     monkeypatch.setattr(module, "save", lambda figures, folder: None)
-    config = changed(config, ratios=(0.5,), layers=("blocks.1", "output"))
+    config = changed(config, fractions=(0.5,), layers=("blocks.1", "output"))
     whole = changed(config, out=config.out.with_name("whole"))
     invariance(whole)
-    other = changed(config, forward_batch=3)
+    other = changed(config, batch_size=3)
     measure, measured = module._measure, []
 
     def once(config, prepared, subject, journal):
@@ -194,7 +194,7 @@ def test_a_converted_checkpoint_is_the_network_it_was_converted_from(config, tmp
     weights = WeightsConfig(
         model_kwargs=("num_heads=2",), mean=(0.5,) * 3, std=(0.25,) * 3, crop_pct=1.0
     )
-    some = {"ratios": (0.5,), "layers": ("blocks.1", "output"), "weights": weights}
+    some = {"fractions": (0.5,), "layers": ("blocks.1", "output"), "weights": weights}
     tables = []
     for checkpoint, name in ((own, "own"), (str(path), "converted")):
         run = changed(config, checkpoints=(checkpoint,), out=tmp_path / name, **some)
@@ -206,7 +206,7 @@ def test_a_converted_checkpoint_is_the_network_it_was_converted_from(config, tmp
 def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, monkeypatch):
     monkeypatch.setattr(module, "save", lambda figures, folder: None)
     # 10 images in two batches
-    some = {"batch": 6, "ratios": (0.25, 0.5), "checkpoints": config.checkpoints[:1]}
+    some = {"cka_batch": 6, "fractions": (0.25, 0.5), "checkpoints": config.checkpoints[:1]}
     whole = changed(config, out=config.out.with_name("whole"), **some)
     invariance(whole)
     config = changed(config, **some)
@@ -220,11 +220,11 @@ def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, m
 
     monkeypatch.setattr(module, "_read", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        invariance(changed(config, forward_batch=1))
+        invariance(changed(config, batch_size=1))
     first_batch = seen[1:6]
     seen.clear()
     monkeypatch.setattr(module, "_read", lambda s, k: seen.extend(x.name for x in k) or read(s, k))
-    invariance(changed(config, forward_batch=3))
+    invariance(changed(config, batch_size=3))
     assert len(seen) == 1 + 5
     assert not set(seen[1:]) & set(first_batch)
     assert (config.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
@@ -239,7 +239,7 @@ def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, m
 @pytest.mark.parametrize("layers", [(), ("blocks.1", "blocks.0")])
 def test_the_means_of_images_are_those_of_the_last_layer(config, layers, monkeypatch):
     monkeypatch.setattr(module, "save", lambda figures, folder: None)
-    some = {"batch": 6, "ratios": (0.25, 0.7), "checkpoints": config.checkpoints[:1]}
+    some = {"cka_batch": 6, "fractions": (0.25, 0.7), "checkpoints": config.checkpoints[:1]}
     invariance(changed(config, layers=layers, against="complement", **some))
     (images,) = images_tables(config.out).values()
     readouts = ["class", "mean", "visible"] if layers else ["output"]
@@ -269,7 +269,7 @@ def test_a_batch_is_not_what_lies_in_one_folder(config, monkeypatch):
         return batches(subject, sources, size)
 
     monkeypatch.setattr(module, "batches", watched)
-    some = {"layers": ("output",), "ratios": (0.75,), "repeats": 1}
+    some = {"layers": ("output",), "fractions": (0.75,), "repeats": 1}
     for seed in (0, 1):
         invariance(changed(config, seed=seed, **some))
     names = [f"{k}.png" for k in range(10)]
@@ -297,18 +297,20 @@ def test_complements_and_the_forwards_of_the_plan(config, against, monkeypatch, 
     monkeypatch.setattr(module, "_progress", progress)
     monkeypatch.setattr(module, "save", lambda figures, folder: drawn.update(figures))
     one = {"checkpoints": config.checkpoints[:1], "repeats": 1, "layers": ("blocks.1",)}
-    invariance(changed(config, against=against, ratios=None, **one))
+    invariance(changed(config, against=against, fractions=None, **one))
     complement = against == "complement"
     forwards = 2 * 10 * (2 * 9 if complement else 1 + 10)
     assert counted == [(forwards, forwards)]
     rows = read_table(config.out / "rows.csv")
     assert sorted(set(rows["at"])) == sorted({round(1.6 * k) / 16 for k in range(complement, 10)})
     assert rows["setting"].str.contains(" against=complement ").all() == complement
-    assert json.loads((config.out / "config.json").read_text())["config"]["ratios"] == [
+    assert json.loads((config.out / "config.json").read_text())["config"]["fractions"] == [
         k / 10 for k in range(complement, 10)
     ]
     said = capsys.readouterr().out
-    masks = "9 ratios x 1 masks x 2 complements" if complement else "(1 + 10 ratios x 1 masks)"
+    masks = (
+        "9 fractions x 1 masks x 2 complements" if complement else "(1 + 10 fractions x 1 masks)"
+    )
     assert f"plan: 10 images x {masks}, for the network" in said
     assert f"{forwards} forwards for each checkpoint" in said
     assert ("patches filled (zero), against the complement:" in said) == complement
@@ -323,7 +325,7 @@ def test_an_untrained_checkpoint_has_another_untrained_one_beside(config, monkey
     monkeypatch.setattr(module, "save", lambda figures, folder: None)
     name = "untrained:vit_tiny_patch16_224"
     weights = WeightsConfig(tuple(f"{k}={v}" for k, v in VIT.items()), image_size=32)
-    some = {"layers": ("blocks.0", "output"), "ratios": (0.75,), "repeats": 1}
+    some = {"layers": ("blocks.0", "output"), "fractions": (0.75,), "repeats": 1}
     invariance(changed(config, checkpoints=(name,), weights=weights, **some))
     rows = table(config).query("metric == 'cosine'")
     assert (rows["value"] != rows["untrained"]).all()
@@ -365,23 +367,23 @@ def test_images_are_read_when_they_are_needed(config):
         ({"images": None}, "either --images DIR or --data NAME"),
         ({"images": None, "data": "digitss"}, "did you mean digits?"),
         ({"grid": 5}, "net1.safetensors: expected an image that a 5 x 5 grid divides"),
-        ({"grid": 0}, "--grid of at least 1, got 0"),
+        ({"grid": 0}, "--grid of N or ROWSxCOLS, such as 14 or 4x8, got 0"),
         ({"repeats": 0}, "--repeats of at least 1, got 0"),
-        ({"batch": 3}, "--batch of at least 4, got 3"),
+        ({"cka_batch": 3}, "--cka-batch of at least 4, got 3"),
         ({"count": 3}, "--count of at least 4, got 3"),
-        ({"forward_batch": 0}, "--forward-batch above 0, got 0"),
-        ({"ratios": ()}, "--ratios from 0 to below 1"),
-        ({"ratios": (0.5, 0.99)}, "--ratios from 0 to below 1"),
+        ({"batch_size": -1}, "--batch-size of at least 0, got -1"),
+        ({"fractions": ()}, "--fractions from 0 to below 1"),
+        ({"fractions": (0.5, 0.99)}, "--fractions from 0 to below 1"),
         (
-            {"ratios": (0.0, 0.5), "against": "complement"},
+            {"fractions": (0.0, 0.5), "against": "complement"},
             "what is hidden, got (0.0, 0.5); leave 0",
         ),
-        ({"ratios": (0.02,), "against": "complement"}, "got (0.02,); leave 0.02 out"),
-        ({"ratios": (0.5, 0.51)}, "hide different numbers of the 16 patches"),
+        ({"fractions": (0.02,), "against": "complement"}, "got (0.02,); leave 0.02 out"),
+        ({"fractions": (0.5, 0.51)}, "hide different numbers of the 16 patches"),
         ({"layers": ("blocks.9",)}, "net1.safetensors: expected layers of blocks.0, blocks.1"),
         ({"checkpoints": ("untrained:test_resnet",), "readouts": ("class",)}, "a class token"),
         (
-            {"checkpoints": ("untrained:test_resnet",), "hiding": "token_drop"},
+            {"checkpoints": ("untrained:test_resnet",), "fill": "token_drop"},
             "hide pixels instead",
         ),
     ],

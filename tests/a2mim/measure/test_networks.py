@@ -15,11 +15,13 @@ from a2mim.measure.networks import (
     load,
     model_options,
     models,
+    recorded,
     short,
     subject_of,
     without_path,
     write_reports,
 )
+from a2mim.measure.scores import named_networks
 from a2mim.messages import UsageError
 from a2mim.settings.weights import ModelsConfig, WeightsConfig
 
@@ -67,7 +69,7 @@ def test_options_and_normalisation(tmp_path):
     image = subject.transform(Image.new("RGB", (300, 200), (255, 0, 0)))
     np.testing.assert_allclose(image[:, 0, 0], [2, -2, -2])
     for bad in ("pad_type", "=same", "a b=1"):
-        with pytest.raises(UsageError, match="as NAME=VALUE, got"):
+        with pytest.raises(UsageError, match="expected --model-kwargs NAME=VALUE, got"):
             model_options([bad])
     with pytest.raises(UsageError, match="flavour"):
         load(f"test_resnet={path}", WeightsConfig(("flavour=sweet",)))
@@ -185,3 +187,21 @@ def test_what_the_models_command_says(tmp_path, capsys):
     save_file({"a": torch.zeros(2)}, odd)
     with pytest.raises(UsageError, match="here: NETWORK=FILE"):
         models(ModelsConfig((str(odd),)))
+
+
+def test_settings_of_one_network_reach_it_alone_and_its_name_the_tables(tmp_path):
+    _, path = saved(tmp_path)
+    ours = ("test_resnet.safetensors", "name=Ours", "std=.2,.2,.2", "global_pool=max")
+    config = WeightsConfig(per_network=(ours,))
+    one = subject_of(f"test_resnet={path}", config, "cpu")
+    other = subject_of("untrained:test_resnet", config, "cpu")
+    assert (one.weights, other.weights) == ("Ours", "untrained")
+    assert one.colours[1] == (0.2,) * 3
+    assert other.colours[1] == (0.5,) * 3
+    assert one.model.global_pool.pool_type == "max"
+    assert other.model.global_pool.pool_type == "avg"
+    (network, _) = named_networks([one.report, other.report])
+    assert network.title == "Ours"
+    assert recorded(WeightsConfig()).keys() == vars(WeightsConfig()).keys() - {"per_network"}
+    folder = WeightsConfig(per_network=((str(path), "name=Ours"),))
+    assert recorded(folder)["per_network"] == [("test_resnet.safetensors", "name=Ours")]

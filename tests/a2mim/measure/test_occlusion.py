@@ -313,7 +313,7 @@ def test_predictions_stand_in_for_classes(config, tmp_path, monkeypatch):
     truth = read_table(config.out / "rows.csv")
     labels.unlink()
     with pytest.raises(UsageError, match=r"classes in .*labels\.csv.*or give --label prediction"):
-        occlusion(config)
+        occlusion(changed(config, label="truth"))
     small = saved(tmp_path, "small", 3, classes=4)
     whole = changed(
         config,
@@ -459,7 +459,7 @@ def test_a_preset_decides(config):
         config,
         checkpoints=("untrained:test_vit",),
         preset="openmixup",
-        grid=14,
+        grid=None,
         fractions=TENTHS,
         weights=module.WeightsConfig(("num_classes=10",), image_size=224),
         count=3,
@@ -519,7 +519,7 @@ def cut_up(config, tmp_path, **changes):
     return changed(
         config,
         checkpoints=(config.checkpoints[0], other),
-        grid=14,
+        grid=None,
         superpixels=9,
         fractions=(0.0, 0.4, 0.8),
         occluder=("random", "mae"),
@@ -655,7 +655,7 @@ def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys):
         ({"data": ""}, "either --images DIR or --data"),
         ({"data": "digitss"}, "did you mean digits?"),
         ({"data": "tar:x"}, "expected --data NAME or folder:PATH, with classes"),
-        ({"label": "both"}, "expected --label truth or prediction, got 'both'"),
+        ({"label": "both"}, "expected --label auto, truth or prediction, got 'both'"),
         ({"count": 1}, "--count of at least 2, got 1"),
         ({"occluder": ("randon",)}, "expected --occluder of random, complement,"),
         ({"occluder": ("random", "random")}, "each once, got random random"),
@@ -672,14 +672,17 @@ def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys):
         ({"superpixels": -1}, "--superpixels of at least 0, got -1"),
         ({"superpixels": 2}, "--superpixels of at least 3, or 0 for patches, got 2"),
         ({"superpixels": 9}, "expected --grid or --superpixels, got both"),
-        ({"superpixels": 9, "grid": 14, "preset": "ipvit"}, "--superpixels, got both; the preset"),
         (
-            {"superpixels": 9, "grid": 14, "occluder": ("random", "block", "salient")},
+            {"superpixels": 9, "grid": None, "preset": "ipvit"},
+            "--superpixels, got both; the preset",
+        ),
+        (
+            {"superpixels": 9, "grid": None, "occluder": ("random", "block", "salient")},
             "--occluder of random, complement, mae for --superpixels, got block salient",
         ),
-        ({"superpixels": 9, "grid": 14, "fill": "token_drop"}, "a --fill of pixels"),
-        ({"superpixels": 2000, "grid": 14}, "between 3 and 1024 superpixels"),
-        ({"superpixels": 3, "grid": 14, "fractions": (0.3, 0.4)}, "tells apart on 3 superpixels"),
+        ({"superpixels": 9, "grid": None, "fill": "token_drop"}, "a --fill of pixels"),
+        ({"superpixels": 2000, "grid": None}, "between 3 and 1024 superpixels"),
+        ({"superpixels": 3, "grid": None, "fractions": (0.3, 0.4)}, "tells apart on 3 superpixels"),
         ({"preset": "ipvitt"}, "expected --preset ipvit, ipvit_offset,"),
         ({"preset": "openmixup", "fractions": TENTHS}, "expected --preset or --grid, got both"),
         ({"preset": "ipvit", "fill": "blur"}, "expected --preset or --fill, got both"),
@@ -721,7 +724,24 @@ def test_bad_input(config, changes, message, tmp_path):
 def test_classes_that_a_network_does_not_know(config, tmp_path):
     small = saved(tmp_path, "small", 3, classes=4)
     with pytest.raises(UsageError, match="expected a class from 0 to 3, got 9"):
-        occlusion(changed(config, checkpoints=(small,)))
+        occlusion(changed(config, checkpoints=(small,), label="truth"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "label", "why"),
+    [(10, "truth", "digits"), (4, "prediction", "classifiers have 4 classes and digits has 10")],
+)
+def test_classes_judge_the_networks_that_know_them(config, tmp_path, classes, label, why):
+    """And the grid is that of the tokens, where none is given."""
+    network = saved(tmp_path, "net", 3, classes=classes)
+    fitted = module._fitted(changed(config, checkpoints=(network,), grid=None))
+    assert (fitted.label, fitted.grid) == (label, 4)
+    assert module._label(config, [classes]) == (label, why)
+    photos = photographs(tmp_path)
+    one = changed(config, data="", images=photos)
+    assert module._label(one, [10]) == ("truth", "labels.csv")
+    (photos / "labels.csv").unlink()
+    assert module._label(one, [10])[0] == "prediction"
 
 
 def test_superpixels_need_scikit_image(config, monkeypatch, tmp_path):

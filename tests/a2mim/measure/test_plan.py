@@ -209,7 +209,7 @@ def test_a_probe_of_other_classes_than_a_classifier(digits, compared):
 def test_networks_of_two_sizes_see_the_same_region(config, compared, save_vit, tmp_path):
     """A ramp of colours, cut and resized for both, is the same ramp."""
     large = save_vit(tmp_path / "large.safetensors", crop_pct=0.8, mean=0.4, img_size=48)
-    both = replace(config, checkpoints=(compared["one"], large), grid=0, skip=("interactions",))
+    both = replace(config, checkpoints=(compared["one"], large), grid=None, skip=("interactions",))
     plan = planned(both)
     assert plan.config.grid == 8
     assert plan.config.weights.crop_pct == 1
@@ -300,17 +300,6 @@ def test_what_all_networks_are_given_is_not_assumed(config, compared, tmp_path):
     assert said in str(plan)
     given = replace(config, weights=WeightsConfig(interpolation="bicubic"))
     assert [network["assumed"] for network in planned(given).to_dict()["networks"]] == [[], []]
-
-
-def test_grids_divide_all_images():
-    assert module._grid(0, [224]) == 14
-    assert module._grid(0, [224, 192]) == 8
-    assert module._grid(0, [32]) == 8
-    assert module._grid(16, [224, 192]) == 16
-    with pytest.raises(UsageError, match="4 x 4 to 14 x 14 patches divide, got 31 px; give --imag"):
-        module._grid(0, [31])
-    with pytest.raises(UsageError, match="expected images that 7 x 7 patches divide, got 192, 224"):
-        module._grid(7, [224, 192])
 
 
 # --------------------------------------------------------------------------------------------------

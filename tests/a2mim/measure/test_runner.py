@@ -32,9 +32,11 @@ def test_forwards_are_those_of_the_estimator_before_repeats():
 
 
 def test_the_grid_of_a_protocol_is_its_own():
-    config = InteractionsConfig(models=("x",), grid=7)
+    config = InteractionsConfig(checkpoints=("x",), grid=7)
     assert grid_of(config) == ix.PatchGrid(7, 7)
-    assert grid_of(InteractionsConfig(models=("x",), protocol="iclr22")) == ix.PatchGrid(16, 16)
+    assert grid_of(InteractionsConfig(checkpoints=("x",), protocol="iclr22")) == ix.PatchGrid(
+        16, 16
+    )
 
 
 class Seen(nn.Module):
@@ -71,7 +73,7 @@ def sources():
 
 def test_shares_of_the_work_add_up_to_the_whole(subject, sources, tmp_path):
     config = InteractionsConfig(
-        models=("x",), grid=4, label="truth", reward="log_odds", device="cpu"
+        checkpoints=("x",), grid=4, label="truth", reward="log_odds", device="cpu"
     )
     design = ix.Design(ix.NeighbourPairs(ix.PatchGrid(4, 4), 2, 2), ratios=(0, 0.5, 1))
     whole = measure(subject, config, design, sources, Share(tmp_path / "one", 0, 1))

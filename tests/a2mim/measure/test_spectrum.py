@@ -18,6 +18,7 @@ from a2mim.runs.table import read_table
 from a2mim.settings.spectrum import SpectrumConfig
 from a2mim.settings.weights import WeightsConfig
 from interactions.features import spectrum as library
+from interactions.networks.layers import stream_names
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_the_table_is_what_the_library_says(config, capsys):
 def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     whole = changed(config, out=config.out.with_name("whole"))
     spectrum(whole)
-    other = changed(config, forward_batch=3)
+    other = changed(config, batch_size=3)
     measure, measured = module._measure, []
 
     def once(config, prepared, subject, journal):
@@ -133,7 +134,7 @@ def test_a_converted_checkpoint_is_the_network_it_was_converted_from(config, tmp
 
 
 def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, monkeypatch):
-    config = changed(config, checkpoints=config.checkpoints[:1], forward_batch=2)
+    config = changed(config, checkpoints=config.checkpoints[:1], batch_size=2)
     whole = changed(config, out=config.out.with_name("whole"))
     spectrum(whole)
     read, seen = invariance._read, []
@@ -180,8 +181,8 @@ def test_some_maps_of_a_data_set_by_name(config):
     [
         ({"checkpoints": ()}, "expected a checkpoint, got none"),
         ({"images": None}, "either --images DIR or --data NAME"),
-        ({"count": 0}, "--count above 0, got 0"),
-        ({"forward_batch": 0}, "--forward-batch above 0, got 0"),
+        ({"count": 0}, "--count of at least 1, got 0"),
+        ({"batch_size": -1}, "--batch-size of at least 0, got -1"),
         ({"layers": ("blocks.0",)}, "net.safetensors: expected layers of stem, blocks.0/attention"),
         (
             {"checkpoints": ("untrained:hiera_tiny_224",)},
@@ -196,3 +197,22 @@ def test_bad_input(config, changes, message):
     assert "\n" not in str(caught.value)
     assert not config.out.exists()
     assert not list(config.out.parent.glob("*.partial"))
+
+
+def test_small_maps_are_left_out_and_it_is_said(config, capsys):
+    one = changed(
+        config,
+        checkpoints=("untrained:test_resnet",),
+        weights=WeightsConfig(image_size=64),
+        count=3,
+    )
+    spectrum(one)
+    said = capsys.readouterr().out
+    layers = set(spectrum_table(read_table(one.out / "rows.csv"))["layer"])
+    model = timm.create_model("test_resnet").eval()
+    small = library.too_small(model, torch.zeros(1, 3, 64, 64))
+    assert layers == set(stream_names(model)) - set(small)
+    for name in small:
+        assert f"{name} (2 x 2)" in said
+    with pytest.raises(UsageError, match="at least 3 x 3 cells"):
+        spectrum(changed(one, layers=tuple(small), out=one.out.parent / "other"))

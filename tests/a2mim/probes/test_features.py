@@ -305,7 +305,7 @@ def test_a_cache_of_something_else_is_refused(tmp_path):
             extract(model, samples, cache=tmp_path, **kwargs)
 
     refused("readout", readout=Readout("mean"))
-    refused("precision", precision="bf16")
+    refused("precision", precision="bfloat16")
     refused("images", samples=array_samples(seed=1))
     refused("images", samples=array_samples(count=20))
     refused("images", samples=array_samples(CentreCrop(SIZE, share=0.9)))
@@ -394,13 +394,13 @@ def test_batch_norms_and_modes_stay_as_they_were():
 def test_bf16():
     model = shaken(vit())
     exact = extract(model, array_samples()).features_ID
-    found = extract(model, array_samples(), precision="bf16")
+    found = extract(model, array_samples(), precision="bfloat16")
     assert found.features_ID.dtype == torch.float32
     difference = (found.features_ID - exact).norm() / exact.norm()
     assert 0 < difference < 0.03
-    assert found.setting["precision"] == "bf16"
-    with pytest.raises(ValueError, match="an accelerator for fp16"):
-        extract(model, array_samples(), precision="fp16")
+    assert found.setting["precision"] == "bfloat16"
+    with pytest.raises(ValueError, match="an accelerator for float16"):
+        extract(model, array_samples(), precision="float16")
     with pytest.raises(ValueError, match="got 'half'"):
         extract(model, array_samples(), precision="half")
 

@@ -103,7 +103,7 @@ def test_vits_of_section_5_1():
         assert config_betas == (0.9, 0.999)
         assert (config.optimiser, config.weight_decay, config.layer_decay) == ("adamw", 0.05, 0.65)
         assert (config.warmup, config.schedule, config.final_lr) == (20, "cosine", 1e-6)
-        assert (config.clip, config.precision) == (5.0, "fp16")
+        assert (config.clip, config.precision) == (5.0, "float16")
         assert (config.mixup, config.cutmix, config.smoothing) == (0.8, 1.0, 0.1)
         assert config.rand_augment == "rand-m9-mstd0.5-inc1"
         assert (config.colour_jitter, config.erasing, config.interpolation) == (
@@ -145,7 +145,7 @@ def test_rsb_of_section_5_1():
         assert (rsb.optimiser, rsb.weight_decay, rsb.batch_size) == ("lamb", 0.02, 2048)
         assert (rsb.loss, rsb.mixup, rsb.cutmix) == ("binary", 0.1, 1.0)
         assert (rsb.schedule, rsb.warmup, rsb.warmup_ratio) == ("plain-cosine", 5, 1e-5)
-        assert (rsb.final_lr, rsb.precision, rsb.clip) == (1e-6, "fp16", None)
+        assert (rsb.final_lr, rsb.precision, rsb.clip) == (1e-6, "float16", None)
         assert (rsb.test_resize, rsb.test_size) == (236, 224)
 
 
@@ -156,7 +156,7 @@ def test_other_cnns_of_section_5_1():
         assert (config.accumulate, config.weight_decay, config.epochs) == (2, 0.05, 300)
         assert (config.warmup, config.final_lr, config.ema) == (5, 1e-6, 0.9999)
         assert (config.mixup, config.cutmix, config.smoothing) == (0.8, 1.0, 0.1)
-        assert (config.erasing, config.clip, config.precision) == (0.25, None, "fp16")
+        assert (config.erasing, config.clip, config.precision) == (0.25, None, "float16")
     tiny = RECIPES["spark-convnext-t"]()
     assert (tiny.lr, tiny.weight_decay, tiny.layer_decay) == (4e-4, 0.01, 0.7)
     assert (tiny.epochs, tiny.drop_path) == (400, 0.1)

@@ -1,6 +1,7 @@
 """Every recipe builds and makes a step, shrunk in depth and width but in nothing else."""
 
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ import torch
 from a2mim.commands.pretrain import RULES, backbone_of, method_of, schedule
 from a2mim.data.named import NAMES
 from a2mim.data.sampler import keyed_generator
-from a2mim.recipes.pretrain import RECIPES
+from a2mim.methods.losses import LOSSES
+from a2mim.methods.mask_token import TokenInit, TokenMode
+from a2mim.recipes.pretrain import METHODS, RECIPES, A2mim, Cmae, Mae, changed, flat, with_method
 from a2mim.training.optim import parameter_groups
 
 SMALLER = {
@@ -23,10 +26,16 @@ SMALLER = {
 
 def shrunk(config):
     family = next(name for name in SMALLER if config.backbone.startswith(name))
-    options = config.options | SMALLER[family]
-    if config.position and family == "beit":
-        options["depth"] = config.position + 1
-    return replace(config, options=options, decoder=(16, 1, 2), head=(16, 8))
+    options = config.model_kwargs | SMALLER[family]
+    small = {}
+    if isinstance(config.method, A2mim):
+        if config.method.position and family == "beit":
+            options["depth"] = config.method.position + 1
+    elif isinstance(config.method, Cmae):
+        small["head"] = (16, 8)
+    else:
+        small["decoder"] = (16, 1, 2)
+    return changed(config, model_kwargs=options, **small)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -38,7 +47,9 @@ def test_a_step(name):
     images = torch.randn(2, 3, config.image_size, config.image_size)
     before = {key: value.clone() for key, value in method.named_parameters()}
     losses = method(images, method.draw(2, keyed_generator(0)))
-    assert losses["output"].shape == ((2, 1, 8) if config.method == "cmae" else images.shape)
+    assert losses["output"].shape == (
+        (2, 1, 8) if isinstance(config.method, Cmae) else images.shape
+    )
     losses["loss"].backward()
     optimiser.step()
     assert losses["loss"].isfinite()
@@ -46,7 +57,7 @@ def test_a_step(name):
     assert not [k for k, v in trained.items() if v.grad is None]
     learning = [k for k, v in trained.items() if v.grad.any()]
     assert all(not torch.equal(trained[k], before[k]) for k in learning)
-    assert "decoder.project.weight" in learning or config.method != "a2mim"
+    assert "decoder.project.weight" in learning or not isinstance(config.method, A2mim)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -67,8 +78,8 @@ def test_sets_that_can_be_had_by_name_are_named():
 def test_mae_and_its_relatives_differ_in_nothing_else():
     """So do the masks and the weights to start from, which the seed decides."""
     mae, relaxed, contrast = (RECIPES[f"cifar10-{name}"]() for name in ("mae", "rmae", "cmae"))
-    assert replace(relaxed, method="mae") == mae
-    assert replace(contrast, method="mae", head=mae.head) == mae
+    assert replace(relaxed, method=mae.method) == replace(contrast, method=mae.method) == mae
+    assert relaxed.method.decoder == mae.method.decoder
     one, *others = (method_of(shrunk(config)) for config in (mae, relaxed, contrast))
     for other in others:
         masks = (m.draw(5, keyed_generator(0)) for m in (one, other))
@@ -82,14 +93,22 @@ def test_table_4_2_of_the_notes():
     for name in ("a2mim-vit-s-in1k", "a2mim-vit-b-in1k", "a2mim-vit-l-in1k"):
         config = RECIPES[name]()
         assert (config.lr, config.epochs, config.clip) == (pytest.approx(1e-4 * 4), 800, 5.0)
-        assert (config.loss, config.token, config.position) == ("official-vit", "add", 0)
+        assert (config.method.loss, config.method.token, config.method.position) == (
+            "official-vit",
+            "add",
+            0,
+        )
     for name in ("a2mim-r50-in1k", "a2mim-r101-in1k", "a2mim-r152-in1k", "a2mim-r200-in1k"):
         config = RECIPES[name]()
         assert (config.lr, config.epochs, config.clip) == (pytest.approx(3e-4 * 4), 300, None)
-        assert (config.token, config.position, config.crop) == ("damped", 3, (0.8, 1.0))
-    assert RECIPES["a2mim-r50-in1k"]().loss == "official-r50"
-    assert RECIPES["a2mim-r101-in1k"]().loss == "official-r101"
-    assert RECIPES["a2mim-r200-in1k"]().loss == "official-cnn-nofreq"
+        assert (config.method.token, config.method.position, config.crop) == (
+            "damped",
+            3,
+            (0.8, 1.0),
+        )
+    assert RECIPES["a2mim-r50-in1k"]().method.loss == "official-r50"
+    assert RECIPES["a2mim-r101-in1k"]().method.loss == "official-r101"
+    assert RECIPES["a2mim-r200-in1k"]().method.loss == "official-cnn-nofreq"
 
 
 def test_parameters_of_the_official_vit_s():
@@ -112,3 +131,30 @@ def test_schedules():
     step = schedule(RECIPES["a2mim-vit-b-in1k"](), 800 * 626, 626)
     assert step(699 * 626, 1.0) == pytest.approx(4e-4)
     assert step(700 * 626, 1.0) == pytest.approx(4e-5)
+
+
+def test_choices_are_those_of_the_modules():
+    """Named again in the settings, which need no torch."""
+    hints = get_type_hints(A2mim)
+    assert get_args(hints["loss"]) == tuple(LOSSES)
+    assert get_args(hints["token_init"]) == get_args(TokenInit)
+    assert set(get_args(hints["token"])) == set(get_args(TokenMode))
+
+
+def test_settings_are_recorded_flat_and_those_of_another_method_are_not_there():
+    vit, tokens = RECIPES["digits-vit"](), with_method(RECIPES["cifar10-cmae"](), "cmae-tokens")
+    assert (flat(vit)["method"], flat(vit)["token"], flat(vit)["lr"]) == ("a2mim", "add", 1e-3)
+    assert (flat(tokens)["method"], flat(tokens)["level"]) == ("cmae", "token")
+    assert not {"temperature", "decoder", "level"} & flat(vit).keys()
+    with pytest.raises(TypeError, match="temperature"):
+        changed(vit, temperature=0.2)
+
+
+def test_another_method_keeps_what_both_have():
+    mae = changed(RECIPES["cifar10-mae"](), decoder=(16, 1, 2))
+    relaxed = with_method(mae, "rmae")
+    assert relaxed.method.decoder == (16, 1, 2)
+    assert replace(relaxed, method=mae.method) == mae
+    assert with_method(mae, "mae") is mae
+    assert with_method(relaxed, "mae").method == Mae((16, 1, 2))
+    assert all(with_method(mae, name).method == METHODS[name]() for name in ("a2mim", "cmae"))

@@ -1,5 +1,6 @@
 import inspect
 
+from a2mim.measure.invariance import at_once
 from a2mim.settings.invariance import InvarianceConfig
 from interactions.features.invariance import invariance
 
@@ -10,6 +11,7 @@ def test_the_defaults_are_those_of_the_library():
         name: parameter.default
         for name, parameter in inspect.signature(invariance).parameters.items()
     }
-    for name in ("ratios", "repeats", "seed", "batch", "forward_batch", "precision"):
+    for name in ("fractions", "repeats", "seed", "cka_batch", "precision"):
         assert getattr(config, name) == defaults[name], name
-    assert defaults["hiding"].__name__ == config.hiding
+    assert defaults["fill"].__name__ == config.fill
+    assert at_once(config) == defaults["batch_size"]

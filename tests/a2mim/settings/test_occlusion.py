@@ -12,7 +12,7 @@ from interactions.occlusion.presets import PRESETS
 
 def test_the_defaults_are_one_random_mask_per_image_and_fraction():
     config = OcclusionConfig(("net.pth",), data="digits")
-    assert (config.occluder, config.grid, config.repeats) == (("random",), 14, 1)
+    assert (config.occluder, config.grid, config.repeats) == (("random",), None, 1)
     assert config.fractions == TENTHS
 
 

@@ -1,6 +1,15 @@
+import pytest
 import tyro
 
-from a2mim.settings.weights import ModelsConfig, WeightsConfig
+from a2mim.messages import UsageError
+from a2mim.settings.weights import (
+    ModelsConfig,
+    WeightsConfig,
+    check_checkpoints,
+    model_options,
+    options_as_text,
+    weights_of,
+)
 
 
 def test_options_of_weights_stand_beside_those_of_the_command():
@@ -8,3 +17,31 @@ def test_options_of_weights_stand_beside_those_of_the_command():
     config = tyro.cli(ModelsConfig, args=given)
     assert config.files == ("a.pth",)
     assert config.weights == WeightsConfig(("pad_type=same",), ema=True, mean=(0.5, 0.5, 0.5))
+
+
+def test_settings_of_one_network():
+    given = ["x/a.pth", "b.pth", "--std", "1", "1", "1", "--model-kwargs", "depth=2"]
+    given += ["--for", "a.pth", "name=Ours, at last", "std=.5,.5,.5", "pool=avg"]
+    given += ["--for", "b.pth", "layout=mae"]
+    config = tyro.cli(ModelsConfig, args=given).weights
+    assert config.std == (1, 1, 1)
+    one, title = weights_of("x/a.pth", config)
+    assert (title, one.std, one.layout) == ("Ours, at last", (0.5, 0.5, 0.5), "")
+    assert model_options(one.model_kwargs) == {"depth": 2, "pool": "avg"}
+    other, title = weights_of("b.pth", config)
+    assert (title, other.std, other.layout) == ("", (1, 1, 1), "mae")
+    assert other.model_kwargs == config.model_kwargs
+    check_checkpoints(("x/a.pth", "b.pth"), config)
+    with pytest.raises(UsageError, match=r"got 'b\.pth layout=mae'"):
+        check_checkpoints(("a.pth",), config)
+
+
+@pytest.mark.parametrize("words", [("mean=red",), ("std=1",), ("ours",)])
+def test_words_that_say_nothing_of_a_network(words):
+    with pytest.raises(UsageError):
+        weights_of("a.pth", WeightsConfig(per_network=(("a.pth", *words),)))
+
+
+def test_options_of_networks_as_text():
+    options = {"depth": 2, "layers": (1, 2), "pool": "avg", "bias": False}
+    assert model_options(options_as_text(options)) == options

@@ -22,8 +22,9 @@ from torch.distributed.tensor import DTensor
 
 from a2mim.data.arrays import DataError
 from a2mim.data.augment import CropAndFlip
+from a2mim.data.limits import Tolerance
 from a2mim.data.sampler import Batches, keyed_generator
-from a2mim.data.samples import DatasetSamples, Tolerance
+from a2mim.data.samples import DatasetSamples
 from a2mim.data.stream import ShardStream, StreamSettings
 from a2mim.data.tar import write_shards
 from a2mim.methods.siamese import RelaxedMAE
@@ -281,7 +282,7 @@ def test_after_every_step_a_method_is_told(accumulate):
 
 
 def test_after_a_step_that_is_skipped_it_is_not(monkeypatch):
-    """As fp16 skips one whose gradient is not finite; it needs a GPU."""
+    """As float16 skips one whose gradient is not finite; it needs a GPU."""
     skipped = iter((True, False, False))
     monkeypatch.setattr(
         AcceleratedOptimizer, "step_was_skipped", property(lambda self: next(skipped))
@@ -376,8 +377,8 @@ def test_streams_that_cannot_be_dealt_are_refused(tars):
         fit(samples=stream_of(tars), batch_size=13)
 
 
-def test_bf16_computes_low_and_keeps_high():
-    method, reports, _ = fit(precision="bf16", steps=3)
+def test_bfloat16_computes_low_and_keeps_high():
+    method, reports, _ = fit(precision="bfloat16", steps=3)
     assert set(method.dtypes) == {torch.bfloat16}
     assert all(p.dtype == torch.float32 for p in method.parameters())
     plain, others, _ = fit(steps=3)  # another precision in the same process
@@ -386,8 +387,10 @@ def test_bf16_computes_low_and_keeps_high():
         # bfloat16 rounds to 3 digits
         assert a.losses["loss"] == pytest.approx(b.losses["loss"], rel=0.05)
         assert a.losses != b.losses
-    with pytest.raises(ValueError, match="expected an accelerator for fp16, got the CPU; use bf16"):
-        fit(precision="fp16")
+    with pytest.raises(
+        ValueError, match="expected an accelerator for float16, got the CPU; use bfloat16"
+    ):
+        fit(precision="float16")
 
 
 def test_channels_last_is_the_same_training():
@@ -429,7 +432,9 @@ def test_compiled_it_is_the_same_training():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("precision", "digits"), [("no", 1e-4), ("bf16", 0.05), ("fp16", 0.05)])
+@pytest.mark.parametrize(
+    ("precision", "digits"), [("float32", 1e-4), ("bfloat16", 0.05), ("float16", 0.05)]
+)
 def test_a_gpu_trains_as_the_cpu_does_and_goes_on(precision, digits, tmp_path):
     """The same images and masks; what was averaged and what the optimiser knows is saved too."""
     _, expected, _ = fit(heavy(), ema=0.5)
@@ -652,8 +657,8 @@ def test_what_does_not_go_together_is_refused(tmp_path):
         fit((make()[0], make()[1]))
     with pytest.raises(ValueError, match="several processes for fsdp, got 1; start more"):
         fit(fsdp=True)
-    with pytest.raises(ValueError, match="bf16 or no mixed precision with fsdp, got fp16"):
-        _check_fsdp(2, "fp16", False)
+    with pytest.raises(ValueError, match="bfloat16 or float32 with fsdp, got float16"):
+        _check_fsdp(2, "float16", False)
     with pytest.raises(ValueError, match="fsdp or channels_last, got both"):
         _check_fsdp(2, "no", True)
     with pytest.raises(ValueError, match="checkpoints every positive steps, got 0"):

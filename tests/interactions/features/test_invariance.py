@@ -18,7 +18,7 @@ from interactions.features.invariance import (
     RECALLS,
     Similarity,
     batch_sizes,
-    default_ratios,
+    default_fractions,
     invariance,
     per_image,
     recalls,
@@ -234,17 +234,24 @@ def twins():
     return make_model().double(), make_model(seed=1).double()
 
 
-SETTINGS = {"ratios": (0, 0.5, 0.8), "repeats": 2, "batch": 6, "layers": ["blocks.0", "blocks.1"]}
+SETTINGS = {
+    "fractions": (0, 0.5, 0.8),
+    "repeats": 2,
+    "cka_batch": 6,
+    "layers": ["blocks.0", "blocks.1"],
+}
+
+
 NUMBERS = ["value", "low", "high", "untrained", "pixels", "permuted"]
 PLACE = ["layer", "readout", "ratio", "metric", "statistic"]
 
 
-@pytest.fixture(scope="module", params=["fill", "token drop"])
+@pytest.fixture(scope="module", params=["fill", "token_drop"])
 def table(request, twins):
     model, fresh = twins
-    hiding = fills.image_mean if request.param == "fill" else "token drop"
+    hiding = fills.image_mean if request.param == "fill" else None
     frame = invariance(
-        model, [make_images()], GRID, untrained=fresh, hiding=hiding, seed=7, **SETTINGS
+        model, [make_images()], GRID, untrained=fresh, fill=hiding, seed=7, **SETTINGS
     )
     return request.param, hiding, frame
 
@@ -276,7 +283,7 @@ def test_controls(table):
     )
 
 
-@pytest.mark.parametrize("hiding", [fills.zero, "token drop"])
+@pytest.mark.parametrize("hiding", [fills.zero, None])
 def test_nothing_hidden_is_exactly_nothing_in_single_precision_too(hiding):
     """9 patches: their mean is no sum of binary fractions."""
     frame = invariance(
@@ -284,8 +291,8 @@ def test_nothing_hidden_is_exactly_nothing_in_single_precision_too(hiding):
         [make_images()[:8, :, :48, :48].float()],
         PatchGrid(3, 3),
         untrained=make_model(1, img_size=48),
-        hiding=hiding,
-        ratios=[0],
+        fill=hiding,
+        fractions=[0],
         repeats=1,
         readouts=["class", "mean", "visible"],
     )
@@ -332,7 +339,7 @@ def test_the_pixels_of_visible_patches(twins):
         [make_images()],
         GRID,
         untrained=None,
-        ratios=[0.5],
+        fractions=[0.5],
         repeats=1,
         layers=["blocks.0"],
     )
@@ -349,7 +356,7 @@ def test_the_pixels_of_visible_patches(twins):
 def test_untrained_and_permuted_are_measurements_of_their_own(table, twins):
     _, hiding, frame = table
     fresh = invariance(
-        twins[1], [make_images()], GRID, untrained=twins[0], hiding=hiding, seed=7, **SETTINGS
+        twins[1], [make_images()], GRID, untrained=twins[0], fill=hiding, seed=7, **SETTINGS
     )
     np.testing.assert_array_equal(fresh.untrained, frame.value)
     np.testing.assert_array_equal(fresh.value, frame.untrained)
@@ -370,10 +377,10 @@ def test_batches_that_came_and_went_do_not_matter(table, twins, forward, sizes):
         make_images().split(sizes),
         GRID,
         untrained=twins[1],
-        hiding=hiding,
+        fill=hiding,
         names=(str(k) for k in range(12)),
         seed=7,
-        forward_batch=forward,
+        batch_size=forward,
         **SETTINGS,
     )
     assert again[PLACE].equals(frame[PLACE])
@@ -391,9 +398,9 @@ def test_the_means_of_what_is_observed_are_those_of_the_table(twins, against, fo
         untrained=twins[1],
         against=against,
         names=names,
-        forward_batch=forward,
+        batch_size=forward,
         observe=seen.append,
-        **SETTINGS | {"ratios": (0.5, 0.8), "batch": 8},
+        **SETTINGS | {"fractions": (0.5, 0.8), "cka_batch": 8},
     )
     observed = {}
     for of in seen:
@@ -418,7 +425,7 @@ def test_the_means_of_what_is_observed_are_those_of_the_table(twins, against, fo
 @pytest.mark.parametrize("done", [1, 2, 3])
 def test_from_what_was_stored_after_any_batch_it_goes_on_to_the_same_bits(twins, done, tmp_path):
     images, names = make_images(20), [f"i{k}" for k in range(20)]
-    settings = SETTINGS | {"untrained": twins[1], "batch": 8}  # 7, 7 and 6 images
+    settings = SETTINGS | {"untrained": twins[1], "cka_batch": 8}  # 7, 7 and 6 images
     states = []
     whole = invariance(twins[0], [images], GRID, names=names, after_batch=states.append, **settings)
     assert len(states) == 3
@@ -446,7 +453,7 @@ class Pooling(nn.Module):
 def pooled(images, ratios, **options):
     """The frame of images whose 16 pixels are the players, black where hidden."""
     settings = {"untrained": None, "repeats": 1} | options
-    return invariance(Pooling().eval(), [images], GRID, ratios=ratios, **settings)
+    return invariance(Pooling().eval(), [images], GRID, fractions=ratios, **settings)
 
 
 def mean_of(frame, metric, ratio, column="value"):
@@ -463,7 +470,7 @@ def test_cka_of_a_theory(against):
     for complements the same at 1/4 and at 3/4.
     """
     images = normal(4000, 8, 1, 1) + 2 * normal(4000, 8, 4, 4, seed=1)
-    frame = pooled(images, [0.25, 0.75], against=against, batch=500, forward_batch=1000)
+    frame = pooled(images, [0.25, 0.75], against=against, cka_batch=500, batch_size=1000)
     assert (frame.against == against).all()
     for hidden in (4, 12):
         a, b = 16 - hidden, 16 if against == "whole" else hidden
@@ -503,7 +510,7 @@ def test_at_one_half_either_may_be_the_partner():
     assert difference.std() > 0.1
 
 
-@pytest.mark.parametrize("hiding", [fills.image_mean, "token drop"])
+@pytest.mark.parametrize("hiding", [fills.image_mean, None])
 def test_complements_by_hand(twins, hiding):
     images = make_images()
     frame = invariance(
@@ -511,9 +518,9 @@ def test_complements_by_hand(twins, hiding):
         [images],
         GRID,
         untrained=twins[1],
-        hiding=hiding,
+        fill=hiding,
         against="complement",
-        ratios=[0.75],
+        fractions=[0.75],
         repeats=1,
         layers=["blocks.1"],
     )
@@ -521,7 +528,7 @@ def test_complements_by_hand(twins, hiding):
     patches = GRID.cut(images).flatten(2)
     features, pixels = [], []
     for seen in (~visible, visible):
-        if hiding == "token drop":
+        if hiding is None:
             given, drop = images, {"token_drop": True}
         else:
             given, drop = hide(images, seen, GRID, images.mean(dim=(2, 3), keepdim=True)), {}
@@ -529,7 +536,7 @@ def test_complements_by_hand(twins, hiding):
             [layer_features(m, given, players=GRID, visible_BN=seen, **drop) for m in twins]
         )
         pixels.append(torch.stack([p[v].mean(dim=0) for p, v in zip(patches, seen, strict=True)]))
-    readout = "mean" if hiding == "token drop" else "visible"
+    readout = "mean" if hiding is None else "visible"
     row = frame[(frame.metric == "cka") & (frame.readout == readout)].iloc[0]
     for k, column in enumerate(("value", "untrained")):
         x, y = (of[k]["blocks.1", readout] for of in features)
@@ -541,12 +548,12 @@ def test_complements_by_hand(twins, hiding):
         images.split(5),
         GRID,
         untrained=twins[1],
-        hiding=hiding,
+        fill=hiding,
         against="complement",
-        ratios=[0.75],
+        fractions=[0.75],
         repeats=1,
         layers=["blocks.1"],
-        forward_batch=5,
+        batch_size=5,
     )
     np.testing.assert_allclose(again[NUMBERS], frame[NUMBERS], atol=1e-9)
 
@@ -556,7 +563,7 @@ def test_ratios_by_default():
     for against, ratios in (("whole", range(10)), ("complement", range(1, 10))):
         frame = pooled(images, None, against=against)
         assert sorted(set(frame.ratio)) == sorted({round(16 * k / 10) / 16 for k in ratios})
-        assert default_ratios(against) == tuple(k / 10 for k in ratios)
+        assert default_fractions(against) == tuple(k / 10 for k in ratios)
 
 
 def test_images_are_let_go():
@@ -575,10 +582,10 @@ def test_images_are_let_go():
     frame = invariance(
         *(model, images(), GRID),
         untrained=None,
-        ratios=[0.5],
+        fractions=[0.5],
         repeats=1,
-        batch=8,
-        forward_batch=8,
+        cka_batch=8,
+        batch_size=8,
         count=80,
     )
     assert set(frame.layer) == {"output"}
@@ -591,7 +598,7 @@ def test_a_network_of_maps(twins):
         untrained(lambda: create_model("test_resnet", num_classes=5), seed) for seed in (0, 1)
     )
     frame = invariance(
-        model, [make_images(8).float()], GRID, untrained=fresh, ratios=[0, 0.5], repeats=1
+        model, [make_images(8).float()], GRID, untrained=fresh, fractions=[0, 0.5], repeats=1
     )
     assert set(zip(frame.layer, frame.readout, strict=True)) == {
         *((layer, "mean") for layer in ("act1", "layer1", "layer2", "layer3", "layer4")),
@@ -602,7 +609,7 @@ def test_a_network_of_maps(twins):
 
 def test_half_precision_is_that_of_the_network_only():
     model, images = make_model(), make_images(8).float()
-    settings = {"untrained": None, "ratios": [0.5], "repeats": 1}
+    settings = {"untrained": None, "fractions": [0.5], "repeats": 1}
     single, half = (
         invariance(model, [images], GRID, precision=precision, **settings)
         for precision in ("float32", "float16")
@@ -669,19 +676,17 @@ def test_bad_input(twins):
         run(make_model().train(), untrained=None)
     with pytest.raises(ValueError, match=r"same architecture: .* in the untrained one"):
         run(untrained=make_model(depth=3))
-    with pytest.raises(ValueError, match="hidden ratios that leave a patch, got"):
-        run(ratios=(0.5, 1))
-    with pytest.raises(ValueError, match="hidden ratios that leave a patch, got"):
-        run(ratios=())
+    with pytest.raises(ValueError, match="hidden fractions that leave a patch, got"):
+        run(fractions=(0.5, 1))
+    with pytest.raises(ValueError, match="hidden fractions that leave a patch, got"):
+        run(fractions=())
     for ratios in ((0, 0.5), (0.01, 0.5)):
-        with pytest.raises(ValueError, match=r"ratios that hide a patch, .*; leave out those at 0"):
-            run(ratios=ratios, against="complement")
+        with pytest.raises(ValueError, match=r"that hide a patch, .*; leave out those at 0"):
+            run(fractions=ratios, against="complement")
     with pytest.raises(ValueError, match="against whole or complement, got 'half'"):
         run(against="half")
-    with pytest.raises(ValueError, match="4 in a batch, got 2, 32 and 3"):
-        run(batch=3)
-    with pytest.raises(ValueError, match="a fill or 'token drop', got 'drop'"):
-        run(hiding="drop")
+    with pytest.raises(ValueError, match="4 in a batch of CKA, got 2, 32 and 3"):
+        run(cka_batch=3)
     with pytest.raises(ValueError, match="as many names as images, got 2 and 12"):
         run(names=["a", "b"])
     with pytest.raises(ValueError, match="fewer names than images"):

@@ -5,7 +5,7 @@ import torch
 from scipy.stats import t
 from timm import create_model
 
-from interactions.features.spectrum import log_amplitudes, spectrum, variances
+from interactions.features.spectrum import log_amplitudes, spectrum, too_small, variances
 from interactions.networks.layers import residual_stream, stream_names
 
 GOLDEN = {
@@ -202,3 +202,16 @@ def test_a_network_whose_blocks_were_found_by_search():
     for layer in names[:2]:
         row = frame[(frame.layer == layer) & (frame.measure == "variance")]
         assert row.value.item() == pytest.approx(float(variances(kept[layer]).mean()), rel=1e-9)
+
+
+def test_maps_that_are_too_small_are_named():
+    model = make_model("test_resnet")
+    assert too_small(model, make_images(160, 1)) == {}
+    small = too_small(model, make_images(64, 1))
+    assert set(small.values()) == {2}
+    left = [name for name in stream_names(model) if name not in small]
+    assert 0 < len(left) < len(stream_names(model))
+    frame = spectrum(model, [make_images(64, 2)], layers=left)
+    assert set(frame["layer"]) == set(left)
+    with pytest.raises(ValueError, match="at least 3 x 3 cells"):
+        spectrum(model, [make_images(64, 2)])

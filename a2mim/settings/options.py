@@ -1,0 +1,65 @@
+"""From a dataclass of settings to the options of a command, with help that flows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+
+import tyro
+
+T = TypeVar("T")
+
+
+def parse(
+    settings: type[T],
+    arguments: Sequence[str],
+    command: str,
+    about: str,
+    default: T | None = None,
+) -> T:
+    """Settings as a command line gives them.
+
+    Args:
+        settings: a dataclass whose docstrings are the help.
+        arguments: behind the name of the command.
+        command: its name.
+        about: what it does, for the help.
+        default: what is not given; as the dataclass says if left out.
+
+    Raises:
+        SystemExit: with code 0 after help, and 2 for what cannot be, which is explained by then.
+    """
+    _describe(settings)
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(settings, args=arguments, prog=f"a2mim {command}", description=about, **given)
+
+
+def flowing(text: str) -> str:
+    """A sentence whose paragraphs are one line each, without marks of code."""
+    paragraphs = re.split(r"\n\s*\n", text.replace("``", ""))
+    flat = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    return flat[:1].upper() + flat[1:]
+
+
+def _describe(settings: type) -> None:
+    """Say in the hints of a dataclass what its docstrings say: tyro would keep their lines."""
+    from docstring_parser import parse_from_object
+
+    said = {one.arg_name: one.description for one in parse_from_object(settings).params}
+    hints = get_type_hints(settings, include_extras=True)
+    for name in (field.name for field in fields(settings)):
+        for nested in _dataclasses(hints[name]):
+            _describe(nested)
+        if said.get(name):
+            help_text = tyro.conf.arg(help=flowing(said[name] or ""))
+            settings.__annotations__[name] = Annotated[hints[name], help_text]
+
+
+def _dataclasses(hint: Any) -> Iterator[type]:
+    """Those that a hint is made of."""
+    if isinstance(hint, type) and is_dataclass(hint):
+        yield hint
+    for part in get_args(hint):
+        yield from _dataclasses(part)

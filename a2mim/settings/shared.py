@@ -1,0 +1,77 @@
+"""Options that several commands have: one name, type, default and help text for the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+CHECKPOINT = (
+    "a run folder, a file, a timm name (timm's own weights), hf-hub:USER/NAME, or untrained:NAME for random "
+    "weights; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE for a "
+    "network of your own"
+)
+
+Checkpoints = Annotated[
+    tyro.conf.Positional[tuple[str, ...]],
+    tyro.conf.arg(metavar="CKPT...", help=f"Checkpoints, each of them {CHECKPOINT}."),
+]
+Images = Annotated[
+    Path | None,
+    tyro.conf.arg(
+        metavar="DIR",
+        help="Folder of images, searched in depth: links are followed, hidden files and folders "
+        "left out. labels.csv in it (file,class_index) tells classes.",
+    ),
+]
+Data = Annotated[
+    str,
+    tyro.conf.arg(
+        metavar="NAME",
+        help="Data set by name instead of a folder (digits, cifar10, ...): its test images.",
+    ),
+]
+Count = Annotated[
+    int, tyro.conf.arg(metavar="N", help="At most this many images, drawn by the random seed.")
+]
+Seed = Annotated[
+    int,
+    tyro.conf.arg(
+        metavar="N",
+        help="Random seed; the same seed gives the same images and masks to all checkpoints.",
+    ),
+]
+BatchSize = Annotated[
+    int,
+    tyro.conf.arg(
+        metavar="N",
+        help="Images through the network at once; 0: automatic. Results do not depend on it, "
+        "rounding aside.",
+    ),
+]
+Grid = Annotated[
+    int | str | None,
+    tyro.conf.arg(
+        metavar="N|ROWSxCOLS",
+        help="Patches, hidden as a whole: N on each side, or rows and columns, such as 4x8. None: "
+        "those of the vision transformers, if all have the same; else the most up to 14 x 14 that "
+        "divide the images of all networks.",
+    ),
+]
+Precision = Annotated[
+    Literal["float32", "tf32", "float16"], tyro.conf.arg(help="Arithmetic of the network.")
+]
+"""bfloat16 is too coarse for differences of outputs."""
+
+PlainFill = Literal["zero", "black", "white", "image_mean", "blur", "token_drop"]
+"""What hidden patches become where masks alone are drawn; ``token_drop`` leaves tokens out."""
+
+
+def value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """What an option is given on a command line that is not parsed yet; None if it is not there."""
+    values = [after for word, after in pairwise(arguments) if word == option]
+    values += [word.partition("=")[2] for word in arguments if word.startswith(f"{option}=")]
+    return values[-1] if values else None

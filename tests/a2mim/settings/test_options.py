@@ -1,0 +1,56 @@
+from dataclasses import dataclass, field
+
+import pytest
+import tyro
+
+from a2mim.settings.options import flowing, parse
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Settings inside.
+
+    Attributes:
+        depth: how deep, which is said in a sentence that goes on
+            (and on) in a second line of ``code``.
+    """
+
+    depth: int = 2
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Settings."""
+
+    name: str = "a"
+    """What it is called, which is said in a sentence that is long enough
+    (and longer) for the next line.
+
+    A second paragraph."""
+    inner: tyro.conf.OmitArgPrefixes[Inner] = field(default_factory=Inner)
+    """What is inside."""
+
+
+def test_paragraphs_are_lines():
+    assert flowing("one ``two``\n    (three)\n\n    four\n") == "One two (three)\n\nfour"
+
+
+def test_the_help_has_no_line_breaks_of_docstrings(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit) as ended:
+        parse(Outer, ["--help"], "try", "About it.")
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "usage: a2mim try" in text
+    words = " ".join(text.replace("│", " ").split())
+    for said in (
+        "long enough (and longer) for the next line.",
+        "goes on (and on) in a second line of code",
+    ):
+        assert said in words
+    assert any("enough (and longer)" in line for line in text.splitlines())
+
+
+def test_settings_and_defaults():
+    assert parse(Outer, ["--depth", "3"], "try", "") == Outer(inner=Inner(3))
+    assert parse(Outer, ["--name", "b"], "try", "", Outer("c", Inner(5))) == Outer("b", Inner(5))
