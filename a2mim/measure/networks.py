@@ -153,7 +153,7 @@ def subject_of(
 
 
 def called(report: LoadReport) -> str:
-    """What weights are called in tables: as said, by their run, file, timm's tag or name on the hub.
+    """What weights are called in tables: as said, or their run, file, timm's tag, hub name.
 
     A file that is called as every training calls it (``backbone.safetensors``) is called with its
     folder.

@@ -26,7 +26,7 @@ class Pretrain:
     """Another method than the recipe's, with its own settings; those that both have stay."""
     out: Path | None = None
     """Output folder; by default results/pretrain/RECIPE-KEY, with a key of settings and data. While
-    the run works, OUT.running leads to it: OUT.running/log.jsonl is the log, a JSON line a report."""
+    the run works, OUT.running leads to it: OUT.running/log.jsonl is the log in JSON lines."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda if there is one."""
     resume: bool = True
