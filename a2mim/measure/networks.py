@@ -166,11 +166,9 @@ def identity(name: str, report: LoadReport) -> tuple[object, ...]:
 
 
 def nicknames(reports: Sequence[LoadReport]) -> list[str]:
-    """What networks are called in names of folders: by their files, or architectures."""
+    """What networks are called in names of folders: by their files, or by timm's names."""
     return [
-        short(report)
-        if Path(report.source).suffix and called(report) != "untrained"
-        else report.architecture
+        short(report) if Path(report.source).is_file() else report.architecture
         for report in reports
     ]
 
