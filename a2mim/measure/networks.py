@@ -168,7 +168,7 @@ def identity(name: str, report: LoadReport) -> tuple[object, ...]:
 def nicknames(reports: Sequence[LoadReport]) -> list[str]:
     """What networks are called in names of folders: by their files, or by timm's names."""
     return [
-        short(report) if Path(report.source).is_file() else report.architecture
+        short(report) if Path(report.source).exists() else report.architecture
         for report in reports
     ]
 
