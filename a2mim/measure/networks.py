@@ -168,8 +168,7 @@ def identity(name: str, report: LoadReport) -> tuple[object, ...]:
 def nicknames(reports: Sequence[LoadReport]) -> list[str]:
     """What networks are called in names of folders: by their files, or by timm's names."""
     return [
-        short(report) if Path(report.source).exists() else report.architecture
-        for report in reports
+        short(report) if Path(report.source).exists() else report.architecture for report in reports
     ]
 
 
