@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
@@ -129,10 +128,8 @@ def interaction_curves(config: InteractionsConfig) -> None:
         try:
             design, sources = _planned(config, design, sources, subjects, share)
         except UsageError:
-            if rank == 0:
-                shutil.rmtree(
-                    share.folder, ignore_errors=True
-                )  # a pilot that nothing can be made of
+            if rank == 0:  # a pilot that nothing can be made of
+                tidy_records(share.folder, ())
             raise
     else:
         _announce(config, design, len(sources), rank)

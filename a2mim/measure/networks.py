@@ -198,19 +198,10 @@ def identity(name: str, report: LoadReport) -> tuple[object, ...]:
     )
 
 
-def _is_on_disk(report: LoadReport) -> bool:
-    """Whether weights are a file or a folder, and no name."""
-    source = Path(report.source)
-    return bool(source.suffix) or source.is_dir()
-
-
 def nicknames(reports: Sequence[LoadReport]) -> list[str]:
-    """What networks are called in names of folders: by their files, or architectures."""
+    """What networks are called in names of folders: by their files, or by timm's names."""
     return [
-        short(report)
-        if _is_on_disk(report) and called(report) != "untrained"
-        else report.architecture
-        for report in reports
+        short(report) if Path(report.source).exists() else report.architecture for report in reports
     ]
 
 

@@ -267,6 +267,7 @@ def occlusion(config: OcclusionConfig) -> None:
     everything = settings | {
         "checkpoints": [identity(name, report) for name, report in pairs],
         "images": images.contents(),
+        "saliency": saliency and identity(config.saliency, saliency.loaded.report),
         "probe_data": [
             _probe_samples(config, report.source, look).contents()
             for report, look in tried

@@ -315,14 +315,15 @@ def place_run(work: Path, out: Path) -> None:
     """Put the work folder in the place of ``out``; what is there is moved aside, and said."""
     out = out.resolve()
     key = json.loads((work / WORK_MARK).read_text())["key"]
-    for path in [*left_over(work), work / WORK_MARK]:
+    for path in left_over(work):
         path.unlink(missing_ok=True)
     files = _files_of(out) if _holds(work, out) else []
     aside = _fresh(out.with_name(f"{out.name}.previous")) if os.path.lexists(out) else None
     if aside is not None:
         os.rename(out, aside)
     os.rename(work, out)
-    (out / LOCK).unlink(missing_ok=True)
+    for name in (WORK_MARK, LOCK):  # after renaming: killed before, it is still unfinished work
+        (out / name).unlink(missing_ok=True)
     _unlock(work)
     if aside is not None:
         for file in files:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ from torch import Tensor
 
 from a2mim.files import write_arrays
 from interactions.orders.estimator import Interactions
+
+_NAME = re.compile(r"\d{5}-\w+-\d+\.npz")
+"""Of a record, or of what a killed process left of one: nothing else is removed."""
 
 
 def record_key(settings: Mapping[str, object], image_CHW: Tensor, label: int) -> str:
@@ -97,7 +101,7 @@ def tidy_records(folder: Path, used: Collection[Path]) -> None:
     last = {path.stem.rsplit("-", 1)[0]: path for path in sorted(used, key=_level)}
     keep = {(path.parent.name, path.name) for path in last.values()}
     for path in folder.glob("*/*.npz*"):
-        if (path.parent.name, path.name) not in keep:
+        if (path.parent.name, path.name) not in keep and _NAME.match(path.name):
             path.unlink()
 
 

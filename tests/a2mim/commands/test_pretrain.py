@@ -24,6 +24,7 @@ from a2mim.messages import UsageError
 from a2mim.methods.siamese import ImageLevel, TokenLevel
 from a2mim.recipes.pretrain import RECIPES, changed, with_method
 from a2mim.report.figures import reconstructions
+from a2mim.runs.folder import run_key
 from a2mim.runs.table import read_table
 from a2mim.settings.recipes import as_options, chosen
 from a2mim.training.state import load_checkpoint
@@ -399,6 +400,28 @@ def test_how_many_unreadable_images_are_put_up_with(tmp_path):
     assert few.load(0, 0).shape == (3, 32, 32)
     with pytest.raises(DataError, match="at most 0 unreadable images"):
         none.load(0, 0)
+
+
+def test_other_images_under_the_same_names_are_another_run(tmp_path, monkeypatch):
+    """An unreadable one among them is no obstacle."""
+    rng, folder, keys = np.random.default_rng(0), tmp_path / "images", []
+    few = [*TINY, "batch_size=4"]
+    folder.mkdir()
+    (folder / "9.png").write_bytes(b"damaged")
+
+    def refuse(out, config, **_):
+        keys.append(run_key(config))
+        raise UsageError("seen")
+
+    monkeypatch.setattr(module, "open_run", refuse)
+    for look in (0, 0, 1):
+        for k in range(8):
+            if look or not keys:
+                pixels = rng.integers(0, 256, (40, 40, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{k}.bmp")  # all of one size
+        with pytest.raises(UsageError, match="seen"):
+            run("digits-vit", few, f"folder:{folder}", tmp_path / "run", device="cpu")
+    assert keys[0] == keys[1] != keys[2]
 
 
 @pytest.mark.parametrize(

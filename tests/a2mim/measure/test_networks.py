@@ -11,10 +11,12 @@ from a2mim.checkpoints.load import LoadReport
 from a2mim.measure.networks import (
     called,
     check_different,
+    identity,
     kept,
     load,
     model_options,
     models,
+    nicknames,
     recorded,
     short,
     subject_of,
@@ -91,6 +93,25 @@ def test_names_in_tables(tmp_path):
         match=r"every network once, got test_resnet test_resnet\.safetensors twice; .* rename the",
     ):
         check_different([*reports, reports[0]])
+
+
+def test_names_of_folders_are_those_of_files_or_of_timm(tmp_path):
+    _, path = saved(tmp_path)
+    names = (f"test_resnet={path}", "untrained:test_vit")
+    reports = [load(name, WeightsConfig()).report for name in names]
+    assert nicknames(reports) == ["test_resnet", "test_vit"]
+    path.rename(tmp_path / "mine.safetensors")
+    report = load(f"test_resnet={tmp_path / 'mine.safetensors'}", WeightsConfig()).report
+    assert nicknames([report]) == ["mine"]
+
+
+def test_another_look_is_another_network(tmp_path):
+    _, path = saved(tmp_path)
+    one, two = (
+        identity(str(path), load(f"test_resnet={path}", WeightsConfig(crop_pct=crop)).report)
+        for crop in (0.9, 0.8)
+    )
+    assert one != two
 
 
 def test_files_that_are_all_called_the_same_are_called_with_their_folder(tmp_path, monkeypatch):

@@ -392,6 +392,8 @@ def test_the_key_is_of_everything_that_decides_numbers(config, compared, tmp_pat
     keys.append(planned(replace(config, probe_data="digits")).key)
     keys.append(planned(replace(config, seed=1)).key)
     assert len(set(keys)) == len(keys)
+    monkeypatch.setattr("a2mim.runs.folder.commit", lambda: "other code")
+    assert planned(replace(config, seed=1)).key == keys[-1]
 
 
 def test_equal_batches():

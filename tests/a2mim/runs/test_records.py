@@ -77,12 +77,14 @@ def test_of_a_finished_run_the_last_records_are_kept(tmp_path):
     others = {work / "net" / "00000-pilot-0.npz", work / "old" / "00000-key-0.npz"}
     for path in sorted(used | others):
         write_record(RECORD, path, label=0)
-    (work / "net" / "00001-key-3.npz.partial").write_bytes(b"half")
+    (work / "net" / "00001-key-3.npz.12.partial").write_bytes(b"half")
+    (work / "net" / "mine.npz").write_bytes(b"mine")
     work.rename(done)
     tidy_records(done, used)
     assert sorted(str(p.relative_to(done)) for p in done.rglob("*.*")) == [
-        *("net/00000-key-2.npz", "net/00001-key-2.npz"),
+        *("net/00000-key-2.npz", "net/00001-key-2.npz", "net/mine.npz"),
     ]
+    (done / "net" / "mine.npz").unlink()
     assert [record.image for record in read_records(done / "net")] == ["cats/1.png"] * 2
     (done / "net" / "00000-key-2.npz").write_bytes(b"half")
     with pytest.raises(ValueError, match="whole records in"):
