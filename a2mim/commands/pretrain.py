@@ -25,6 +25,7 @@ from a2mim.commands.pretrain_settings import UNDECIDING, check
 from a2mim.commands.training import (
     engine_arguments,
     errors_explained,
+    start_of,
     tolerance,
     what_a_cut_changes,
 )
@@ -148,8 +149,10 @@ def run(
     watch = Watch(method, config, steps, steps_per_epoch, images_ICHW, knn)
     log = Log(work, steps, config.batch_size, watch, trackers)
     cut = what_a_cut_changes(method, config, ranks)
-    if cut and rank == 0:
-        print(cut)
+    if rank == 0:
+        print(start_of(method, config, len(samples), steps, device))
+        if cut:
+            print(cut)
     try:
         with errors_explained():
             trained = pretrain(

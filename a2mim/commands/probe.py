@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 from timm.data import create_transform
 from torch import Tensor
-from tqdm import tqdm
 
 from a2mim.checkpoints.load import Loaded, LoadReport
 from a2mim.commands import finetune
@@ -38,6 +37,7 @@ from a2mim.probes.linear import WEIGHT_DECAYS
 from a2mim.probes.results import ProbeResult
 from a2mim.recipes.finetune import RECIPES, FinetuneConfig
 from a2mim.runs.folder import commit, finish_run, keep_memory, open_run, pick_device
+from a2mim.runs.progress import progress, worked_with
 from a2mim.runs.table import COLUMNS, read_table, write_atomic, write_table
 from a2mim.settings.probe import ProbeConfig
 from a2mim.settings.recipes import chosen
@@ -93,6 +93,7 @@ def probe(config: ProbeConfig) -> None:
     check_different(reports)
     for report in reports:
         print(report)
+    print(f"plan: {config.method}, {worked_with(device, config.precision, _sizes(reports))}")
     settings = asdict(config)
     for key in ("device", "out", "resume", "batch_size", "workers"):
         settings.pop(key)
@@ -237,7 +238,7 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
     else:
         samples = labelled_samples(config.data, transform)[1]
     samples = _some(samples, config.max_test)
-    with _progress("evaluating", len(samples)) as progress:
+    with _progress("evaluating", len(samples)) as on_batch:
         found = evaluate(
             loaded.model,
             samples,
@@ -245,7 +246,7 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
             device=device,
             workers=config.workers,
             precision=config.precision,
-            on_batch=progress,
+            on_batch=on_batch,
         )
     H, W = loaded.data_config["input_size"][1:]
     size = H if H == W else f"{H}x{W}"
@@ -273,7 +274,7 @@ def _frozen(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Ite
         ("test", test, config.max_test),
     ):
         some = _some(samples, limit)
-        with _progress(f"{split} features", len(some)) as progress:
+        with _progress(f"{split} features", len(some)) as on_batch:
             tables.append(
                 extract(
                     loaded.model,
@@ -284,7 +285,7 @@ def _frozen(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Ite
                     workers=config.workers,
                     precision=config.precision,
                     cache=part / f"features-{split}",
-                    on_batch=progress,
+                    on_batch=on_batch,
                 )
             )
     fit = _fit_of(config, device)
@@ -389,6 +390,10 @@ def _finetuned(
     return pd.concat(tables, ignore_index=True), details
 
 
+def _sizes(reports: Sequence[LoadReport]) -> list[int]:
+    return [report.parameters for report in reports]
+
+
 def _some(samples: Any, limit: int | None) -> Any:
     """At most ``limit`` of the images, drawn by seed 0."""
     if limit is None or limit >= len(samples):
@@ -404,7 +409,7 @@ def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """A bar of images, with the time left."""
-    with tqdm(total=total, desc=what, unit=" images", delay=1, leave=False) as bar:
+    with progress(what, total, "images", delay=1, leave=False) as bar:
         yield lambda done, total: bar.update(done - bar.n) and None
 
 
