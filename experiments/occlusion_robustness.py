@@ -34,7 +34,7 @@ from a2mim.settings.weights import WeightsConfig
 from interactions import plots
 from interactions.occlusion.curves import by_fraction, scores
 from interactions.occlusion.masks import OCCLUDERS
-from interactions.occlusion.predictions import effects
+from interactions.occlusion.predictions import occlude
 from interactions.occlusion.saliency import captum_attribution
 
 SHOWN = ("random", "salient", "non_salient")
@@ -60,7 +60,7 @@ def measured(
             saliency_IN = captum_attribution(model, images_ICHW, players, method, names=names)
         labels_I = torch.zeros(len(files), dtype=torch.int64)  # not known: agreement needs none
         for name in SHOWN:
-            rows[name, checkpoint] = effects(
+            rows[name, checkpoint] = occlude(
                 *(model, images_ICHW, labels_I, players, OCCLUDERS[name]),
                 fractions=FRACTIONS,
                 names=names,

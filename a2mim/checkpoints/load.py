@@ -159,6 +159,7 @@ class LoadReport:
         assumed: settings that decide numbers and that nothing told.
         entries: what else the file holds: entry -> what it is; text of its header.
         title: what the network is to be called, if the user says so.
+        parameters: of the network, where that was counted.
     """
 
     source: str
@@ -179,6 +180,7 @@ class LoadReport:
     assumed: tuple[Assumed, ...] = ()
     entries: dict[str, str] = field(default_factory=dict)
     title: str = ""
+    parameters: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it."""

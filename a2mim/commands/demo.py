@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -30,6 +30,7 @@ from a2mim.messages import UsageError
 from a2mim.report.demo import findings, summary_table, write_report
 from a2mim.report.figures import draw_all
 from a2mim.runs.folder import commit, finish_run, nothing_left_empty, open_run, out_of, pick_device
+from a2mim.runs.progress import progress
 from a2mim.runs.table import COLUMNS, per_image_rows, read_table, strength_rows, write_table
 from a2mim.settings.demo import GRID, IMAGE_SIZE, MASK_BLOCK, DemoConfig, backbone
 from a2mim.training.plain import train
@@ -119,7 +120,7 @@ def load(config: DemoConfig) -> Material:
     elif config.data == "cifar10":
         sets = cifar10(Path("data"), IMAGE_SIZE, limits, config.seed)
     elif kind == "folder" and path:
-        with tqdm(desc="reading images", unit="image", leave=False, delay=1) as bar:
+        with progress("reading images", None, "images", leave=False, delay=1) as bar:
             sets = image_folders(
                 Path(path), IMAGE_SIZE, limits, config.seed, on_read=lambda count: bar.update()
             )
@@ -283,13 +284,20 @@ def measure(
         seed=config.seed,
     )
     # No contexts are added: of so few forwards, more are worth in more images.
-    records = ix.measure(tqdm(games, label, unit="image"), design, target=None)
+    with progress(label, len(games), "images") as bar:
+        records = ix.measure(_counted(games, bar), design, target=None)
     setting = (
         f"grid={GRID}x{GRID} reward=log_odds label=truth fill=zero pairs={config.pairs} radius=2 "
         f"contexts={config.replicates}x{config.windows}"
     )
     rows.append(strength_rows(records, setting, **common))
     write_table(pd.concat(rows, ignore_index=True)[list(COLUMNS)], work / f"parts/{name}-{arm}.csv")
+
+
+def _counted(games: Iterable[ix.PatchGame], bar: tqdm) -> Iterator[ix.PatchGame]:
+    for game in games:
+        yield game
+        bar.update()
 
 
 def _keep_reconstructions(
@@ -325,7 +333,7 @@ def _initialised(name: str, config: DemoConfig, material: Material) -> nn.Module
 @contextmanager
 def _steps(label: str, steps: int) -> Iterator[Callable[[dict[str, float]], None]]:
     """A progress bar over training steps, with the loss and the time left."""
-    with tqdm(total=steps, desc=label, unit="step") as bar:
+    with progress(label, steps, "steps") as bar:
 
         def on_step(losses: dict[str, float]) -> None:
             bar.set_postfix(loss=f"{losses['loss']:.3f}", refresh=False)

@@ -29,6 +29,7 @@ from a2mim.commands.pretrain import RULES
 from a2mim.commands.training import (
     engine_arguments,
     errors_explained,
+    start_of,
     tolerance,
     what_a_cut_changes,
 )
@@ -235,8 +236,10 @@ def finetune(
     )
     rank, ranks = process_rank()
     cut = what_a_cut_changes(method, config, ranks)
-    if cut and rank == 0:
-        print(cut)
+    if rank == 0:
+        print(start_of(method, config, len(train), steps, device))
+        if cut:
+            print(cut)
     work.mkdir(parents=True, exist_ok=True)
     log = Log(work, steps, config.batch_size, judge)
     try:

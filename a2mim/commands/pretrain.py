@@ -37,6 +37,7 @@ from a2mim.commands.pretrain_settings import UNDECIDING, check
 from a2mim.commands.training import (
     engine_arguments,
     errors_explained,
+    start_of,
     tolerance,
     what_a_cut_changes,
 )
@@ -174,9 +175,10 @@ def run(
     log = Log(work, steps, config.batch_size, watch, trackers, link=running)
     about = json.dumps(description(method.backbone, config), indent=2) + "\n"
     cut = what_a_cut_changes(method, config, ranks)
-    if cut and rank == 0:
-        print(cut)
     if rank == 0:
+        print(start_of(method, config, len(samples), steps, device))
+        if cut:
+            print(cut)
         print(f"log while it runs: {work / 'log.jsonl'}")
     try:
         with errors_explained():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 from timm.data import create_transform
 from torch import Tensor
-from tqdm import tqdm
 
 from a2mim.checkpoints.load import Loaded, LoadReport
 from a2mim.commands import finetune
@@ -55,6 +54,7 @@ from a2mim.runs.folder import (
     out_of,
     pick_device,
 )
+from a2mim.runs.progress import progress, worked_with
 from a2mim.runs.table import COLUMNS, read_table, write_table
 from a2mim.settings.probe import ProbeConfig
 from a2mim.settings.recipes import chosen
@@ -111,6 +111,7 @@ def probe(config: ProbeConfig) -> None:
     check_different(reports)
     for report in reports:
         print(report)
+    print(f"plan: {config.method}, {worked_with(device, config.precision, _sizes(reports))}")
     settings = asdict(config)
     for key in ("device", "out", "resume", "batch_size", "workers"):
         settings.pop(key)
@@ -256,7 +257,7 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
         )
     transform = PilTransform(create_transform(**loaded.data_config))
     (samples,) = _samples(config, transform)
-    with _progress("evaluating", len(samples)) as progress:
+    with _progress("evaluating", len(samples)) as on_batch:
         found = evaluate(
             loaded.model,
             samples,
@@ -264,7 +265,7 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
             device=device,
             workers=config.workers,
             precision=config.precision,
-            on_batch=progress,
+            on_batch=on_batch,
         )
     H, W = loaded.data_config["input_size"][1:]
     size = H if H == W else f"{H}x{W}"
@@ -287,7 +288,7 @@ def _frozen(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Ite
     readout = Readout(config.pool, config.block, config.final_norm)
     tables: list[Features] = []
     for split, some in zip(("training", "test"), _samples(config, transform), strict=True):
-        with _progress(f"{split} features", len(some)) as progress:
+        with _progress(f"{split} features", len(some)) as on_batch:
             tables.append(
                 extract(
                     loaded.model,
@@ -298,7 +299,7 @@ def _frozen(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Ite
                     workers=config.workers,
                     precision=config.precision,
                     cache=part / f"features-{split}",
-                    on_batch=progress,
+                    on_batch=on_batch,
                 )
             )
     fit = _fit_of(config, device)
@@ -403,6 +404,10 @@ def _finetuned(
     return pd.concat(tables, ignore_index=True), details
 
 
+def _sizes(reports: Sequence[LoadReport]) -> list[int]:
+    return [report.parameters for report in reports]
+
+
 def _samples(config: ProbeConfig, transform: Augment = lambda image, _: image) -> list[Any]:
     """The images of the run: for training and testing, or with ``--method clean`` for testing."""
     if config.images is not None:
@@ -427,7 +432,7 @@ def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """A bar of images, with the time left."""
-    with tqdm(total=total, desc=what, unit=" images", delay=1, leave=False) as bar:
+    with progress(what, total, "images", delay=1, leave=False) as bar:
         yield lambda done, total: bar.update(done - bar.n) and None
 
 

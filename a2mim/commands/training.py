@@ -18,6 +18,7 @@ from a2mim.messages import UsageError
 from a2mim.methods.masked_image_model import MaskedImageModel
 from a2mim.recipes.finetune import FinetuneConfig
 from a2mim.recipes.pretrain import A2mim, Cmae, CmaeTokens, PretrainConfig
+from a2mim.runs.progress import worked_with
 from a2mim.training.loop import Interrupted
 from a2mim.training.state import CheckpointError
 
@@ -52,6 +53,29 @@ def engine_arguments(
         "workers": config.workers,
         "log_every": max(min(steps_per_epoch // 10, 50), 1),
     }
+
+
+def start_of(
+    method: nn.Module,
+    config: PretrainConfig | FinetuneConfig,
+    images: int,
+    steps: int,
+    device: str,
+) -> str:
+    """The line before the first step.
+
+    Args:
+        method: what is trained.
+        config: of the run.
+        images: of an epoch.
+        steps: in all.
+        device: cpu or cuda.
+    """
+    parameters = sum(parameter.numel() for parameter in method.parameters())
+    return (
+        f"plan: {config.epochs} epochs of {images} images, {steps} steps of {config.batch_size}, "
+        + worked_with(device, config.precision, [parameters])
+    )
 
 
 def tolerance(unreadable: float) -> Tolerance:

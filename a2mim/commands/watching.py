@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from a2mim.data.sampler import keyed_generator
 from a2mim.data.samples import RepeatedSamples, SomeSamples
@@ -34,6 +33,7 @@ from a2mim.probes.features import extract
 from a2mim.probes.knn import knn_probe
 from a2mim.recipes.pretrain import A2mim, PretrainConfig
 from a2mim.runs.folder import commit, process_rank
+from a2mim.runs.progress import progress
 from a2mim.runs.table import COLUMNS
 from a2mim.training.loop import StepReport
 from a2mim.training.trackers import Followers, Trackers
@@ -107,9 +107,10 @@ class Log:
         self._trackers = trackers or Trackers()
         self._followers: Followers | None = None
         self._hook = threading.excepthook
-        self._bar = tqdm(
-            total=steps * batch_size,
-            unit=" images",
+        self._bar = progress(
+            "training",
+            steps * batch_size,
+            "images",
             unit_scale=True,
             delay=1,
             disable=process_rank()[0] > 0,

@@ -48,6 +48,7 @@ from a2mim.runs.folder import (
     pick_device,
     process_rank,
 )
+from a2mim.runs.progress import worked_with
 from a2mim.runs.records import tidy_records
 from a2mim.runs.table import per_image_rows, strength_rows, write_table
 from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
@@ -132,7 +133,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
                 tidy_records(share.folder, ())
             raise
     else:
-        _announce(config, design, len(sources), rank)
+        _announce(config, design, len(sources), subjects, rank)
     measured = [measure(subject, config, design, sources, share) for subject in subjects]
     if rank != 0:
         (work / f"done-{rank}").touch()  # this process reads no record any more
@@ -201,7 +202,7 @@ def _planned(
     if not chosen.error <= max(TOO_LITTLE, config.target):
         raise _too_little(pilots[0], chosen, spent, limits)
     design = chosen.design(design)
-    _announce(config, design, chosen.images, share.rank)
+    _announce(config, design, chosen.images, subjects, share.rank)
     if share.rank == 0:
         print(
             f"expected relative error of J: {chosen.error:.2g} over all orders, at most "
@@ -241,7 +242,13 @@ def _too_little(
     return BudgetError(found, max(3 * enough // 2, chosen.forwards) + 2 * spent)
 
 
-def _announce(config: InteractionsConfig, design: ix.Design, images: int, rank: int) -> None:
+def _announce(
+    config: InteractionsConfig,
+    design: ix.Design,
+    images: int,
+    subjects: Sequence[Subject],
+    rank: int,
+) -> None:
     """What will be done, before it is done."""
     if rank:
         return
@@ -254,7 +261,9 @@ def _announce(config: InteractionsConfig, design: ix.Design, images: int, rank: 
     more = ""
     if config.target and not config.budget and not config.protocol:
         more = f", more contexts where the relative error of J is above {config.target:g}"
-    print(f"plan: {text}, at most {forwards} forwards for each network{more}")
+    parameters = [subject.report.parameters for subject in subjects]
+    tools = worked_with(config.device, config.precision, parameters)
+    print(f"plan: {text}, at most {forwards} forwards for each network{more}, {tools}")
     if images < FEWEST_IMAGES:
         print(f"{images} images are few: intervals over images will be wide, and say little")
 

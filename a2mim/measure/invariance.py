@@ -29,7 +29,6 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from a2mim.checkpoints.load import LoadReport
 from a2mim.data.sampler import keyed_generator
@@ -71,6 +70,7 @@ from a2mim.runs.folder import (
     safe_name,
 )
 from a2mim.runs.journal import Journal
+from a2mim.runs.progress import forwards, worked_with
 from a2mim.runs.table import COLUMNS, read_table, write_table
 from a2mim.settings.invariance import InvarianceConfig
 from a2mim.settings.spectrum import SpectrumConfig
@@ -114,6 +114,10 @@ class Prepared:
     reports: Sequence[LoadReport]
     device: str
 
+    def worked_with(self, precision: str) -> str:
+        """The end of the line before the start."""
+        return worked_with(self.device, precision, [one.parameters for one in self.reports])
+
 
 @nothing_left_empty()
 def invariance(config: InvarianceConfig) -> None:
@@ -134,7 +138,7 @@ def invariance(config: InvarianceConfig) -> None:
     images = len(prepared.sources)
     if images < FEWEST:
         raise UsageError(f"expected at least {FEWEST} images, found {images}")
-    print(_plan(config, images))
+    print(_plan(config, prepared))
     out, work, settings, rows = measure_all(
         "invariance", config, prepared, partial(_measure, config, prepared)
     )
@@ -387,8 +391,9 @@ def _measure(
     start = journal.state
     done = 0 if start is None else int(start["images"])
     left = prepared.sources[done:]
-    forwards = partial(_forwards, config)
-    with _progress(title, forwards(len(prepared.sources)), forwards(done), [subject.model, fresh]):
+    counts = [_forwards(config, images) for images in (len(prepared.sources), done)]
+    parts = [_first(subject.model), _first(fresh)]
+    with forwards(title, counts[0], parts, done=counts[1]):
         measured = similarity.invariance(
             subject.model,
             batches(subject, left, at_once(config)),
@@ -496,14 +501,16 @@ def _check(config: InvarianceConfig) -> None:
         )
 
 
-def _plan(config: InvarianceConfig, images: int) -> str:
+def _plan(config: InvarianceConfig, prepared: Prepared) -> str:
     """What will be done, before it is done."""
+    images = len(prepared.sources)
     masks = f"{len(_fractions(config))} fractions x {config.repeats} masks"
     masks = f"{masks} x 2 complements" if config.against == "complement" else f"(1 + {masks})"
     sizes = batch_sizes(images, config.cka_batch)
     plan = (
         f"plan: {images} images x {masks}, for the network and for an untrained one: "
-        f"{counted(_forwards(config, images))} forwards for each checkpoint"
+        f"{counted(_forwards(config, images))} forwards for each checkpoint, "
+        + prepared.worked_with(config.precision)
     )
     if len(sizes) > 1:
         between = "" if sizes[0] == sizes[-1] else f"{sizes[-1]} to "
@@ -550,21 +557,6 @@ def _of(name: str) -> Iterator[None]:
         raise UsageError(f"{name}: {error}") from error
 
 
-@contextmanager
-def _progress(title: str, total: int, done: int, models: Sequence[nn.Module]) -> Iterator[None]:
-    """A bar that counts images through networks as they go, with the time left."""
-
-    def count(_module: nn.Module, inputs: tuple[Tensor, ...], _output: object) -> None:
-        bar.update(len(inputs[0]))
-
-    handles = []
-    with tqdm(desc=title, total=total, initial=done, unit=" forwards", unit_scale=True) as bar:
-        try:
-            for model in models:
-                # Intermediate features are taken without the forward of the network itself.
-                first = next(m for m in model.modules() if not list(m.children()))
-                handles.append(first.register_forward_hook(count))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+def _first(model: nn.Module) -> nn.Module:
+    """A module that every forward goes through once; the network itself is run part by part."""
+    return next(module for module in model.modules() if not list(module.children()))

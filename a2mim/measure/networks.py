@@ -62,7 +62,8 @@ def load(name: str, config: WeightsConfig) -> Loaded:
     """
     config, title = weights_of(name, config)
     loaded = _load(name, config)
-    return replace(loaded, report=replace(loaded.report, title=title)) if title else loaded
+    count = sum(parameter.numel() for parameter in loaded.model.parameters())
+    return replace(loaded, report=replace(loaded.report, title=title, parameters=count))
 
 
 def _load(name: str, config: WeightsConfig) -> Loaded:

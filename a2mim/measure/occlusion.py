@@ -20,8 +20,7 @@ import gzip
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +32,6 @@ import torch
 from matplotlib.figure import Figure
 from timm.data import create_transform
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from a2mim.checkpoints.load import Loaded, LoadReport
 from a2mim.data.arrays import DataError, subset
@@ -87,6 +85,7 @@ from a2mim.runs.folder import (
     pick_device,
     safe_name,
 )
+from a2mim.runs.progress import forwards, progress, worked_with
 from a2mim.runs.table import write_table
 from a2mim.settings.occlusion import OcclusionConfig
 from a2mim.settings.weights import WeightsConfig, check_checkpoints
@@ -243,7 +242,10 @@ def occlusion(config: OcclusionConfig) -> None:
     images = _images(config, tried[0][1])
     each = f"{len(plan.occluders)} occluders x {_variants(config, plan)} forwards"
     total = len(images.names) * len(plan.occluders) * _variants(config, plan)
-    print(f"plan: {len(images.names)} images x {each}: {counted(total)} for each checkpoint")
+    print(
+        f"plan: {len(images.names)} images x {each}: {counted(total)} for each checkpoint, "
+        + worked_with(config.device, config.precision, [one.parameters for one in reports])
+    )
     settings = {
         key: value
         for key, value in asdict(config).items()
@@ -624,7 +626,7 @@ def _measure(
     total = each * len(plan.occluders) * len(images.names)
     left = sum(each * len(images.names[chunk]) for _, chunk, _ in missing)
     title = f"{ready.report.architecture} ({called(ready.report)})"
-    with _progress(model, title, total, total - left) as bar:
+    with forwards(title, total, [model], done=total - left) as bar:
         at = -1
         for c, chunk, name in missing:
             if c != at:
@@ -707,7 +709,7 @@ def _classifier(config: OcclusionConfig, loaded: Loaded, number: int, work: Path
     if loaded.report.classes:
         return model
     samples = _probe_samples(config, loaded.report.source, loaded.data_config)
-    with tqdm(total=len(samples), desc="training features", unit=" images", delay=1) as bar:
+    with progress("training features", len(samples), "images", delay=1) as bar:
         try:
             features = extract(
                 nn.Sequential(model),  # features are what the module gives, as below
@@ -867,21 +869,6 @@ class _Regions:
         with np.load(path, allow_pickle=False) as stored:
             maps_BHW = torch.from_numpy(stored["players_BHW"].astype(np.int64))
         return {name: PlayerMap(map_HW) for name, map_HW in zip(names, maps_BHW, strict=True)}
-
-
-@contextmanager
-def _progress(model: nn.Module, name: str, total: int, done: int) -> Iterator[tqdm]:
-    """A bar that counts images through the network, with the time left."""
-
-    def count(_module: nn.Module, inputs: tuple[Tensor, ...], _outputs: object) -> None:
-        bar.update(len(inputs[0]))
-
-    with tqdm(desc=name, total=total, initial=done, unit=" forwards", unit_scale=True) as bar:
-        handle = model.register_forward_hook(count)
-        try:
-            yield bar
-        finally:
-            handle.remove()
 
 
 # --------------------------------------------------------------------------------------------------

@@ -181,7 +181,8 @@ class Plan:
                 f"{self.probe.data} for a linear probe on {titles}"
             )
         for network, speed in zip(self.networks, self.speeds, strict=True):
-            lines.append(f"{network.title}: {speed:.3g} forwards a second")
+            size = f"{network.report.parameters / 1e6:.3g} M parameters"
+            lines.append(f"{network.title}: {size}, {speed:.3g} forwards a second")
         lines += [
             f"{network.title}: assumed {sentence}."
             for network in self.networks
@@ -190,8 +191,8 @@ class Plan:
         lines += [pair["sentence"] for pair in same_weights(self.networks)]
         lines += self.notes
         lines.append(
-            f"about {duration(self.seconds)} on {self.config.device}, if nothing else runs there; "
-            "--budget changes it"
+            f"about {duration(self.seconds)} on {self.config.device} in {self.config.precision}, "
+            "if nothing else runs there; --budget changes it"
         )
         return "\n".join(lines)
 

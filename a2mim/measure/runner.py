@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 import interactions as ix
 from a2mim.data.arrays import DataError
@@ -26,6 +24,7 @@ from a2mim.measure.fitting import parsed_grid
 from a2mim.measure.networks import Subject
 from a2mim.messages import UsageError
 from a2mim.runs.folder import safe_name
+from a2mim.runs.progress import forwards
 from a2mim.runs.records import read_record, record_key, shard, write_record
 from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
 from interactions.games.encoders import Kind
@@ -114,7 +113,8 @@ def measure(
         mine = list(shard(len(sources), share.rank, share.world))
         name = subject.name + purpose + (f", more contexts ({level})" if level else "")
         per_image = _added(before[0], wanted) if level else forwards_of(design)
-        with _progress(subject.model, name, len(mine) * per_image, share.rank) as bar:
+        total = len(mine) * per_image
+        with forwards(name, total, [subject.model], quiet=share.rank != 0) as bar:
             for done, k in enumerate(mine, start=1):
                 if read_record(stored[k]) is None:
                     if level:
@@ -193,21 +193,6 @@ def _label(subject: Subject, config: InteractionsConfig, source: Source, image: 
 def _image_name(config: InteractionsConfig, index: int, source: Source) -> str:
     # Published draws are keyed by the index of the image in the run.
     return str(index) if config.protocol else source.name
-
-
-@contextmanager
-def _progress(model: nn.Module, name: str, total: int, rank: int) -> Iterator[tqdm]:
-    """A bar that counts images through the network as they go, with time left."""
-
-    def count(_module: nn.Module, inputs: tuple[Tensor, ...], _outputs: object) -> None:
-        bar.update(len(inputs[0]))
-
-    with tqdm(desc=name, total=total, unit=" forwards", unit_scale=True, disable=rank != 0) as bar:
-        handle = model.register_forward_hook(count)
-        try:
-            yield bar
-        finally:
-            handle.remove()
 
 
 def usable(work: Callable[[], T]) -> T:

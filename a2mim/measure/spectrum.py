@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from a2mim.measure import invariance
 from a2mim.measure.invariance import (
@@ -38,6 +37,7 @@ from a2mim.report.figures import save
 from a2mim.report.figures_features import ends_of_stream, spectra, spectrum_table, stream_over_depth
 from a2mim.runs.folder import counted, nothing_left_empty
 from a2mim.runs.journal import Journal
+from a2mim.runs.progress import progress
 from a2mim.settings.spectrum import SpectrumConfig
 from interactions.features import spectrum as library
 from interactions.features.invariance import State
@@ -55,7 +55,8 @@ def spectrum(config: SpectrumConfig) -> None:
     """
     start = time.perf_counter()
     prepared = prepare(config, partial(_try, config))
-    print(f"plan: {counted(len(prepared.sources))} forwards for each checkpoint")
+    forwards = counted(len(prepared.sources))
+    print(f"plan: {forwards} forwards for each checkpoint, {prepared.worked_with('float32')}")
     out, work, settings, rows = measure_all(
         "spectrum", config, prepared, partial(_measure, config, prepared)
     )
@@ -134,7 +135,7 @@ def _measure(
         done = int(state["images"])
 
     title = f"{subject.name} ({subject.weights})"
-    with tqdm(desc=title, total=len(names), initial=done, unit=" images") as bar:
+    with progress(title, len(names), "images", initial=done) as bar:
         measured = library.spectrum(
             subject.model,
             batches(subject, prepared.sources[done:], at_once(config)),

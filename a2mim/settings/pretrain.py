@@ -19,7 +19,8 @@ class Pretrain:
     """Settings of ``a2mim pretrain``."""
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
-    """Name of the recipe; a2mim configs lists them. Options are its settings."""
+    """Name of the recipe; a2mim configs lists them. Its settings, and those of its method, are the
+    options; with a recipe named, --help shows their values."""
     config: tyro.conf.OmitArgPrefixes[PretrainConfig]
     """Settings of the recipe."""
     method: Literal["", "a2mim", "mae", "rmae", "cmae", "cmae-tokens"] = ""

@@ -38,7 +38,9 @@ class ProbeConfig:
     one view; knn: 20 nearest neighbours; finetune: the whole network by a recipe; clean: top-1 of
     the classifier that is in the checkpoint."""
     recipe: str = ""
-    """Of --method sgd (in1k-vit, ...) or finetune (simmim-vit-b, ...); a2mim configs lists them."""
+    """Of --method sgd (in1k-vit, ...) or finetune (simmim-vit-b, ...); a2mim configs lists them.
+    Settings of a recipe of fine-tuning are options too, such as --finetune.epochs 10: a2mim configs
+    RECIPE shows them."""
     finetune: tyro.conf.Suppress[FinetuneConfig | None] = None
     """Settings of fine-tuning, if not as the recipe says."""
     pool: Literal["pooled", "class_token", "mean"] = "pooled"

@@ -11,8 +11,8 @@ import tyro
 
 CHECKPOINT = (
     "a run folder, a file, a timm name (timm's own weights), hf-hub:USER/NAME, or untrained:NAME "
-    "for random weights; NETWORK=FILE where a file does not tell its network; CODE.py:FUNCTION=FILE "
-    "for a network of your own"
+    "for random weights; NETWORK=FILE where a file does not tell its network; "
+    "CODE.py:FUNCTION=FILE for a network of your own"
 )
 
 Checkpoints = Annotated[

@@ -8,6 +8,7 @@ from a2mim.commands.pretrain import method_of
 from a2mim.commands.training import (
     engine_arguments,
     errors_explained,
+    start_of,
     tolerance,
     what_a_cut_changes,
 )
@@ -120,3 +121,11 @@ def test_batch_norm_sees_as_little_in_fine_tuning():
 def test_a_share_allows_a_few_always_unless_it_is_nothing():
     assert tolerance(0.05) == Tolerance(10, 0.05)
     assert tolerance(0) == Tolerance(0, 0)
+
+
+def test_the_line_before_the_first_step():
+    config = replace(PRETRAIN["digits-vit"](), epochs=2)
+    said = start_of(nn.Linear(999, 1000), config, 898, 28, "cpu")
+    assert said == (
+        "plan: 2 epochs of 898 images, 28 steps of 64, on cpu in float32, 1 M parameters"
+    )

@@ -18,6 +18,7 @@ from a2mim.measure.invariance import BESIDE, batches, invariance, read_images_ta
 from a2mim.measure.networks import subject_of
 from a2mim.messages import UsageError
 from a2mim.report.figures_features import BASELINES, invariance_table
+from a2mim.runs.progress import forwards
 from a2mim.runs.table import read_table
 from a2mim.settings.invariance import InvarianceConfig
 from a2mim.settings.weights import WeightsConfig
@@ -286,21 +287,18 @@ def test_complements_and_the_forwards_of_the_plan(config, against, monkeypatch, 
     drawn, counted = {}, []
 
     @contextmanager
-    def progress(title, total, done, models):
-        seen = []
-        for model in models:
-            first = model.get_submodule("patch_embed.proj")
-            first.register_forward_hook(lambda module, images, out: seen.append(len(images[0])))
-        yield
-        counted.append((total, sum(seen)))
+    def progress(title, total, modules, done):
+        with forwards(title, total, modules, done=done) as bar:
+            yield
+        counted.append((total, bar.n))
 
-    monkeypatch.setattr(module, "_progress", progress)
+    monkeypatch.setattr(module, "forwards", progress)
     monkeypatch.setattr(module, "save", lambda figures, folder: drawn.update(figures))
     one = {"checkpoints": config.checkpoints[:1], "repeats": 1, "layers": ("blocks.1",)}
     invariance(changed(config, against=against, fractions=None, **one))
     complement = against == "complement"
-    forwards = 2 * 10 * (2 * 9 if complement else 1 + 10)
-    assert counted == [(forwards, forwards)]
+    total = 2 * 10 * (2 * 9 if complement else 1 + 10)
+    assert counted == [(total, total)]
     rows = read_table(config.out / "rows.csv")
     assert sorted(set(rows["at"])) == sorted({round(1.6 * k) / 16 for k in range(complement, 10)})
     assert rows["setting"].str.contains(" against=complement ").all() == complement
@@ -312,7 +310,7 @@ def test_complements_and_the_forwards_of_the_plan(config, against, monkeypatch, 
         "9 fractions x 1 masks x 2 complements" if complement else "(1 + 10 fractions x 1 masks)"
     )
     assert f"plan: 10 images x {masks}, for the network" in said
-    assert f"{forwards} forwards for each checkpoint" in said
+    assert f"{total} forwards for each checkpoint" in said
     assert ("patches filled (zero), against the complement:" in said) == complement
     assert ("CKA with nothing hidden" in said) == (not complement)
     for draw in drawn.values():

@@ -67,7 +67,10 @@ def test_settings_of_every_type_as_options():
     assert as_options(Inner(), "a.") == ["--a.depth 2"]
 
 
-@pytest.mark.parametrize("name", PRETRAIN)
+SOME = [*list(PRETRAIN)[::6], "cifar10-mae", "cifar10-rmae", "cifar10-cmae"]
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_the_options_that_are_shown_give_the_recipe_back(name):
     recipe = PRETRAIN[name]()
     words = shlex.split(" ".join(as_options(recipe)))
