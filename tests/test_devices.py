@@ -310,7 +310,7 @@ def test_invariance(kind, agrees):
     def run(device):
         model = network(kind, device)
         fresh = network(kind, device)
-        options = {"ratios": (0.25, 0.5), "repeats": 2, "batch": 6}
+        options = {"fractions": (0.25, 0.5), "repeats": 2, "cka_batch": 6}
         return invariance(model, [IMAGES], GRID, untrained=fresh, **options)
 
     agrees(run)

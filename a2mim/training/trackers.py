@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import LoggerType
+from typing import TYPE_CHECKING, Any
 
 from a2mim.messages import UsageError, did_you_mean, in_a_line
+
+if TYPE_CHECKING:
+    import numpy as np
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +60,9 @@ class Trackers:
         """
         if len(set(self.names)) < len(self.names):
             raise UsageError(f"expected every tracker once, got {','.join(self.names)}")
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+        from accelerate.utils import LoggerType
+
         services = {kind.value for kind in LoggerType} - {"all"}
         for name in self.names:
             if name not in LOGGER_TYPE_TO_CLASS:
@@ -94,6 +96,8 @@ class Trackers:
         return followers
 
     def _started(self, name: str, folder: Path, step: int) -> Any:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
         kind: Any = LOGGER_TYPE_TO_CLASS[name]
         if name == OWN:
             tracker = kind(name, folder, purge_step=step)

@@ -91,7 +91,7 @@ DIGITS = ("--data", "digits", "--device", "cpu")
     [
         ["probe", "untrained:test_vit", *DIGITS, "--pool", "mean", "--block", "99"],
         ["interactions", "untrained:test_resnet", *DIGITS, "--grid", "4", "--label", "5000"],
-        ["pretrain", "digits-vit", "--set", "batch_size=100000"],
+        ["pretrain", "digits-vit", "--batch-size", "100000"],
     ],
 )
 def test_what_is_refused_late_leaves_nothing(tmp_path, here, arguments):

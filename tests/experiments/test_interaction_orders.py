@@ -37,7 +37,7 @@ def test_curves_are_those_of_the_library(photos, small):
     players = ix.PatchGrid(4, 4)
     games = ix.PatchGames(loaded.model, images_BCHW, "prediction", players, names)
     design = ix.Design(ix.NeighbourPairs(players, count=1))
-    expected = ix.strength([ix.measure_one(game, design) for game in games])
+    expected = ix.strength([ix.measure([game], design)[0] for game in games])
     np.testing.assert_array_equal(found.per_image_IO, expected.per_image_IO)
 
 

@@ -12,7 +12,18 @@ SOME = ("untrained:test_vit", "--data", "digits", "--image-size", "64", "--devic
 GRID = ("--grid", "2")
 COMMANDS = {
     "interactions": [*GRID, "--count", "2", "--pairs", "1", "--orders", "0.5", "--target", "0"],
-    "invariance": [*GRID, "--count", "6", "--batch", "4", "--ratios", "0", "0.5", "--repeats", "1"],
+    "invariance": [
+        *GRID,
+        "--count",
+        "6",
+        "--cka-batch",
+        "4",
+        "--fractions",
+        "0",
+        "0.5",
+        "--repeats",
+        "1",
+    ],
     "occlusion": [*GRID, "--count", "2", "--fractions", "0", "0.5", "--label", "prediction"],
     "spectrum": ["--count", "2"],
 }

@@ -217,7 +217,7 @@ def test_unreadable_members_of_a_stream(tars, caplog, rewrite):
         batches(strict)
     assert str(told.value).startswith(
         "expected at most 2 unreadable images of 45 (a shard counts 5), got 3; repair or remove "
-        "them, or allow a larger share than unreadable=0.01 (a2mim.data.samples.Tolerance in "
+        "them, or allow a larger share than --unreadable 0.01 (a2mim.data.limits.Tolerance in "
         "Python). The last: expected an image, cannot read "
     )
     assert "000002.tar/train/" in str(told.value)

@@ -7,7 +7,6 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from a2mim.commands.watching import Log
 from a2mim.messages import UsageError
 from a2mim.recipes.pretrain import RECIPES
-from a2mim.training import trackers as module
 from a2mim.training.loop import StepReport
 from a2mim.training.trackers import Trackers, by_default
 
@@ -84,7 +83,7 @@ def test_without_tensorboard(monkeypatch):
     """It is left out by default, and an error where it was asked for."""
     assert by_default() == ("tensorboard",)
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if it were not there
-    monkeypatch.setattr(module, "get_available_trackers", lambda: [])
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: [])
     assert by_default() == Trackers().names == RECIPES["digits-vit"]().trackers == ()
     Trackers().check()
     with pytest.raises(UsageError, match=r"pip install 'a2mim\[tensorboard\]'") as told:
