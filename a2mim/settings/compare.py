@@ -60,7 +60,7 @@ class CompareConfig:
     out: Path | None = None
     """Output folder; by default results/compare/NAME-KEY, with a key of settings and data."""
     device: str = "auto"
-    """cpu, cuda, or auto: cuda if there is one."""
+    """Device: cpu, cuda, or auto (cuda if there is one)."""
     resume: bool = True
     """Go on where an interrupted run of the same command was, and leave a finished one as it is, or
     start anew."""

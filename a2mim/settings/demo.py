@@ -39,7 +39,7 @@ class DemoConfig:
     out: Path | None = None
     """Output folder; by default results/demo/NAME-KEY, with a key of settings and data."""
     device: str = "auto"
-    """cpu, cuda, or auto: cuda if there is one."""
+    """Device: cpu, cuda, or auto (cuda if there is one)."""
     mask_ratio: float = 0.6
     """Hidden share of the blocks in pre-training."""
     pretrain_steps: int = 400

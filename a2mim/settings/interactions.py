@@ -94,4 +94,4 @@ class InteractionsConfig:
     resume: bool = True
     """Go on where an interrupted run of the same command was, or start anew."""
     device: str = "auto"
-    """cpu, cuda, or auto: cuda if there is one."""
+    """Device: cpu, cuda, or auto (cuda if there is one)."""

@@ -71,6 +71,6 @@ class InvarianceConfig:
     out: Path | None = None
     """Output folder; by default results/invariance/NAME-KEY, with a key of settings and data."""
     device: str = "auto"
-    """cpu, cuda, or auto: cuda if there is one."""
+    """Device: cpu, cuda, or auto (cuda if there is one)."""
     resume: bool = True
     """Go on where an interrupted run of the same command was, or start anew."""

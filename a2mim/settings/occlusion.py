@@ -95,6 +95,6 @@ class OcclusionConfig:
     out: Path | None = None
     """Output folder; by default results/occlusion/NAME-KEY, with a key of settings and data."""
     device: str = "auto"
-    """cpu, cuda, or auto: cuda if there is one."""
+    """Device: cpu, cuda, or auto (cuda if there is one)."""
     resume: bool = True
     """Go on where an interrupted run of the same command was, or start anew."""

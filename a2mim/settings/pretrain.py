@@ -29,7 +29,7 @@ class Pretrain:
     """Output folder; by default results/pretrain/RECIPE-KEY, with a key of settings and data. While
     the run works, OUT.running leads to it: OUT.running/log.jsonl is the log in JSON lines."""
     device: str = "auto"
-    """cpu, cuda, or auto: cuda if there is one."""
+    """Device: cpu, cuda, or auto (cuda if there is one)."""
     resume: bool = True
     """Go on where an interrupted run of the same command was, or start anew."""
 

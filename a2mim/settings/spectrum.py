@@ -38,6 +38,6 @@ class SpectrumConfig:
     out: Path | None = None
     """Output folder; by default results/spectrum/NAME-KEY, with a key of settings and data."""
     device: str = "auto"
-    """cpu, cuda, or auto: cuda if there is one."""
+    """Device: cpu, cuda, or auto (cuda if there is one)."""
     resume: bool = True
     """Go on where an interrupted run of the same command was, or start anew."""
