@@ -47,7 +47,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "compare": (CompareConfig, "Several checkpoints: every measure, differences, one page."),
     "interactions": (
         InteractionsConfig,
-        "Interaction strength over orders of timm classifiers, on your images.",
+        "Interaction strength over orders, on your images.",
     ),
     "invariance": (InvarianceConfig, "What is left of features of occluded images, by layer."),
     "occlusion": (OcclusionConfig, "What hiding parts of images does to predictions."),
@@ -56,7 +56,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "configs": (Configs, "List the recipes of a2mim pretrain and a2mim probe, or show one."),
     "models": (ModelsConfig, "What can be named as a checkpoint; what a file is recognised as."),
     "probe": (ProbeConfig, "Judge checkpoints: linear probe, k-NN, fine-tuning, top-1."),
-    "figures": (Figures, "Draw the figures of a finished demo or comparison again."),
+    "figures": (Figures, "Draw the figures of a finished run again."),
 }
 
 

@@ -166,7 +166,7 @@ class PretrainConfig:
         model_kwargs: what it is made with, beyond the image size and that it has no classifier.
         method: what is learned from, and its settings.
         image_size: edge of the images in pixels.
-        block: edge of a mask block in pixels; but for A2MIM, that of a patch.
+        block: edge of a mask block in pixels; for MAE, R-MAE and C-MAE that of a patch.
         mask_ratio: hidden share of the blocks.
         data: a set by name (digits, cifar10, ...), folder:PATH (searched in depth: links are
             followed, hidden files and folders left out), tar:PATTERN (local shards) or

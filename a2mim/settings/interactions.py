@@ -69,7 +69,7 @@ class InteractionsConfig:
     target at the lowest cost or, if that is more than the budget, make J most precise. 0: images
     and pairs as given."""
     protocol: Literal["", "iclr22", "a2mim"] = ""
-    """Take pairs, contexts, orders and seed of a publication instead of the settings above."""
+    """Take grid, pairs, contexts, orders and seed of a publication instead of those settings."""
     reward: Literal[
         "auto",
         "log_odds",
