@@ -291,9 +291,13 @@ def _classes(folder: Path, names: list[str], instead: str) -> dict[str, int]:
         with table.open(newline="", encoding="utf-8") as lines:
             reader = csv.DictReader(lines)
             for row in reader:
-                name, index = row["file"], int(row["class_index"])
-                if index < 0:
-                    raise ValueError(f"class {index} of {name}")
+                name, text = row["file"], row["class_index"]
+                if not (text or "").strip().isdecimal():
+                    raise UsageError(
+                        f"expected a class index, 0 or more, in line {reader.line_num} of {table}, "
+                        f"got {text!r} for {name}"
+                    )
+                index = int(text)
                 if classes.setdefault(name, index) != index:
                     raise UsageError(
                         f"expected one class for {name} in {table}, got {classes[name]} in line "
@@ -306,7 +310,7 @@ def _classes(folder: Path, names: list[str], instead: str) -> dict[str, int]:
             f"expected classes in {table}, cannot read it ({error.strerror}); write the columns "
             f"file,class_index with a row for every image{instead}"
         ) from error
-    except (KeyError, TypeError, ValueError) as error:  # TypeError: a row that ends too early
+    except (KeyError, ValueError) as error:  # ValueError: no text
         raise UsageError(
             f"expected the columns file,class_index and a row for every image in {table}, "
             f"missing or wrong: {error}"

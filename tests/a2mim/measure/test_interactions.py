@@ -547,7 +547,7 @@ def test_bad_files(config, images, weights):
     with pytest.raises(DataError, match=r"cannot read .*2\.png"):
         interaction_curves(config)
     (images / "labels.csv").write_text("file,class_index\na/0.png,x\n")
-    with pytest.raises(UsageError, match="a row for every image"):
+    with pytest.raises(UsageError, match=r"line 2 of .*labels\.csv"):
         interaction_curves(config)
     weights.write_bytes(b"no weights")
     with pytest.raises(UsageError, match=r"net\.safetensors"):
