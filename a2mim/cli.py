@@ -123,7 +123,7 @@ def _run_explained(arguments: Sequence[str]) -> None:
         command = _parsed(arguments)
     except UsageError as error:
         sys.exit(_say(f"a2mim: {error}", 2))
-    from a2mim.data.arrays import DataError
+    from a2mim.data.folders import DataError
     from a2mim.runs.checks import InvariantError
 
     try:

@@ -42,6 +42,15 @@ STYLE: Any = {
 """Settings for ``matplotlib.rc_context``."""
 
 
+def axes_or_new(ax: Axes | None) -> Axes:
+    """The axes that are given, or those of a new figure."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(6, 3.8), layout="constrained")[1]
+
+
 def curve(
     ax: Axes,
     x: ArrayLike,

@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 import interactions as ix
 from a2mim import BlockMask, MaskedImageModel, load_backbone, save_backbone
-from a2mim.data.arrays import DataError, ImageSet, cifar10, digits, image_folders
+from a2mim.data.arrays import ImageSet, cifar10, digits, image_folders
+from a2mim.data.folders import DataError
 from a2mim.files import write_arrays
 from a2mim.messages import UsageError
 from a2mim.report.demo import findings, summary_table, write_report

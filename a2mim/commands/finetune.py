@@ -34,8 +34,8 @@ from a2mim.commands.training import (
     what_a_cut_changes,
 )
 from a2mim.commands.watching import Log
-from a2mim.data.arrays import DataError
 from a2mim.data.augment import PilTransform
+from a2mim.data.folders import DataError
 from a2mim.data.sampler import Batches, keyed_generator
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import Labelled, labelled_samples, without_folders

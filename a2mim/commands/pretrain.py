@@ -53,8 +53,9 @@ from a2mim.commands.watching import (
     running_link,
     writing,
 )
-from a2mim.data.arrays import DataError, subset
+from a2mim.data.arrays import subset
 from a2mim.data.augment import CentreCrop, CropAndFlip
+from a2mim.data.folders import DataError
 from a2mim.data.sampler import Batches, keyed_seed
 from a2mim.data.samples import RepeatedSamples, SomeSamples, few_images
 from a2mim.data.sources import labelled_samples, training_samples, without_folders

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from a2mim.data.arrays import DataError
+from a2mim.data.folders import DataError
 from a2mim.data.limits import TOLERANCE, Tolerance
 from a2mim.messages import UsageError
 from a2mim.methods.masked_image_model import MaskedImageModel

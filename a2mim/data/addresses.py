@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from a2mim.data.arrays import DataError
-from a2mim.data.folders import is_hidden
+from a2mim.data.folders import DataError, is_hidden
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from a2mim.data.arrays import DataError
+from a2mim.data.folders import DataError
 from a2mim.data.sampler import MicroBatches, Samples, leave_signals_to_the_parent, make_loader
 from a2mim.data.stream import ShardStream
 

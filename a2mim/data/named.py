@@ -18,8 +18,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from a2mim.data.arrays import DataError, digits
+from a2mim.data.arrays import digits
 from a2mim.data.augment import Augment
+from a2mim.data.folders import DataError
 from a2mim.data.limits import TOLERANCE, Tolerance
 from a2mim.data.samples import ArraySamples, DatasetSamples
 from a2mim.messages import did_you_mean

@@ -23,10 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from a2mim.data.arrays import DataError, ImageSet
+from a2mim.data.arrays import ImageSet
 from a2mim.data.augment import Augment
 from a2mim.data.contents import hash_files, hash_of
-from a2mim.data.folders import image_names, read_image, to_rgb
+from a2mim.data.folders import DataError, image_names, read_image, to_rgb
 from a2mim.data.limits import TOLERANCE, Tolerance
 from a2mim.data.sampler import Samples, keyed_generator, keyed_seed
 from a2mim.messages import in_a_line

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
-from a2mim.data.arrays import DataError, ImageSet, digits, find_images, subset
+from a2mim.data.arrays import ImageSet, digits, find_images, subset
 from a2mim.data.augment import Augment
 from a2mim.data.contents import hash_of
-from a2mim.data.folders import read_image, to_rgb
+from a2mim.data.folders import DataError, read_image, to_rgb
 from a2mim.data.limits import BUFFER
 from a2mim.data.named import NAMES, labels_of, named_samples, torchvision_set
 from a2mim.data.samples import (

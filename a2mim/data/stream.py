@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from a2mim.data.addresses import expand_shards, for_webdataset, optional, rewritten
-from a2mim.data.arrays import DataError
 from a2mim.data.augment import Augment
 from a2mim.data.contents import hash_files, hash_of
+from a2mim.data.folders import DataError
 from a2mim.data.limits import BUFFER
 from a2mim.data.sampler import keyed_generator, keyed_seed
 from a2mim.data.samples import (

@@ -26,10 +26,9 @@ import torch
 from torch import Tensor
 
 from a2mim.data.addresses import expanded, refuse_address
-from a2mim.data.arrays import DataError
 from a2mim.data.augment import Augment
 from a2mim.data.contents import hash_files, hash_of
-from a2mim.data.folders import IMAGE_SUFFIXES, is_hidden
+from a2mim.data.folders import IMAGE_SUFFIXES, DataError, is_hidden
 from a2mim.data.sampler import keyed_generator
 from a2mim.data.samples import (
     TOLERANCE,

@@ -34,9 +34,10 @@ from timm.data import create_transform
 from torch import Tensor, nn
 
 from a2mim.checkpoints.load import Loaded, LoadReport
-from a2mim.data.arrays import DataError, subset
+from a2mim.data.arrays import subset
 from a2mim.data.augment import PilTransform
 from a2mim.data.contents import hash_of
+from a2mim.data.folders import DataError
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import (
     NO_TRUTH,

@@ -17,7 +17,7 @@ from typing import TypeVar, cast
 from torch import Tensor
 
 import interactions as ix
-from a2mim.data.arrays import DataError
+from a2mim.data.folders import DataError
 from a2mim.data.sources import Source
 from a2mim.measure.fills import plain_fill
 from a2mim.measure.fitting import parsed_grid

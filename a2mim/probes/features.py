@@ -36,7 +36,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from a2mim.data.arrays import DataError
+from a2mim.data.folders import DataError
 from a2mim.data.loader import each
 from a2mim.data.sampler import Samples, make_loader
 from a2mim.files import write_whole

@@ -83,10 +83,7 @@ class OcclusionCurve:
             colour: of the curve.
             level: coverage of the intervals.
         """
-        if ax is None:
-            from matplotlib import pyplot
-
-            ax = pyplot.subplots(figsize=(6, 3.8), layout="constrained")[1]
+        ax = plots.axes_or_new(ax)
         intervals = self.intervals(level)
         plots.accuracy_curve(ax, self.fractions_F, intervals, label=label, colour=colour)
         return ax

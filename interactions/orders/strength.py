@@ -292,10 +292,7 @@ class Strength:
             colour: of the curve.
             level: coverage of the intervals.
         """
-        if ax is None:
-            from matplotlib import pyplot
-
-            ax = pyplot.subplots(figsize=(6, 3.8), layout="constrained")[1]
+        ax = plots.axes_or_new(ax)
         plots.strength_curve(
             ax,
             self.ratios_O,

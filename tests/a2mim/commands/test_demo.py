@@ -8,7 +8,7 @@ from PIL import Image
 
 from a2mim import BlockMask
 from a2mim.commands.demo import demo, load
-from a2mim.data.arrays import DataError
+from a2mim.data.folders import DataError
 from a2mim.messages import UsageError
 from a2mim.runs.table import read_table
 from a2mim.settings.demo import IMAGE_SIZE, MASK_BLOCK, DemoConfig

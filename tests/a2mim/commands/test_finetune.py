@@ -25,8 +25,8 @@ from a2mim.commands.finetune import (
     samples_of,
     setting_of,
 )
-from a2mim.data.arrays import DataError
 from a2mim.data.augment import PilTransform
+from a2mim.data.folders import DataError
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import labelled_samples
 from a2mim.messages import UsageError

@@ -18,7 +18,7 @@ from a2mim.cli import main
 from a2mim.commands import pretrain as module
 from a2mim.commands.pretrain import first_images, method_of, samples_of
 from a2mim.commands.watching import pictures
-from a2mim.data.arrays import DataError
+from a2mim.data.folders import DataError
 from a2mim.data.sampler import Batches, keyed_generator
 from a2mim.messages import UsageError
 from a2mim.methods.siamese import ImageLevel, TokenLevel

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from a2mim.commands import probe as probe_module
 from a2mim.commands.probe import probe, summary
-from a2mim.data.arrays import DataError
+from a2mim.data.folders import DataError
 from a2mim.measure.networks import load
 from a2mim.messages import UsageError
 from a2mim.recipes.finetune import RECIPES

@@ -12,7 +12,7 @@ from a2mim.commands.training import (
     tolerance,
     what_a_cut_changes,
 )
-from a2mim.data.arrays import DataError
+from a2mim.data.folders import DataError
 from a2mim.data.limits import Tolerance
 from a2mim.messages import UsageError
 from a2mim.recipes.finetune import RECIPES as FINETUNE

@@ -4,7 +4,7 @@ import pytest
 
 from a2mim.data import addresses as module
 from a2mim.data.addresses import expand_shards
-from a2mim.data.arrays import DataError
+from a2mim.data.folders import DataError
 
 COUNT = 48
 PER_SHARD = 6

@@ -9,7 +9,6 @@ from timm import create_model
 from timm.data import create_transform, resolve_model_data_config
 
 from a2mim.data.arrays import (
-    DataError,
     ImageSet,
     cifar10,
     data_config,
@@ -18,6 +17,7 @@ from a2mim.data.arrays import (
     photographs,
     size_of_images,
 )
+from a2mim.data.folders import DataError
 
 LIMITS = (1000, 1000)
 

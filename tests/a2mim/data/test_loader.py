@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch._utils import ExceptionWrapper
 
-from a2mim.data.arrays import DataError
 from a2mim.data.augment import CropAndFlip
+from a2mim.data.folders import DataError
 from a2mim.data.limits import Tolerance
 from a2mim.data.loader import load, own_message, stream_order
 from a2mim.data.sampler import Batches, MicroBatches, make_loader

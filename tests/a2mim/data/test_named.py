@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from a2mim.data.arrays import DataError
+from a2mim.data.folders import DataError
 from a2mim.data.limits import Tolerance
 from a2mim.data.named import TORCHVISION, labels_of, named_samples, torchvision_set
 

@@ -11,9 +11,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 
-from a2mim.data.arrays import DataError, ImageSet
+from a2mim.data.arrays import ImageSet
 from a2mim.data.augment import CentreCrop, CropAndFlip
-from a2mim.data.folders import read_image
+from a2mim.data.folders import DataError, read_image
 from a2mim.data.samples import (
     ArraySamples,
     Damage,

@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from a2mim.data import sources as sources_module
-from a2mim.data.arrays import DataError
 from a2mim.data.augment import CropAndFlip
+from a2mim.data.folders import DataError
 from a2mim.data.limits import Tolerance
 from a2mim.data.sources import (
     classes_of,

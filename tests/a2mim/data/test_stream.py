@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from a2mim.data import stream
 from a2mim.data import tar as module
 from a2mim.data.addresses import expand_shards
-from a2mim.data.arrays import DataError
 from a2mim.data.augment import CropAndFlip
+from a2mim.data.folders import DataError
 from a2mim.data.samples import Tolerance, find_training_files
 from a2mim.data.stream import ShardStream, StreamSettings, batch_turns, deal, shuffle_buffer
 from a2mim.data.tar import write_shards

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from a2mim.data import tar as module
-from a2mim.data.arrays import DataError
 from a2mim.data.augment import CropAndFlip
+from a2mim.data.folders import DataError
 from a2mim.data.limits import Tolerance
 from a2mim.data.samples import FolderSamples, find_training_files
 from a2mim.data.tar import TarSamples, write_shards

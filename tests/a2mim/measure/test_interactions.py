@@ -17,7 +17,7 @@ from timm.data import create_transform, resolve_model_data_config
 import a2mim.measure.interactions as module
 import interactions as ix
 from a2mim.cli import main
-from a2mim.data.arrays import DataError
+from a2mim.data.folders import DataError
 from a2mim.measure import runner as measuring
 from a2mim.measure.interactions import interaction_curves
 from a2mim.messages import UsageError

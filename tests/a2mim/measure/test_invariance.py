@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from a2mim.checkpoints.load import load_model
-from a2mim.data.arrays import DataError
+from a2mim.data.folders import DataError
 from a2mim.data.sampler import keyed_generator
 from a2mim.data.sources import folder_images
 from a2mim.measure import invariance as module

@@ -11,7 +11,8 @@ from captum.attr import IntegratedGradients
 from PIL import Image
 from safetensors.torch import save_file
 
-from a2mim.data.arrays import DataError, subset
+from a2mim.data.arrays import subset
+from a2mim.data.folders import DataError
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import labelled_samples
 from a2mim.measure import occlusion as module

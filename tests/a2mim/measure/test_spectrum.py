@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from a2mim.data.arrays import DataError
+from a2mim.data.folders import DataError
 from a2mim.data.sources import folder_images
 from a2mim.measure import invariance
 from a2mim.measure import spectrum as module

@@ -14,8 +14,9 @@ from timm.models import MlpMixer
 from torch import nn
 from torch.nn import functional
 
-from a2mim.data.arrays import DataError, ImageSet
+from a2mim.data.arrays import ImageSet
 from a2mim.data.augment import CentreCrop, CropAndFlip, PilTransform
+from a2mim.data.folders import DataError
 from a2mim.data.samples import ArraySamples, FolderSamples, find_training_files
 from a2mim.probes import features
 from a2mim.probes.features import Features, Readout, evaluate, extract

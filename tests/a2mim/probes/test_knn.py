@@ -6,21 +6,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional
 
 from a2mim.probes import knn as probe
-from a2mim.probes.features import Features
 from a2mim.probes.knn import knn, knn_probe
 
 
-def gaussians(count, distance, width=5, classes=2, seed=0, scale=1.0):
-    """Classes around the corners of a simplex whose sides have this length, with unit noise."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(classes, (count,), generator=generator)
-    corners = torch.eye(width)[:classes] * distance / math.sqrt(2)
-    noise = torch.randn(count, width, generator=generator)
-    return Features(scale * (corners[labels] + noise), labels)
-
-
 @pytest.mark.parametrize("k", [1, 5, 20])
-def test_uniform_neighbours_are_scikit_learns(k):
+def test_uniform_neighbours_are_scikit_learns(k, gaussians):
     train, test = gaussians(150, 1.5, classes=4), gaussians(90, 1.5, classes=4, seed=1)
     theirs = KNeighborsClassifier(k, metric="cosine").fit(train.features_ID, train.labels_I)
     ours = knn(train.features_ID, train.labels_I, test.features_ID, k, weights="uniform")
@@ -41,7 +31,7 @@ def neighbours_by_loops(train, test, k, temperature):
 
 @pytest.mark.parametrize("temperature", [0.07, 1.0, 0.001])
 @pytest.mark.parametrize("block", [1 << 24, 4096])
-def test_weighted_neighbours_by_loops(temperature, block, monkeypatch):
+def test_weighted_neighbours_by_loops(temperature, block, monkeypatch, gaussians):
     """Also where the training images come in many blocks, of 4 images here."""
     monkeypatch.setattr(probe, "BLOCK", block)
     train, test = gaussians(61, 1.0, classes=4), gaussians(40, 1.0, classes=4, seed=1)
@@ -65,7 +55,7 @@ def test_of_equally_near_neighbours_the_first_vote(block, monkeypatch):
     assert knn(train, labels, torch.zeros(1, 37), 1).tolist() == [2]
 
 
-def test_many_test_images_go_through_in_blocks():
+def test_many_test_images_go_through_in_blocks(gaussians):
     train, test = gaussians(50, 2.0), gaussians(1500, 2.0, seed=1)
     whole = knn(train.features_ID, train.labels_I, test.features_ID, 5)
     parts = [knn(train.features_ID, train.labels_I, x, 5) for x in test.features_ID.split(7)]
@@ -81,7 +71,7 @@ def test_many_test_images_go_through_in_blocks():
         ({"weights": "linear"}, "'exp' or 'uniform', got 'linear'"),
     ],
 )
-def test_neighbours_out_of_range(arguments, message):
+def test_neighbours_out_of_range(arguments, message, gaussians):
     train = gaussians(30, 1.0)
     with pytest.raises(ValueError, match=message):
         knn_probe(train, train, **{"k": 5, **arguments})

@@ -14,31 +14,12 @@ from a2mim.data.sampler import Batches, keyed_generator
 from a2mim.probes import linear as probe
 from a2mim.probes import results
 from a2mim.probes.features import Features
-from a2mim.probes.knn import knn_probe
 from a2mim.probes.linear import RECIPES, SgdRecipe, fit_linear, linear_probe, sgd_probe
 from a2mim.probes.results import held_out_split
 
 
-def gaussians(count, distance, width=5, classes=2, seed=0, scale=1.0):
-    """Classes around the corners of a simplex whose sides have this length, with unit noise."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(classes, (count,), generator=generator)
-    corners = torch.eye(width)[:classes] * distance / math.sqrt(2)
-    noise = torch.randn(count, width, generator=generator)
-    return Features(scale * (corners[labels] + noise), labels)
-
-
-def probes(seed=0):
-    sgd = SgdRecipe((0.01, 0.1), epochs=5, batch_size=64)
-    return {
-        "knn": lambda a, b: knn_probe(a, b, k=50),
-        "lbfgs": lambda a, b: linear_probe(a, b, weight_decays=(1e-3, 1e-1), seed=seed),
-        "sgd": lambda a, b: sgd_probe(a, b, sgd, seed=seed),
-    }
-
-
 @pytest.mark.parametrize("kind", ["knn", "lbfgs", "sgd"])
-def test_classes_far_apart_are_told_apart(kind):
+def test_classes_far_apart_are_told_apart(kind, gaussians, probes):
     train, test = gaussians(300, 12, classes=4), gaussians(200, 12, classes=4, seed=1)
     result = probes()[kind](train, test)
     assert result.accuracy == 1
@@ -48,7 +29,7 @@ def test_classes_far_apart_are_told_apart(kind):
 
 
 @pytest.mark.parametrize("kind", ["lbfgs", "sgd"])
-def test_linear_probes_reach_bayes(kind):
+def test_linear_probes_reach_bayes(kind, gaussians, probes):
     """Phi(distance / 2) = 84 % for two Gaussians at distance 2; four standard errors of 5,000."""
     train, test = gaussians(3000, 2.0), gaussians(5000, 2.0, seed=1)
     bayes = norm.cdf(1.0)
@@ -57,14 +38,14 @@ def test_linear_probes_reach_bayes(kind):
 
 
 @pytest.mark.parametrize("kind", ["knn", "lbfgs", "sgd"])
-def test_no_information_is_chance(kind):
+def test_no_information_is_chance(kind, gaussians, probes):
     train, test = gaussians(400, 0.0, classes=4), gaussians(4000, 0.0, classes=4, seed=1)
     assert abs(probes()[kind](train, test).accuracy - 0.25) < 4 * math.sqrt(3 / 16 / 4000)
 
 
 @pytest.mark.parametrize("decay", [1e-3, 1e-1])
 @pytest.mark.parametrize("classes", [2, 4])
-def test_logistic_regression_is_scikit_learns(decay, classes):
+def test_logistic_regression_is_scikit_learns(decay, classes, gaussians):
     """Coefficients of a softmax; scikit-learn's two-class one is a sigmoid with w = w1 - w0."""
     train = gaussians(300, 1.5, classes=classes, scale=3.0)
     x, y = train.features_ID.double(), train.labels_I
@@ -81,7 +62,7 @@ def test_logistic_regression_is_scikit_learns(decay, classes):
     assert gradient <= probe.GRADIENT
 
 
-def test_the_linear_probe_end_to_end_against_scikit_learn():
+def test_the_linear_probe_end_to_end_against_scikit_learn(gaussians):
     """Standardised by training statistics, predictions of all test images."""
     train, test = gaussians(200, 1.5, classes=4), gaussians(300, 1.5, classes=4, seed=1)
     spread = torch.tensor([100.0, 1.0, 0.01, 3.0, 1.0])
@@ -102,7 +83,7 @@ def test_the_linear_probe_end_to_end_against_scikit_learn():
 
 
 @pytest.mark.parametrize("normalise", ["standardise", "none"])
-def test_the_weights_of_a_fit_are_those_of_the_probe(normalise):
+def test_the_weights_of_a_fit_are_those_of_the_probe(normalise, gaussians):
     """By the formula, on features far from standardised."""
     train, test = gaussians(200, 1.5, classes=4), gaussians(300, 1.5, classes=4, seed=1)
     test = replace(test, features_ID=test.features_ID * 3 - 1)
@@ -117,7 +98,7 @@ def test_the_weights_of_a_fit_are_those_of_the_probe(normalise):
         fit_linear(replace(train, labels_I=None))
 
 
-def test_the_weight_decay_is_chosen_on_the_held_out_part():
+def test_the_weight_decay_is_chosen_on_the_held_out_part(gaussians):
     train, test = gaussians(120, 2.0, width=60), gaussians(200, 2.0, width=60, seed=1)
     result = linear_probe(train, test, weight_decays=(1e-6, 1.0, 1e-1), held_out=0.3, seed=4)
     fit, held = held_out_split(train.labels_I, 0.3, 4)
@@ -138,7 +119,7 @@ def test_the_weight_decay_is_chosen_on_the_held_out_part():
     assert blind.accuracy == pytest.approx(1 - result.accuracy)
 
 
-def test_blocks_of_the_objective_do_not_matter(monkeypatch):
+def test_blocks_of_the_objective_do_not_matter(monkeypatch, gaussians):
     train, test = gaussians(150, 1.5, classes=4), gaussians(100, 1.5, classes=4, seed=1)
     whole = linear_probe(train, test)
     monkeypatch.setattr(results, "BLOCK", 35)
@@ -148,7 +129,7 @@ def test_blocks_of_the_objective_do_not_matter(monkeypatch):
     assert all(a == pytest.approx(b) for a, b in zip(whole.grid, parts.grid, strict=True))
 
 
-def test_iterations_that_are_not_enough(monkeypatch):
+def test_iterations_that_are_not_enough(monkeypatch, gaussians):
     monkeypatch.setattr(probe, "ITERATIONS", 3)
     train = gaussians(100, 1.0)
     with pytest.warns(RuntimeWarning, match="after 3 iterations of L-BFGS, got"):
@@ -160,7 +141,7 @@ SCHEDULES = [("cosine", 0.0), ("step", 1e-3), ("constant", 1e-2)]
 
 
 @pytest.mark.parametrize(("schedule", "decay"), SCHEDULES)
-def test_sgd_is_torchs(schedule, decay):
+def test_sgd_is_torchs(schedule, decay, gaussians):
     """One learning rate of two, against torch.optim.SGD on nn.Linear with its schedulers."""
     recipe = SgdRecipe((0.5, 2.0), 5, 16, schedule, weight_decay=decay)
     train = gaussians(50, 1.5, classes=3)
@@ -190,7 +171,7 @@ def test_sgd_is_torchs(schedule, decay):
         torch.testing.assert_close(biases, linear.bias, rtol=1e-4, atol=1e-5)
 
 
-def test_learning_rates_together_are_learning_rates_alone():
+def test_learning_rates_together_are_learning_rates_alone(gaussians):
     train, test = gaussians(300, 1.5, classes=4), gaussians(400, 1.5, classes=4, seed=1)
     recipe = SgdRecipe((1.0, 1e-4, 0.1), epochs=4, batch_size=32)
     result = sgd_probe(train, test, recipe, seed=2)
@@ -210,7 +191,7 @@ def test_learning_rates_together_are_learning_rates_alone():
     assert result.settings["normalise"] == "none"
 
 
-def test_sgd_that_diverges():
+def test_sgd_that_diverges(gaussians):
     train = gaussians(64, 1.0, scale=1e30)
     recipe = SgdRecipe((1.0,), epochs=30, batch_size=16, weight_decay=10.0)
     with pytest.raises(FloatingPointError, match="diverge at the learning rate 1; use a smaller"):
@@ -260,7 +241,7 @@ def test_recipes_out_of_range(arguments, message):
         SgdRecipe(**{"lrs": (0.1,), **arguments})
 
 
-def test_features_that_do_not_go_together():
+def test_features_that_do_not_go_together(gaussians, probes):
     train = gaussians(30, 1.0)
     with pytest.raises(ValueError, match="features with labels"):
         linear_probe(train, replace(train, labels_I=None))

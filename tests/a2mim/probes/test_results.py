@@ -7,32 +7,11 @@ from scipy.stats import t
 from torch import nn
 
 from a2mim.probes import results as probe
-from a2mim.probes.features import Features
-from a2mim.probes.knn import knn_probe
-from a2mim.probes.linear import SgdRecipe, linear_probe, sgd_probe
 from a2mim.probes.results import ProbeResult, held_out_split, repeat
 
 
-def gaussians(count, distance, width=5, classes=2, seed=0, scale=1.0):
-    """Classes around the corners of a simplex whose sides have this length, with unit noise."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(classes, (count,), generator=generator)
-    corners = torch.eye(width)[:classes] * distance / math.sqrt(2)
-    noise = torch.randn(count, width, generator=generator)
-    return Features(scale * (corners[labels] + noise), labels)
-
-
-def probes(seed=0):
-    sgd = SgdRecipe((0.01, 0.1), epochs=5, batch_size=64)
-    return {
-        "knn": lambda a, b: knn_probe(a, b, k=50),
-        "lbfgs": lambda a, b: linear_probe(a, b, weight_decays=(1e-3, 1e-1), seed=seed),
-        "sgd": lambda a, b: sgd_probe(a, b, sgd, seed=seed),
-    }
-
-
 @pytest.mark.parametrize("normalise", ["standardise", "l2", "none"])
-def test_normalising_by_hand(normalise):
+def test_normalising_by_hand(normalise, gaussians):
     train, test = gaussians(40, 2.0, scale=4.0), gaussians(7, 2.0, seed=1)
     found = probe.normaliser(train.features_ID, normalise)(test.features_ID)
     x = test.features_ID.double()
@@ -47,7 +26,7 @@ def test_normalising_by_hand(normalise):
 
 
 @pytest.mark.parametrize("kind", ["lbfgs", "sgd"])
-def test_repeating(kind):
+def test_repeating(kind, gaussians, probes):
     train, test = gaussians(200, 1.5, width=40), gaussians(300, 1.5, width=40, seed=1)
     found = repeat(lambda seed: probes(seed)[kind](train, test), range(4))
     again = repeat(lambda seed: probes(seed)[kind](train, test), [3, 2, 1, 0])

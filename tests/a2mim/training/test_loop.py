@@ -20,8 +20,8 @@ from PIL import Image
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from a2mim.data.arrays import DataError
 from a2mim.data.augment import CropAndFlip
+from a2mim.data.folders import DataError
 from a2mim.data.limits import Tolerance
 from a2mim.data.sampler import Batches, keyed_generator
 from a2mim.data.samples import DatasetSamples
