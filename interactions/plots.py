@@ -106,6 +106,19 @@ def accuracy_curve(
     ax.set(xlabel="hidden fraction of patches", ylabel="accuracy", ylim=(-0.02, 1.02))
 
 
+def note(ax: Axes, text: str) -> None:
+    """A remark in the upper right corner, once."""
+    if text not in [said.get_text() for said in ax.texts]:
+        ax.text(
+            *(0.98, 0.97, text),
+            transform=ax.transAxes,
+            ha="right",
+            va="top",
+            fontsize="small",
+            color="#4b5563",
+        )
+
+
 def show_image(ax: Axes, image_CHW: Tensor, title: str | None = None) -> None:
     """An image with values in [0, 1]; values outside are clipped."""
     ax.imshow(image_CHW.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")

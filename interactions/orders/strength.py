@@ -164,10 +164,10 @@ class Strength:
     def intervals(self, level: float = 0.95) -> list[Interval]:
         """The interval of J^(m) for each order; for means of |I| it includes the bracket.
 
-        Raises:
-            ValueError: with fewer than 2 images.
+        A single image tells nothing about others: its intervals are NaN.
         """
-        _check_several(self.images)
+        if len(self.images) < 2:
+            return [Interval(float(J), np.nan, np.nan, np.nan) for J in self.J]
         _, squared_IO = self._influences
         found = []
         with np.errstate(invalid="ignore"):  # 0 / 0 where no pair interacts at any order
@@ -188,9 +188,10 @@ class Strength:
         """Mean of J over the orders from floor(low (n-2)) to floor(high (n-2)).
 
         Bounds are floored as the orders themselves are, so that 0.1 means the measured point 0.1.
+        The interval of a single image is NaN.
 
         Raises:
-            ValueError: if no measured order lies there, or with fewer than 2 images.
+            ValueError: if no measured order lies there.
         """
         return self._mean_over(self._inside(low, high), level)
 
@@ -286,6 +287,8 @@ class Strength:
     ) -> Axes:
         """Draw J over orders with intervals; see :func:`interactions.plots.strength_curve`.
 
+        The curve of a single image has no interval, and the axes say so.
+
         Args:
             ax: axes to draw in; new ones if left out.
             label: name of the curve in the legend.
@@ -302,6 +305,8 @@ class Strength:
             label=label,
             colour=colour,
         )
+        if len(self.images) == 1:
+            plots.note(ax, "one image: no interval over images")
         ax.autoscale(axis="y")  # room for this curve where an earlier one has set the limits
         ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
         return ax
@@ -314,18 +319,15 @@ class Strength:
 
     @property
     def _title(self) -> str:
-        of = TITLES[self.estimator]
-        return f"Interaction strength ({of}), {len(self.images)} images, {self.n} players"
+        of, count = TITLES[self.estimator], len(self.images)
+        images = f"{count} images" if count > 1 else "one image, no interval over images"
+        return f"Interaction strength ({of}), {images}, {self.n} players"
 
     def _shown(self) -> pd.DataFrame:
         """The table as text; a single image has no intervals."""
-        import pandas as pd
-
+        table = self.to_frame()
         if len(self.images) == 1:
-            table = pd.DataFrame({"order": self.orders_O, "ratio": self.ratios_O})
-            table = table.assign(S=self.S, J=self.J, rho_is_bound=self.rho_is_bound_O)
-        else:
-            table = self.to_frame()
+            table = table.drop(columns=["J_se", "J_low", "J_high"])
         said = self.rho_said()
         shown = table.map(lambda value: f"{value:.3g}" if isinstance(value, float) else str(value))
         return shown.assign(rho=said).drop(columns="rho_is_bound")
@@ -345,10 +347,7 @@ class Strength:
         """One row per order: order, ratio, S, J, J_se, J_low, J_high, rho, rho_is_bound.
 
         Means of |I| have three columns more: the bracket of J (J_bracket_low, J_bracket_high) and
-        whether it is too wide to read J off (unresolved).
-
-        Raises:
-            ValueError: with fewer than 2 images.
+        whether it is too wide to read J off (unresolved). The interval of a single image is NaN.
         """
         import pandas as pd
 
@@ -400,6 +399,8 @@ class Strength:
 
     def _mean_over(self, inside_O: NDArray[np.bool_], level: float) -> Interval:
         """Mean of J over some orders."""
+        if len(self.images) < 2:
+            return Interval(float(self.J[inside_O].mean()), np.nan, np.nan, np.nan)
         influence_I = self.influence_IO[:, inside_O].mean(axis=1)
         J, se = self.J[inside_O].mean(), influence_I.std(ddof=1) / np.sqrt(len(self.images))
         df = degrees_of_freedom(influence_I, self.effective_images - 1)

@@ -328,9 +328,29 @@ def test_a_single_image_shows_itself_without_intervals():
     one = strength(noisy_records(1, 6, 4, 0.5, 0)[0])
     assert len(repr(one).splitlines()) == 2 + 3
     assert "J_low" not in repr(one)
-    for what in (one.intervals, one.to_frame, one.bands, lambda: one.compare(one)):
-        with pytest.raises(ValueError, match="at least 2 images for an interval, got 1"):
-            what()
+    assert "one image" in repr(one)
+    table = one.to_frame()
+    np.testing.assert_array_equal(table["J"], one.J)
+    assert np.isnan(table[["J_se", "J_low", "J_high"]]).all(axis=None)
+    bands = one.bands()
+    first, last = bands.loc[0, ["first", "last"]]
+    inside_O = (first <= one.orders_O) & (one.orders_O <= last)
+    assert bands.loc[0, "J"] == pytest.approx(one.J[inside_O].mean())
+    assert np.isnan(bands[["se", "low", "high"]]).all(axis=None)
+    with pytest.raises(ValueError, match="at least 2 images for an interval, got 1"):
+        one.compare(one)
+
+
+@pytest.mark.parametrize("estimator", ["rms", "plug_in"])
+def test_a_single_image_is_drawn_without_intervals(estimator):
+    one = strength(noisy_records(1, 6, 4, 0.5, 0)[0], estimator)
+    ax = one.plot()
+    np.testing.assert_array_equal(ax.get_lines()[0].get_ydata(), one.J)
+    (said,) = ax.texts
+    assert "no interval" in said.get_text()
+    one.plot(ax)
+    assert len(ax.texts) == 1
+    plt.close(ax.figure)
 
 
 def test_energies_are_unbiased_whatever_the_noise():
