@@ -2,8 +2,7 @@
 
 One safetensors file per checkpoint, ``step-000000120.safetensors``: tensors under
 ``<part>/<name>``, and in its header, as JSON, everything that is not a tensor. Nothing is pickled.
-A file is written to ``.partial/`` beside the others, flushed to the disk and renamed, so that it is
-complete or not there; older ones are removed only after that.
+A file is complete or not there (:mod:`a2mim.files`); older ones are removed only after that.
 
 Tensors that are spread over processes (:mod:`a2mim.training.sharding`) are gathered to be written,
 and dealt out when they are read: a checkpoint does not tell how many processes wrote it.
@@ -14,9 +13,7 @@ and dealt out when they are read: a checkpoint does not tell how many processes 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -31,7 +28,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from a2mim.training.sharding import placed, whole
+from a2mim.files import left_over, whole
+from a2mim.training import sharding
+from a2mim.training.sharding import placed
 
 VERSION = 1
 _NAME = re.compile(r"step-(\d+)\.safetensors")
@@ -75,7 +74,9 @@ def prepare_folder(folder: Path) -> None:
     """
     try:
         _sweep(folder)
-        _partial(folder).rmdir()
+        with whole(folder / "test") as test:
+            test.touch()
+        (folder / "test").unlink()
     except OSError as error:
         raise CheckpointError(
             f"expected a folder that can be written, got {folder}: {_reason(error)}; choose another"
@@ -151,7 +152,6 @@ def save_checkpoint(
         _sweep(folder)
         _write(copies, metadata, path)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(_partial(folder), ignore_errors=True)  # what there is of it fills the disk
         last = latest(folder)
         raise CheckpointError(
             f"cannot save step {step} to {folder}: {_reason(error)}; "
@@ -197,11 +197,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors,
             header["optimiser"],
         )
-        whole = f"{_checksum(metadata['a2mim'], tensors)}" == metadata["crc32"]
+        complete = f"{_checksum(metadata['a2mim'], tensors)}" == metadata["crc32"]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error) or type(error).__name__
         raise DamagedCheckpoint(f"expected a checkpoint, cannot read {path}: {reason}") from error
-    if not whole:
+    if not complete:
         raise DamagedCheckpoint(f"expected a checkpoint, the checksum of {path} does not match")
     return found
 
@@ -282,25 +282,19 @@ def _files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name)
 
 
-def _partial(folder: Path) -> Path:
-    return folder / ".partial"
-
-
 def _sweep(folder: Path) -> None:
-    """An empty ``.partial/``: what a killed process left there is of no use."""
-    shutil.rmtree(_partial(folder), ignore_errors=True)
-    _partial(folder).mkdir(parents=True)
+    """A folder without what killed processes left there, which is of no use and fills the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (*left_over(folder), *folder.glob(".tmp*")):  # save_file's own begin with .tmp
+        path.unlink(missing_ok=True)
 
 
 def _write(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
-    partial = _partial(path.parent) / path.name
-    save_file(tensors, partial, metadata)
-    partial.chmod(partial.parent.stat().st_mode & 0o666)  # save_file shuts out everybody else
-    # Renamed before it is on the disk, a file could be empty after a power failure.
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    partial.parent.rmdir()
+    with whole(path, sync=True) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file(tensors, partial, metadata)
+        partial.chmod(mode)  # save_file shuts out everybody else
 
 
 def _named(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -323,7 +317,7 @@ def _copies(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
 def _whole(tensor: Tensor) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"expected only tensors in a module's state, got {type(tensor).__name__}")
-    return whole(tensor.detach())
+    return sharding.whole(tensor.detach())
 
 
 def _copied(tensor: Tensor) -> Tensor:

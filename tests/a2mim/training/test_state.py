@@ -241,8 +241,8 @@ def test_others_may_read_it_as_far_as_they_may_read_files(tmp_path):
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path):
-    (tmp_path / ".partial").mkdir()
-    (tmp_path / ".partial" / ".tmpXYZ").write_bytes(b"half")
+    (tmp_path / "step-000000002.safetensors.7.partial").write_bytes(b"half")
+    (tmp_path / ".tmpXYZ").write_bytes(b"half")
     assert latest(tmp_path) is None
     save(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["step-000000002.safetensors"]
