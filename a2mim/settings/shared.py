@@ -62,9 +62,11 @@ Grid = Annotated[
     ),
 ]
 Precision = Annotated[
-    Literal["float32", "tf32", "float16"], tyro.conf.arg(help="Arithmetic of the network.")
+    Literal["float32", "tf32", "float16", "bfloat16", "model"],
+    tyro.conf.arg(
+        help="Arithmetic of the network; model: in the number format of its own weights."
+    ),
 ]
-"""bfloat16 is too coarse for differences of outputs."""
 
 PlainFill = Literal["zero", "black", "white", "image_mean", "blur", "token_drop"]
 """What hidden patches become where masks alone are drawn; ``token_drop`` leaves tokens out."""

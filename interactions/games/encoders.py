@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from interactions import fills
 from interactions.games.base import Reward
 from interactions.games.image import PatchGame, PatchGames
-from interactions.networks.inference import Precision, arithmetic, device_of
+from interactions.networks.inference import Precision, running
 from interactions.patches import Players, hide
 
 Kind = Literal["projection", "cosine", "features"]
@@ -109,8 +109,8 @@ def encoder_games(
     ends = torch.stack([torch.ones(players.n), torch.zeros(players.n)]).bool()
     made = []
     for game in games:
-        image = game.image_CHW[None].to(device_of(encoder))
-        with torch.inference_mode(), arithmetic("float32", image.device):
+        with torch.inference_mode(), running(encoder, "float32") as ready:
+            image = ready(game.image_CHW[None])
             features_2D = encoder(hide(image, ends.to(image.device), players, fill(image)))
         if features_2D.ndim != 2:
             raise ValueError(

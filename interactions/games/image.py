@@ -14,11 +14,7 @@ from torch import Tensor, nn
 
 from interactions import fills
 from interactions.games.base import Reward, check_playable, log_odds, play
-from interactions.networks.inference import (
-    Precision,
-    arithmetic,
-    device_of,
-)
+from interactions.networks.inference import Precision, running
 from interactions.networks.masking import masked_outputs
 from interactions.patches import Players
 
@@ -39,8 +35,8 @@ class PatchGame:
         batch_size: how many masked images go through the model at once, halved as long as the
             device has not memory enough; None for as many as fill the device
             (:func:`~interactions.networks.inference.automatic_batch_size`).
-        precision: arithmetic of the model. In float16 and TF32 the two ends, where no mean over
-            contexts lowers the noise, are still evaluated in float32.
+        precision: arithmetic of the model. The two ends, where no mean over contexts lowers the
+            noise, are evaluated in float32 in any case (``model``: as the module is).
     """
 
     model: nn.Module
@@ -64,7 +60,9 @@ class PatchGame:
     @property
     def precise(self) -> PatchGame:
         """The same game in float32."""
-        return self if self.precision == "float32" else replace(self, precision="float32")
+        return (
+            self if self.precision in ("float32", "model") else replace(self, precision="float32")
+        )
 
     def __call__(self, coalitions_KN: Tensor) -> Tensor:
         """Values of coalitions; see :class:`Game`.
@@ -72,9 +70,8 @@ class PatchGame:
         Raises:
             ValueError: if the outputs are not what the reward reads, or a value is not finite.
         """
-        device = device_of(self.model)
-        with torch.inference_mode(), arithmetic(self.precision, device):
-            images_1CHW = self.image_CHW[None].to(device)
+        with torch.inference_mode(), running(self.model, self.precision) as ready:
+            images_1CHW = ready(self.image_CHW[None])
             outputs = masked_outputs(self.model, images_1CHW, self.players, self.fill(images_1CHW))
             return play(self, outputs, coalitions_KN)
 
@@ -155,6 +152,5 @@ class PatchGames:
 
 def predicted_class(model: nn.Module, image_CHW: Tensor) -> int:
     """The class that a classifier gives to a whole image."""
-    device = device_of(model)
-    with torch.inference_mode(), arithmetic("float32", device):
-        return int(model(image_CHW[None].to(device)).argmax(dim=1))
+    with torch.inference_mode(), running(model, "float32") as ready:
+        return int(model(ready(image_CHW[None])).argmax(dim=1))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from interactions.games.base import Reward, check_playable, log_odds, play
-from interactions.networks.inference import Precision, arithmetic, device_of
+from interactions.networks.inference import Precision, running
 from interactions.networks.masking import made_of, token_grid, with_modules
 from interactions.patches import PatchGrid
 
@@ -76,7 +76,9 @@ class TokenDropGame:
     @property
     def precise(self) -> TokenDropGame:
         """The same game in float32."""
-        return self if self.precision == "float32" else replace(self, precision="float32")
+        return (
+            self if self.precision in ("float32", "model") else replace(self, precision="float32")
+        )
 
     def __call__(self, coalitions_KN: Tensor) -> Tensor:
         """Values of coalitions; see :class:`~interactions.games.base.Game`.
@@ -84,7 +86,6 @@ class TokenDropGame:
         Raises:
             ValueError: if the outputs are not what the reward reads, or a value is not finite.
         """
-        device = device_of(self.model)
         tokens = token_grid(self.model, *self.image_CHW.shape[1:])
         assert tokens is not None
         keep = KeepVisible(getattr(self.model, "num_prefix_tokens", 0))
@@ -96,8 +97,8 @@ class TokenDropGame:
 
         sizes_K = coalitions_KN.sum(dim=1)
         values_K = None
-        with torch.inference_mode(), arithmetic(self.precision, device):
-            images_1CHW = self.image_CHW[None].to(device)
+        with torch.inference_mode(), running(self.model, self.precision) as ready:
+            images_1CHW = ready(self.image_CHW[None])
             # Sequences of one batch have one length.
             for size in sizes_K.unique().tolist():
                 rows = (sizes_K == size).nonzero()[:, 0]

@@ -1,24 +1,40 @@
-"""How masked images go through a network: in batches that fit, in a stated arithmetic.
+"""How networks are run: in a stated arithmetic, and in batches that fit.
+
+    float32    IEEE products: TF32, which PyTorch uses in convolutions unless told otherwise, is off
+    tf32       products of float32 numbers with 11 bits, where the device has them
+    float16    11 bits, numbers up to 65504
+    bfloat16   8 bits
+    model      as the module is: its own number formats, TF32 off
+
+There are two ways to run in half precision. :func:`running` gives a frozen network half weights,
+and convolutions the layout that tensor cores read: fastest. :func:`arithmetic` is autocast, which
+keeps weights, norms and sums in float32: what training takes. All else is the same for both.
 
 A second difference is much smaller than the four values it is made of, so the arithmetic matters
-more here than for predictions: float32 keeps 24 bits of every product, TF32 and float16 keep 11,
-bfloat16 keeps 8. Neither batches nor their size change a draw.
+more here than for predictions; :func:`fastest_of` chooses by a measured error. Neither batches nor
+their size change a draw.
 
 Shapes: K coalitions, N players, C channels, H x W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-Precision = Literal["float32", "tf32", "float16"]
-"""Arithmetic of the network; values are computed from its outputs in float64 in any case."""
+Precision = Literal["float32", "tf32", "float16", "bfloat16", "model"]
+"""Arithmetic of the network; what is computed from its outputs is in float64 or float32 anyway."""
+
+FASTEST_FIRST: tuple[Precision, ...] = ("float16", "bfloat16", "tf32", "float32")
+"""From the fastest on a GPU to the most exact."""
+
+_HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 PIXELS_ON_CPU = 1 << 18
 """Pixels in one batch on a CPU: 4 images of 224 px. Larger batches are not faster there: their
@@ -37,38 +53,140 @@ _sizes: WeakKeyDictionary[nn.Module, dict[object, int]] = WeakKeyDictionary()
 
 def check_precision(precision: str) -> None:
     """Raise a ValueError unless it is one of :data:`Precision`."""
-    if precision in ("bfloat16", "bf16"):
-        raise ValueError(
-            "expected the precision float32, tf32 or float16, got bfloat16: with its 8 bits a "
-            "difference of four values is mostly rounding, and nothing averages it at m = 0 and n-2"
-        )
-    if precision not in ("float32", "tf32", "float16"):
-        raise ValueError(f"expected the precision float32, tf32 or float16, got {precision!r}")
+    if precision not in get_args(Precision):
+        known = ", ".join(get_args(Precision))
+        raise ValueError(f"expected a precision of {known}, got {precision!r}")
 
 
 @contextmanager
 def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Run a network in one arithmetic, whatever is set outside, and restore that afterwards.
+    """State the arithmetic, whatever is set outside, and restore that afterwards.
+
+    Within the block float16 and bfloat16 are autocast (mixed precision). No weight is changed, so
+    gradients can be taken; call ``backward()`` within the block too.
 
     Args:
-        precision: ``"float32"`` also switches off TF32, which PyTorch uses in convolutions unless
-            told otherwise; ``"tf32"`` switches it on everywhere; ``"float16"`` is autocast.
-        device: where the network runs.
+        precision: see the top of this module.
+        device: where the network runs; a CPU has no TF32.
     """
-    with torch.autocast(device.type, dtype=torch.float16, enabled=precision == "float16"):
-        if device.type != "cuda":
-            yield
-            return
+    dtype = _HALF.get(precision)
+    backends: list[Any] = []
+    if device.type == "cuda":
         cudnn: Any = torch.backends.cudnn
-        backends = (torch.backends.cuda.matmul, cudnn.conv)
-        before = [backend.fp32_precision for backend in backends]
-        try:
-            for backend in backends:
-                backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        backends = [torch.backends.cuda.matmul, cudnn.conv]
+    elif device.type == "cpu":
+        mkldnn: Any = torch.backends.mkldnn
+        backends = [mkldnn.matmul, mkldnn.conv]
+    products = "tf32" if precision == "tf32" and device.type == "cuda" else "ieee"
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = products
+        with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             yield
-        finally:
-            for backend, was in zip(backends, before, strict=True):
-                backend.fp32_precision = was
+    finally:
+        for backend, was in zip(backends, before, strict=True):
+            backend.fp32_precision = was
+
+
+@contextmanager
+def running(model: nn.Module, precision: Precision) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Within the block a frozen network runs in a stated arithmetic, as fast as it goes.
+
+        with torch.inference_mode(), running(model, "float16") as ready:
+            logits = model(ready(images_BCHW))
+
+    In float16 and bfloat16 all weights and buffers are halves, those of convolutions on a GPU in
+    the layout "channels last"; in float32 and TF32 halves are float32. They stand in for the
+    network's own within the block only: hooks, lesions and names are those of the network, its
+    weights come back to the bit, also after errors. Nothing else may use the network meanwhile.
+
+    Args:
+        model: the network.
+        precision: see the top of this module.
+
+    Yields:
+        What makes images fit: on the network's device, in its number format and layout.
+    """
+    device = device_of(model)
+    last = device.type == "cuda" and precision in ("tf32", *_HALF) and _is_convolutional(model)
+
+    def fitting(tensor: Tensor) -> Tensor:
+        dtype = _dtype_within(tensor.dtype, precision)
+        if last and tensor.ndim == 4:
+            return tensor.to(dtype=dtype, memory_format=torch.channels_last)
+        return tensor.to(dtype)
+
+    own: list[tuple[dict[str, Any], str, Tensor]] = []
+    fitted: dict[Tensor, Tensor] = {}  # tied weights stay tied
+    first = next((p for p in model.parameters() if p.is_floating_point()), None)
+    seen = None if first is None else _dtype_within(first.dtype, precision)
+
+    def ready(images_BCHW: Tensor) -> Tensor:
+        return fitting(images_BCHW.to(device, seen))
+
+    try:
+        for module in model.modules():
+            for tensors in cast(list[dict[str, Any]], [module._parameters, module._buffers]):
+                for name, tensor in tensors.items():
+                    if tensor is None or not tensor.is_floating_point():
+                        continue
+                    if tensor not in fitted:
+                        fitted[tensor] = fitting(tensor.detach())
+                    if fitted[tensor].dtype != tensor.dtype or last:
+                        own.append((tensors, name, tensor))
+                        tensors[name] = fitted[tensor]
+        with arithmetic("tf32" if precision == "tf32" else "model", device):
+            yield ready
+    finally:
+        for tensors, name, tensor in own:
+            tensors[name] = tensor
+
+
+def fastest_of(
+    error: Callable[[Precision], float],
+    allowed: float,
+    device: torch.device,
+    candidates: Sequence[Precision] = FASTEST_FIRST,
+) -> tuple[Precision, dict[Precision, float]]:
+    """The fastest arithmetic whose error is small enough: what the precision "auto" is.
+
+    Args:
+        error: measures the error of an arithmetic, in any unit. A ValueError, or a RuntimeError
+            other than for want of memory, means that the network does not run in it.
+        allowed: what the error has to be below.
+        device: where the network runs; on a CPU the answer is float32 and nothing is measured.
+        candidates: the fastest first; the last is taken, unmeasured, if no other one will do.
+
+    Returns:
+        The arithmetic, and the errors that were measured (infinite where it did not run).
+    """
+    errors: dict[Precision, float] = {}
+    if device.type == "cpu":
+        return "float32", errors
+    for precision in candidates[:-1]:
+        try:
+            errors[precision] = error(precision)
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, RuntimeError):
+            errors[precision] = math.inf
+        if errors[precision] < allowed:
+            return precision, errors
+    return candidates[-1], errors
+
+
+def _dtype_within(dtype: torch.dtype, precision: Precision) -> torch.dtype:
+    """The number format of weights and images; float64 is not lowered to float32."""
+    if precision in _HALF:
+        return _HALF[precision]
+    lifted = precision != "model" and dtype in _HALF.values()
+    return torch.float32 if lifted else dtype
+
+
+def _is_convolutional(model: nn.Module) -> bool:
+    """Whether it has convolutions other than that of a patch embedding."""
+    return sum(isinstance(module, nn.Conv2d) for module in model.modules()) > 1
 
 
 def in_batches(

@@ -63,8 +63,7 @@ def masked_outputs(
 
     known = _checked.setdefault(model, {})
     device = images_1CHW.device
-    half = torch.is_autocast_enabled(device.type)
-    key = (tuple(images_1CHW.shape), images_1CHW.dtype, device, half, players)
+    key = (tuple(images_1CHW.shape), images_1CHW.dtype, device, players)
     embedding = model.get_submodule("patch_embed")
     seen, hidden = embedding(torch.cat([images_1CHW, filled.expand_as(images_1CHW)]))
     twin = with_modules(model, patch_embed=_giving_back(embedding))

@@ -36,7 +36,7 @@ def noise_floor(game: PatchGame | TokenDropGame, design: Design, pairs: int = 4)
         game,
         model=deepcopy(game.model).cpu().double(),
         image_CHW=game.image_CHW.cpu().double(),
-        precision="float32",  # no autocast: the model's own float64
+        precision="model",
     )
     orders = orders_of(design.ratios, game.n)
     probed = sorted({orders[0], orders[len(orders) // 2], orders[-1]})

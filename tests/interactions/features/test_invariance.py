@@ -705,4 +705,4 @@ def test_bad_input(twins):
     with pytest.raises(ValueError, match=r"layer blocks\.0, class: expected finite features"):
         run(given=[images * torch.nan])
     with pytest.raises(ValueError, match="precision"):
-        run(precision="bfloat16")
+        run(precision="float8")

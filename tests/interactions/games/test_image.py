@@ -6,7 +6,7 @@ from torch import nn
 from interactions import fills
 from interactions.games.base import REWARDS, log_odds
 from interactions.games.image import PatchGame, PatchGames
-from interactions.patches import PatchGrid
+from interactions.patches import PatchGrid, hide
 
 GRID = PatchGrid(4, 4)
 
@@ -203,5 +203,16 @@ def test_half_precision_differs_a_little_and_its_precise_twin_does_not():
     assert 0 < error < 0.05
     assert exact.precise is exact
     assert torch.equal(half.precise(coalitions), exact(coalitions))
-    with pytest.raises(ValueError, match="got bfloat16"):
-        PatchGame(model, image, 2, GRID, precision="bfloat16")
+    coarse = PatchGame(model, image, 2, GRID, precision="bfloat16")
+    assert error < (coarse(coalitions) - exact(coalitions)).abs().max() < 0.5
+    with pytest.raises(ValueError, match="got 'float8'"):
+        PatchGame(model, image, 2, GRID, precision="float8")
+
+
+def test_a_network_is_played_as_it_is():
+    model, image = make_model().double(), make_images(1)[0]
+    coalitions = make_coalitions(5, 16)
+    own = PatchGame(model, image, 2, GRID, precision="model")
+    assert own.precise is own
+    expected = model(hide(image[None].double(), coalitions, GRID, torch.zeros(1)))
+    torch.testing.assert_close(own(coalitions), REWARDS["log_odds"](expected, 2))

@@ -337,7 +337,7 @@ def test_bad_input(vit, images):
     fails("expected 6 distinct names, got 1", names=["a"] * 6)
     fails("at least 1 repeat and batch, got 0", repeats=0)
     fails("at least 1 repeat and batch, got 1 and 0", batch_size=0)
-    fails("float32, tf32 or float16", precision="float8")
+    fails("got 'float8'", precision="float8")
     fails("distinct ascending fractions", fractions=(0.5, 0.1))
     fails("distinct ascending fractions", fractions=(0.5, 0.5))
     fails("image 2: expected a class from 0 to 6, got 7", labels=torch.tensor([0, 1, 7, 2, 3, 4]))
