@@ -22,6 +22,7 @@ from a2mim.settings.occlusion import OcclusionConfig
 from a2mim.settings.options import parse
 from a2mim.settings.pretrain import Pretrain, pretrain_options
 from a2mim.settings.probe import FinetuneProbe, ProbeConfig, finetune_options
+from a2mim.settings.reconstruct import ReconstructConfig
 from a2mim.settings.spectrum import SpectrumConfig
 from a2mim.settings.weights import ModelsConfig
 
@@ -53,6 +54,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "occlusion": (OcclusionConfig, "What hiding parts of images does to predictions."),
     "spectrum": (SpectrumConfig, "Frequencies and variance of feature maps, by layer."),
     "pretrain": (Pretrain, "Pre-train a recipe: from images to a backbone that timm loads."),
+    "reconstruct": (ReconstructConfig, "What masked models predict of hidden parts of images."),
     "configs": (Configs, "List the recipes of a2mim pretrain and a2mim probe, or show one."),
     "models": (ModelsConfig, "What can be named as a checkpoint; what a file is recognised as."),
     "probe": (ProbeConfig, "Judge checkpoints: linear probe, k-NN, fine-tuning, top-1."),
@@ -178,6 +180,10 @@ def _run(command: Any) -> None:
             device=command.device,
             resume=command.resume,
         )
+    elif isinstance(command, ReconstructConfig):
+        from a2mim.commands.reconstruct import reconstruct
+
+        reconstruct(command)
     elif isinstance(command, Configs):
         from a2mim.probes.linear import RECIPES as SGD
         from a2mim.recipes.finetune import RECIPES as FINETUNE

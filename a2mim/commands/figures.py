@@ -12,7 +12,7 @@ from a2mim.measure import interactions, invariance, occlusion, spectrum
 from a2mim.measure.comparison import redraw_comparison
 from a2mim.messages import UsageError
 from a2mim.report import demo
-from a2mim.report.figures import save
+from a2mim.report.figures import figures_of_pictures, save
 from a2mim.runs.folder import is_run
 from a2mim.runs.table import read_table
 
@@ -46,11 +46,11 @@ def redraw(run: Path) -> None:
     if command == "demo":
         demo.redraw(run)
         return
-    if command not in FIGURES:
+    if command not in (*FIGURES, "reconstruct"):
         raise UsageError(
             f"figures of a2mim {command} are not drawn from a table; nothing was changed in {run}"
         )
-    figures = FIGURES[command](rows)
+    figures = FIGURES[command](rows) if command in FIGURES else figures_of_pictures(run)
     save(figures, run)
     for name in figures:
         print(run / f"{name}.png")

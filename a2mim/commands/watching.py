@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from a2mim.methods.masked_image_model import MaskedImageModel
 from a2mim.methods.siamese import ContrastiveMAE, RelaxedMAE
 from a2mim.probes.features import extract
 from a2mim.probes.knn import knn_probe
-from a2mim.recipes.pretrain import A2mim, PretrainConfig
+from a2mim.recipes.pretrain import PretrainConfig
 from a2mim.runs.folder import commit, process_rank
 from a2mim.runs.progress import progress
 from a2mim.runs.table import COLUMNS
@@ -306,29 +306,41 @@ class Watch:
 
 @torch.no_grad()
 def pictures(method: Masked, images_ICHW: Tensor, config: PretrainConfig) -> dict[str, np.ndarray]:
+    """:func:`seen_and_completed` with masks of the run's seed, as pictures.
+
+    Returns:
+        uint8 ``(I, C, H, W)`` each.
+    """
+    images = images_ICHW.to(next(method.parameters()).device)
+    visible = method.draw(len(images), keyed_generator(config.seed, "pictures")).to(images.device)
+    stacks = seen_and_completed(method, images, visible)
+    return {key: as_levels(stack, config.mean, config.std) for key, stack in stacks.items()}
+
+
+@torch.no_grad()
+def seen_and_completed(
+    method: Masked, images_ICHW: Tensor, visible_IN: Tensor
+) -> dict[str, Tensor]:
     """Images as they are, as the network sees them, its prediction, and what is hidden completed.
 
     Of two views, the first is shown. Targets that are no pictures, and contrast, which predicts
     none, have neither prediction nor completion.
 
     Returns:
-        ``original``, ``masked``, ``prediction`` and ``completed``, uint8 ``(I, C, H, W)``.
+        ``original``, ``masked``, ``prediction`` and ``completed``, normalised ``(I, C, H, W)``.
     """
-    device = next(method.parameters()).device
-    images = images_ICHW.to(device)
-    visible = method.draw(len(images), keyed_generator(config.seed, "pictures")).to(device)
     grid: PatchGrid = method.mask.grid if isinstance(method, MaskedImageModel) else method.grid
-    output = method.eval()(images, visible)["output"].float()
+    output = method.eval()(images_ICHW, visible_IN)["output"].float()
     # Where nothing is filled, the mean colour tells what is hidden.
-    hidden = image_mean(images)
-    of = config.method
-    if isinstance(method, MaskedImageModel) and isinstance(of, A2mim) and of.fill != "none":
-        hidden = method.fill(images)
-    stacks = {"original": images, "masked": hide(images, visible, grid, hidden)}
-    if output.shape == images.shape:
+    hidden = image_mean(images_ICHW)
+    if isinstance(method, MaskedImageModel):
+        filled = method.fill(images_ICHW)
+        hidden = hidden if filled is images_ICHW else filled
+    stacks = {"original": images_ICHW, "masked": hide(images_ICHW, visible_IN, grid, hidden)}
+    if output.shape == images_ICHW.shape:
         stacks["prediction"] = output
-        stacks["completed"] = hide(images, visible, grid, output)
-    return {key: _levels(stack, config) for key, stack in stacks.items()}
+        stacks["completed"] = hide(images_ICHW, visible_IN, grid, output)
+    return stacks
 
 
 def contact_sheet(stacks: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -337,9 +349,8 @@ def contact_sheet(stacks: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def _levels(images: Tensor, config: PretrainConfig) -> np.ndarray:
-    mean, std = (
-        torch.tensor(v, device=images.device)[:, None, None] for v in (config.mean, config.std)
-    )
-    levels = ((images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+def as_levels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Normalised images as uint8 levels."""
+    mean_C11, std_C11 = (torch.tensor(v, device=images.device)[:, None, None] for v in (mean, std))
+    levels = ((images * std_C11 + mean_C11).clamp(0, 1) * 255).round().to(torch.uint8)
     return levels.cpu().numpy()

@@ -99,12 +99,15 @@ class MaskedAutoencoder(nn.Module):
         Raises:
             ValueError: if images and masks do not fit this model, or nothing is hidden.
         """
-        places_BK = places_to_predict_from(visible_BN, self.grid.n)
-        z = encode_visible(self.backbone, images_BCHW, places_BK)
-        predicted_BND = self.decoder(z, places_BK)
+        predicted_BND = self.predict(images_BCHW, visible_BN)
         target = pixel_target(images_BCHW, self.grid, self.norm_pix)
         loss = hidden_mse(predicted_BND, target.patches_BND, visible_BN)
         return {"loss": loss, "output": target.image(predicted_BND)}
+
+    def predict(self, images_BCHW: Tensor, visible_BN: Tensor) -> Tensor:
+        """y: predicted numbers of all patches ``(B, N, D)``, relative to each if ``norm_pix``."""
+        places_BK = places_to_predict_from(visible_BN, self.grid.n)
+        return self.decoder(encode_visible(self.backbone, images_BCHW, places_BK), places_BK)
 
     def encode(self, images_BCHW: Tensor, visible_BN: Tensor) -> Tensor:
         """Tokens ``(B, T + K, E)`` of the visible patches, in reading order after the prefix."""

@@ -12,7 +12,7 @@ is timm's `Beit`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
@@ -292,6 +292,28 @@ def flat(config: PretrainConfig) -> dict[str, Any]:
     method = config.method
     settings = asdict(config) | {"method": method.name} | asdict(method)
     return settings | ({"level": method.level} if isinstance(method, Cmae | CmaeTokens) else {})
+
+
+def recorded_config(settings: Mapping[str, Any]) -> PretrainConfig:
+    """The configuration of which :func:`flat` recorded these settings, also from JSON.
+
+    Raises:
+        ValueError: for settings of another version of this code.
+    """
+    method = settings.get("method")
+    known = METHODS.get(f"{method}-tokens" if settings.get("level") == "token" else str(method))
+    if known is None or not {one.name for one in fields(known)} <= settings.keys():
+        raise ValueError(f"expected the settings of a pre-training of this version, got {method!r}")
+    own, of_method = (
+        {one.name: _tuples(settings[one.name]) for one in fields(kind) if one.name in settings}
+        for kind in (PretrainConfig, known)
+    )
+    return PretrainConfig(**own | {"method": known(**of_method)})
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 Recipe = Callable[[], PretrainConfig]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -159,18 +160,22 @@ def save(figures: Mapping[str, Callable[[], Figure]], folder: Path) -> None:
 def draw_all(run: Path) -> list[str]:
     """Draw all figures of a run folder from its tables, as PNG and SVG; returns their names."""
     rows = read_table(run / "rows.csv")
+    figures: dict[str, Callable[[], Figure]] = {
+        "interaction_curves": partial(interaction_curves, rows),
+        "occlusion_curves": partial(occlusion_curves, rows),
+        **figures_of_pictures(run),
+    }
+    save(figures, run)
+    return list(figures)
+
+
+def figures_of_pictures(run: Path) -> dict[str, Callable[[], Figure]]:
+    """How :func:`reconstructions` is drawn from a run's files, if it has any."""
     pictures = {}
     for file in sorted(run.glob("reconstructions-*.npz"), reverse=True):
         with np.load(file, allow_pickle=False) as stacks:
-            pictures[file.stem.removeprefix("reconstructions-")] = dict(stacks)
-    figures = {
-        "interaction_curves": partial(interaction_curves, rows),
-        "occlusion_curves": partial(occlusion_curves, rows),
-    }
-    if pictures:
-        figures["reconstructions"] = partial(reconstructions, pictures)
-    save(figures, run)
-    return list(figures)
+            pictures[re.sub(r"^reconstructions-(\d+-)?", "", file.stem)] = dict(stacks)
+    return {"reconstructions": partial(reconstructions, pictures)} if pictures else {}
 
 
 def occlusion_curve(ax: Axes, table: pd.DataFrame, measure: str, title: str, look: Look) -> None:

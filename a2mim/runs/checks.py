@@ -59,7 +59,7 @@ RANGES = {
         rf"invariance_recall@\d+{_BESIDE}": (0, 1),
         rf"invariance_(cka|((centred_)?cosine|pearson)(_median|_p05)?){_BESIDE}": (-1, 1),
         rf"invariance_relative_l2(_median|_p05)?{_BESIDE}": (0, np.inf),
-        r"spectrum_variance": (0, np.inf),
+        r"spectrum_variance|reconstruction_mse(_mean)?": (0, np.inf),
         r"interaction_(strength_plug_in|rho|rho_at_least)|noise_floor": (0, np.inf),
     }.items()
 }

@@ -1,6 +1,7 @@
 """Every recipe builds and makes a step, shrunk in depth and width but in nothing else."""
 
-from dataclasses import replace
+import json
+from dataclasses import fields, replace
 from typing import get_args, get_type_hints
 
 import pytest
@@ -11,7 +12,17 @@ from a2mim.data.named import NAMES
 from a2mim.data.sampler import keyed_generator
 from a2mim.methods.losses import LOSSES
 from a2mim.methods.mask_token import TokenInit, TokenMode
-from a2mim.recipes.pretrain import METHODS, RECIPES, A2mim, Cmae, Mae, changed, flat, with_method
+from a2mim.recipes.pretrain import (
+    METHODS,
+    RECIPES,
+    A2mim,
+    Cmae,
+    Mae,
+    changed,
+    flat,
+    recorded_config,
+    with_method,
+)
 from a2mim.training.optim import parameter_groups
 
 SMALLER = {
@@ -158,3 +169,15 @@ def test_another_method_keeps_what_both_have():
     assert with_method(mae, "mae") is mae
     assert with_method(relaxed, "mae").method == Mae((16, 1, 2))
     assert all(with_method(mae, name).method == METHODS[name]() for name in ("a2mim", "cmae"))
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "cmae-tokens"])
+def test_a_configuration_is_had_back_from_what_a_run_records(name):
+    config = with_method(RECIPES["cifar10-cmae"](), name) if name in METHODS else RECIPES[name]()
+    settings = json.loads(json.dumps(flat(config)))
+    again = recorded_config(settings)
+    assert replace(again, model_kwargs=config.model_kwargs) == config
+    assert json.loads(json.dumps(again.model_kwargs)) == settings["model_kwargs"]
+    del settings[fields(config.method)[0].name]
+    with pytest.raises(ValueError, match=config.method.name):
+        recorded_config(settings)
