@@ -22,9 +22,8 @@ D = p q C numbers per patch, T prefix tokens, E encoder channels, F decoder chan
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from timm.layers import LayerNorm, PatchEmbed, build_sincos2d_pos_embed
@@ -97,7 +96,7 @@ class MaskedAutoencoder(nn.Module):
             but nothing trains them.
 
         Raises:
-            ValueError: if images and masks do not fit this model, or nothing is hidden.
+            ValueError: if images and masks do not fit this model.
         """
         predicted_BND = self.predict(images_BCHW, visible_BN)
         target = pixel_target(images_BCHW, self.grid, self.norm_pix)
@@ -106,7 +105,7 @@ class MaskedAutoencoder(nn.Module):
 
     def predict(self, images_BCHW: Tensor, visible_BN: Tensor) -> Tensor:
         """y: predicted numbers of all patches ``(B, N, D)``, relative to each if ``norm_pix``."""
-        places_BK = places_to_predict_from(visible_BN, self.grid.n)
+        places_BK = visible_places(visible_BN, self.grid.n, self.kept)
         return self.decoder(encode_visible(self.backbone, images_BCHW, places_BK), places_BK)
 
     def encode(self, images_BCHW: Tensor, visible_BN: Tensor) -> Tensor:
@@ -177,16 +176,21 @@ class PatchDecoder(nn.Module):
 
 
 def vision_transformer(backbone: nn.Module) -> VisionTransformer:
-    """The same backbone.
+    """The same backbone, with a place for :class:`VisiblePatches`; otherwise as it was.
 
     Raises:
-        TypeError: if it is no timm ``VisionTransformer``.
+        TypeError: if it is no timm ``VisionTransformer``, or embeds patches otherwise than one by
+            one.
+        ValueError: if patches do not fill the image, or the backbone drops patches itself.
     """
     if not isinstance(backbone, VisionTransformer):
         raise TypeError(
             f"expected a timm VisionTransformer, got {type(backbone).__name__}; "
             "use MaskedImageModel, which works for every family"
         )
+    _geometry(backbone)
+    if not isinstance(backbone.patch_drop, VisiblePatches):
+        cast(nn.Module, backbone).patch_drop = VisiblePatches(backbone.num_prefix_tokens)
     return backbone
 
 
@@ -194,15 +198,14 @@ def patches_of(backbone: VisionTransformer, ratio: float) -> tuple[PatchGrid, in
     """The patches of a vision transformer, and how many of them stay visible.
 
     Raises:
-        TypeError: if it embeds patches otherwise than one by one.
-        ValueError: if patches do not fill the image, the backbone drops patches itself, or the
-            ratio leaves no patch.
+        ValueError: if the ratio keeps no patch, or all.
     """
     grid, _ = _geometry(backbone)
     kept = kept_patches(grid.n, ratio)
-    if not 0 < ratio < 1 or not kept:
+    if not 0 < ratio < 1 or not 0 < kept < grid.n:
         raise ValueError(
-            f"expected a mask ratio between 0 and 1 that keeps one of {grid.n} patches, got {ratio}"
+            f"expected a mask ratio between 0 and 1 that keeps one of {grid.n} patches and hides "
+            f"one, got {ratio}"
         )
     return grid, kept
 
@@ -237,58 +240,70 @@ def encode_visible(backbone: VisionTransformer, images_BCHW: Tensor, places_BK: 
             f"got {tuple(images_BCHW.shape)}; resize them, or create the backbone with another "
             "img_size"
         )
-    with _only(backbone, places_BK):
+    K = backbone.num_prefix_tokens + places_BK.shape[1]
+    visible = cast(VisiblePatches, backbone.patch_drop)
+    visible.places_BK = places_BK
+    try:
         tokens = backbone.forward_features(images_BCHW)
+    finally:
+        visible.places_BK = None
+    if tokens.shape[1] != K:
+        raise RuntimeError(f"expected {K} tokens of visible patches, got {tokens.shape[1]}")
     norm = last_norm(backbone)
     return tokens if norm is None else norm(tokens)
 
 
-@contextmanager
-def _only(backbone: VisionTransformer, places_BK: Tensor) -> Iterator[None]:
-    """While the context is open, only these patches reach the blocks of the backbone."""
-    prefix = backbone.num_prefix_tokens
+class VisiblePatches(nn.Module):
+    """In the place of a ViT's ``patch_drop``: while places are given, only these patches go on.
 
-    def drop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        tokens = inputs[0]
-        return (torch.cat([tokens[:, :prefix], _take(tokens[:, prefix:], places_BK)], dim=1),)
+    timm calls it between the positions and the blocks. It stays there: a hook that came and went
+    with every forward would break a compiled network into pieces.
 
-    # timm calls norm_pre, often an identity, between the positions and the blocks.
-    hook = backbone.get_submodule("norm_pre").register_forward_pre_hook(drop)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def places_to_predict_from(visible_BN: Tensor, n: int) -> Tensor:
-    """:func:`visible_places` of masks that hide something to predict.
-
-    Raises:
-        ValueError: if nothing is hidden, or as there.
+    Args:
+        prefix: T, the leading tokens that are not patches and always go on.
     """
-    places_BK = visible_places(visible_BN, n)
-    if places_BK.shape[1] == n:
-        raise ValueError("expected hidden patches to predict, got none; see draw")
-    return places_BK
+
+    places_BK: Tensor | None
+
+    def __init__(self, prefix: int) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self.places_BK = None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens ``(B, T + N, E)`` -> ``(B, T + K, E)``."""
+        if self.places_BK is None:
+            return tokens
+        patches_BNE = tokens[:, self.prefix :]
+        places_BKE = self.places_BK[:, :, None].expand(-1, -1, tokens.shape[2])
+        return torch.cat([tokens[:, : self.prefix], patches_BNE.gather(1, places_BKE)], dim=1)
 
 
-def visible_places(visible_BN: Tensor, n: int) -> Tensor:
+def visible_places(visible_BN: Tensor, n: int, kept: int | None = None) -> Tensor:
     """Indices ``(B, K)`` of the visible patches, ascending.
+
+    Args:
+        visible_BN: bool, the same number of patches visible in every row.
+        n: N.
+        kept: this number; counted if it is left out, which waits for the device.
 
     Raises:
         TypeError: if ``visible_BN`` is not bool.
-        ValueError: unless its shape is ``(B, n)`` and the same number, at least one, is visible in
-            every row.
+        ValueError: unless its shape is ``(B, n)`` and this number, at least one, is visible in
+            every row. On CUDA and compiled it is a RuntimeError, so that nobody waits for it.
     """
     check_visible(visible_BN, n)
-    counts = sorted(set(visible_BN.sum(dim=1).tolist()))
-    if len(counts) != 1 or counts[0] == 0:
+    counts_B = visible_BN.sum(dim=1)
+    kept = int(counts_B[0]) if kept is None else kept
+    if torch.compiler.is_compiling() or visible_BN.is_cuda:
+        torch._assert_async((counts_B == kept).all(), f"expected {kept} visible patches per image")
+    elif (counts := sorted(set(counts_B.tolist()))) != [kept] or not kept:
         raise ValueError(
-            "expected the same number of visible patches in every image, at least 1, "
-            f"got {counts}; draw masks with the method's draw"
+            f"expected {kept or 1} visible patches in every image, got {counts}; "
+            "draw masks with the method's draw"
         )
     order_BN = visible_BN.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-    return order_BN[:, : counts[0]]
+    return order_BN[:, :kept]
 
 
 def patchify(images_BCHW: Tensor, grid: PatchGrid) -> Tensor:
@@ -355,10 +370,6 @@ def hidden_mse(predicted_BND: Tensor, target_BND: Tensor, visible_BN: Tensor) ->
     return (error_BN * hidden_BN).sum() / hidden_BN.sum()
 
 
-def _take(patches_BNE: Tensor, places_BK: Tensor) -> Tensor:
-    return patches_BNE.gather(1, places_BK[:, :, None].expand(-1, -1, patches_BNE.shape[2]))
-
-
 def _geometry(backbone: VisionTransformer) -> tuple[PatchGrid, tuple[int, int, int]]:
     """The grid of patches, and (C, H, W) of the images, of a backbone."""
     embed = backbone.patch_embed
@@ -367,7 +378,7 @@ def _geometry(backbone: VisionTransformer) -> tuple[PatchGrid, tuple[int, int, i
             f"expected patches embedded one by one (PatchEmbed), got {type(embed).__name__}; "
             "hidden pixels must not reach visible tokens"
         )
-    if not isinstance(backbone.patch_drop, nn.Identity):
+    if not isinstance(backbone.patch_drop, nn.Identity | VisiblePatches):
         raise ValueError(
             "expected a backbone that keeps all patches, got one with patch dropout; "
             "create it with patch_drop_rate=0"

@@ -67,6 +67,8 @@ class TokenBlend(nn.Module):
 
     token: nn.Parameter | None
     gamma: nn.Parameter | None
+    blends: int
+    """How often features were blended since :meth:`at` was last opened: once, if all went well."""
 
     def __init__(
         self,
@@ -90,6 +92,8 @@ class TokenBlend(nn.Module):
         self.mode = mode
         self.init = init
         self.detach = detach
+        self.blends = 0
+        self._visible_BN: Tensor | None = None
         token = None
         if "mean" not in init:
             token = nn.Parameter(torch.zeros(channels), requires_grad="frozen" not in init)
@@ -141,42 +145,46 @@ class TokenBlend(nn.Module):
         patches = hidden_BN[:, :, None]
         return torch.cat([patches.new_zeros(len(patches), self.prefix, 1), patches], dim=1)
 
-    @contextmanager
-    def at(
-        self, module: nn.Module, visible_BN: Tensor, side: Literal["input", "output"] = "input"
-    ) -> Iterator[list[None]]:
-        """While the context is open, features of ``module`` pass through this blend.
+    def attach(self, module: nn.Module, side: Literal["input", "output"] = "input") -> None:
+        """Let features of a module pass through this blend, from now on; it acts while open.
+
+        The hook is registered once: one that came and went with every forward would break a
+        compiled network into pieces.
 
         Args:
             module: the module.
-            visible_BN: bool on this blend's grid.
             side: whether its input or its output is blended.
-
-        Yields:
-            A list that grows by one entry with every blend: a module that did not run left no
-            trace, and its caller can tell.
         """
-        blends: list[None] = []
+        if side == "input":
+            module.register_forward_pre_hook(self._before)
+        else:
+            module.register_forward_hook(self._after)
 
-        def blend(features: Tensor) -> Tensor:
-            blends.append(None)
-            return self(features, visible_BN)
+    @contextmanager
+    def at(self, visible_BN: Tensor) -> Iterator[None]:
+        """While the context is open, features of the modules it is attached to are blended.
 
-        def before(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (blend(inputs[0]), *inputs[1:])
-
-        def after(_module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-            return blend(output)
-
-        hook = (
-            module.register_forward_pre_hook(before)
-            if side == "input"
-            else module.register_forward_hook(after)
-        )
+        Args:
+            visible_BN: bool on this blend's grid.
+        """
+        self.blends, self._visible_BN = 0, visible_BN
         try:
-            yield blends
+            yield
         finally:
-            hook.remove()
+            self._visible_BN = None
+
+    # Bound methods, because a copy of a network has to use the copy of its blend.
+    def _before(self, _module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self._visible_BN is None:
+            return None
+        return (self._blend(inputs[0], self._visible_BN), *inputs[1:])
+
+    def _after(self, _module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        return None if self._visible_BN is None else self._blend(output, self._visible_BN)
+
+    def _blend(self, features: Tensor, visible_BN: Tensor) -> Tensor:
+        self.blends += 1
+        return self(features, visible_BN)
 
 
 def token_blend(

@@ -113,6 +113,7 @@ class MaskedImageModel(nn.Module):
         self.site = site
         self.fill: Fill = fill or _unfilled
         self.token_blend = token_blend(backbone, site, channels, cells, token, token_init, detach)
+        self.token_blend.attach(backbone.get_submodule(site.module), site.side)
         self.decoder = PixelDecoder(
             width,
             target_side // self.feature_cells.rows,
@@ -154,14 +155,14 @@ class MaskedImageModel(nn.Module):
             RuntimeError: if the site's module did not run, or more than once.
         """
         cells_BN = self.mask.grid.refine(visible_BN, self.token_blend.grid)
-        module = self.backbone.get_submodule(self.site.module)
-        with self.token_blend.at(module, cells_BN, self.site.side) as blends:
+        with self.token_blend.at(cells_BN):
             features = self.backbone.forward_features(masked_BCHW)  # type: ignore[operator]
-        if len(blends) != 1:
+        if self.token_blend.blends != 1:
             # Gradient checkpointing, for one, goes around modules that hold a sequence.
             raise RuntimeError(
-                f"expected {self.site.module} to run once in forward_features, got {len(blends)} "
-                "times; choose another site, or switch gradient checkpointing off"
+                f"expected {self.site.module} to run once in forward_features, got "
+                f"{self.token_blend.blends} times; choose another site, or switch gradient "
+                "checkpointing off"
             )
         layout, prefix = output_layout(self.backbone, self.site)
         features_BEhw = as_map(features, layout, prefix, self.feature_cells)

@@ -74,7 +74,6 @@ from a2mim.methods.mae import (
     patches_of,
     pixel_decoder,
     pixel_target,
-    places_to_predict_from,
     visible_places,
     vision_transformer,
 )
@@ -167,10 +166,10 @@ class RelaxedMAE(nn.Module):
             :class:`a2mim.methods.mae.MaskedAutoencoder`.
 
         Raises:
-            ValueError: if images and masks do not fit this model, or nothing is hidden.
+            ValueError: if images and masks do not fit this model.
         """
-        places1_BK = places_to_predict_from(visible_BN, self.grid.n)
-        places2_BL = second_view(visible_BN, self.view2)
+        places1_BK = visible_places(visible_BN, self.grid.n, self.kept)
+        places2_BL = second_view(visible_BN, self.view2, self.kept)
         z1 = encode_visible(self.backbone, images_BCHW, places1_BK)
         if self.target is None:
             z2 = encode_visible(self.backbone, images_BCHW, places2_BL)
@@ -331,11 +330,10 @@ class ContrastiveMAE(nn.Module):
             ``loss`` (7); ``output``, the head of view 1 ``(B, O, P)``, not normalised.
 
         Raises:
-            ValueError: if images and masks do not fit this model, nothing is hidden, or there are
-                no negatives.
+            ValueError: if images and masks do not fit this model, or there are no negatives.
         """
-        places1_BK = places_to_predict_from(visible_BN, self.grid.n)
-        places2_BL = second_view(visible_BN, self.view2)
+        places1_BK = visible_places(visible_BN, self.grid.n, self.kept)
+        places2_BL = second_view(visible_BN, self.view2, self.kept)
         q = self.head(encode_visible(self.backbone, images_BCHW, places1_BK), places1_BK)
         if self.target is None:
             k = self.head(encode_visible(self.backbone, images_BCHW, places2_BL), places2_BL)
@@ -410,9 +408,12 @@ class SlowCopy(nn.Module):
                 slow.lerp_(fast, 1 - self.momentum)
 
 
-def second_view(visible_BN: Tensor, view2: View2) -> Tensor:
-    """Places ``(B, L)`` of the patches in view 2, ascending."""
-    return visible_places(~visible_BN | (view2 == "full"), visible_BN.shape[1])
+def second_view(visible_BN: Tensor, view2: View2, kept: int) -> Tensor:
+    """Places ``(B, L)`` of the patches in view 2, ascending; ``kept`` are in view 1."""
+    B, N = visible_BN.shape
+    if view2 == "full":
+        return torch.arange(N, device=visible_BN.device).expand(B, N)
+    return visible_places(~visible_BN, N, N - kept)
 
 
 def info_nce(queries_AQP: Tensor, keys_AQP: Tensor, temperature: float) -> Tensor:

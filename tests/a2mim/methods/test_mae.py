@@ -449,8 +449,9 @@ def test_a_convolutional_stem_is_refused():
     [
         ({"img_size": 40}, {}, "that 16 x 16 px patches fill, got 40 x 40"),
         ({"patch_drop_rate": 0.5}, {}, "create it with patch_drop_rate=0"),
-        ({}, {"ratio": 0.95}, "that keeps one of 16 patches, got 0.95"),
+        ({}, {"ratio": 0.95}, "keeps one of 16 patches .* got 0.95"),
         ({}, {"ratio": 0.0}, "between 0 and 1"),
+        ({}, {"ratio": 1e-12}, "hides one, got 1e-12"),
         ({}, {"ratio": 1.5}, "between 0 and 1"),
         ({}, {"decoder_width": 30, "decoder_heads": 2}, "multiple of 4 .* got 30"),
         ({}, {"decoder_width": 32, "decoder_heads": 3}, "of its 3 heads, got 32"),
@@ -472,11 +473,38 @@ def test_bad_inputs():
         model(images, visible.float())
     with pytest.raises(ValueError, match=r"shape \(B, 16\)"):
         model(images, visible[:, :9])
-    with pytest.raises(ValueError, match="hidden patches to predict, got none"):
-        model(images, torch.ones_like(visible))
-    with pytest.raises(ValueError, match=r"at least 1, got \[0\]"):
-        model(images, torch.zeros_like(visible))
+    for wrong, count in ((torch.ones_like(visible), 16), (torch.zeros_like(visible), 0)):
+        with pytest.raises(ValueError, match=rf"expected 4 visible .* got \[{count}\]"):
+            model(images, wrong)
+    with pytest.raises(ValueError, match=r"expected 1 visible .* got \[0\]"):
+        model.encode(images, torch.zeros_like(visible))
     uneven = visible.clone()
     uneven[0] = True
-    with pytest.raises(ValueError, match=r"the same number .* got \[4, 16\]; draw masks"):
+    with pytest.raises(ValueError, match=r"expected 4 visible .* got \[4, 16\]"):
         model(images, uneven)
+    with pytest.raises(ValueError, match=r"got \[4, 16\]"):
+        model.encode(images, uneven)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("options", [VITS["class token and registers"], VITS["no class token"]])
+def test_it_compiles_into_one_graph(options, one_graph):
+    model = make_model(**options)
+    images, visible = batch(model, 4)
+    one_graph(model, (images, visible), (images, visible.roll(1, 0)), (images[:2], visible[1:3]))
+
+
+def test_compiled_it_refuses_masks_of_another_count():
+    model = make_model()
+    images, visible = batch(model)
+    visible[0, 0] = ~visible[0, 0]
+    with pytest.raises(RuntimeError, match="expected 4 visible patches"):
+        torch.compile(model, backend="eager", fullgraph=True)(images, visible)
+
+
+def test_a_backbone_that_encodes_all_patches_is_found_out():
+    """Hidden patches would be seen."""
+    model = make_model()
+    model.backbone.patch_drop.forward = lambda tokens: tokens
+    with pytest.raises(RuntimeError, match="expected 5 tokens of visible patches, got 17"):
+        model(*batch(model))

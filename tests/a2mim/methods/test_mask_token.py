@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from timm import create_model
@@ -135,11 +137,13 @@ def test_gradients_in_closed_form(mode, detach):
 def test_the_output_of_a_module_can_be_blended():
     module = torch.nn.Identity()
     blend = TokenBlend(4, "BNE", GRID)
-    with blend.at(module, VISIBLE, "output") as blends:
+    blend.attach(module, "output")
+    with blend.at(VISIBLE):
         assert torch.equal(module(tokens()), blend(tokens(), VISIBLE))
-    assert len(blends) == 1
+    assert blend.blends == 1
     assert torch.equal(module(tokens()), tokens())
-    assert not module._forward_hooks
+    with blend.at(VISIBLE):
+        assert blend.blends == 0
 
 
 def test_the_token_collects_gradient_from_hidden_positions():
@@ -161,18 +165,31 @@ def test_inside_a_backbone_it_acts_only_while_open(name):
     blend = token_blend(backbone, site, channels, cells)
     torch.nn.init.ones_(blend.token)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    module = backbone.get_submodule(site.module)
     all_visible = torch.ones(2, cells.n, dtype=torch.bool)
     with torch.inference_mode():
         plain = backbone.forward_features(images)
-        with blend.at(module, all_visible):
+        blend.attach(backbone.get_submodule(site.module))
+        assert torch.equal(backbone.forward_features(images), plain)
+        with blend.at(all_visible):
             assert torch.equal(backbone.forward_features(images), plain)
-        with blend.at(module, ~all_visible):
+        with blend.at(~all_visible):
             assert not torch.allclose(backbone.forward_features(images), plain)
         assert torch.equal(backbone.forward_features(images), plain)
-    with pytest.raises(RuntimeError), blend.at(module, all_visible):
-        raise RuntimeError
-    assert not module._forward_pre_hooks
+        with pytest.raises(RuntimeError), blend.at(~all_visible):
+            raise RuntimeError
+        assert torch.equal(backbone.forward_features(images), plain)
+
+
+def test_a_copy_of_a_network_uses_the_copy_of_its_token():
+    blend = TokenBlend(4, "BNE", GRID)
+    network = torch.nn.ModuleDict({"blend": blend, "module": torch.nn.Identity()})
+    blend.attach(network["module"])
+    copy = deepcopy(network)
+    torch.nn.init.ones_(copy["blend"].token)
+    with copy["blend"].at(VISIBLE):
+        assert torch.equal(network["module"](tokens()), tokens())
+        hidden = (~VISIBLE)[:, :, None]
+        assert torch.equal(copy["module"](tokens()), tokens() + hidden)
 
 
 def test_wrong_shapes_are_refused():

@@ -336,3 +336,39 @@ def test_targets_that_do_not_fit_are_refused():
         MaskedImageModel(resnet, BlockMask(SIZE, 16), target=Hog(32))
     with pytest.raises(ValueError, match="a loss named paper"):
         MaskedImageModel(resnet, BlockMask(SIZE, 32), loss="l2")
+
+
+COMPILED = {
+    "A2MIM": {},
+    "A2MIM of an official CNN": {"loss": "official-r50", "token": "damped"},
+    "A2MIM of an official ViT": {"loss": "official-vit"},
+    "other choices": {"loss": "official-r101", "token_init": "instance_mean", "detach": True},
+    "HOG": {"target": "hog", "loss": "simmim", "residual": True, "decoder_depth": 1},
+}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("test_vit", "A2MIM"),
+        ("test_vit", "A2MIM of an official ViT"),
+        ("test_resnet", "A2MIM"),
+        ("test_resnet", "A2MIM of an official CNN"),
+        ("test_convnext", "other choices"),
+        ("test_convnext", "HOG"),
+    ],
+)
+def test_it_compiles_into_one_graph(name, options, one_graph):
+    model = make_model(name, **COMPILED[options])
+    images, visible = batch(4)
+    one_graph(model, (images, visible), (images, visible.roll(1, 0)), (images[:2], visible[1:3]))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_simmim_compiles_into_one_graph(name, one_graph):
+    backbone = create_model(name, num_classes=0, **({"img_size": SIZE} if "vit" in name else {}))
+    images, visible = batch(4)
+    model = simmim(backbone, BlockMask(SIZE, 32, 0.5))
+    one_graph(model, (images, visible), (images, visible.roll(1, 0)), (images[:2], visible[1:3]))
