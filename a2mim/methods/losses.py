@@ -25,7 +25,8 @@ independent of image and batch size.
 
 What the paper's Fourier loss is: the transform is orthonormal, so by Parseval its value is the mean
 squared error over *all* pixels, and because omega is held constant its gradient is *half* the
-gradient of that mean squared error, taken at hidden pixels. So with omega = |D|^1, as in the paper,
+gradient of that mean squared error, taken at hidden pixels: that of the mean of sg(q - x) (q - x),
+which is how it is computed, without a transform. So with omega = |D|^1, as in the paper,
 no frequency gets more than its share of the squared error; the official code weights otherwise.
 
 Which losses depend on the local batch: the official focal form averages the spectra of the batch
@@ -146,7 +147,7 @@ class LossSpec:
             self.fft_unmask_replace,
         )
         if self.fourier == "paper":
-            fourier = _paper(shown, target_BCHW)
+            fourier = paper_spectrum(shown, target_BCHW)
         elif self.fourier == "focal":
             fourier = focal_spectrum(shown, target_BCHW, self.reduce_spectrum)
         else:
@@ -227,7 +228,7 @@ def masked_l1(prediction_BCHW: Tensor, images_BCHW: Tensor, visible_B1HW: Tensor
 def fourier_loss(prediction_BCHW: Tensor, images_BCHW: Tensor, visible_B1HW: Tensor) -> Tensor:
     """L_freq of the preset ``paper``: a mean over images, the same for any split of the batch."""
     shown = composite(prediction_BCHW, images_BCHW, visible_B1HW, 0.0, "prediction")
-    return _paper(shown, images_BCHW)
+    return paper_spectrum(shown, images_BCHW)
 
 
 def composite(
@@ -279,9 +280,10 @@ def focal_spectrum(shown_BCHW: Tensor, target_BCHW: Tensor, reduce: Reduce = "ba
     return (omega * (D.real.square() + D.imag.square())).mean()
 
 
-def _paper(shown_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
-    D = _spectrum(shown_BCHW - target_BCHW).abs()
-    return (D.detach() * D).mean()
+def paper_spectrum(shown_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
+    """L_freq of the paper, by Parseval: a mean over images."""
+    residual = _at_least_float32(shown_BCHW) - target_BCHW
+    return (residual.detach() * residual).mean()
 
 
 def _spectrum(residual_BCHW: Tensor) -> Tensor:

@@ -284,11 +284,25 @@ def test_fourier_loss_is_the_published_value_where_everything_is_hidden():
     assert loss.item() == pytest.approx(0.99325473, abs=1e-7)
 
 
-def test_fourier_loss_by_parseval():
-    """Its value is the mean squared error over all pixels."""
-    images, prediction, visible = published()
-    loss = fourier_loss(prediction, images, visible)
-    torch.testing.assert_close(loss, ((prediction - images) ** 2).mean())
+@pytest.mark.parametrize("fill", ["target", "prediction", "mean", "mixed"])
+@pytest.mark.parametrize("u", [0.0, 1e-3, 1.0])
+@pytest.mark.parametrize("size", [(8, 8), (6, 10), (14, 6)])
+def test_the_form_of_the_paper_is_that_of_its_transform(size, u, fill):
+    """Value and gradient with the FFT and its omega, in float64; and of no error at all."""
+    generator = torch.Generator().manual_seed(0)
+    images, prediction = torch.randn(2, 3, 3, *size, generator=generator, dtype=torch.float64)
+    prediction.requires_grad_()
+    visible = PatchGrid(2, 2).pixels(torch.rand(3, 4, generator=generator) < 0.5, *size)
+    for guess in (prediction, images.clone().requires_grad_()):
+        shown = composite(guess, images, visible, u, fill)
+        D = torch.fft.fft2(shown - images, norm="ortho").abs()
+        expected = (D.detach() * D).mean()
+        loss = LossSpec(fft_unmask_weight=u, fft_unmask_replace=fill)
+        got = loss(guess, images, visible)["fourier"]
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(
+            gradient(got, guess), gradient(expected, guess), rtol=0, atol=1e-14
+        )
 
 
 def test_fourier_gradient_is_half_of_the_squared_error_at_hidden_pixels():
