@@ -384,7 +384,7 @@ WITH_PLACES = {
 
 @pytest.mark.parametrize("name", [*METHODS, *WITH_PLACES])
 def test_methods(name, agrees):
-    """Masks are drawn on the CPU, as the engine does."""
+    """Masks are drawn on the device."""
 
     def run(device):
         with torch_seeded(0):
@@ -395,7 +395,10 @@ def test_methods(name, agrees):
         images = IMAGES if name != "A2MIM, CNN" else nn.functional.interpolate(IMAGES, size=64)
         # As many as in one group of mixed images.
         images = images[:4].to(device)
-        drawn = method.draw(4, keyed_generator(0)).to(device)
+        if name == "fine-tuning":
+            drawn = method.draw(4, keyed_generator(0)).to(device)
+        else:
+            drawn = method.draw(torch.arange(4).to(device), 0)
         labels = (LABELS[:4].to(device),) if name == "fine-tuning" else ()
         with torch.no_grad():
             return method(images, drawn, *labels)

@@ -190,7 +190,8 @@ def pretrain(name: str, config: DemoConfig, material: Material, work: Path, labe
         train(
             model,
             lambda indices_B, generator: model(
-                images[indices_B], model.mask.draw(len(indices_B), generator).to(images.device)
+                images[indices_B],
+                model.mask.draw(indices_B.to(images.device), generator.initial_seed()),
             ),
             len(images),
             steps=config.pretrain_steps,
@@ -307,8 +308,7 @@ def _keep_reconstructions(
     """A few test images as they are, as the network saw them, and as it completed them."""
     chosen = material.test.draw(PICTURES, config.seed)
     images = material.test_images_ICHW[chosen].to(config.device)
-    generator = torch.Generator().manual_seed(config.seed)
-    visible_BN = model.mask.draw(len(images), generator).to(images.device)
+    visible_BN = model.mask.draw(torch.arange(len(images), device=images.device), config.seed)
     with torch.inference_mode():
         predicted = model(images, visible_BN)["output"]
     grid = model.mask.grid

@@ -30,7 +30,7 @@ from a2mim.checkpoints.files import WeightsError, read_state
 from a2mim.checkpoints.load import LoadReport
 from a2mim.commands.pretrain import method_of
 from a2mim.commands.watching import Masked, as_levels, seen_and_completed
-from a2mim.data.sampler import keyed_generator
+from a2mim.data.sampler import keyed_seed
 from a2mim.data.sources import Source, folder_images, named_images, set_name
 from a2mim.files import write_arrays
 from a2mim.measure.networks import (
@@ -188,7 +188,8 @@ def _reconstructed(
     method, look = network.method.eval().to(device), network.look
     transform = create_transform(**look)
     images = torch.stack([transform(source.read()) for source in sources]).to(device)
-    visible = method.draw(len(images), keyed_generator(config.seed, "pictures")).to(device)
+    numbers = torch.arange(len(images), device=device)
+    visible = method.draw(numbers, keyed_seed(config.seed, "pictures"))
     grid = method.mask.grid if isinstance(method, MaskedImageModel) else method.grid
     hidden = 1 - visible.float().mean().item()
     setting = f"hidden={hidden:.3g} grid={grid.rows}x{grid.cols}"

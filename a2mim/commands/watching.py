@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from a2mim.data.sampler import keyed_generator
+from a2mim.data.sampler import keyed_seed
 from a2mim.data.samples import RepeatedSamples, SomeSamples
 from a2mim.data.sources import Training, without_folders
 from a2mim.files import write_whole
@@ -312,7 +312,8 @@ def pictures(method: Masked, images_ICHW: Tensor, config: PretrainConfig) -> dic
         uint8 ``(I, C, H, W)`` each.
     """
     images = images_ICHW.to(next(method.parameters()).device)
-    visible = method.draw(len(images), keyed_generator(config.seed, "pictures")).to(images.device)
+    numbers = torch.arange(len(images), device=images.device)
+    visible = method.draw(numbers, keyed_seed(config.seed, "pictures"))
     stacks = seen_and_completed(method, images, visible)
     return {key: as_levels(stack, config.mean, config.std) for key, stack in stacks.items()}
 

@@ -73,13 +73,13 @@ class MaskedAutoencoder(nn.Module):
         self.norm_pix = norm_pix
         self.decoder = pixel_decoder(self.backbone, decoder_width, decoder_depth, decoder_heads)
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Masks for ``count`` images, bool ``(count, N)`` on the generator's device.
+    def draw(self, images_B: Tensor, seed: int) -> Tensor:
+        """Masks bool ``(B, N)`` of images with these numbers: see :mod:`a2mim.methods.masking`.
 
         The same number of patches is visible in every image; which ones, is a uniform draw per
         image.
         """
-        return random_squares(count, self.grid.n, self.kept, generator)
+        return random_squares(images_B, self.grid.n, self.kept, seed)
 
     def forward(self, images_BCHW: Tensor, visible_BN: Tensor) -> dict[str, Tensor]:
         """One step of masked autoencoding.

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from a2mim.methods.decoder import PixelDecoder
@@ -121,9 +120,9 @@ class MaskedImageModel(nn.Module):
             decoder_depth,
         )
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Masks for ``count`` images, bool ``(count, N)`` on the generator's device."""
-        return self.mask.draw(count, generator)
+    def draw(self, images_B: Tensor, seed: int) -> Tensor:
+        """Masks bool ``(B, N)`` of images with these numbers: see :mod:`a2mim.methods.masking`."""
+        return self.mask.draw(images_B, seed)
 
     def forward(self, images_BCHW: Tensor, visible_BN: Tensor) -> dict[str, Tensor]:
         """One step of masked image modelling.

@@ -7,6 +7,8 @@ SimMIM (Xie et al., CVPR 2022) and A2MIM draw the same masks, so they share one 
 and ratio both classes hide the same number, N - floor((1 - ratio) N) = ceil(ratio N); what differs
 is the size of the squares.
 
+Which squares, is a hash of (seed, image): the same on every device, in any batch and process.
+
 Shapes: B images, N squares. True in ``visible`` keeps the original pixels.
 """
 
@@ -19,6 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from interactions.keys import hashed_words
 from interactions.patches import PatchGrid
 
 
@@ -40,8 +43,8 @@ class Mask(Protocol):
         """Hidden squares per image, the same for all images."""
         ...
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Masks for ``count`` images, bool ``(count, N)`` on the generator's device."""
+    def draw(self, images_B: Tensor, seed: int) -> Tensor:
+        """Masks bool ``(B, N)`` of images with these numbers, on the device of the numbers."""
         ...
 
 
@@ -80,13 +83,12 @@ class BlockMask:
         # The subtraction keeps 0.6 * 25 = 15.000000000000002 from becoming 16.
         return ceil(self.ratio * self.grid.n - 1e-9)
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Masks for ``count`` images, bool ``(count, N)`` on the generator's device.
+    def draw(self, images_B: Tensor, seed: int) -> Tensor:
+        """Masks bool ``(B, N)`` of images with these numbers, on the device of the numbers.
 
-        The draw depends on the generator and on ``count``. Several processes that are to share
-        one stream draw for the global batch and take their rows of it.
+        The mask of an image depends on the seed and on its own number, and on nothing else.
         """
-        return ~random_squares(count, self.grid.n, self.hidden, generator)
+        return ~random_squares(images_B, self.grid.n, self.hidden, seed)
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,9 @@ class PatchMask:
         """Hidden patches per image, the same for all images."""
         return self.grid.n - self.kept
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Masks for ``count`` images, bool ``(count, N)``: see :meth:`BlockMask.draw`."""
-        return ~random_squares(count, self.grid.n, self.hidden, generator)
+    def draw(self, images_B: Tensor, seed: int) -> Tensor:
+        """Masks bool ``(B, N)`` of images with these numbers: see :meth:`BlockMask.draw`."""
+        return ~random_squares(images_B, self.grid.n, self.hidden, seed)
 
 
 def _check_ratio(ratio: float) -> None:
@@ -154,23 +156,24 @@ def kept_patches(n: int, ratio: float) -> int:
     return floor((1 - ratio) * n + 1e-9)
 
 
-def random_squares(count: int, n: int, chosen: int, generator: torch.Generator) -> Tensor:
+def random_squares(images_B: Tensor, n: int, chosen: int, seed: int) -> Tensor:
     """Some of n squares per image, uniform draws without replacement.
 
-    Every square draws a number; those with the smallest are chosen, of equal ones the first.
+    Every square hashes (seed, image, square); those with the smallest numbers are chosen.
 
     Args:
-        count: B, images.
+        images_B: int64, the number of each image. Its squares depend on it and on the seed alone:
+            not on the other images, nor on the device.
         n: N, squares of an image.
         chosen: how many of them, 1 to N.
-        generator: of the draws.
+        seed: of the step.
 
     Returns:
-        bool ``(B, N)`` on the generator's device.
+        bool ``(B, N)`` on the device of the numbers.
     """
-    noise_BN = torch.rand(count, n, generator=generator, device=generator.device)
-    # A number has 24 bits: with the place of its square behind it, no two are equal, and the
-    # smallest are the same whatever way they are found.
-    places_N = torch.arange(n, device=generator.device)
-    keys_BN = (noise_BN * 2**24).long() * n + places_N
-    return keys_BN <= keys_BN.kthvalue(chosen, dim=1, keepdim=True).values
+    # The last bits are the square's place: no two numbers are equal, and the smallest are the same
+    # whatever way they are found.
+    bits = (n - 1).bit_length()
+    places_N = torch.arange(n, device=images_B.device)
+    words_BN = (hashed_words(n, seed, images_B) >> bits << bits) | places_N
+    return words_BN <= words_BN.kthvalue(chosen, dim=1, keepdim=True).values

@@ -148,9 +148,9 @@ class RelaxedMAE(nn.Module):
             self.decoder.requires_grad_(False)
         self.target = _slow_copy(momentum, backbone=self.backbone)
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+    def draw(self, images_B: Tensor, seed: int) -> Tensor:
         """Masks of view 1: see :meth:`a2mim.methods.mae.MaskedAutoencoder.draw`."""
-        return random_squares(count, self.grid.n, self.kept, generator)
+        return random_squares(images_B, self.grid.n, self.kept, seed)
 
     def forward(self, images_BCHW: Tensor, visible_BN: Tensor) -> dict[str, Tensor]:
         """One step.
@@ -315,9 +315,9 @@ class ContrastiveMAE(nn.Module):
         self.head = level.head(self.backbone, self.grid)
         self.target = _slow_copy(momentum, backbone=self.backbone, head=self.head)
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+    def draw(self, images_B: Tensor, seed: int) -> Tensor:
         """Masks of view 1: see :meth:`a2mim.methods.mae.MaskedAutoencoder.draw`."""
-        return random_squares(count, self.grid.n, self.kept, generator)
+        return random_squares(images_B, self.grid.n, self.kept, seed)
 
     def forward(self, images_BCHW: Tensor, visible_BN: Tensor) -> dict[str, Tensor]:
         """One step.

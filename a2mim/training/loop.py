@@ -4,8 +4,9 @@
 
 accelerate brings the device, DDP, mixed precision and the postponed exchange of gradients; images
 and their order are ours (``sampler``), because only then is a resumed run the same run. What is
-drawn in step s is keyed by (seed, s): the masks of a whole batch at once, so that they are the same
-for any number of processes and micro-batches; dropout also by the process. Nothing depends on, or
+drawn in step s is keyed by (seed, s): a mask also by the number of its image, what a supervised
+method mixes images by for the whole batch at once, so that both are the same for any number of
+processes and micro-batches; dropout also by the process. Nothing depends on, or
 moves, the global random state, and so a checkpoint (``state``) need not hold any.
 
 With several processes, a loss that is a mean over images gives the gradients of one process. Losses
@@ -47,7 +48,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from a2mim.data.loader import load, stream_order
-from a2mim.data.sampler import Batches, MicroBatches, Samples, keyed_generator, keyed_seed
+from a2mim.data.sampler import Batches, MicroBatches, Samples, keyed_seed
 from a2mim.data.stream import ShardStream
 from a2mim.training.sharding import exchange_parameters, gather, sharded, whole
 from a2mim.training.state import (
@@ -67,26 +68,42 @@ Scalars = dict[str, Tensor]
 class Method(Protocol):
     """A training method: an ``nn.Module`` with these two.
 
-    A supervised one, for images with labels, is called as ``method(images_BCHW, rows_BN,
-    labels_B)``. One with a method ``after_step()`` has it called after every step of the optimiser,
-    but not after one that float16 skips: for what follows the weights, as a slow copy does.
+    One, supervised or not, with a method ``after_step()`` has it called after every step of the
+    optimiser, but not after one that float16 skips: for what follows the weights, as a slow copy
+    does.
     """
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Random rows for ``count`` images, one each, on the generator's device.
+    def draw(self, images_B: Tensor, seed: int) -> Tensor:
+        """Masks bool ``(B, N)`` of images with these numbers, on the device of the numbers.
 
-        Masks, bool ``(count, N)``; or whatever else the method draws, such as coefficients to mix
-        images by, of any type and shape behind ``count``.
+        The row of an image depends on the seed and on its own number alone.
         """
         ...
 
-    def forward(self, images_BCHW: Tensor, rows_BN: Tensor, /) -> dict[str, Tensor]:
+    def forward(self, images_BCHW: Tensor, visible_BN: Tensor, /) -> dict[str, Tensor]:
         """At least ``loss`` (a scalar) and ``output``; other scalars are parts of the loss.
 
         Args:
             images_BCHW: the images.
-            rows_BN: their rows of what was drawn.
+            visible_BN: their masks.
         """
+        ...
+
+
+class SupervisedMethod(Protocol):
+    """A method for images with labels: an ``nn.Module`` with these two."""
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Random rows for the images of a whole batch, one each, on the generator's device.
+
+        Such as coefficients to mix images by, of any type and shape behind ``count``.
+        """
+        ...
+
+    def forward(
+        self, images_BCHW: Tensor, rows_BN: Tensor, labels_B: Tensor, /
+    ) -> dict[str, Tensor]:
+        """As that of a :class:`Method`, for images, their rows of what was drawn, and classes."""
         ...
 
 
@@ -237,8 +254,8 @@ def pretrain(
     after it are never saved.
 
     Args:
-        method: a :class:`Method`; moved to the device, put in training mode, and in eval mode at
-            the end.
+        method: a :class:`Method`, or with labels a :class:`SupervisedMethod`; moved to the device,
+            put in training mode, and in eval mode at the end.
         samples: the images, by index or a stream of shards. A run with a stream goes on with the
             numbers of processes, micro-batches and workers that it began with; after a stop in
             mid-epoch it first reads again what it has seen of that epoch.
@@ -360,10 +377,9 @@ def pretrain(
             for group in optimiser.param_groups:
                 group["lr"] = lr(step, group.get("lr_scale", 1.0))
             rate = lr(step, 1.0)
-            rows_GN = cast(Method, learner).draw(batch_size, keyed_generator(seed, "masks", step))
-            rows_A = micro_batches.share(rows_GN)
+            draws_A = _draws(learner, labels_I, micro_batches, step)
             with _keyed_dropout(device, seed, "dropout", step, rank), _unused_explained():
-                losses = _backward(accelerator, model, images, rows_A, labels_I, layout)
+                losses = _backward(accelerator, model, images, draws_A, layout)
             norm = accelerator.clip_grad_norm_(parameters, clip) if clip is not None else None
             prepared.step()
             prepared.zero_grad()
@@ -500,27 +516,53 @@ def _synchronised(method: nn.Module, device: torch.device) -> nn.Module:
     return convert_sync_batchnorm(method)  # timm's: torch's loses the activation of timm's norms
 
 
+Draw = Callable[[Tensor, torch.device], tuple[Tensor, ...]]
+"""Indices ``(M,)`` of a micro-batch -> what its method is called with, behind the images."""
+
+
+def _draws(
+    learner: nn.Module, labels_I: Tensor | None, micro_batches: MicroBatches, step: int
+) -> list[Draw]:
+    """What is drawn in a step for each of this process's micro-batches, when it is there."""
+    batches = micro_batches.batches
+    key = keyed_seed(batches.seed, "masks", step)
+
+    def masks(copies_M: Tensor, index_M: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+        # Copies of an image in one batch have numbers of their own.
+        numbers_M = (index_M * batches.repeats + copies_M).to(device, non_blocking=True)
+        return (cast(Method, learner).draw(numbers_M, key),)
+
+    def mixing(rows_M: Tensor, index_M: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+        labels_M = cast(Tensor, labels_I)[index_M]
+        return tuple(row_M.to(device, non_blocking=True) for row_M in (rows_M, labels_M))
+
+    if labels_I is None:
+        copies_A = micro_batches.share(batches.draws(step) % batches.repeats)
+        return [partial(masks, copies_M) for copies_M in copies_A]
+    generator = torch.Generator().manual_seed(key)
+    rows_GN = cast(SupervisedMethod, learner).draw(batches.size, generator)
+    return [partial(mixing, rows_M) for rows_M in micro_batches.share(rows_GN)]
+
+
 def _backward(
     accelerator: Accelerator,
     model: nn.Module,
     images: Iterator[dict[str, Tensor]],
-    rows_A: Sequence[Tensor],
-    labels_I: Tensor | None,
+    draws_A: Sequence[Draw],
     layout: torch.memory_format,
 ) -> Scalars:
     """Gradients of one step; its losses, still on the device, over this process's images."""
     sums: Scalars = {}
-    for k, rows_MN in enumerate(rows_A):
+    for k, draw in enumerate(draws_A):
         batch = next(images)
         images_MCHW = batch["image"].to(accelerator.device, non_blocking=True, memory_format=layout)
-        rows = [rows_MN] if labels_I is None else [rows_MN, labels_I[batch["index"]]]
-        rows = [row_M.to(accelerator.device, non_blocking=True) for row_M in rows]
-        last = k == len(rows_A) - 1
+        rows = draw(batch["index"], accelerator.device)
+        last = k == len(draws_A) - 1
         with nullcontext() if last else accelerator.no_sync(model):
             losses = model(images_MCHW, *rows)
             accelerator.backward(losses["loss"])  # divided by the number of micro-batches there
         for name, value in losses.items():
-            part = value.detach().float() / len(rows_A)
+            part = value.detach().float() / len(draws_A)
             sums[name] = sums[name] + part if name in sums else part
     return sums
 

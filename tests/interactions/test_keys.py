@@ -1,10 +1,11 @@
 import hashlib
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
-from interactions.keys import permutation, raw_words, torch_seeded
+from interactions.keys import hashed_words, permutation, raw_words, torch_seeded
 
 
 def test_same_key_same_words_and_other_key_other_words():
@@ -45,6 +46,63 @@ def test_permutations_are_uniform():
     counts = np.array([np.bincount(column, minlength=n) for column in places.T])
     chi2 = ((counts - draws / n) ** 2 / (draws / n)).sum()
     assert chi2 < 45  # 16 degrees of freedom: P(chi2 > 45) is about 1e-4; the draw is fixed
+
+
+def splitmix64(state):
+    """Written down a second time, from the paper (Steele, Lea & Flood, OOPSLA 2014)."""
+    while True:
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        z = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        yield z ^ (z >> 31)
+
+
+NUMBERS = [0, 1, 2, 12345, 2**40 + 7, 2**63 - 1, -1, -(2**63)]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 987654321, 2**63 - 1, -(2**63)])
+def test_hashed_words_are_splitmix64_of_a_hashed_start(seed):
+    words = hashed_words(5, seed, torch.tensor(NUMBERS))
+    assert words.dtype == torch.int64
+    for row, number in zip(words.tolist(), NUMBERS, strict=True):
+        start = next(splitmix64(seed + (number - 1) * 0x9E3779B97F4A7C15))
+        assert [word % 2**64 for word in row] == list(islice(splitmix64(start), 5))
+
+
+def test_the_second_splitmix64_is_the_published_one():
+    """The stream of state 1234567, as the test vectors of its implementations have it."""
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert list(islice(splitmix64(1234567), 3)) == expected
+
+
+def test_a_hashed_word_depends_on_its_seed_number_and_place_alone():
+    numbers = torch.arange(100)
+    words = hashed_words(7, 3, numbers)
+    some = torch.tensor([70, 3, 3, 99])
+    assert torch.equal(hashed_words(4, 3, some), words[some, :4])
+    assert hashed_words(0, 3, numbers).shape == (100, 0)
+    everything = torch.cat([hashed_words(7, seed, numbers) for seed in range(20)])
+    assert len(everything.unique()) == everything.numel()
+
+
+def test_every_bit_of_hashed_words_is_fair():
+    """Over images and steps that follow each other; of all 64 bits, the worst by Bonferroni."""
+    for words in (
+        hashed_words(4, 5, torch.arange(2_000)),
+        torch.cat([hashed_words(4, seed, torch.tensor([5])) for seed in range(2_000)]),
+    ):
+        bits = (words[..., None] >> torch.arange(64)) & 1
+        deviation = (bits.double().mean(dim=0) - 0.5) / (0.5 / 2_000**0.5)
+        # 256 normal numbers: P(|z| > 5.1) is 3.4e-7 for one, 1e-4 for any
+        assert deviation.abs().max() < 5.1
+
+
+@pytest.mark.gpu
+def test_hashed_words_are_the_same_on_an_accelerator():
+    numbers = torch.tensor(NUMBERS)
+    for seed in (0, 2**63 - 1, -(2**63)):
+        there = hashed_words(50, seed, numbers.cuda())
+        assert torch.equal(there.cpu(), hashed_words(50, seed, numbers))
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -19,7 +19,7 @@ from a2mim.commands import pretrain as module
 from a2mim.commands.pretrain import first_images, method_of, samples_of
 from a2mim.commands.watching import pictures
 from a2mim.data.folders import DataError
-from a2mim.data.sampler import Batches, keyed_generator
+from a2mim.data.sampler import Batches, keyed_seed
 from a2mim.messages import UsageError
 from a2mim.methods.siamese import ImageLevel, TokenLevel
 from a2mim.recipes.pretrain import RECIPES, changed, with_method
@@ -372,7 +372,7 @@ def test_hidden_pixels_are_filled_and_shown_so(fill, colour):
     method = method_of(config)
     images_ICHW = first_images(samples_of(config))
     shown = pictures(method, images_ICHW, config)
-    visible = method.draw(len(images_ICHW), keyed_generator(config.seed, "pictures"))
+    visible = method.draw(torch.arange(len(images_ICHW)), keyed_seed(config.seed, "pictures"))
     hidden = ~method.mask.grid.pixels(visible, 32, 32).expand_as(images_ICHW).numpy()
     assert np.array_equal(shown["masked"][~hidden], shown["original"][~hidden])
     if colour is not None:

@@ -16,6 +16,7 @@ from a2mim.methods.mae import (
     unpatchify,
     visible_places,
 )
+from a2mim.methods.masking import PatchMask
 from interactions.patches import PatchGrid
 
 SIZE = 64  # 4 x 4 patches of 16 px
@@ -57,7 +58,7 @@ def make_model(ratio=0.75, norm_pix=True, **kwargs):
 
 def batch(model, count=3):
     images = torch.randn(count, 3, SIZE, SIZE, generator=generator())
-    return images, model.draw(count, generator())
+    return images, model.draw(torch.arange(count), 1)
 
 
 def other_hidden_pixels(model, images, visible):
@@ -81,7 +82,7 @@ def test_whole_numbers_are_not_rounded_down():
 
 
 def test_every_image_keeps_the_same_number_and_patches_are_equally_likely():
-    visible = make_model().draw(4000, generator())
+    visible = make_model().draw(torch.arange(4000), 1)
     assert visible.dtype == torch.bool
     assert (visible.sum(dim=1) == 4).all()
     share = visible.double().mean(dim=0)
@@ -91,13 +92,10 @@ def test_every_image_keeps_the_same_number_and_patches_are_equally_likely():
     assert pairs == pytest.approx(4 * 3 / (16 * 15), abs=0.014)  # binomial error 0.0034
 
 
-def test_masks_come_from_the_generator_alone():
-    model = make_model()
-    torch.manual_seed(5)
-    first = model.draw(3, generator(1))
-    torch.manual_seed(6)
-    assert torch.equal(model.draw(3, generator(1)), first)
-    assert not torch.equal(model.draw(3, generator(2)), first)
+def test_masks_are_those_of_patches():
+    assert torch.equal(
+        make_model().draw(torch.arange(5), 3), PatchMask(SIZE, 16, 0.75).draw(torch.arange(5), 3)
+    )
 
 
 def test_patchify_by_loops_and_back():
@@ -382,7 +380,7 @@ def test_a_wide_image():
     model = MaskedAutoencoder(backbone, decoder_width=32, decoder_depth=1, decoder_heads=2)
     assert model.grid == PatchGrid(2, 4)
     images = torch.randn(2, 3, 32, 64, generator=generator())
-    assert model(images, model.draw(2, generator()))["output"].shape == images.shape
+    assert model(images, model.draw(torch.arange(2), 1))["output"].shape == images.shape
 
 
 def test_five_training_steps_lower_the_loss():

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from a2mim.data.augment import CropAndFlip
 from a2mim.data.folders import DataError
 from a2mim.data.limits import Tolerance
-from a2mim.data.sampler import Batches, keyed_generator
+from a2mim.data.sampler import Batches, keyed_generator, keyed_seed
 from a2mim.data.samples import DatasetSamples
 from a2mim.data.stream import ShardStream, StreamSettings
 from a2mim.data.tar import write_shards
@@ -40,6 +40,7 @@ from a2mim.training.loop import (
     pretrain,
 )
 from a2mim.training.state import CheckpointError, latest, load_checkpoint
+from interactions.keys import hashed_words
 
 
 class Noise:
@@ -67,8 +68,8 @@ class Tiny(nn.Module):
         self.calls, self.bad_call = 0, bad_call
         self.dtypes, self.drawn, self.strides = [], [], []
 
-    def draw(self, count, generator):
-        visible = torch.rand(count, 4, generator=generator) < 0.5
+    def draw(self, images, seed):
+        visible = hashed_words(4, seed, images) > 0
         self.drawn.append(visible)
         return visible
 
@@ -201,7 +202,7 @@ def test_it_is_the_plain_loop():
     batches = Batches(20, 6, 0)
     for step in range(10):
         images = torch.stack([Noise().load(k, step // 3) for k in batches.at(step).tolist()])
-        visible = other.draw(6, keyed_generator(0, "masks", step))
+        visible = other.draw(batches.at(step), keyed_seed(0, "masks", step))
         optimiser.param_groups[0]["lr"] = ramp(step)
         optimiser.param_groups[1]["lr"] = ramp(step) * 0.5
         loss = other(images, visible)["loss"]
@@ -236,7 +237,24 @@ def test_micro_batches_do_the_step_of_the_whole_batch(accumulate):
     assert deviation(weights(one), weights(two)) < 1e-6
     for a, b in zip(reports, others, strict=True):
         assert a.losses == pytest.approx(b.losses, abs=1e-6)
-    assert all(torch.equal(a, b) for a, b in zip(one.drawn, two.drawn, strict=True))
+    assert torch.equal(torch.cat(one.drawn), torch.cat(two.drawn))
+
+
+def test_a_mask_depends_on_the_seed_the_step_and_the_image_alone():
+    whole = fit(steps=2)[0].drawn
+    assert torch.equal(fit(steps=2, batch_size=3)[0].drawn[0], whole[0][:3])
+    shared = fit(steps=2, accumulate=3, workers=1)[0].drawn
+    assert torch.equal(torch.cat(shared), torch.cat(whole))
+    assert not torch.equal(fit(steps=2, seed=1)[0].drawn[0], whole[0])
+
+
+def test_copies_of_an_image_have_masks_of_their_own():
+    drawn = fit(steps=1, repeats=2)[0].drawn[0]
+    images = Batches(20, 6, 0, 2).at(0)
+    assert torch.equal(images[:3], images[3:])
+    numbers = 2 * images + torch.tensor([0, 0, 0, 1, 1, 1])
+    assert torch.equal(drawn, hashed_words(4, keyed_seed(0, "masks", 0), numbers) > 0)
+    assert not torch.equal(drawn[:3], drawn[3:])
 
 
 def test_the_seed_decides_everything_and_nobody_elses_randomness_is_moved():
@@ -961,9 +979,9 @@ def share_weights(folder, rank, signalled):
     found["fsdp accumulated"] = weights(own)
 
     class Counted(Tiny):
-        def draw(self, count, generator):
+        def draw(self, images, seed):
             found["fsdp numbers"] = sum(p.to_local().numel() for p in self.parameters())
-            return super().draw(count, generator)
+            return super().draw(images, seed)
 
     fit(heavy(method=Counted), steps=2, fsdp=True)
     exports: dict = {}
