@@ -54,11 +54,12 @@ from a2mim.commands.watching import (
     writing,
 )
 from a2mim.data.arrays import subset
-from a2mim.data.augment import CentreCrop, CropAndFlip
+from a2mim.data.augment import CentreCrop, CropAndFlip, Normalise
 from a2mim.data.folders import DataError
+from a2mim.data.resident import MIB, ResidentSamples, resident
 from a2mim.data.sampler import Batches, keyed_seed
 from a2mim.data.samples import RepeatedSamples, SomeSamples, few_images
-from a2mim.data.sources import labelled_samples, training_samples, without_folders
+from a2mim.data.sources import Training, labelled_samples, training_samples, without_folders
 from a2mim.data.stream import ShardStream
 from a2mim.files import write_whole
 from a2mim.measure.fills import plain_fill
@@ -153,7 +154,7 @@ def run(
         groups = parameter_groups(method, config.lr, config.weight_decay, RULES[config.rules])
         optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
         steps_per_epoch = Batches(len(samples), config.batch_size, config.seed).per_epoch
-        images_ICHW = first_images(samples)
+        images_ICHW = first_images(samples, config)
         knn = online_knn(config, device)
         contents = [
             samples.contents(),
@@ -188,6 +189,7 @@ def run(
                 samples,
                 optimiser,
                 schedule(config, steps, steps_per_epoch),
+                normalise=Normalise(config.mean, config.std),
                 steps=steps,
                 on_step=log,
                 saving=Saving(
@@ -225,15 +227,15 @@ def run(
 
 
 def samples_of(config: PretrainConfig) -> Images:
-    """The training images of a configuration.
+    """The training images of a configuration, uint8; held in memory if they are few and small.
 
     Raises:
         UsageError: if it names none, or a few images of a stream.
         DataError: if they cannot be had.
         ValueError: if there are not as many.
     """
-    augment = CropAndFlip(config.image_size, config.crop, mean=config.mean, std=config.std)
-    samples = training_samples(
+    augment = CropAndFlip(config.image_size, config.crop, mean=None, interpolation=INTERPOLATION)
+    read = training_samples(
         config.data,
         augment,
         config.seed,
@@ -241,6 +243,9 @@ def samples_of(config: PretrainConfig) -> Images:
         buffer=config.shuffle_buffer,
         tolerance=tolerance(config.unreadable),
     )
+    samples: Training | ResidentSamples = read
+    if config.resident and not isinstance(read, ShardStream):
+        samples = resident(read, augment, config.seed, config.resident * MIB) or read
     if config.few is None and config.epoch_images is None:
         return samples
     if isinstance(samples, ShardStream):
@@ -253,11 +258,14 @@ def samples_of(config: PretrainConfig) -> Images:
     return few_images(samples, config.few, length, config.few_seed)
 
 
-def first_images(samples: Images) -> Tensor:
+def first_images(samples: Images, config: PretrainConfig) -> Tensor:
     """A few of the training images ``(I, C, H, W)``, to look at: all, if there are fewer."""
     if isinstance(samples, ShardStream):
-        return next(iter(samples.epoch(0, min(PICTURES, len(samples)))))["image"]
-    return torch.stack([samples.load(k, 0) for k in subset(len(samples), PICTURES, 0)])
+        pixels_ICHW = next(iter(samples.epoch(0, min(PICTURES, len(samples)))))["image"]
+    else:
+        chosen = subset(len(samples), PICTURES, 0)
+        pixels_ICHW = torch.stack([samples.load(k, 0) for k in chosen])
+    return Normalise(config.mean, config.std)(pixels_ICHW)
 
 
 def online_knn(config: PretrainConfig, device: str) -> OnlineKnn | None:

@@ -32,7 +32,7 @@ def check(config: PretrainConfig, recipe: PretrainConfig) -> None:
         value = getattr(config, key)
         if value is not None and not value > 0:
             raise UsageError(f"expected {_option(key)} above 0, got {value}")
-    for key in ("weight_decay", "final_lr", "workers"):
+    for key in ("weight_decay", "final_lr", "workers", "resident"):
         if not getattr(config, key) >= 0:
             raise UsageError(f"expected {_option(key)} of at least 0, got {getattr(config, key)}")
     if len(config.mean) != len(config.std):
@@ -58,6 +58,10 @@ def check(config: PretrainConfig, recipe: PretrainConfig) -> None:
     if config.data == "digits" and config.unreadable != recipe.unreadable:
         raise UsageError(
             "expected --unreadable for images in files, got it for digits, which are in memory"
+        )
+    if config.data.startswith("stream:") and config.resident != recipe.resident:
+        raise UsageError(
+            "expected --resident for images by index, got it for a stream; use tar:PATTERN"
         )
     if config.data and not config.data.startswith("stream:"):
         for key in ("stream_images", "shuffle_buffer"):

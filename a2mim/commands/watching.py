@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from a2mim.data.resident import ResidentSamples
 from a2mim.data.sampler import keyed_seed
 from a2mim.data.samples import RepeatedSamples, SomeSamples
 from a2mim.data.sources import Training, without_folders
@@ -58,7 +59,7 @@ MEASURES = (
 Masked = MaskedImageModel | MaskedAutoencoder | RelaxedMAE | ContrastiveMAE
 """A method of pre-training."""
 
-Images = Training | RepeatedSamples
+Images = Training | ResidentSamples | RepeatedSamples
 """The images of pre-training."""
 
 

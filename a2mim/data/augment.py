@@ -30,11 +30,49 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
-"""uint8 image ``(C, H, W)`` and a generator -> float32 image ``(C, size, size)``, normalised."""
+"""uint8 image ``(C, H, W)`` and a generator -> image ``(C, size, size)``.
+
+It is float32 and normalised, or still uint8: then the device normalises whole batches.
+"""
 
 CROP_ATTEMPTS = 10  # torchvision's
 DRAWS = 1 + 4 * CROP_ATTEMPTS  # the flip, then area, aspect, top and left of every attempt
 MERSENNE_WORDS = 624  # the state of NumPy's global generator, 32 bits each
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """(x / 255 - mean) / std of uint8 images, on the device where they are.
+
+    Attributes:
+        mean: per channel, in units of [0, 1].
+        std: per channel, in units of [0, 1].
+
+    Raises:
+        ValueError: for statistics that are none; when called, for images that are not uint8 or have
+            another number of channels.
+    """
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
+            raise ValueError(
+                f"expected a mean and a positive std per channel, got {self.mean} and {self.std}"
+            )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """float32 images ``(C, H, W)`` or ``(B, C, H, W)`` in the same layout."""
+        # A broadcast would turn one channel into three without a word.
+        if images.dtype != torch.uint8 or images.ndim < 3 or images.shape[-3] != len(self.mean):
+            raise ValueError(
+                f"expected a uint8 image ({len(self.mean)}, H, W), got {images.dtype} "
+                f"{tuple(images.shape)}; give a mean and std per channel, and no floats"
+            )
+        # Two passes over one copy, instead of torchvision's five.
+        shift_C11, factor_C11 = _shift_and_factor(self.mean, self.std, images.device)
+        return images.to(torch.float32).sub_(shift_C11).mul_(factor_C11)
 
 
 @dataclass(frozen=True)
@@ -45,7 +83,8 @@ class CropAndFlip:
         size: edge of the square in pixels.
         scale: smallest and largest share of the image's area that a crop covers.
         ratio: smallest and largest width / height of a crop.
-        mean: per channel, in units of [0, 1].
+        mean: per channel, in units of [0, 1]; None leaves images uint8, for the device to
+            :class:`Normalise`.
         std: per channel, in units of [0, 1].
         interpolation: ``"bilinear"`` or ``"bicubic"``, antialiased.
 
@@ -57,20 +96,29 @@ class CropAndFlip:
     size: int
     scale: tuple[float, float] = (0.67, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    mean: tuple[float, ...] = IMAGENET_MEAN
+    mean: tuple[float, ...] | None = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        _check(self.size, self.mean, self.std, self.interpolation)
+        _check(self.size, self.interpolation)
+        self.normalised  # noqa: B018 - checks mean and std
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"expected 0 < smallest <= largest <= 1 for scale, got {self.scale}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"expected 0 < smallest <= largest for ratio, got {self.ratio}")
 
+    @property
+    def normalised(self) -> Callable[[Tensor], Tensor]:
+        """What is done to the cropped image: :class:`Normalise`, or nothing."""
+        return _as_it_is if self.mean is None else Normalise(self.mean, self.std)
+
     def __call__(self, image_CHW: Tensor, generator: torch.Generator) -> Tensor:
-        """A float32 image ``(C, size, size)`` from a uint8 image."""
-        _check_image(image_CHW, self.mean)
+        """An image ``(C, size, size)`` from a uint8 image."""
+        if image_CHW.dtype != torch.uint8 or image_CHW.ndim != 3:
+            raise ValueError(
+                f"expected a uint8 image (C, H, W), got {image_CHW.dtype} {tuple(image_CHW.shape)}"
+            )
         draws = torch.rand(DRAWS, generator=generator, dtype=torch.float64).tolist()
         height, width = image_CHW.shape[1:]
         top, left, h, w = crop_box(height, width, self.scale, self.ratio, draws[1:])
@@ -82,7 +130,7 @@ class CropAndFlip:
         )[0]
         if draws[0] < 0.5:
             resized = resized.flip(-1)
-        return _normalised(resized, self.mean, self.std)
+        return self.normalised(resized.contiguous())
 
 
 @dataclass(frozen=True)
@@ -107,13 +155,13 @@ class CentreCrop:
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
-        _check(self.size, self.mean, self.std, self.interpolation)
+        _check(self.size, self.interpolation)
+        Normalise(self.mean, self.std)
         if not 0 < self.share <= 1:
             raise ValueError(f"expected a share in (0, 1], got {self.share}")
 
     def __call__(self, image_CHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A float32 image ``(C, size, size)`` from a uint8 image; nothing is drawn."""
-        _check_image(image_CHW, self.mean)
         from torchvision.transforms.v2 import InterpolationMode
         from torchvision.transforms.v2 import functional as transforms
 
@@ -121,7 +169,7 @@ class CentreCrop:
         mode = InterpolationMode(self.interpolation)
         resized = transforms.resize(image_CHW, short_side, mode, antialias=True)
         cropped = transforms.center_crop(resized, [self.size, self.size])
-        return _normalised(cropped, self.mean, self.std)
+        return Normalise(self.mean, self.std)(cropped.contiguous())
 
 
 @dataclass(frozen=True)
@@ -187,6 +235,11 @@ def crop_box(
         h = round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             return int(draws[k + 2] * (height - h + 1)), int(draws[k + 3] * (width - w + 1)), h, w
+    return central_box(height, width, ratio)
+
+
+def central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the largest central crop that keeps the ratio's bounds."""
     w, h = width, height
     if width / height < ratio[0]:
         h = round(width / ratio[0])
@@ -213,33 +266,21 @@ def _global_states_seeded(generator: torch.Generator) -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
+def _as_it_is(images: Tensor) -> Tensor:
+    return images
+
+
 @lru_cache(maxsize=32)
-def _shift_and_factor(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+def _shift_and_factor(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
     mean_C11 = torch.tensor(mean, dtype=torch.float64)[:, None, None]
     std_C11 = torch.tensor(std, dtype=torch.float64)[:, None, None]
-    return (255 * mean_C11).float(), (1 / (255 * std_C11)).float()
+    return (255 * mean_C11).float().to(device), (1 / (255 * std_C11)).float().to(device)
 
 
-def _normalised(image_CHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(x / 255 - mean) / std in two passes over one copy, instead of torchvision's five."""
-    shift_C11, factor_C11 = _shift_and_factor(mean, std)
-    floats = image_CHW.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    return floats.sub_(shift_C11).mul_(factor_C11)
-
-
-def _check(size: int, mean: tuple[float, ...], std: tuple[float, ...], interpolation: str) -> None:
+def _check(size: int, interpolation: str) -> None:
     if size < 1:
         raise ValueError(f"expected a size of at least 1 pixel, got {size}")
-    if len(mean) != len(std) or not mean or min(std) <= 0:
-        raise ValueError(f"expected a mean and a positive std per channel, got {mean} and {std}")
     if interpolation not in ("bilinear", "bicubic"):
         raise ValueError(f"expected 'bilinear' or 'bicubic', got {interpolation!r}")
-
-
-def _check_image(image_CHW: Tensor, mean: tuple[float, ...]) -> None:
-    # A broadcast would turn one channel into three without a word.
-    if image_CHW.dtype != torch.uint8 or image_CHW.ndim != 3 or len(image_CHW) != len(mean):
-        raise ValueError(
-            f"expected a uint8 image ({len(mean)}, H, W), got {image_CHW.dtype} "
-            f"{tuple(image_CHW.shape)}; give a mean and std per channel, and no floats"
-        )

@@ -21,8 +21,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from a2mim.data.folders import DataError
-from a2mim.data.sampler import MicroBatches, Samples, leave_signals_to_the_parent, make_loader
+from a2mim.data.sampler import (
+    BatchedSamples,
+    MicroBatches,
+    Samples,
+    leave_signals_to_the_parent,
+    make_loader,
+)
 from a2mim.data.stream import ShardStream
+
+CPU = torch.device("cpu")
 
 
 def load(
@@ -30,7 +38,7 @@ def load(
     micro_batches: MicroBatches,
     *,
     workers: int = 0,
-    pin_memory: bool = False,
+    device: torch.device = CPU,
 ) -> Generator[dict[str, Tensor], None, None]:
     """All micro-batches, ``{"image": (M, C, H, W), "index": (M,)}``; nothing is read until asked.
 
@@ -40,13 +48,17 @@ def load(
     Args:
         samples: the images.
         micro_batches: which steps, and which part of them is this process's.
-        workers: processes that load; 0 loads in this one.
-        pin_memory: whether to prepare the copy to a CUDA device.
+        workers: processes that load; 0 loads in this one. Batched samples need none.
+        device: where images will be needed. Batched samples are made there, others are prepared
+            for the copy.
 
     Raises:
         DataError: while iterating, if too much is unreadable; the same with and without workers.
         ValueError: if a stream has fewer shards than there are processes.
     """
+    if isinstance(samples, BatchedSamples):
+        return _made(samples, micro_batches, device)
+    pin_memory = device.type == "cuda"
     if not isinstance(samples, ShardStream):
         loader = make_loader(samples, micro_batches, workers=workers, pin_memory=pin_memory)
         return each([loader])
@@ -76,6 +88,14 @@ def load(
         )
         for epoch in epochs
     )
+
+
+def _made(
+    samples: BatchedSamples, micro_batches: MicroBatches, device: torch.device
+) -> Generator[dict[str, Tensor], None, None]:
+    for keys in micro_batches:
+        epochs, indices = zip(*keys, strict=True)
+        yield {"image": samples.batch(indices, epochs, device), "index": torch.tensor(indices)}
 
 
 def stream_order(

@@ -15,16 +15,21 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 Sample = tuple[int, Tensor]
 """The index of an image, and the image."""
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 divided by the golden ratio, odd."""
 
 
 class Samples(Protocol):
@@ -39,7 +44,16 @@ class Samples(Protocol):
         ...
 
     def load(self, index: int, epoch: int) -> Tensor:
-        """One image as the network wants it, float32 ``(C, H, W)``."""
+        """One image ``(C, H, W)``: float32 as the network wants it, or uint8 to be normalised."""
+        ...
+
+
+@runtime_checkable
+class BatchedSamples(Samples, Protocol):
+    """Images that are made by whole batches where they are needed; no worker loads them."""
+
+    def batch(self, indices: Sequence[int], epochs: Sequence[int], device: torch.device) -> Tensor:
+        """Images ``(B, C, H, W)`` on a device, each the one that ``load`` gives."""
         ...
 
 
@@ -240,6 +254,33 @@ def keyed_seed(*key: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest()) >> 1
 
 
+def keyed_uniforms(
+    seed: int, *counters: NDArray[np.int64] | Sequence[int] | int
+) -> NDArray[np.float64]:
+    """Numbers in [0, 1) with 53 random bits, each a hash of a seed and of its own counters.
+
+        x_0 = mix(seed),   x_k = mix(x_{k-1} + (c_k + 1) g),   u = floor(x / 2^11) / 2^53
+
+    mix and g = 2^64 / golden ratio are those of SplitMix64 (Steele et al., OOPSLA 2014): what is
+    drawn for one image does not depend on which others are drawn with it.
+
+    Args:
+        seed: such as :func:`keyed_seed` gives.
+        counters: c_1, c_2, ..., arrays that are broadcast.
+    """
+    hashed = _mix(np.array([seed], np.uint64))
+    for counter in counters:
+        steps = np.atleast_1d(counter).astype(np.uint64) + np.uint64(1)
+        hashed = _mix(hashed + steps * GOLDEN)
+    return (hashed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
 class _Keyed(Dataset[Sample]):
     """Samples by (epoch, index)."""
 
@@ -249,9 +290,9 @@ class _Keyed(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         image = self.samples.load(index, epoch)
-        if image.ndim != 3 or image.dtype != torch.float32:
+        if image.ndim != 3 or image.dtype not in (torch.float32, torch.uint8):
             raise TypeError(
-                f"expected a float32 image (C, H, W) from load({index}, {epoch}), "
+                f"expected a float32 or uint8 image (C, H, W) from load({index}, {epoch}), "
                 f"got {image.dtype} {tuple(image.shape)}"
             )
         return index, image

@@ -28,7 +28,7 @@ from a2mim.data.augment import Augment
 from a2mim.data.contents import hash_files, hash_of
 from a2mim.data.folders import DataError, image_names, read_image, to_rgb
 from a2mim.data.limits import TOLERANCE, Tolerance
-from a2mim.data.sampler import Samples, keyed_generator, keyed_seed
+from a2mim.data.sampler import BatchedSamples, Samples, keyed_generator, keyed_seed
 from a2mim.messages import in_a_line
 
 logger = logging.getLogger(__name__)
@@ -192,16 +192,24 @@ class ArraySamples:
             self._pixels_ICHW[list(chosen)].numpy().tobytes(),
         )
 
-    def load(self, index: int, epoch: int) -> Tensor:
-        """One image, float32 ``(C, H, W)``.
+    def pixels(self, index: int, epoch: int) -> Tensor:
+        """One image as it is, uint8 ``(C, H, W)``.
 
         Raises:
             IndexError: if there is no such image.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"expected an image index below {len(self)}, got {index}")
+        return self._pixels_ICHW[index]
+
+    def load(self, index: int, epoch: int) -> Tensor:
+        """One image ``(C, H, W)``, as ``augment`` makes it.
+
+        Raises:
+            IndexError: if there is no such image.
+        """
         generator = keyed_generator("augment", self._seed, epoch, index)
-        return self._augment(self._pixels_ICHW[index], generator)
+        return self._augment(self.pixels(index, epoch), generator)
 
 
 class DatasetSamples:
@@ -250,8 +258,8 @@ class DatasetSamples:
         except DataError:  # unreadable: training replaces it
             return b""
 
-    def load(self, index: int, epoch: int) -> Tensor:
-        """One image, float32 ``(C, H, W)``.
+    def pixels(self, index: int, epoch: int) -> Tensor:
+        """One image as it is, uint8 ``(C, H, W)``.
 
         Raises:
             DataError: if too many images are unreadable.
@@ -259,8 +267,12 @@ class DatasetSamples:
             ValueError: if the items are not images.
         """
         key = (self._seed, epoch, index)
-        image_CHW = read_or_replace(self._read, self._name, self.damage, len(self), key)
-        return self._augment(image_CHW, keyed_generator("augment", *key))
+        return read_or_replace(self._read, self._name, self.damage, len(self), key)
+
+    def load(self, index: int, epoch: int) -> Tensor:
+        """One image ``(C, H, W)``, as ``augment`` makes it; raises what :meth:`pixels` does."""
+        generator = keyed_generator("augment", self._seed, epoch, index)
+        return self._augment(self.pixels(index, epoch), generator)
 
     def _name(self, index: int) -> str:
         return f"image {index} of {type(self._dataset).__name__}"
@@ -300,6 +312,8 @@ class SomeSamples:
             self.names = PackedNames(samples.names[index] for index in indices)
         if hasattr(samples, "damage"):
             self.damage = _SomeDamage(samples.damage, self._indices)
+        if isinstance(samples, BatchedSamples):
+            self.batch = self._batch
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -314,6 +328,11 @@ class SomeSamples:
         if not 0 <= index < len(self):
             raise IndexError(f"expected an image index below {len(self)}, got {index}")
         return self._samples.load(int(self._indices[index]), epoch)
+
+    def _batch(self, indices: Sequence[int], epochs: Sequence[int], device: torch.device) -> Tensor:
+        """Images as the others make them, if these make batches."""
+        samples = cast(BatchedSamples, self._samples)
+        return samples.batch(self._indices[list(indices)].tolist(), epochs, device)
 
 
 class RepeatedSamples:
@@ -339,6 +358,8 @@ class RepeatedSamples:
         self._length = length
         if hasattr(samples, "damage"):
             self.damage: Damage | _SomeDamage = samples.damage  # by the numbers of the others
+        if isinstance(samples, BatchedSamples):
+            self.batch = self._batch
 
     def __len__(self) -> int:
         return self._length
@@ -353,6 +374,13 @@ class RepeatedSamples:
             raise IndexError(f"expected an image index below {len(self)}, got {index}")
         own_epoch, own = divmod(epoch * self._length + index, len(self._samples))
         return self._samples.load(own, own_epoch)
+
+    def _batch(self, indices: Sequence[int], epochs: Sequence[int], device: torch.device) -> Tensor:
+        """Images as the others make them, if these make batches."""
+        places_B = np.asarray(epochs) * self._length + np.asarray(indices)
+        own_epochs_B, own_B = np.divmod(places_B, len(self._samples))
+        samples = cast(BatchedSamples, self._samples)
+        return samples.batch(own_B.tolist(), own_epochs_B.tolist(), device)
 
 
 def few_images(samples: Samples, count: int, length: int, seed: int) -> RepeatedSamples:
@@ -553,16 +581,20 @@ class FolderSamples:
         files = [Path(self._name(k)) for k in chosen]
         return hash_of(hash_files(files, [self.names[k] for k in chosen]), labels)
 
-    def load(self, index: int, epoch: int) -> Tensor:
-        """One image, float32 ``(C, H, W)``.
+    def pixels(self, index: int, epoch: int) -> Tensor:
+        """One image as it is, uint8 ``(C, H, W)``.
 
         Raises:
             DataError: if too many images are unreadable.
             IndexError: if there is no such image.
         """
         key = (self._seed, epoch, index)
-        image_CHW = read_or_replace(self._read, self._name, self.damage, len(self), key)
-        return self._augment(image_CHW, keyed_generator("augment", *key))
+        return read_or_replace(self._read, self._name, self.damage, len(self), key)
+
+    def load(self, index: int, epoch: int) -> Tensor:
+        """One image ``(C, H, W)``, as ``augment`` makes it; raises what :meth:`pixels` does."""
+        generator = keyed_generator("augment", self._seed, epoch, index)
+        return self._augment(self.pixels(index, epoch), generator)
 
     def _name(self, index: int) -> str:
         return os.path.join(self._root, self.names[index])

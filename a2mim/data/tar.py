@@ -127,16 +127,20 @@ class TarSamples:
         shards = [Path(shard) for shard in self.shards]
         return hash_of(hash_files(shards, [shard.name for shard in shards]), indices)
 
-    def load(self, index: int, epoch: int) -> Tensor:
-        """One image, float32 ``(C, H, W)``.
+    def pixels(self, index: int, epoch: int) -> Tensor:
+        """One image as it is, uint8 ``(C, H, W)``.
 
         Raises:
             DataError: if too many images are unreadable.
             IndexError: if there is no such image.
         """
         key = (self._seed, epoch, index)
-        image_CHW = read_or_replace(self._read, self._name, self.damage, len(self), key)
-        return self._augment(image_CHW, keyed_generator("augment", *key))
+        return read_or_replace(self._read, self._name, self.damage, len(self), key)
+
+    def load(self, index: int, epoch: int) -> Tensor:
+        """One image ``(C, H, W)``, as ``augment`` makes it; raises what :meth:`pixels` does."""
+        generator = keyed_generator("augment", self._seed, epoch, index)
+        return self._augment(self.pixels(index, epoch), generator)
 
     def _name(self, index: int) -> str:
         return f"{self.shards[self._places_I3[index, 0]]}/{self.names[index]}"

@@ -175,6 +175,9 @@ class PretrainConfig:
         shuffle_buffer: images that wait in every worker to be shuffled; for streams alone.
         unreadable: the largest share of images that may be unreadable: of those read so far, or of
             all in a stream; unless it is 0, ten always may.
+        resident: MiB that a set of images may need, as uint8 of the size of its largest one, to be
+            held in memory on the device and cropped there, without workers; crops are drawn anew,
+            so they are not those of a set that is read from files. 0: none is.
         few: how many of the images are used, again and again; None: all.
         few_seed: random seed of the choice of these.
         epoch_images: images per epoch, whose number of steps they decide; None: as many as there
@@ -230,6 +233,7 @@ class PretrainConfig:
     stream_images: int | None = None
     shuffle_buffer: int = BUFFER
     unreadable: float = TOLERANCE.share
+    resident: int = 2048
     few: int | None = None
     few_seed: int = 0
     epoch_images: int | None = None

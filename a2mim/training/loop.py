@@ -27,7 +27,7 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -220,6 +220,7 @@ def pretrain(
     *,
     batch_size: int,
     labels_I: Tensor | None = None,
+    normalise: Callable[[Tensor], Tensor] | None = None,
     repeats: int = 1,
     steps: int | None = None,
     epochs: int | None = None,
@@ -266,6 +267,7 @@ def pretrain(
         batch_size: G, images per optimiser step over all processes and micro-batches.
         labels_I: int64 classes of the images, for a supervised method; not for streams. An image in
             the place of an unreadable one has the label of that one.
+        normalise: what uint8 images go through on the device, to become float32.
         repeats: how often an image comes in a batch, drawn anew each time (see ``Batches``); not
             for streams.
         steps: optimiser steps in all, those before a resume included.
@@ -363,7 +365,8 @@ def pretrain(
     if damage is not None:
         damage.together = ranks > 1
     micro_batches = share(start, steps)
-    loaded = load(samples, micro_batches, workers=workers, pin_memory=device.type == "cuda")
+    read = load(samples, micro_batches, workers=workers, device=device)
+    loaded = _on_device(read, device, layout, normalise)
     watch = _Watch(None if saving is None else saving.every_minutes)
     bad_step = torch.full((), torch.inf, device=device)
     done = start
@@ -379,7 +382,7 @@ def pretrain(
             rate = lr(step, 1.0)
             draws_A = _draws(learner, labels_I, micro_batches, step)
             with _keyed_dropout(device, seed, "dropout", step, rank), _unused_explained():
-                losses = _backward(accelerator, model, images, draws_A, layout)
+                losses = _backward(accelerator, model, images, draws_A)
             norm = accelerator.clip_grad_norm_(parameters, clip) if clip is not None else None
             prepared.step()
             prepared.zero_grad()
@@ -387,7 +390,8 @@ def pretrain(
                 after_step()
             if average is not None:
                 average.update(learner)
-            now = torch.where(losses["loss"].isfinite(), torch.inf, float(step))
+            # A torch.where of numbers would copy them to the device, and wait for it.
+            now = torch.full_like(bad_step, step).masked_fill_(losses["loss"].isfinite(), torch.inf)
             bad_step = torch.minimum(bad_step, now)
 
             done = step + 1
@@ -544,22 +548,37 @@ def _draws(
     return [partial(mixing, rows_M) for rows_M in micro_batches.share(rows_GN)]
 
 
+def _on_device(
+    batches: Generator[dict[str, Tensor], None, None],
+    device: torch.device,
+    layout: torch.memory_format,
+    normalise: Callable[[Tensor], Tensor] | None,
+) -> Generator[dict[str, Tensor], None, None]:
+    """Micro-batches whose images are on the device, float32; close it and it closes them."""
+    with closing(batches):
+        for batch in batches:
+            images = batch["image"].to(device, non_blocking=True, memory_format=layout)
+            if images.dtype == torch.uint8:
+                if normalise is None:
+                    raise ValueError("expected float32 images, or normalise for uint8 ones")
+                images = normalise(images)
+            yield batch | {"image": images}
+
+
 def _backward(
     accelerator: Accelerator,
     model: nn.Module,
     images: Iterator[dict[str, Tensor]],
     draws_A: Sequence[Draw],
-    layout: torch.memory_format,
 ) -> Scalars:
     """Gradients of one step; its losses, still on the device, over this process's images."""
     sums: Scalars = {}
     for k, draw in enumerate(draws_A):
         batch = next(images)
-        images_MCHW = batch["image"].to(accelerator.device, non_blocking=True, memory_format=layout)
         rows = draw(batch["index"], accelerator.device)
         last = k == len(draws_A) - 1
         with nullcontext() if last else accelerator.no_sync(model):
-            losses = model(images_MCHW, *rows)
+            losses = model(batch["image"], *rows)
             accelerator.backward(losses["loss"])  # divided by the number of micro-batches there
         for name, value in losses.items():
             part = value.detach().float() / len(draws_A)

@@ -102,7 +102,7 @@ def test_the_checkpoint_of_a_run_has_its_decoder_and_mask_token(finished, tmp_pa
     saved = load_checkpoint(finished / "checkpoint.safetensors")
     weights = {k.removeprefix("model/"): v for k, v in saved.tensors.items() if k[:6] == "model/"}
     method.load_state_dict(weights, strict=True)
-    shown = {config.backbone: pictures(method, first_images(samples_of(config)), config)}
+    shown = {config.backbone: pictures(method, first_images(samples_of(config), config), config)}
     with mpl.rc_context(plots.STYLE):
         reconstructions(shown).savefig(tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (finished / "reconstructions.png").read_bytes()
@@ -359,7 +359,7 @@ def test_fewer_images_than_pictures_show(tmp_path):
     for data in (f"stream:{tmp_path}/shards/shard-000000.tar", f"folder:{folder}"):
         changes = ["stream_images=3"] if data.startswith("stream") else []
         config = configured("digits-vit", [f"data={data}", "batch_size=2", *changes])
-        assert first_images(samples_of(config)).shape == (3, 3, 32, 32)
+        assert first_images(samples_of(config), config).shape == (3, 3, 32, 32)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_hidden_pixels_are_filled_and_shown_so(fill, colour):
     """Digits are normalised by a mean of 0.5: zero is grey."""
     config = configured("digits-vit", [*TINY, f"fill={fill}"])
     method = method_of(config)
-    images_ICHW = first_images(samples_of(config))
+    images_ICHW = first_images(samples_of(config), config)
     shown = pictures(method, images_ICHW, config)
     visible = method.draw(torch.arange(len(images_ICHW)), keyed_seed(config.seed, "pictures"))
     hidden = ~method.mask.grid.pixels(visible, 32, 32).expand_as(images_ICHW).numpy()

@@ -26,7 +26,7 @@ def report(step):
 def test_pictures_of_all_methods():
     for name in ("digits-vit", "digits-resnet", "cifar10-mae", "cifar10-rmae"):
         config = changed(RECIPES[name](), data="digits")
-        stacks = pictures(method_of(config), first_images(samples_of(config)), config)
+        stacks = pictures(method_of(config), first_images(samples_of(config), config), config)
         assert list(stacks) == ["original", "masked", "prediction", "completed"]
         size = config.image_size
         assert stacks["completed"].shape == (8, 3, size, size)
@@ -44,7 +44,7 @@ def test_pictures_of_all_methods():
 
 def test_contrast_predicts_no_picture():
     config = changed(RECIPES["cifar10-cmae"](), data="digits")
-    images = first_images(samples_of(config))
+    images = first_images(samples_of(config), config)
     stacks = pictures(method_of(config), images, config)
     assert list(stacks) == ["original", "masked"]
     other = changed(RECIPES["cifar10-mae"](), data="digits")

@@ -1,12 +1,21 @@
+import math
 import signal
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from timm.data.distributed_sampler import RepeatAugSampler
 
-from a2mim.data.sampler import Batches, MicroBatches, keyed_generator, keyed_seed, make_loader
+from a2mim.data.sampler import (
+    Batches,
+    MicroBatches,
+    keyed_generator,
+    keyed_seed,
+    keyed_uniforms,
+    make_loader,
+)
 
 
 class Numbered:
@@ -143,12 +152,12 @@ def test_workers_leave_signals_to_their_parent():
 
 
 def test_an_image_of_another_kind_is_refused():
-    class Bytes(Numbered):
+    class Halves(Numbered):
         def load(self, index, epoch):
-            return torch.zeros(3, 2, 2, dtype=torch.uint8)
+            return torch.zeros(3, 2, 2, dtype=torch.float16)
 
-    with pytest.raises(TypeError, match=r"float32 image \(C, H, W\) from load\(\d, 0\), got torch"):
-        next(iter(make_loader(Bytes(4), MicroBatches(Batches(4, 2), 0, 1))))
+    with pytest.raises(TypeError, match=r"uint8 image \(C, H, W\) from load\(\d, 0\), got torch"):
+        next(iter(make_loader(Halves(4), MicroBatches(Batches(4, 2), 0, 1))))
 
 
 def test_keys_are_spread_and_pinned():
@@ -225,3 +234,33 @@ def test_copies_are_on_different_processes(size, repeats, ranks):
             theirs += deit(images, repeats, rank, ranks, order)[step * M : (step + 1) * M]
         assert sorted(ours) == sorted(theirs)
         assert len(set(ours)) < size
+
+
+def test_uniforms_are_uniform_and_their_own():
+    """Mean and variance of 2^16 numbers to 5 standard errors; neighbours are uncorrelated."""
+    n = 1 << 16
+    for counters in ((range(n),), (range(n), [0]), ([7], range(n))):
+        u = keyed_uniforms(1, *counters).ravel()
+        assert 0 <= u.min() < u.max() < 1
+        assert abs(u.mean() - 0.5) < 5 / math.sqrt(12 * n)
+        assert abs(u.var() - 1 / 12) < 5 / math.sqrt(180 * n)
+        assert abs(np.corrcoef(u[1:], u[:-1])[0, 1]) < 5 / math.sqrt(n)
+        assert len(np.unique(u)) == n
+    grid = keyed_uniforms(1, np.arange(3)[:, None], np.arange(4))
+    assert grid.shape == (3, 4)
+    assert grid[2, 3] == keyed_uniforms(1, 2, 3)[0] != keyed_uniforms(1, 3, 2)[0]
+    assert grid[2, 3] != keyed_uniforms(2, 2, 3)[0]
+
+
+def test_a_uniform_is_that_of_whole_numbers_in_python():
+    def mix(x):
+        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+        return x ^ x >> 31
+
+    step = round(2**64 * (math.sqrt(5) - 1) / 2) // 2  # of SplitMix64, to double precision
+    assert abs(0x9E3779B97F4A7C15 // 2 - step) < 2**12
+    hashed = mix(11)
+    for counter in (5, 0, 7):
+        hashed = mix((hashed + (counter + 1) * 0x9E3779B97F4A7C15) % 2**64)
+    assert keyed_uniforms(11, 5, 0, 7).tolist() == [(hashed >> 11) / 2**53]

@@ -327,6 +327,40 @@ def test_labels_come_with_their_images():
     assert deviation(weights(one), weights(two)) < 1e-6
 
 
+class Levels(Noise):
+    """The same images as whole numbers, one by one or in batches."""
+
+    def load(self, index, epoch):
+        return super().load(index, epoch).clamp(0, 1).mul(255).byte()
+
+
+class Batched(Levels):
+    def batch(self, indices, epochs, device):
+        pairs = zip(indices, epochs, strict=True)
+        return torch.stack([self.load(*pair) for pair in pairs]).to(device)
+
+
+def test_whole_numbers_are_normalised_where_they_are_needed():
+    class Halved(Noise):
+        def load(self, index, epoch):
+            return Levels().load(index, epoch).float() / 2
+
+    expected, reports, _ = fit(samples=Halved(), channels_last=True)
+    for samples in (Levels(), Batched()):
+        seen = []
+
+        def halve(images, seen=seen):
+            seen.append(images)
+            return images.float() / 2
+
+        found, others, _ = fit(samples=samples, normalise=halve, channels_last=True)
+        assert equal(weights(found), weights(expected))
+        assert [r.losses for r in others] == [r.losses for r in reports]
+        assert {(tuple(x.shape), x.dtype) for x in seen} == {((6, 3, 8, 8), torch.uint8)}
+        with pytest.raises(ValueError, match="normalise for uint8 ones"):
+            fit(samples=samples)
+
+
 def test_labels_that_do_not_fit_are_refused(tmp_path):
     for labels, got in ((LABELS[:19], r"int64 \(19,\)"), (LABELS.float(), r"float32 \(20,\)")):
         with pytest.raises(ValueError, match=rf"int64 labels \(20,\).*got torch\.{got}"):
