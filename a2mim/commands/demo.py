@@ -10,7 +10,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,13 +18,13 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 import interactions as ix
 from a2mim import BlockMask, MaskedImageModel, load_backbone, save_backbone
 from a2mim.data.arrays import ImageSet, cifar10, digits, image_folders
 from a2mim.data.folders import DataError
+from a2mim.data.resident import TensorSamples
 from a2mim.files import write_arrays
 from a2mim.messages import UsageError
 from a2mim.report.demo import findings, summary_table, write_report
@@ -34,11 +33,15 @@ from a2mim.runs.folder import commit, finish_run, nothing_left_empty, open_run, 
 from a2mim.runs.progress import progress
 from a2mim.runs.table import COLUMNS, per_image_rows, read_table, strength_rows, write_table
 from a2mim.settings.demo import GRID, IMAGE_SIZE, MASK_BLOCK, DemoConfig, backbone
-from a2mim.training.plain import train
+from a2mim.training.loop import Interrupted, StepReport
+from a2mim.training.loop import pretrain as train
+from a2mim.training.optim import adamw, cosine_lr
+from a2mim.training.supervised import FineTuning
 from interactions.keys import torch_seeded
 
 BACKBONES = ("vit", "resnet")
 ARMS = ("scratch", "a2mim")
+WEIGHT_DECAY = 0.05
 PICTURES = 6
 """Test images in the figure of reconstructions."""
 
@@ -93,6 +96,8 @@ def demo(config: DemoConfig) -> None:
                 run(label)
             except FloatingPointError as error:
                 raise UsageError(f"{what}: {error}") from error
+            except Interrupted as error:
+                raise KeyboardInterrupt(f"{what}: stopped by {error.signal}") from error
     parts = [work / f"parts/{name}-{arm}.csv" for name in BACKBONES for arm in ARMS]
     rows = pd.concat([read_table(part) for part in parts], ignore_index=True)
     write_table(rows, work / "rows.csv")
@@ -185,22 +190,7 @@ def pretrain(name: str, config: DemoConfig, material: Material, work: Path, labe
         model = MaskedImageModel(
             backbone(name, material.classes), BlockMask(IMAGE_SIZE, MASK_BLOCK, config.mask_ratio)
         ).to(config.device)
-    images = material.train_images_ICHW
-    with _steps(label, config.pretrain_steps) as on_step:
-        train(
-            model,
-            lambda indices_B, generator: model(
-                images[indices_B],
-                model.mask.draw(indices_B.to(images.device), generator.initial_seed()),
-            ),
-            len(images),
-            steps=config.pretrain_steps,
-            batch_size=config.batch_size,
-            lr=config.lr,
-            warmup=config.pretrain_steps // 10,
-            seed=config.seed,
-            on_step=on_step,
-        )
+    _train(model, material, config, config.pretrain_steps, label)
     _keep_reconstructions(model, config, material, work / f"reconstructions-{name}.npz")
     save_backbone(model.backbone, work / f"weights/{name}-pretrained.safetensors")
 
@@ -212,21 +202,8 @@ def finetune(
     model = _initialised(name, config, material)
     if arm == "a2mim":
         load_backbone(model, work / f"weights/{name}-pretrained.safetensors")
-    images, labels = material.train_images_ICHW, material.train.labels_I.to(config.device)
-    with _steps(label, config.finetune_steps) as on_step:
-        train(
-            model,
-            lambda indices_B, _: {
-                "loss": F.cross_entropy(model(images[indices_B]), labels[indices_B])
-            },
-            len(images),
-            steps=config.finetune_steps,
-            batch_size=config.batch_size,
-            lr=config.lr,
-            warmup=config.finetune_steps // 10,
-            seed=config.seed,
-            on_step=on_step,
-        )
+    labels_I = material.train.labels_I
+    _train(FineTuning(model), material, config, config.finetune_steps, label, labels_I)
     save_backbone(model, work / f"weights/{name}-{arm}.safetensors")
 
 
@@ -331,16 +308,33 @@ def _initialised(name: str, config: DemoConfig, material: Material) -> nn.Module
         return backbone(name, material.classes).to(config.device)
 
 
-@contextmanager
-def _steps(label: str, steps: int) -> Iterator[Callable[[dict[str, float]], None]]:
-    """A progress bar over training steps, with the loss and the time left."""
+def _train(
+    method: nn.Module,
+    material: Material,
+    config: DemoConfig,
+    steps: int,
+    label: str,
+    labels_I: Tensor | None = None,
+) -> None:
+    """Train on whole images, by AdamW with a tenth of the steps for warm-up."""
     with progress(label, steps, "steps") as bar:
 
-        def on_step(losses: dict[str, float]) -> None:
-            bar.set_postfix(loss=f"{losses['loss']:.3f}", refresh=False)
-            bar.update()
+        def on_step(report: StepReport) -> None:
+            bar.set_postfix(loss=f"{report.losses['loss']:.3f}", refresh=False)
+            bar.update(report.step - bar.n)
 
-        yield on_step
+        train(
+            method,
+            TensorSamples(material.train_images_ICHW),
+            adamw(method, config.lr, WEIGHT_DECAY),
+            lambda step, scale: cosine_lr(step, steps, steps // 10, config.lr * scale),
+            batch_size=config.batch_size,
+            labels_I=labels_I,
+            steps=steps,
+            seed=config.seed,
+            cpu=config.device == "cpu",
+            on_step=on_step,
+        )
 
 
 def _check(config: DemoConfig) -> None:

@@ -33,12 +33,14 @@ from numpy.typing import NDArray
 from timm import create_model
 from timm.models import VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 import interactions as ix
 from a2mim.data.arrays import digits
-from a2mim.training.plain import train
+from a2mim.data.resident import TensorSamples
+from a2mim.training.loop import pretrain
+from a2mim.training.optim import adamw, cosine_lr
+from a2mim.training.supervised import FineTuning
 from experiments.bench.published import published_differences, published_J
 from experiments.bench.resampling import (
     ORDERS_O,
@@ -395,19 +397,17 @@ def trained(name: str) -> Network:
     images_ICHW, test_ICHW = train_set.normalised(*statistics), test_set.normalised(*statistics)
     with torch_seeded(0):
         model = case.build()
-    with tqdm(total=case.steps, desc=f"training {name}", leave=False) as bar:
-        train(
-            model,
-            lambda batch_B, _: {
-                "loss": F.cross_entropy(model(images_ICHW[batch_B]), train_set.labels_I[batch_B])
-            },
-            len(train_set),
-            steps=case.steps,
-            batch_size=64,
-            lr=case.lr,
-            warmup=case.steps // 10,
-            on_step=lambda losses: bar.update(),
-        )
+    method = FineTuning(model)
+    pretrain(
+        method,
+        TensorSamples(images_ICHW),
+        adamw(method, case.lr, weight_decay=0.05),
+        lambda step, scale: cosine_lr(step, case.steps, case.steps // 10, case.lr * scale),
+        batch_size=64,
+        labels_I=train_set.labels_I,
+        steps=case.steps,
+        cpu=True,
+    )
     with torch.inference_mode():
         predicted_I = torch.cat([model(batch).argmax(dim=1) for batch in test_ICHW.split(100)])
     chosen = test_set.draw(case.tabulated, seed=0)
