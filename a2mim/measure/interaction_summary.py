@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 
 import interactions as ix
-from a2mim.files import write_whole
 from a2mim.measure.runner import Measured
 from a2mim.report.figures import of
 from a2mim.runs.checks import check_mean_of_J
 from a2mim.runs.table import strength_from
+from a2mim.runs.table import write_summary as write_columns
 from interactions.orders.strength import is_exact
 
 COLUMNS = {
@@ -120,10 +120,7 @@ def write_summary(summary: pd.DataFrame, folder: Path) -> None:
         J_O = mine["J"].to_numpy(dtype=float)
         if pd.notna(J_O).all():  # no pair interacts: there is no J
             check_mean_of_J(J_O, f"{model} {weights}")
-    text = summary.to_csv(index=False, float_format="%.8g", lineterminator="\n")
-    legend = pd.DataFrame({"column": list(COLUMNS), "meaning": list(COLUMNS.values())})
-    write_whole(folder / "summary.csv", text)
-    write_whole(folder / "summary_columns.csv", legend.to_csv(index=False, lineterminator="\n"))
+    write_columns(summary, COLUMNS, folder)
 
 
 def spending_of(records: Sequence[ix.Interactions], target: float) -> pd.DataFrame:

@@ -6,18 +6,24 @@ repeats), and its baselines ``_untrained``, ``_pixels`` and ``_permuted``. The s
 readout and hiding: filled pixels and dropped tokens are different experiments. It says
 ``against=complement`` where occluded images are compared with their complements, not whole images.
 
-Under ``images`` in the run folder lies a compressed CSV for each network, of its last layer image
-by image: what paired comparisons of networks are made of (:func:`read_images_table`).
+``summary.csv`` has the same numbers side by side; ``summary_columns.csv`` explains its columns.
+
+All of it is computed from raw rows. Under ``batches`` in the run folder lie those of each network
+and batch, of all layers, masks and pairings, with the terms of CKA (:func:`read_batch`). A batch
+that is there is not measured again. Under ``images`` lies a compressed CSV for each network, of its
+last layer image by image: what paired comparisons of networks are made of
+(:func:`read_images_table`).
 
 What is here for ``a2mim spectrum`` too: checkpoints that are tried before the first is measured,
-images that are read while they are needed, and for each checkpoint a part of the table and a file
-of its images.
+images that are read while they are needed, and a file of rows for each checkpoint and batch.
 """
 
 from __future__ import annotations
 
+import gzip
+import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -33,6 +39,7 @@ from torch import Tensor, nn
 from a2mim.checkpoints.load import LoadReport
 from a2mim.data.sampler import keyed_generator
 from a2mim.data.sources import Source, folder_images, named_images, set_name
+from a2mim.files import write_whole
 from a2mim.measure.fills import plain_fill
 from a2mim.measure.fitting import as_setting, fitting_grid, parsed_grid
 from a2mim.measure.networks import (
@@ -69,33 +76,54 @@ from a2mim.runs.folder import (
     pick_device,
     safe_name,
 )
-from a2mim.runs.journal import Journal
 from a2mim.runs.progress import forwards, worked_with
-from a2mim.runs.table import COLUMNS, read_table, write_table
+from a2mim.runs.table import COLUMNS, write_summary, write_table
 from a2mim.settings.invariance import InvarianceConfig
 from a2mim.settings.spectrum import SpectrumConfig
 from a2mim.settings.weights import check_checkpoints
-from interactions.features import invariance as similarity
 from interactions.features.cka import FEWEST
 from interactions.features.invariance import (
     MEASURES,
-    SimilarityOfImages,
-    State,
+    BatchRows,
     batch_sizes,
     default_fractions,
+    similarity_rows,
+    summarised,
 )
-from interactions.networks.layers import layer_features, layer_names
+from interactions.networks.layers import layer_features
 from interactions.occlusion.patch_drop import random_drop
 from interactions.patches import PatchGrid
 
 FRESH = 1
 """Seed of the untrained network beside another: not that of ``untrained:`` checkpoints."""
 
-AT_ONCE = 32
-"""Images through the network at once, where that is automatic."""
+READ_AT_ONCE = 32
+"""Images that are read at once."""
 
 BESIDE = ("cosine", "centred_cosine", "recall@1")
 """Measures that the file of images has of the untrained network too."""
+
+_NAMES = tuple(measure.replace(" ", "_") for measure in MEASURES)
+
+SUMMARY = {
+    "model": "network",
+    "weights": "its weights",
+    "hiding": "what hidden patches become; token_drop leaves their tokens out",
+    "against": "what occluded images are compared with: whole ones, or their complements",
+    "layer": "where features are read",
+    "readout": "how a layer becomes one vector",
+    "metric": "what is compared: cka, cosine, centred_cosine, pearson, relative_l2, recall@1, "
+    "recall@5; _median and _p05 are quantiles over images",
+    "ratio": "hidden share of the patches",
+    "value": "the mean over images and masks; CKA and quantiles: of batches",
+    "low": "lower end of its 95 % interval, over batches for cka and over images for other means",
+    "high": "upper end",
+    "mask_sd": "standard deviation of the value over masks",
+    "untrained": "the same of the network with fresh weights",
+    "pixels": "the same of raw pixels",
+    "permuted": "the same of images paired with those of others",
+}
+"""Columns of ``summary.csv`` and what they mean."""
 
 
 @dataclass(frozen=True)
@@ -139,16 +167,25 @@ def invariance(config: InvarianceConfig) -> None:
     if images < FEWEST:
         raise UsageError(f"expected at least {FEWEST} images, found {images}")
     print(_plan(config, prepared))
-    out, work, settings, rows = measure_all(
-        "invariance", config, prepared, partial(_measure, config, prepared)
+    sizes = batch_sizes(images, config.cka_batch)
+    out, work, settings, files = measure_all(
+        *("invariance", config, prepared),
+        [f"{k:05d}.npz" for k in range(len(sizes))],
+        partial(_measure, config, prepared, sizes),
     )
+    made = zip(prepared.reports, files, strict=True)
+    rows = pd.concat([_rows(config, prepared, *one) for one in made], ignore_index=True)
+    for number, (report, paths) in enumerate(zip(prepared.reports, files, strict=True)):
+        write_images(work, number, report, of_images(paths))
+    write_table(rows, work / "rows.csv")
+    write_summary(invariance_table(rows), SUMMARY, work)
     drawn = figures(rows)
     save(drawn, work)
-    finish(out, work, settings, time.perf_counter() - start)
+    finish_run(work, out, settings, time.perf_counter() - start)
     print(summary(rows))
     print(
-        f"\ntable: {out / 'rows.csv'}   figures: {', '.join(drawn)} beside it   "
-        f"image by image: {out / 'images'}"
+        f"\ntable: {out / 'summary.csv'}   figures: {', '.join(drawn)} beside it   "
+        f"image by image: {out / 'images'}, {out / 'batches'}"
     )
 
 
@@ -251,19 +288,21 @@ def measure_all(
     command: str,
     config: InvarianceConfig | SpectrumConfig,
     prepared: Prepared,
-    measure: Callable[[Subject, Journal], pd.DataFrame],
-) -> tuple[Path, Path, dict[str, Any], pd.DataFrame]:
-    """Rows of all checkpoints; what an interrupted run has measured is read.
+    parts: Sequence[str],
+    measure: Callable[[Subject, Sequence[Path]], None],
+) -> tuple[Path, Path, dict[str, Any], list[list[Path]]]:
+    """Measure all checkpoints; what an interrupted run has measured is not measured again.
 
     Args:
         command: its name.
         config: its settings.
         prepared: checkpoints and images.
-        measure: from a network to its rows; those of its images go into the journal.
+        parts: names of the files of rows of each checkpoint.
+        measure: writes those of a network that are not there.
 
     Returns:
-        The output folder, the work folder with ``rows.csv``, ``weights.json`` and ``images`` in
-        it, the settings of the run, and the rows.
+        The output folder, the work folder with ``weights.json``, ``images`` and ``batches`` in it,
+        the settings of the run, and the files of rows of each checkpoint.
 
     Raises:
         UsageError: if a checkpoint cannot be measured.
@@ -286,33 +325,33 @@ def measure_all(
     out = out_of(config.out, command, nicknames(prepared.reports), everything)
     work = open_run(out, everything, resume=config.resume)
     (work / "images").mkdir(exist_ok=True)
-    parts = [work / f"part-{number:03d}.csv" for number in range(len(config.checkpoints))]
-    for number, (name, part) in enumerate(zip(config.checkpoints, parts, strict=True)):
-        if not part.exists():
+    files = []
+    for number, (name, report) in enumerate(zip(config.checkpoints, prepared.reports, strict=True)):
+        folder = work / "batches" / _file_of(number, report)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / part for part in parts]
+        if not all(path.exists() for path in paths):
             with _of(name):
                 subject = subject_of(name, config.weights, prepared.device, headless=True)
-                journal = Journal(work, part.stem)
-                measured = measure(subject, journal)
-            # The part comes last: where it is, nothing of its checkpoint is missing.
-            file = safe_name(f"{number:02d}-{subject.name}-{subject.weights}")
-            journal.finish(work / "images" / f"{file}.csv.gz")
-            write_table(measured, part)
-    rows = pd.concat([read_table(part) for part in parts], ignore_index=True)
-    write_table(rows, work / "rows.csv")
+                measure(subject, paths)
+        files.append(paths)
     write_reports(prepared.reports, work / "weights.json")
-    return out, work, settings, rows
+    return out, work, settings, files
 
 
-def finish(out: Path, work: Path, settings: dict[str, Any], seconds: float) -> None:
-    """Put a run in its place, without the parts that an interrupted one goes on from."""
-    for part in work.glob("part-*.csv"):
-        part.unlink()
-    finish_run(work, out, settings, seconds)
+def write_images(work: Path, number: int, report: LoadReport, table: pd.DataFrame) -> None:
+    """Write the table of single images of a checkpoint."""
+    write_whole(work / "images" / f"{_file_of(number, report)}.csv.gz", packed(table))
 
 
-def at_once(config: InvarianceConfig | SpectrumConfig) -> int:
-    """Images through the network at once: as given, or :data:`AT_ONCE` if that is automatic."""
-    return config.batch_size or AT_ONCE
+def packed(table: pd.DataFrame) -> bytes:
+    """A compressed CSV: the same rows are the same bytes."""
+    text = table.to_csv(index=False, float_format="%.8g", lineterminator="\n")
+    return gzip.compress(text.encode(), mtime=0)
+
+
+def _file_of(number: int, report: LoadReport) -> str:
+    return safe_name(f"{number:02d}-{report.architecture}-{called(report)}")
 
 
 def batches(subject: Subject, sources: Sequence[Source], size: int) -> Iterator[Tensor]:
@@ -351,17 +390,50 @@ def tidy(measured: pd.DataFrame, **constant: Any) -> pd.DataFrame:
     return rows[list(COLUMNS)]
 
 
-def constants(run: str, subject: Subject, prepared: Prepared, seed: int) -> dict[str, Any]:
+def constants(run: str, report: LoadReport, prepared: Prepared, seed: int) -> dict[str, Any]:
     """Columns of the results table that are the same for all numbers of a network."""
     return {
         "run": run,
-        "model": subject.name,
-        "weights": subject.weights,
+        "model": report.architecture,
+        "weights": called(report),
         "dataset": prepared.dataset,
         "image": "all",
         "seed": seed,
         "commit": commit(),
     }
+
+
+def read_batch(path: Path) -> BatchRows:
+    """The raw rows of one network and batch: a file under ``batches`` of a run folder."""
+    with np.load(path, allow_pickle=False) as arrays:
+        places = zip(
+            *(arrays[name].tolist() for name in ("pairing", "layer", "readout", "ratio")),
+            strict=True,
+        )
+        return BatchRows(
+            tuple(arrays["images"].tolist()),
+            tuple(places),
+            arrays["values_PRNM"],
+            arrays["terms_PR3"],
+        )
+
+
+def _write_batch(rows: BatchRows, path: Path) -> None:
+    """Write raw rows; measures of single images in float32, 1e-7 of their size apart."""
+    pairings, layers, readouts, ratios = zip(*rows.places, strict=True)
+    buffer = io.BytesIO()
+    # Not compressed: their last digits are random.
+    np.savez(
+        buffer,
+        images=np.array(rows.images),
+        pairing=np.array(pairings),
+        layer=np.array(layers),
+        readout=np.array(readouts),
+        ratio=np.array(ratios),
+        values_PRNM=rows.values_PRNM.astype(np.float32),
+        terms_PR3=rows.terms_PR3,
+    )
+    write_whole(path, buffer.getvalue())
 
 
 def _shuffled(prepared: Prepared, seed: int) -> Prepared:
@@ -371,32 +443,25 @@ def _shuffled(prepared: Prepared, seed: int) -> Prepared:
 
 
 def _measure(
-    config: InvarianceConfig, prepared: Prepared, subject: Subject, journal: Journal
-) -> pd.DataFrame:
-    """The rows of one network; it goes on behind the last batch in the journal."""
+    config: InvarianceConfig,
+    prepared: Prepared,
+    sizes: Sequence[int],
+    subject: Subject,
+    paths: Sequence[Path],
+) -> None:
+    """Write the rows of the batches of one network behind those that are there."""
     fresh = subject.untrained(FRESH).to(prepared.device)
     title = f"{subject.name} ({subject.weights})"
-    layers = [k for k in layer_names(subject.model) if not config.layers or k in config.layers]
-    seen: list[SimilarityOfImages] = []
-
-    def observe(of: SimilarityOfImages) -> None:
-        if of.layer == layers[-1] and of.pairing in ("value", "untrained"):
-            seen.append(of)
-
-    def after_batch(state: State) -> None:
-        journal.add(state, _of_images(seen))
-        seen.clear()
-
     fill = None if config.fill == "token_drop" else plain_fill(config.fill, *subject.colours)
-    start = journal.state
-    done = 0 if start is None else int(start["images"])
+    start = next(k for k, path in enumerate(paths) if not path.exists())
+    done = sum(sizes[:start])
     left = prepared.sources[done:]
     counts = [_forwards(config, images) for images in (len(prepared.sources), done)]
     parts = [_first(subject.model), _first(fresh)]
-    with forwards(title, counts[0], parts, done=counts[1]):
-        measured = similarity.invariance(
+    with forwards(title, counts[0], parts, done=counts[1]) as bar:
+        measured = similarity_rows(
             subject.model,
-            batches(subject, left, at_once(config)),
+            batches(subject, left, config.batch_size or READ_AT_ONCE),
             _grid(config),
             untrained=fresh,
             fill=fill,
@@ -406,14 +471,25 @@ def _measure(
             layers=config.layers or None,
             readouts=config.readouts or None,
             names=[source.name for source in left],
+            count=len(prepared.sources),
             seed=config.seed,
             cka_batch=config.cka_batch,
-            batch_size=at_once(config),
+            batch_size=config.batch_size or None,
             precision=config.precision,
-            observe=observe,
-            after_batch=after_batch,
             start=start,
         )
+        for rows, path in zip(measured, paths[start:], strict=True):
+            _write_batch(rows, path)
+            done += len(rows.images)
+            bar.n = _forwards(config, done)  # what chose the batch size does not count
+            bar.refresh()
+
+
+def _rows(
+    config: InvarianceConfig, prepared: Prepared, report: LoadReport, paths: Sequence[Path]
+) -> pd.DataFrame:
+    """The rows of the results table of one network."""
+    measured = summarised(map(read_batch, paths))
     named = measured["metric"].str.replace(" ", "_")
     is_mean = measured["statistic"] == "mean"
     grid = _grid(config)
@@ -423,7 +499,7 @@ def _measure(
     )
     if config.against == "complement":
         setting += " against=complement"
-    rows = tidy(
+    return tidy(
         measured.assign(
             name="invariance_" + named.where(is_mean, named + "_" + measured["statistic"]),
             at=measured["ratio"],
@@ -438,29 +514,32 @@ def _measure(
                 + measured["batches"].astype(str)
             ),
         ),
-        **constants("invariance", subject, prepared, config.seed),
+        **constants("invariance", report, prepared, config.seed),
     )
-    return rows
 
 
-def _of_images(seen: Sequence[SimilarityOfImages]) -> pd.DataFrame:
-    """The rows of :func:`read_images_table` of the images of a batch."""
-    names = [measure.replace(" ", "_") for measure in MEASURES]
-    own, untrained = (
-        pd.concat(
-            [
-                pd.DataFrame(of.values_NM, columns=names).assign(
-                    image=of.images, layer=of.layer, readout=of.readout, ratio=of.ratio
-                )
-                for of in seen
-                if of.pairing == pairing
-            ],
-            ignore_index=True,
-        )
-        for pairing in ("value", "untrained")
-    )
-    beside = untrained[list(BESIDE)].add_prefix("untrained_")
-    return own[["image", "layer", "readout", "ratio", *names]].join(beside)
+def of_images(paths: Sequence[Path]) -> pd.DataFrame:
+    """The table of :func:`read_images_table`, from raw rows, by names of images."""
+    tables = []
+    for path in paths:
+        rows = read_batch(path)
+        values = dict(zip(rows.places, rows.values_PRNM.astype(float).mean(axis=1), strict=True))
+        last = [place[1] for place in values if place[0] == "value"][-1]
+        for (pairing, layer, readout, ratio), of_NM in values.items():
+            if pairing != "value" or layer != last:
+                continue
+            beside_NM = values["untrained", layer, readout, ratio]
+            table: Mapping[str, object] = {
+                "image": rows.images,
+                "layer": layer,
+                "readout": readout,
+                "ratio": ratio,
+                **dict(zip(_NAMES, of_NM.T, strict=True)),
+                **{f"untrained_{name}": beside_NM[:, _NAMES.index(name)] for name in BESIDE},
+            }
+            tables.append(pd.DataFrame(table))
+    whole = pd.concat(tables, ignore_index=True)
+    return whole.sort_values("image", kind="stable", ignore_index=True)
 
 
 def _try(config: InvarianceConfig, model: nn.Module, image_1CHW: Tensor) -> None:

@@ -5,12 +5,16 @@ the map: 2 k / H) and ``spectrum_variance`` at a depth (index of the map / last 
 ``_low`` and ``_high``, an interval over images. The setting tells the map: its name, its index
 among all maps of the residual stream, and its cells per side.
 
-Under ``images`` in the run folder lies a compressed CSV for each network, of all maps image by
-image: what paired comparisons of networks are made of (:func:`read_images_table`).
+``summary.csv`` has the same numbers side by side; ``summary_columns.csv`` explains its columns.
+
+All of it is computed from raw rows: under ``images`` in the run folder lies a compressed CSV for
+each network, of all maps and frequencies image by image (:func:`read_images_table`). While a run
+works, each chunk of images that is done is a file, and is not measured again.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,28 +25,47 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from a2mim.checkpoints.load import LoadReport
+from a2mim.files import write_whole
 from a2mim.measure import invariance
 from a2mim.measure.invariance import (
     Prepared,
-    at_once,
     batches,
     constants,
-    finish,
     measure_all,
+    packed,
     prepare,
     tidy,
+    write_images,
 )
 from a2mim.measure.networks import Subject
 from a2mim.report.figures import save
 from a2mim.report.figures_features import ends_of_stream, spectra, spectrum_table, stream_over_depth
-from a2mim.runs.folder import counted, nothing_left_empty
-from a2mim.runs.journal import Journal
+from a2mim.runs.folder import counted, finish_run, nothing_left_empty
 from a2mim.runs.progress import progress
+from a2mim.runs.table import write_summary, write_table
 from a2mim.settings.spectrum import SpectrumConfig
 from interactions.features import spectrum as library
-from interactions.features.invariance import State
-from interactions.features.spectrum import SpectrumOfImages
 from interactions.networks.layers import stream_names
+
+CHUNK = 64
+"""Images of a chunk, whatever the batch size."""
+
+SUMMARY = {
+    "model": "network",
+    "weights": "its weights",
+    "layer": "name of the map",
+    "index": "of the map in the residual stream",
+    "maps": "of the whole stream",
+    "cells": "of the map, along one side",
+    "depth": "index / last index",
+    "measure": "delta_log_amplitude, or variance over the cells",
+    "at": "frequency in units of pi per cell; of the variance: depth",
+    "value": "mean over images",
+    "low": "lower end of its 95 % interval over images",
+    "high": "upper end",
+}
+"""Columns of ``summary.csv`` and what they mean."""
 
 
 @nothing_left_empty()
@@ -56,15 +79,29 @@ def spectrum(config: SpectrumConfig) -> None:
     start = time.perf_counter()
     prepared = prepare(config, partial(_try, config))
     forwards = counted(len(prepared.sources))
-    print(f"plan: {forwards} forwards for each checkpoint, {prepared.worked_with('float32')}")
-    out, work, settings, rows = measure_all(
-        "spectrum", config, prepared, partial(_measure, config, prepared)
+    print(
+        f"plan: {forwards} forwards for each checkpoint, {prepared.worked_with(config.precision)}"
     )
+    chunks = range(0, len(prepared.sources), CHUNK)
+    out, work, settings, files = measure_all(
+        *("spectrum", config, prepared),
+        [f"{k:05d}.csv.gz" for k, _ in enumerate(chunks)],
+        partial(_measure, config, prepared),
+    )
+    made = []
+    for number, (report, paths) in enumerate(zip(prepared.reports, files, strict=True)):
+        images = pd.concat([_read_rows(path) for path in paths], ignore_index=True)
+        write_images(work, number, report, images)
+        made.append(_rows(config, prepared, report, images))
+    rows = pd.concat(made, ignore_index=True)
+    write_table(rows, work / "rows.csv")
+    write_summary(spectrum_table(rows), SUMMARY, work)
     save(figures(rows), work)
-    finish(out, work, settings, time.perf_counter() - start)
+    finish_run(work, out, settings, time.perf_counter() - start)
+    shutil.rmtree(out / "batches")
     print(summary(rows))
     print(
-        f"\ntable: {out / 'rows.csv'}   figures: spectra, depth beside it   "
+        f"\ntable: {out / 'summary.csv'}   figures: spectra, depth beside it   "
         f"image by image: {out / 'images'}"
     )
 
@@ -82,10 +119,16 @@ def read_images_table(path: Path) -> pd.DataFrame:
         path: a file under ``images`` of a run folder.
 
     Returns:
-        One row per image and map: ``image``, ``layer``, ``index`` and ``cells`` as in the setting
-        of the results table, ``variance``, and ``highest``: Delta log amplitude at the highest
-        frequency.
+        One row per image and map: ``image``, ``layer``, ``index``, ``maps`` and ``cells`` as in the
+        setting of the results table, ``variance``, Delta log amplitude ``k1``, ``k2``, ... as far
+        as the map has frequencies 2 k / cells, and ``highest``: that at the highest one.
     """
+    rows = _read_rows(path)
+    return rows.assign(highest=rows.filter(regex=r"^k\d+$").ffill(axis=1).iloc[:, -1])
+
+
+def _read_rows(path: Path) -> pd.DataFrame:
+    """Rows as they were measured."""
     return invariance.read_images_table(path)
 
 
@@ -104,49 +147,42 @@ def summary(rows: pd.DataFrame) -> str:
 
 
 def _measure(
-    config: SpectrumConfig, prepared: Prepared, subject: Subject, journal: Journal
-) -> pd.DataFrame:
-    """The rows of one network; it goes on behind the last batch in the journal."""
-    start, names = journal.state, [source.name for source in prepared.sources]
-    done = 0 if start is None else int(start["images"])
-    stream = stream_names(subject.model)
+    config: SpectrumConfig, prepared: Prepared, subject: Subject, paths: Sequence[Path]
+) -> None:
+    """Write the rows of the chunks of one network that are not there."""
     blank = torch.zeros(1, *subject.report.look["input_size"])
     layers, small = _layers(config, subject.model, blank)
     if small:
         print(f"{subject.name} ({subject.weights}): no spectra of {small}, fewer than 3 x 3 cells")
-    seen: list[pd.DataFrame] = []
-
-    def observe(of: SpectrumOfImages) -> None:
-        columns = {
-            "image": names[done : done + len(of.variances_B)],
-            "layer": of.layer,
-            "index": stream.index(of.layer),
-            "cells": of.cells,
-            "variance": of.variances_B,
-            "highest": of.deltas_BK[:, -1],
-        }
-        seen.append(pd.DataFrame(columns))
-
-    def after_batch(state: State) -> None:
-        nonlocal done
-        journal.add(state, pd.concat(seen, ignore_index=True))
-        seen.clear()
-        bar.update(int(state["images"]) - done)
-        done = int(state["images"])
-
-    title = f"{subject.name} ({subject.weights})"
-    with progress(title, len(names), "images", initial=done) as bar:
-        measured = library.spectrum(
+    missing = {
+        path: prepared.sources[k * CHUNK : (k + 1) * CHUNK]
+        for k, path in enumerate(paths)
+        if not path.exists()
+    }
+    left = [source for chunk in missing.values() for source in chunk]
+    title, total = f"{subject.name} ({subject.weights})", len(prepared.sources)
+    with progress(title, total, "images", initial=total - len(left)) as bar:
+        measured = library.spectrum_rows(
             subject.model,
-            batches(subject, prepared.sources[done:], at_once(config)),
+            (torch.cat(list(batches(subject, chunk, CHUNK))) for chunk in missing.values()),
             layers=layers,
-            observe=observe,
-            after_batch=after_batch,
-            start=start,
+            names=[source.name for source in left],
+            batch_size=config.batch_size or None,
+            precision=config.precision,
         )
-    maps = len(stream)
+        for rows, (path, chunk) in zip(measured, missing.items(), strict=True):
+            write_whole(path, packed(rows))
+            bar.update(len(chunk))
+
+
+def _rows(
+    config: SpectrumConfig, prepared: Prepared, report: LoadReport, images: pd.DataFrame
+) -> pd.DataFrame:
+    """The rows of the results table of one network."""
+    measured = library.summarised([images])
+    maps = int(images["maps"].iloc[0])
     numbers = measured[["index", "cells"]].astype(str)
-    rows = tidy(
+    return tidy(
         measured.assign(
             name="spectrum_" + measured["measure"].str.replace(" ", "_"),
             at=measured["frequency"].fillna(measured["depth"]),
@@ -157,15 +193,16 @@ def _measure(
                 + numbers["index"]
                 + f" maps={maps} cells="
                 + numbers["cells"]
+                + f" precision={config.precision}"
             ),
         ),
-        **constants("spectrum", subject, prepared, config.seed),
+        **constants("spectrum", report, prepared, config.seed),
     )
-    return rows
 
 
 def _try(config: SpectrumConfig, model: nn.Module, image_1CHW: Tensor) -> None:
-    library.spectrum(model, [image_1CHW], layers=_layers(config, model, image_1CHW)[0])
+    layers = _layers(config, model, image_1CHW)[0]
+    next(library.spectrum_rows(model, [image_1CHW], layers=layers, batch_size=1))
 
 
 def _layers(

@@ -1,1 +1,1 @@
-"""Run folders: tables, records, journals, and how a run is named, kept and resumed."""
+"""Run folders: tables, records, and how a run is named, kept and resumed."""

@@ -6,7 +6,7 @@ Figures, reports and notebooks are made from such tables and from nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +58,20 @@ def write_table(rows: pd.DataFrame, path: Path) -> None:
         raise ValueError(f"expected the columns {COLUMNS}, got {tuple(rows.columns)}")
     check_rows(rows)
     write_whole(path, rows.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
+
+
+def write_summary(summary: pd.DataFrame, columns: Mapping[str, str], folder: Path) -> None:
+    """Write ``summary.csv`` and its legend ``summary_columns.csv``, each whole or not at all.
+
+    Args:
+        summary: what a run has found, its numbers side by side.
+        columns: its columns, and what they mean.
+        folder: of the run.
+    """
+    text = summary[list(columns)].to_csv(index=False, float_format="%.8g", lineterminator="\n")
+    legend = pd.DataFrame({"column": list(columns), "meaning": list(columns.values())})
+    write_whole(folder / "summary.csv", text)
+    write_whole(folder / "summary_columns.csv", legend.to_csv(index=False, lineterminator="\n"))
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tyro
 
-from a2mim.settings.shared import BatchSize, Checkpoints, Count, Data, Images, Seed
+from a2mim.settings.shared import BatchSize, Checkpoints, Count, Data, Images, Precision, Seed
 from a2mim.settings.weights import WeightsConfig
 
 
@@ -33,6 +33,7 @@ class SpectrumConfig:
     fewer than 3 x 3 cells are left out, unless they are named: then they are refused."""
     seed: Seed = 0
     batch_size: BatchSize = 0
+    precision: Precision = "float32"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
     out: Path | None = None

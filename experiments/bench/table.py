@@ -13,6 +13,7 @@ times belong to that machine only. Speed never gates a test.
     loader/*                  images/s of our loaders                       bench_training
     features/overhead/*       seconds on top of the bare model              bench_features
     occlusion/overhead/*      seconds on top of the bare model              bench_features
+    invariance/overhead/*     seconds on top of both bare models            bench_features
     occlusion/memory          MiB for four times the images                 bench_features
 """
 
@@ -39,10 +40,14 @@ from experiments.bench.estimator import (
     wall,
 )
 from experiments.bench.memory import STATUS, memory
-from experiments.bench.timing import Row, overhead, overhead_names
+from experiments.bench.timing import GPU_MODELS, SHORT, Row, overhead, overhead_names
 from experiments.bench.training import CPU_STEPS, GPU_STEPS, STEP_MODELS, loader, step
 
 COLUMNS = ["row", "ours", "baseline", "ratio", "target", "unit", "n", "commit"]
+
+
+HIDDEN = {"occlusion": bench_features.occlusion, "invariance": bench_features.invariance_row}
+"""Rows about hidden patches."""
 
 
 def bench(out: Path, repeats: int, rows: Sequence[str] = ()) -> None:
@@ -98,6 +103,10 @@ def available_rows(repeats: int, on_gpu: bool) -> dict[str, Callable[[], Row]]:
         for name, steps in GPU_STEPS.items():
             row = f"pretrain/step/gpu/{name}"
             rows[row] = partial(step, row, steps, repeats, device)
+        for model in GPU_MODELS:
+            for what, hidden in HIDDEN.items():
+                row = f"{what}/overhead/gpu/{SHORT.get(model, model)}"
+                rows[row] = partial(hidden, row, model, repeats, device)
         return rows
     if STATUS.exists():  # Linux
         rows["interactions/memory"] = partial(memory, "interactions/memory", repeats)
@@ -121,8 +130,9 @@ def available_rows(repeats: int, on_gpu: bool) -> dict[str, Callable[[], Row]]:
         for what in bench_features.WHATS:
             row = f"features/overhead/{what}/{name}"
             rows[row] = partial(bench_features.features, row, what, name, repeats)
-        row = f"occlusion/overhead/{name}"
-        rows[row] = partial(bench_features.occlusion, row, name, repeats)
+        for what, hidden in HIDDEN.items():
+            row = f"{what}/overhead/{name}"
+            rows[row] = partial(hidden, row, name, repeats)
     if STATUS.exists():
         rows["occlusion/memory"] = partial(bench_features.memory, "occlusion/memory", repeats)
     return rows

@@ -18,7 +18,6 @@ import math
 import warnings
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,10 +25,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from interactions.stats import Interval, correlation, effective_images
-
-if TYPE_CHECKING:
-    pass
-
 
 FEWEST = 4
 """Images that a batch needs: HSIC_1 divides by n - 3."""
@@ -150,19 +145,35 @@ def hsic_terms(x_ND: Tensor, y_ND: Tensor) -> Tensor:
     n, width = len(x_ND), x_ND.shape[1] + y_ND.shape[1]
     sides = [(x_ND, y_ND), (x_ND, x_ND), (y_ND, y_ND)]
     if n * width <= sum(a_ND.shape[1] * b_ND.shape[1] for a_ND, b_ND in sides):
-        K_NN, L_NN = ((z_ND @ z_ND.mT).fill_diagonal_(0) for z_ND in (x_ND, y_ND))
-        return torch.stack(
-            [
-                _hsic((A_NN * B_NN).sum(), A_NN.sum(dim=1), B_NN.sum(dim=1))
-                for A_NN, B_NN in ((K_NN, L_NN), (K_NN, K_NN), (L_NN, L_NN))
-            ]
-        )
+        return terms_of_kernels(kernel(x_ND), kernel(y_ND))
     terms = []
     for a_ND, b_ND in sides:
         # The diagonal is taken out of traces and row sums; rows of a whole kernel sum to 0 already.
         a_N, b_N = a_ND.square().sum(dim=1), b_ND.square().sum(dim=1)
         terms.append(_hsic((a_ND.mT @ b_ND).square().sum() - a_N @ b_N, -a_N, -b_N))
     return torch.stack(terms)
+
+
+def kernel(centred_ND: Tensor) -> Tensor:
+    """K = x x' with a diagonal of 0: ``(..., N, D)`` -> ``(..., N, N)``."""
+    K_NN = centred_ND @ centred_ND.mT
+    K_NN.diagonal(dim1=-2, dim2=-1).zero_()
+    return K_NN
+
+
+def terms_of_kernels(K_NN: Tensor, L_NN: Tensor) -> Tensor:
+    """HSIC_1 of (K, L), (K, K) and (L, L), for many pairs of :func:`kernel` at once.
+
+    Args:
+        K_NN: ``(..., N, N)``.
+        L_NN: of the paired features.
+
+    Returns:
+        ``(..., 3)``.
+    """
+    k_N, l_N = K_NN.sum(dim=-1), L_NN.sum(dim=-1)
+    both = [(K_NN, L_NN, k_N, l_N), (K_NN, K_NN, k_N, k_N), (L_NN, L_NN, l_N, l_N)]
+    return torch.stack([_hsic((A * B).sum(dim=(-2, -1)), a, b) for A, B, a, b in both], dim=-1)
 
 
 def cka_interval(ckas: Sequence[LinearCKA], level: float) -> Interval:
@@ -201,28 +212,31 @@ def check_pair(x_ND: Tensor, y_ND: Tensor) -> None:
 
 def _hsic(trace: Tensor, k_N: Tensor, l_N: Tensor) -> Tensor:
     """HSIC_1 from tr KL and the row sums of K and L."""
-    n = len(k_N)
-    corrected = trace + k_N.sum() * l_N.sum() / ((n - 1) * (n - 2)) - 2 * (k_N @ l_N) / (n - 2)
+    n = k_N.shape[-1]
+    sums = k_N.sum(dim=-1) * l_N.sum(dim=-1)
+    corrected = trace + sums / ((n - 1) * (n - 2)) - 2 * (k_N * l_N).sum(dim=-1) / (n - 2)
     return corrected / (n * (n - 3))
 
 
 def without_mean(x_ND: Tensor) -> Tensor:
-    """Features less their mean over the batch, in float64; 0 where all are the same.
+    """Features ``(..., N, D)`` less their mean over the batch, in float64; 0 if all are the same.
 
     They are where they differ by no more than the rounding of a network, whose last bits depend on
     an image's place in the batch.
     """
     wide_ND = x_ND.double()
-    centred_ND = wide_ND - wide_ND.mean(dim=0)
-    rounding = 16 * torch.finfo(x_ND.dtype).eps * wide_ND.norm()
-    return centred_ND * (centred_ND.norm() > rounding)
+    centred_ND = wide_ND - wide_ND.mean(dim=-2, keepdim=True)
+    size, spread = (
+        torch.linalg.vector_norm(z_ND, dim=(-2, -1), keepdim=True) for z_ND in (wide_ND, centred_ND)
+    )
+    return centred_ND * (spread > 16 * torch.finfo(x_ND.dtype).eps * size)
 
 
 def cosine_of(x_ND: Tensor, y_ND: Tensor) -> Tensor:
     """Cosines of paired rows, exactly 1 for equal ones; NaN where one is 0."""
     # One root of the product: the square of a root is not the number that the root was of.
-    squares_N = (x_ND * x_ND).sum(dim=1) * (y_ND * y_ND).sum(dim=1)
-    return (x_ND * y_ND).sum(dim=1) / squares_N.sqrt()
+    squares_N = (x_ND * x_ND).sum(dim=-1) * (y_ND * y_ND).sum(dim=-1)
+    return (x_ND * y_ND).sum(dim=-1) / squares_N.sqrt()
 
 
 def batch_sizes(images: int, batch: int) -> list[int]:

@@ -16,22 +16,28 @@ photographs of which half is hidden. A number means something only beside its ba
 Batches are part of the definitions: a fixed number of images in a fixed order. Their sizes differ
 by one image at most (:func:`batch_sizes`), because a last batch of a few images is noisy, and finds
 its images again among fewer others. How many images a network takes at once is not part of the
-definitions, and changes nothing. What is kept in memory does not grow with the images,
-but for four numbers per batch, from which CKA has its interval.
+definitions, and changes nothing.
+
+:func:`similarity_rows` measures: of each batch it gives one row per image and mask, and the terms
+of CKA. :func:`summarised` makes means, intervals and baselines of such rows, one batch after the
+other. :func:`invariance` is both. Images, masks and fills of a batch are on the network's device
+once; features stay there, and their statistics are computed for all layers and masks together.
 
 Shapes: N images of a batch, n of them for short, D features, R repeats (masks per image), F
-fractions, M measures, C channels, H x W pixels, P players.
+fractions, P players or places (what was read where), M measures, C channels, H x W pixels; Q any
+leading axes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count as naturals
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -44,15 +50,21 @@ from interactions.features.cka import (
     FEWEST,
     LinearCKA,
     batch_sizes,
-    check_pair,
     cka_interval,
     cosine_of,
-    too_few,
+    kernel,
+    terms_of_kernels,
     without_mean,
 )
 from interactions.features.moments import Moments
 from interactions.keys import permutation, raw_words, torch_seeded
-from interactions.networks.inference import Precision, arithmetic, check_precision, device_of
+from interactions.networks.inference import (
+    Precision,
+    automatic_batch_size,
+    check_precision,
+    device_of,
+    running,
+)
 from interactions.networks.layers import (
     LayerFeatures,
     Readout,
@@ -73,8 +85,9 @@ Against = Literal["whole", "complement"]
 Pairing = Literal["value", "untrained", "pixels", "permuted"]
 """Whose features were compared: the network's own, or those of a baseline."""
 
-State = Mapping[str, NDArray[Any]]
-"""What was measured so far, as arrays for an ``.npz`` file."""
+Place = tuple[Pairing, str, str, float]
+"""Whose features, the layer (``"pixels"`` for raw pixels), the readout, and the hidden share of the
+patches, as realised."""
 
 PER_IMAGE = ("cosine", "centred cosine", "pearson", "relative l2")
 """Measures that every image has."""
@@ -96,50 +109,56 @@ BOUNDS = {
 STATISTICS: dict[str, float] = {"median": 0.5, "p05": 0.05}
 """Quantiles over images that are given beside means."""
 
+ON_CPU, AT_ONCE = 1 << 20, 1 << 25
+"""Numbers of the layers that statistics are computed for at once: on a CPU they should stay in its
+caches; elsewhere few launches count, and memory for some such slices."""
+
 
 @dataclass(frozen=True)
-class SimilarityOfImages:
-    """What was measured on each image of one batch.
+class BatchRows:
+    """What was measured on one batch: a row for each place, mask and image, and the terms of CKA.
 
     Attributes:
         images: names of the N images.
-        pairing: whose features these are.
-        layer: where they were read, ``"pixels"`` for raw pixels.
-        readout: how.
-        ratio: hidden share of the patches, as realised.
-        values_NM: means over repeats, a column for each of :data:`MEASURES`; the recalls are NaN in
-            a batch that is left out of retrieval, a cosine where a feature has no length.
+        places: P of them, in the order of measuring.
+        values_PRNM: :data:`MEASURES`; cosines are NaN where a feature has no length.
+        terms_PR3: HSIC_1 of (K, L), (K, K) and (L, L) of the batch, K of partners, L of occluded
+            images: CKA is made of their means over batches.
     """
 
     images: tuple[str, ...]
-    pairing: Pairing
-    layer: str
-    readout: str
-    ratio: float
-    values_NM: NDArray[np.float64]
+    places: tuple[Place, ...]
+    values_PRNM: NDArray[np.floating]
+    terms_PR3: NDArray[np.float64]
+
+    def to_frame(self) -> pd.DataFrame:
+        """The rows as a table: ``image``, place, ``repeat`` and :data:`MEASURES`."""
+        import pandas as pd
+
+        place_K, repeat_K, image_K = (x.ravel() for x in np.indices(self.values_PRNM.shape[:3]))
+        pairing_P, layer_P, readout_P, ratio_P = zip(*self.places, strict=True)
+        places = {"pairing": pairing_P, "layer": layer_P, "readout": readout_P, "ratio": ratio_P}
+        return pd.DataFrame(
+            {
+                "image": np.array(self.images, dtype=object)[image_K],
+                **{name: np.array(of_P)[place_K] for name, of_P in places.items()},
+                "repeat": repeat_K,
+                **dict(zip(MEASURES, self.values_PRNM.reshape(-1, len(MEASURES)).T, strict=True)),
+            }
+        )
 
 
 def per_image(x_ND: Tensor, y_ND: Tensor) -> Tensor:
-    """The measures :data:`PER_IMAGE` of one batch, in float64.
+    """The measures :data:`PER_IMAGE`, in float64.
 
     Args:
-        x_ND: features of whole images, or of other partners.
+        x_ND: features of whole images, or of other partners, ``(..., N, D)``.
         y_ND: features of the same images, occluded.
 
     Returns:
-        ``(N, 4)``; NaN where a feature has no length.
+        ``(..., N, 4)``; NaN where a feature has no length.
     """
-    centred = cosine_of(without_mean(x_ND), without_mean(y_ND))
-    x_ND, y_ND = x_ND.double(), y_ND.double()
-    return torch.stack(
-        [
-            cosine_of(x_ND, y_ND),
-            centred,
-            cosine_of(x_ND - x_ND.mean(dim=1, keepdim=True), y_ND - y_ND.mean(dim=1, keepdim=True)),
-            (x_ND - y_ND).norm(dim=1) / x_ND.norm(dim=1),
-        ],
-        dim=1,
-    )
+    return _per_image(x_ND.double(), y_ND.double(), without_mean(x_ND), without_mean(y_ND))
 
 
 def recalls(x_ND: Tensor, y_ND: Tensor) -> Tensor:
@@ -149,165 +168,73 @@ def recalls(x_ND: Tensor, y_ND: Tensor) -> Tensor:
     images finds 1 of N.
 
     Args:
-        x_ND: features of whole images, or of other partners: the gallery.
+        x_ND: features of whole images, or of other partners: the gallery; ``(..., N, D)``.
         y_ND: features of the same images, occluded: the queries.
 
     Returns:
-        float64 ``(N, 2)`` for the ks of :data:`RECALLS`: the chance of being among the first k.
+        float64 ``(..., N, 2)`` for the ks of :data:`RECALLS`: the chance of being among the first
+        k.
     """
-    # Features without length are as similar to one as to another.
-    x_ND, y_ND = (F.normalize(z_ND.double(), eps=1e-300) for z_ND in (x_ND, y_ND))
-    similar_NN = y_ND @ x_ND.mT
-    lead_NN = similar_NN - similar_NN.diagonal()[:, None]
-    # Sums in another order differ in the last bits, so equal ones are equal to 1e-12.
-    ahead_N = (lead_NN > 1e-12).sum(dim=1)
-    level_N = (lead_NN.abs() <= 1e-12).sum(dim=1)  # with the right one itself
-    chances = [((k - ahead_N).double() / level_N).clamp(0, 1) for k in RECALLS.values()]
-    return torch.stack(chances, dim=1)
+    return _recalls(_similar(x_ND.double(), y_ND.double()))
 
 
-class Similarity:
-    """All measures of occluded images and their partners, one batch after another.
+def compared(
+    x_QND: Tensor, y_QND: Tensor, others_N: Tensor | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """Everything about many pairs of sets of features at once, and no number leaves the device.
 
     Args:
-        repeats: R, masks per image.
+        x_QND: features of partners; any leading axes Q.
+        y_QND: features of the same images, occluded.
+        others_N: for each image another one, for the pairing ``"permuted"``.
 
-    Attributes:
-        ckas: one for each repeat.
-        batch: images in the first batch, which retrieval chooses from; 0 before it.
-        batches: how many there were.
+    Returns:
+        The :data:`MEASURES` ``(Q, N, M)`` and ``(Q, 4)``, the terms of CKA and whether all features
+        are finite; then the same for permuted partners, if there are any. float64.
     """
-
-    def __init__(self, repeats: int = 1) -> None:
-        self.ckas = [LinearCKA() for _ in range(repeats)]
-        self._images, self._repeats = Moments(), Moments()  # measures per image
-        self._found, self._found_repeats = Moments(), Moments()  # recalls
-        self._quantiles = Moments()
-        self.batch = 0
-
-    def update(
-        self, partners_RND: Sequence[Tensor], occluded_RND: Sequence[Tensor]
-    ) -> Tensor | None:
-        """Add a batch.
-
-        Retrieval leaves out batches whose size is not that of the first to one image, because it is
-        easier among fewer. A batch of fewer than 4 images is left out altogether, with a warning.
-
-        Args:
-            partners_RND: features of what the images are compared with under each of R masks;
-                whole images are the same under all.
-            occluded_RND: features of the images under each mask.
-
-        Returns:
-            The images' own :data:`MEASURES`, means over repeats: float64 ``(N, M)``, with NaN for
-            recalls in a batch that retrieval leaves out; None for a batch left out altogether.
-
-        Raises:
-            ValueError: for features that are not paired, not ``(N, D)``, or not finite, or another
-                number of repeats.
-        """
-        R = len(self.ckas)
-        if len(partners_RND) != R or len(occluded_RND) != R:
-            raise ValueError(
-                f"expected {R} repeats, got {len(occluded_RND)} and {len(partners_RND)} of partners"
-            )
-        pairs = list(zip(partners_RND, occluded_RND, strict=True))
-        for x_ND, y_ND in pairs:
-            check_pair(x_ND, y_ND)
-            if y_ND.shape != x_ND.shape:
-                raise ValueError(
-                    f"expected occluded features of shape {tuple(x_ND.shape)}, "
-                    f"got {tuple(y_ND.shape)}"
-                )
-        N = len(occluded_RND[0])
-        if too_few(N):
-            return None
-        for cka, (x_ND, y_ND) in zip(self.ckas, pairs, strict=True):
-            cka.update(x_ND, y_ND)
-        values_NRM = torch.stack([per_image(x_ND, y_ND) for x_ND, y_ND in pairs], dim=1)
-        values_NM = values_NRM.mean(dim=1)
-        self._images.update(values_NM)
-        self._repeats.update(values_NRM)
-        at = values_NRM.new_tensor(list(STATISTICS.values()))
-        # Quantiles within the batch, averaged over batches by their images.
-        self._quantiles.update(values_NRM.quantile(at, dim=0)[None].expand(N, -1, -1, -1))
-        self.batch = self.batch or N
-        found_NK = values_NM.new_full((N, len(RECALLS)), torch.nan)
-        if abs(self.batch - N) <= 1:
-            found_NRK = torch.stack([recalls(x_ND, y_ND) for x_ND, y_ND in pairs], dim=1)
-            found_NK = found_NRK.mean(dim=1)
-            self._found.update(found_NK)
-            self._found_repeats.update(found_NRK)
-        return torch.cat([values_NM, found_NK], dim=1)
-
-    @property
-    def batches(self) -> int:
-        """How many batches there were."""
-        return len(self.ckas[0].terms_B3)
-
-    @property
-    def numbers(self) -> NDArray[np.float64]:
-        """All that is known after a first batch, flat."""
-        terms = [np.ravel(cka.numbers_B4) for cka in self.ckas]
-        moments = [getattr(self, name).numbers for name in _moment_shapes(len(self.ckas))]
-        return np.concatenate([[self.batch], *moments, *terms])
-
-    @classmethod
-    def restored(cls, numbers: NDArray[np.float64], repeats: int) -> Similarity:
-        """The measures with these :attr:`numbers`."""
-        similarity = cls(repeats)
-        similarity.batch, numbers = int(numbers[0]), numbers[1:]
-        for name, shape in _moment_shapes(repeats).items():
-            size = 1 + 2 * math.prod(shape)
-            setattr(similarity, name, Moments.restored(numbers[:size], shape))
-            numbers = numbers[size:]
-        similarity.ckas = [LinearCKA.restored(terms) for terms in numbers.reshape(repeats, -1)]
-        return similarity
-
-    def rows(self, level: float = 0.95) -> list[dict[str, object]]:
-        """The measures so far, means over repeats.
-
-        Returns:
-            One row per measure and statistic: ``metric``, ``statistic``, ``value``, ``low`` and
-            ``high`` (an interval over batches for CKA and over images for other means; NaN for
-            quantiles, and where nothing varies), ``mask_sd`` (standard deviation of the value over
-            repeats, NaN for a single one), ``images``.
-
-        Raises:
-            ValueError: before the first batch.
-        """
-        repeats_RM = self._repeats.mean
-        found_RK = self._found_repeats.mean
-        ckas_R = np.array([cka.value for cka in self.ckas])
-        rows = [_row("cka", "mean", cka_interval(self.ckas, level), ckas_R, self._images.count)]
-        for metric, interval, values_R in zip(
-            PER_IMAGE, self._images.intervals(level), repeats_RM.T, strict=True
-        ):
-            least, most = BOUNDS[metric]
-            low, high = np.clip([interval.low, interval.high], least, most).tolist()
-            cut = replace(interval, low=low, high=high)
-            rows.append(_row(metric, "mean", cut, values_R, self._images.count))
-        for statistic, values_RM in zip(STATISTICS, self._quantiles.mean, strict=True):
-            for metric, values_R in zip(PER_IMAGE, values_RM.T, strict=True):
-                interval = Interval(float(values_R.mean()), np.nan, np.nan, np.nan)
-                rows.append(_row(metric, statistic, interval, values_R, self._images.count))
-        for metric, interval, values_R in zip(
-            RECALLS, self._found.shares(level), found_RK.T, strict=True
-        ):
-            rows.append(_row(metric, "mean", interval, values_R, self._found.count))
-        return rows
+    x, y = x_QND.double(), y_QND.double()
+    centred_x, centred_y = without_mean(x_QND), without_mean(y_QND)
+    K, L = kernel(centred_x), kernel(centred_y)
+    similar = _similar(x, y)
+    finite = (x.isfinite() & y.isfinite()).flatten(-2).all(dim=-1, keepdim=True).double()
+    found = []
+    for pairing in (None, others_N) if others_N is not None else (None,):
+        if pairing is not None:  # kernels of permuted images are permuted kernels
+            x, centred_x = x[..., pairing, :], centred_x[..., pairing, :]
+            K, similar = K[..., pairing, :][..., pairing], similar[..., pairing]
+        values = torch.cat([_per_image(x, y, centred_x, centred_y), _recalls(similar)], dim=-1)
+        found.append((values, torch.cat([terms_of_kernels(K, L), finite], dim=-1)))
+    return found
 
 
-def _moment_shapes(repeats: int) -> dict[str, tuple[int, ...]]:
-    """Attributes of :class:`Similarity` that are moments, and of what."""
-    M, K, S = len(PER_IMAGE), len(RECALLS), len(STATISTICS)
-    return {
-        "_images": (M,),
-        "_repeats": (repeats, M),
-        "_found": (K,),
-        "_found_repeats": (repeats, K),
-        "_quantiles": (S, repeats, M),
-    }
+def _per_image(x_ND: Tensor, y_ND: Tensor, centred_x_ND: Tensor, centred_y_ND: Tensor) -> Tensor:
+    over_features = [z_ND - z_ND.mean(dim=-1, keepdim=True) for z_ND in (x_ND, y_ND)]
+    norm = torch.linalg.vector_norm
+    return torch.stack(
+        [
+            cosine_of(x_ND, y_ND),
+            cosine_of(centred_x_ND, centred_y_ND),
+            cosine_of(*over_features),
+            norm(x_ND - y_ND, dim=-1) / norm(x_ND, dim=-1),
+        ],
+        dim=-1,
+    )
+
+
+def _similar(x_ND: Tensor, y_ND: Tensor) -> Tensor:
+    """Cosines of each query y with all of the gallery x, ``(..., N, N)``."""
+    # Features without length are as similar to one as to another.
+    x_ND, y_ND = (F.normalize(z_ND, dim=-1, eps=1e-300) for z_ND in (x_ND, y_ND))
+    return y_ND @ x_ND.mT
+
+
+def _recalls(similar_NN: Tensor) -> Tensor:
+    lead_NN = similar_NN - similar_NN.diagonal(dim1=-2, dim2=-1)[..., None]
+    # Sums in another order differ in the last bits, so equal ones are equal to 1e-12.
+    ahead_N = (lead_NN > 1e-12).sum(dim=-1)
+    level_N = (lead_NN.abs() <= 1e-12).sum(dim=-1)  # with the right one itself
+    chances = [((k - ahead_N).double() / level_N).clamp(0, 1) for k in RECALLS.values()]
+    return torch.stack(chances, dim=-1)
 
 
 def untrained(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -348,14 +275,66 @@ def invariance(
     count: int | None = None,
     seed: int = 0,
     cka_batch: int = 256,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     precision: Precision = "float32",
     level: float = 0.95,
-    observe: Callable[[SimilarityOfImages], None] | None = None,
-    after_batch: Callable[[State], None] | None = None,
-    start: State | None = None,
 ) -> pd.DataFrame:
     """How similar features of occluded images are to those of their partners, layer by layer.
+
+    The :func:`summarised` rows of :func:`similarity_rows`, which has the arguments.
+
+    Returns:
+        The table of :func:`summarised`, with ``hiding`` (``"fill"`` or ``"token_drop"``) and
+        ``against``.
+
+    Raises:
+        ValueError: as :func:`similarity_rows`.
+    """
+    batches = similarity_rows(
+        model,
+        images,
+        grid,
+        untrained=untrained,
+        fill=fill,
+        against=against,
+        fractions=fractions,
+        repeats=repeats,
+        layers=layers,
+        readouts=readouts,
+        names=names,
+        count=count,
+        seed=seed,
+        cka_batch=cka_batch,
+        batch_size=batch_size,
+        precision=precision,
+    )
+    table = summarised(batches, level)
+    table.insert(2, "hiding", "token_drop" if fill is None else "fill")
+    table.insert(3, "against", against)
+    return table
+
+
+def similarity_rows(
+    model: nn.Module,
+    images: Iterable[Tensor],
+    grid: PatchGrid,
+    *,
+    untrained: nn.Module | None,
+    fill: fills.Fill | None = fills.zero,
+    against: Against = "whole",
+    fractions: Sequence[float] | None = None,
+    repeats: int = 3,
+    layers: Sequence[str] | None = None,
+    readouts: Sequence[Readout] | None = None,
+    names: Iterable[str] | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    cka_batch: int = 256,
+    batch_size: int | None = None,
+    precision: Precision = "float32",
+    start: int = 0,
+) -> Iterator[BatchRows]:
+    """Compare features of occluded images with those of their partners, batch by batch.
 
     Each image has its own random masks, drawn by its name: the same for every model, and nested
     over ratios. Its partner is the whole image, read out over all patches whatever is hidden in the
@@ -368,7 +347,7 @@ def invariance(
       are opposites: their centred cosine is -1, and CKA, which does not see signs, is 1. Read CKA
       beside the centred cosine; the baselines ``untrained`` and ``pixels`` have a share in it too.
 
-    The baselines of a row are the same measure of the same images and masks for
+    The pairings are the network's own ``value`` and, of the same images and masks, the baselines
 
     - ``untrained``: the network with fresh weights;
     - ``pixels``: raw patches in the place of tokens: the mean over visible patches for the readout
@@ -386,8 +365,8 @@ def invariance(
         fill: what becomes of hidden pixels; None leaves their tokens out of a vision transformer.
             These are two different experiments; do not put them into one figure.
         against: the partner, ``"whole"`` or ``"complement"``.
-        fractions: hidden ones below 1, against the complement above 0; round(P fraction) players
-            are hidden. :func:`default_fractions` if left out.
+        fractions: hidden ones below 1, against the complement above 0, that hide different numbers
+            of players, round(P fraction). :func:`default_fractions` if left out.
         repeats: masks per image and fraction.
         layers: see :func:`~interactions.networks.layers.layer_features`.
         readouts: by default :func:`~interactions.networks.layers.readouts_of`; for token drop
@@ -397,168 +376,288 @@ def invariance(
         seed: the seed of the experiment.
         cka_batch: the most images in a batch of CKA, centred cosine, quantiles and retrieval; see
             :func:`batch_sizes`.
-        batch_size: images through the network at once; it changes no number.
-        precision: see :data:`~interactions.networks.inference.Precision`.
-        level: coverage of the intervals.
-        observe: is given the measures of every image, batch by batch, for each pairing, ratio,
-            layer and readout; the means in the table are means of these. Nothing of it is kept.
-        after_batch: is given all that was measured so far after every batch, to be stored.
-        start: what it was given after ``start["batches"]`` batches in an earlier call with the same
-            arguments: go on behind them. Images and names are those that it had not seen then.
-
-    Returns:
-        One row per layer, readout, ratio (as realised), metric and statistic: those columns,
-        ``hiding`` (``"fill"`` or ``"token_drop"``), ``against``, ``value``, ``low``, ``high``,
-        ``mask_sd`` and ``images`` as in :meth:`Similarity.rows`, ``batch`` (images of a batch,
-        which retrieval chooses from; some may have one less), ``batches`` (how many), and the
-        baselines. With nothing hidden CKA and cosines are known: their intervals have no width.
+        batch_size: images through the network at once, not more than are in a batch; chosen for the
+            device if left out. It changes no number.
+        precision: see :data:`~interactions.networks.inference.Precision`; statistics are in float64
+            in any case.
+        start: batches that were measured before, with the same arguments: go on behind them. Images
+            and names are those behind them; ``count`` is that of all.
 
     Raises:
         ValueError: for networks in training mode or of different architectures, ratios or counts
             out of range, names or a count that are not as many as images, fewer than 4 images, or
             features that are not finite.
     """
-    import pandas as pd
-
-    token_drop = fill is None
+    if model.training:
+        raise ValueError("expected a model in eval mode, got one in training mode")
     if against not in ("whole", "complement"):
         raise ValueError(f"expected against whole or complement, got {against!r}")
     check_precision(precision)
     _check_networks(model, untrained)
-    fractions = default_fractions(against) if fractions is None else fractions
-    if not fractions or not all(f >= 0 and round(grid.n * f) < grid.n for f in fractions):
-        raise ValueError(f"expected hidden fractions that leave a patch, got {tuple(fractions)}")
+    fractions = default_fractions(against) if fractions is None else tuple(fractions)
     realised = [round(grid.n * fraction) / grid.n for fraction in fractions]
+    if not fractions or min(fractions) < 0 or max(realised) >= 1:
+        raise ValueError(f"expected hidden fractions that leave a patch, got {fractions}")
+    if len(set(realised)) < len(realised):
+        raise ValueError(
+            f"expected fractions that hide different numbers of the {grid.n} patches, "
+            f"got {fractions}"
+        )
     if against == "complement" and not all(realised):
         raise ValueError(
             "expected fractions that hide a patch, because the complement shows what is hidden, "
-            f"got {tuple(fractions)}; leave out those at 0"
+            f"got {fractions}; leave out those at 0"
         )
-    if repeats < 1 or batch_size < 1 or cka_batch < FEWEST:
+    if repeats < 1 or (batch_size is not None and batch_size < 1) or cka_batch < FEWEST:
         raise ValueError(
             f"expected at least 1 repeat, 1 image at once and {FEWEST} in a batch of CKA, "
             f"got {repeats}, {batch_size} and {cka_batch}"
         )
     if readouts is None:
-        readouts = [r for r in readouts_of(model) if not (token_drop and r == "visible")]
-    device = device_of(model)
-    occlusion = _Occlusion(grid, fill, layers, readouts, batch_size, device, precision)
+        readouts = [r for r in readouts_of(model) if not (fill is None and r == "visible")]
     networks: dict[Pairing, nn.Module | None] = {"value": model}
     if untrained is not None:
         networks["untrained"] = untrained
     networks["pixels"] = None
-    done, seen, measured = (0, 0, {}) if start is None else _unpacked(start, repeats)
-    sizes = batch_sizes(seen + _counted(images, names, count), cka_batch)[done:]
-    with torch.inference_mode():
-        for b, (batch_names, images_NCHW) in enumerate(_batches(images, names, sizes), done):
+    total = count if start and count is not None else _counted(images, names, count)
+    sizes = batch_sizes(total, cka_batch)[start:]
+
+    def measured() -> Iterator[BatchRows]:
+        for b, (batch_names, images_NCHW) in enumerate(_batches(images, names, sizes), start):
             visible_RNFP = torch.stack(
                 [random_drop(grid.n, fractions, batch_names, seed, r) for r in range(repeats)]
             )
-            others_N = _derangement(len(images_NCHW), seed, b).to(device)
-            for source, network in networks.items():
-                features = partial(occlusion.features, network, images_NCHW)
-                for (f, layer, readout), x_RND, y_RND in _pairs(features, visible_RNFP, against):
-                    paired: dict[Pairing, list[Tensor]] = {source: x_RND}
-                    if source == "value":
-                        paired["permuted"] = [x_ND[others_N] for x_ND in x_RND]
-                    for pairing, partners_RND in paired.items():
-                        key = (pairing, f, layer, readout)
-                        similarity = measured.setdefault(key, Similarity(repeats))
-                        try:
-                            values_NM = similarity.update(partners_RND, y_RND)
-                        except ValueError as error:
-                            raise ValueError(f"layer {layer}, {readout}: {error}") from error
-                        if observe is not None and values_NM is not None:
-                            place = (tuple(batch_names), pairing, layer, readout, realised[f])
-                            observe(SimilarityOfImages(*place, values_NM.cpu().numpy()))
-            seen += len(images_NCHW)
-            if after_batch is not None:
-                after_batch(_packed(measured, b + 1, seen))
-    how = {"hiding": "token_drop" if token_drop else "fill", "against": against}
-    return pd.DataFrame(_table(measured, realised, how, level))
+            others_N = _derangement(len(images_NCHW), seed, b)
+            # Left before the rows are given, or their reader would be within it.
+            with torch.inference_mode(), ExitStack() as stack:
+                ready, *_ = [
+                    stack.enter_context(running(network, precision))
+                    for network in networks.values()
+                    if network is not None
+                ]
+                reading = _Reading(
+                    networks, ready, grid, fill, layers, readouts, batch_size, precision
+                )
+                places, values_PRNM, terms_PR4 = _measured(
+                    reading, images_NCHW, visible_RNFP, others_N, realised, against
+                )
+            yield _checked(tuple(batch_names), places, values_PRNM, terms_PR4)
+
+    return measured()
 
 
-_Measured = dict[tuple[Pairing, int, str, str], Similarity]
-"""By pairing, index of the ratio, layer and readout."""
+def summarised(batches: Iterable[BatchRows], level: float = 0.95) -> pd.DataFrame:
+    """Means, intervals and baselines, from rows; those of one batch at a time are in memory.
 
+    Args:
+        batches: of one measurement, all of them, in order.
+        level: coverage of the intervals.
 
-def _packed(measured: _Measured, batches: int, images: int) -> State:
-    names = ["\t".join(map(str, key)) for key in measured]
-    numbers_KD = np.stack([similarity.numbers for similarity in measured.values()])
-    return {
-        "batches": np.array(batches),
-        "images": np.array(images),
-        "keys": np.array(names),
-        "numbers": numbers_KD,
+    Returns:
+        One row per layer, readout, ratio, metric and statistic: those columns, ``value`` (mean over
+        repeats), ``low`` and ``high`` (an interval over batches for CKA and over images for other
+        means; NaN for quantiles, and where nothing varies), ``mask_sd`` (standard deviation of the
+        value over repeats, NaN for a single one), ``images``, ``batch`` (images of a batch, which
+        retrieval chooses from; some may have one less), ``batches`` (how many), and the same
+        measure of the baselines ``untrained``, ``pixels`` and ``permuted``. With nothing hidden CKA
+        and cosines are known: their intervals have no width.
+
+    Raises:
+        ValueError: without batches, or for those of other places or numbers of repeats.
+    """
+    import pandas as pd
+
+    measured, found = Moments(), Moments()
+    totals_PRM: NDArray[np.float64] | float = 0.0
+    totals_SPRM: NDArray[np.float64] | float = 0.0  # of quantiles within batches
+    terms: list[NDArray[np.float64]] = []
+    places: tuple[Place, ...] = ()
+    for rows in batches:
+        places = places or rows.places
+        values_PRNM = rows.values_PRNM.astype(np.float64)
+        P, R, N, _ = values_PRNM.shape
+        if rows.places != places or (terms and terms[0].shape[1] != R):
+            raise ValueError("expected batches of one measurement, got other places or repeats")
+        own_P = [place[0] == "value" for place in places]
+        own_NPM = values_PRNM[own_P].mean(axis=1).swapaxes(0, 1)
+        measured.update(own_NPM[..., : len(PER_IMAGE)])
+        found.update(own_NPM[..., len(PER_IMAGE) :])
+        totals_PRM = totals_PRM + N * values_PRNM.mean(axis=2)
+        every_PRNM = values_PRNM[..., : len(PER_IMAGE)]
+        totals_SPRM = totals_SPRM + N * np.quantile(every_PRNM, [*STATISTICS.values()], axis=2)
+        terms.append(np.dstack([np.full((P, R), float(N)), rows.terms_PR3]))
+    if not terms:
+        raise ValueError("expected at least one batch, got none")
+    terms_PRB4 = np.stack(terms, axis=2)
+    means_PRM = np.asarray(totals_PRM) / measured.count
+    quantiles_PSRM = np.moveaxis(np.asarray(totals_SPRM) / measured.count, 0, 1)
+    ckas = {
+        place: [LinearCKA.restored(terms_B4) for terms_B4 in of]
+        for place, of in zip(places, terms_PRB4, strict=True)
     }
+    values = {
+        place: _values(ckas[place], means_RM, quantiles_SRM)
+        for place, means_RM, quantiles_SRM in zip(places, means_PRM, quantiles_PSRM, strict=True)
+    }
+    means, shares = iter(measured.intervals(level)), iter(found.shares(level))
+    intervals = {
+        place: {
+            "cka": cka_interval(ckas[place], level),
+            **{metric: _cut(next(means), *BOUNDS[metric]) for metric in PER_IMAGE},
+            **{metric: next(shares) for metric in RECALLS},
+        }
+        for place in places
+        if place[0] == "value"
+    }
+    layers = list(dict.fromkeys(place[1:3] for place in intervals))
+    in_order = sorted(intervals, key=lambda place: layers.index(place[1:3]))
+    sizes = {
+        "images": measured.count,
+        "batch": int(terms_PRB4[0, 0, 0, 0]),
+        "batches": len(terms),
+    }
+    return pd.DataFrame(
+        [row for place in in_order for row in _rows(values, intervals, place, sizes)]
+    )
 
 
-def _unpacked(state: State, repeats: int) -> tuple[int, int, _Measured]:
-    """Batches that are done, their images, and what was measured on them."""
-    measured: _Measured = {}
-    for name, numbers_D in zip(state["keys"].tolist(), state["numbers"], strict=True):
-        pairing, f, layer, readout = name.split("\t")
-        measured[pairing, int(f), layer, readout] = Similarity.restored(numbers_D, repeats)
-    return int(state["batches"]), int(state["images"]), measured
+_Values = dict[tuple[str, str], NDArray[np.float64]]
+"""By metric and statistic: the value under each of R masks."""
 
 
-def _pairs(
-    features: Callable[[Tensor | None], LayerFeatures], visible_RNFP: Tensor, against: Against
-) -> Iterator[tuple[tuple[int, str, str], list[Tensor], list[Tensor]]]:
-    """Index of the ratio, layer and readout; features of partners; those of occluded images."""
-    whole = features(None) if against == "whole" else None
-    for f, visible_RNP in enumerate(visible_RNFP.unbind(dim=2)):
-        occluded = [features(visible_NP) for visible_NP in visible_RNP]
-        if whole is None:
-            partners = [features(~visible_NP) for visible_NP in visible_RNP]
-        else:
-            partners = [whole] * len(occluded)
-        for key in occluded[0]:
-            yield (f, *key), [of[key] for of in partners], [of[key] for of in occluded]
+def _values(
+    ckas_R: Sequence[LinearCKA], means_RM: NDArray[np.float64], quantiles_SRM: NDArray[np.float64]
+) -> _Values:
+    """All values of one place, in the order of the table."""
+    means = dict(zip(MEASURES, means_RM.T, strict=True))
+    found: _Values = {("cka", "mean"): np.array([cka.value for cka in ckas_R])}
+    found |= {(metric, "mean"): means[metric] for metric in PER_IMAGE}
+    for statistic, quantiles_RM in zip(STATISTICS, quantiles_SRM, strict=True):
+        of = zip(PER_IMAGE, quantiles_RM.T, strict=True)
+        found |= {(metric, statistic): values_R for metric, values_R in of}
+    return found | {(metric, "mean"): means[metric] for metric in RECALLS}
+
+
+def _rows(
+    values: Mapping[Place, _Values],
+    intervals: Mapping[Place, Mapping[str, Interval]],
+    place: Place,
+    sizes: Mapping[str, int],
+) -> Iterator[dict[str, object]]:
+    """The rows of one place of the network itself, with its baselines."""
+    _, layer, readout, ratio = place
+    raw = "visible" if readout == "visible" else "mean"
+    beside = {
+        "untrained": values.get(("untrained", layer, readout, ratio)),
+        "pixels": values["pixels", "pixels", raw, ratio],
+        "permuted": values["permuted", layer, readout, ratio],
+    }
+    for (metric, statistic), values_R in values[place].items():
+        value = float(values_R.mean())
+        interval = Interval(value, np.nan, np.nan, np.nan)
+        if statistic == "mean":
+            interval = intervals[place][metric]
+            if ratio == 0 and metric not in RECALLS:
+                interval = replace(interval, low=value, high=value)  # by definition
+        yield {
+            "layer": layer,
+            "readout": readout,
+            "ratio": ratio,
+            "metric": metric,
+            "statistic": statistic,
+            "value": value,
+            "low": interval.low,
+            "high": interval.high,
+            "mask_sd": float(values_R.std(ddof=1)) if len(values_R) > 1 else np.nan,
+            **sizes,
+            **{
+                name: np.nan if of is None else float(of[metric, statistic].mean())
+                for name, of in beside.items()
+            },
+        }
+
+
+def _cut(interval: Interval, least: float, most: float) -> Interval:
+    """An interval within what a measure can be."""
+    low, high = np.clip([interval.low, interval.high], least, most).tolist()
+    return replace(interval, low=low, high=high)
 
 
 @dataclass(frozen=True)
-class _Occlusion:
-    """How images are occluded and read out; a fill of None is token drop."""
+class _Reading:
+    """How images are occluded and read out.
 
+    Attributes:
+        networks: by pairing; None for raw pixels.
+        ready: makes images fit networks as they are running.
+        fill: None is token drop.
+    """
+
+    networks: Mapping[Pairing, nn.Module | None]
+    ready: Callable[[Tensor], Tensor]
     grid: PatchGrid
     fill: fills.Fill | None
     layers: Sequence[str] | None
     readouts: Sequence[Readout]
-    batch_size: int
-    device: torch.device
+    batch_size: int | None
     precision: Precision
 
+    @property
+    def model(self) -> nn.Module:
+        """The network that is measured."""
+        model = self.networks["value"]
+        assert model is not None
+        return model
+
+    def parts(self, images_NCHW: Tensor) -> list[slice]:
+        """What goes through a network at once."""
+        size = self.batch_size or automatic_batch_size(
+            self.model,
+            images_NCHW[0],
+            self.precision,
+            images_NCHW.device,
+            lambda count: self._layers(self.model, images_NCHW[:1].repeat(count, 1, 1, 1), None),
+        )
+        N = len(images_NCHW)
+        return [slice(k, min(k + size, N)) for k in range(0, N, size)]
+
     def features(
-        self, network: nn.Module | None, images_NCHW: Tensor, visible_NP: Tensor | None
-    ) -> LayerFeatures:
-        """Features of images, whole if nothing says who is visible; of pixels without a network."""
-        parts = []
-        for start in range(0, len(images_NCHW), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            images_BCHW = images_NCHW[part].to(self.device)
-            visible_BP = None if visible_NP is None else visible_NP[part].to(self.device)
-            if visible_BP is not None and self.fill is not None:
-                images_BCHW = hide(images_BCHW, visible_BP, self.grid, self.fill(images_BCHW))
-            if network is None:
-                parts.append(self._pixels(images_BCHW, visible_BP))
-            else:
-                parts.append(self._layers(network, images_BCHW, visible_BP))
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        self,
+        parts: Sequence[slice],
+        images_NCHW: Tensor,
+        filled: Tensor | None,
+        visible_NP: Tensor | None,
+    ) -> dict[Pairing, LayerFeatures]:
+        """Features of all networks; of whole images if nothing says who is visible."""
+        found: dict[Pairing, list[LayerFeatures]] = {pairing: [] for pairing in self.networks}
+        for part in parts:
+            images_BCHW = images_NCHW[part]
+            visible_BP = None if visible_NP is None else visible_NP[part]
+            if visible_BP is not None and filled is not None:
+                fill = filled if len(filled) == 1 else filled[part]
+                images_BCHW = hide(images_BCHW, visible_BP, self.grid, fill)
+            for pairing, network in self.networks.items():
+                if network is None:
+                    found[pairing].append(self._pixels(images_BCHW, visible_BP))
+                else:
+                    found[pairing].append(self._layers(network, images_BCHW, visible_BP))
+        return {
+            pairing: {key: torch.cat([part[key] for part in of]) for key in of[0]}
+            for pairing, of in found.items()
+        }
 
     def _layers(
         self, network: nn.Module, images_BCHW: Tensor, visible_BP: Tensor | None
     ) -> LayerFeatures:
-        with arithmetic(self.precision, self.device):
-            return layer_features(
-                network,
-                images_BCHW,
-                layers=self.layers,
-                readouts=self.readouts,
-                players=None if visible_BP is None else self.grid,
-                visible_BN=visible_BP,
-                token_drop=self.fill is None and visible_BP is not None,
-            )
+        return layer_features(
+            network,
+            self.ready(images_BCHW),
+            layers=self.layers,
+            readouts=self.readouts,
+            players=None if visible_BP is None else self.grid,
+            visible_BN=visible_BP,
+            token_drop=self.fill is None and visible_BP is not None,
+        )
 
     def _pixels(self, images_BCHW: Tensor, visible_BP: Tensor | None) -> LayerFeatures:
         patches_BPD = self.grid.cut(images_BCHW).flatten(2)
@@ -569,50 +668,66 @@ class _Occlusion:
         return {("pixels", "mean"): given_BD, ("pixels", "visible"): visible_BD}
 
 
-def _table(
-    measured: _Measured,
+def _measured(
+    reading: _Reading,
+    images_NCHW: Tensor,
+    visible_RNFP: Tensor,
+    others_N: Tensor,
     ratios: Sequence[float],
-    how: dict[str, str],
-    level: float,
-) -> list[dict[str, object]]:
-    """The rows of :func:`invariance`, by layer, readout and ratio."""
-    rows: list[dict[str, object]] = []
-    places = dict.fromkeys(key[2:] for key in measured if key[0] == "value")
-    for layer, readout in places:
-        for f, ratio in enumerate(ratios):
-            raw = "visible" if readout == "visible" else "mean"
-            baselines = {
-                "untrained": measured.get(("untrained", f, layer, readout)),
-                "pixels": measured["pixels", f, "pixels", raw],
-                "permuted": measured["permuted", f, layer, readout],
-            }
-            beside = {
-                name: None if similarity is None else similarity.rows(level)
-                for name, similarity in baselines.items()
-            }
-            similarity = measured["value", f, layer, readout]
-            place = {"layer": layer, "readout": readout, **how, "ratio": ratio}
-            for k, row in enumerate(similarity.rows(level)):
-                values = {n: np.nan if r is None else r[k]["value"] for n, r in beside.items()}
-                if ratio == 0 and row["statistic"] == "mean" and row["metric"] not in RECALLS:
-                    row |= {"low": row["value"], "high": row["value"]}  # by definition
-                sizes = {"batch": similarity.batch, "batches": similarity.batches}
-                rows.append({**place, **row, **sizes, **values})
-    return rows
+    against: Against,
+) -> tuple[list[Place], Tensor, Tensor]:
+    """Places, measures ``(P, R, N, M)`` and ``(P, R, 4)`` of :func:`compared`, of one batch."""
+    device = device_of(reading.model)
+    # All that a batch needs goes there once.
+    images_NCHW, visible_RNFP, others_N = (
+        x.to(device) for x in (images_NCHW, visible_RNFP, others_N)
+    )
+    filled = None if reading.fill is None else reading.fill(images_NCHW)
+    read = partial(reading.features, reading.parts(images_NCHW), images_NCHW, filled)
+    whole = read(None) if against == "whole" else None
+    places: list[Place] = []
+    values: list[Tensor] = []
+    terms: list[Tensor] = []
+    for ratio, visible_RNP in zip(ratios, visible_RNFP.unbind(dim=2), strict=True):
+        occluded_R = [read(visible_NP) for visible_NP in visible_RNP]
+        if whole is None:
+            partners_R = [read(~visible_NP) for visible_NP in visible_RNP]
+        else:
+            partners_R = [whole] * len(occluded_R)
+        for source in reading.networks:
+            x_R, y_R = ([of[source] for of in side] for side in (partners_R, occluded_R))
+            for keys in _slices(y_R[0], len(y_R)):
+                x_PRND, y_PRND = (
+                    torch.stack([torch.stack([of[key] for of in of_R]) for key in keys])
+                    for of_R in (x_R, y_R)
+                )
+                found = compared(x_PRND, y_PRND, others_N if source == "value" else None)
+                pairings: tuple[Pairing, ...] = (source, "permuted")
+                for pairing, (values_PRNM, terms_PR4) in zip(pairings, found, strict=False):
+                    places += [(pairing, layer, readout, ratio) for layer, readout in keys]
+                    values.append(values_PRNM)
+                    terms.append(terms_PR4)
+    return places, torch.cat(values).cpu(), torch.cat(terms).cpu()
 
 
-def _row(
-    metric: str, statistic: str, interval: Interval, values_R: NDArray[np.float64], images: int
-) -> dict[str, object]:
-    return {
-        "metric": metric,
-        "statistic": statistic,
-        "value": interval.estimate,
-        "low": interval.low,
-        "high": interval.high,
-        "mask_sd": float(values_R.std(ddof=1)) if len(values_R) > 1 else np.nan,
-        "images": images,
-    }
+def _slices(features: LayerFeatures, repeats: int) -> Iterator[list[tuple[str, str]]]:
+    """Neighbouring layers and readouts of one width, as many as are computed at once."""
+    kind = next(iter(features.values())).device.type
+    for (N, width), run in groupby(features, lambda key: tuple(features[key].shape)):
+        keys, each = list(run), repeats * N * max(width, N)
+        step = max(1, (ON_CPU if kind == "cpu" else AT_ONCE) // each)
+        yield from (keys[k : k + step] for k in range(0, len(keys), step))
+
+
+def _checked(
+    names: tuple[str, ...], places: Sequence[Place], values_PRNM: Tensor, terms_PR4: Tensor
+) -> BatchRows:
+    """The rows of a batch, if all features were finite."""
+    finite_P = (terms_PR4[..., 3] == 1).all(dim=1)
+    if not finite_P.all():
+        _, layer, readout, _ = places[int(finite_P.int().argmin())]
+        raise ValueError(f"layer {layer}, {readout}: expected finite features, got NaN or infinity")
+    return BatchRows(names, tuple(places), values_PRNM.numpy(), terms_PR4[..., :3].numpy())
 
 
 def _counted(images: Iterable[Tensor], names: Iterable[str] | None, count: int | None) -> int:

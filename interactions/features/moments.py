@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
+from numpy.typing import ArrayLike, NDArray
 
 from interactions.stats import Interval, mean_of, share_of
-
-if TYPE_CHECKING:
-    pass
 
 
 class Moments:
@@ -22,32 +16,20 @@ class Moments:
         self._mean: NDArray[np.float64] | float = 0.0
         self._squares: NDArray[np.float64] | float = 0.0
 
-    def update(self, values: Tensor) -> None:
+    def update(self, values: ArrayLike) -> None:
         """Add values ``(N, ...)``, one row per image."""
-        rows = values.detach().double().cpu().numpy()
+        rows = np.asarray(values, dtype=np.float64)
         total = self.count + len(rows)
-        off = rows.mean(axis=0) - self._mean
+        mean = rows.mean(axis=0)
+        off = mean - self._mean
         # Deviations from a running mean, because sums of squares would cancel (Chan et al. 1983).
         self._squares = (
             self._squares
-            + np.square(rows - rows.mean(axis=0)).sum(axis=0)
+            + np.square(rows - mean).sum(axis=0)
             + off**2 * self.count * len(rows) / total
         )
         self._mean = self._mean + off * len(rows) / total
         self.count = total
-
-    @property
-    def numbers(self) -> NDArray[np.float64]:
-        """All that is known, flat: the count, means, sums of squared deviations."""
-        return np.concatenate([[self.count], np.ravel(self._mean), np.ravel(self._squares)])
-
-    @classmethod
-    def restored(cls, numbers: NDArray[np.float64], shape: tuple[int, ...]) -> Moments:
-        """The moments of values ``(N, *shape)`` with these :attr:`numbers`."""
-        moments = cls()
-        moments.count = int(numbers[0])
-        moments._mean, moments._squares = numbers[1:].reshape(2, *shape)
-        return moments
 
     @property
     def mean(self) -> NDArray[np.float64]:

@@ -14,23 +14,35 @@ the right ends of curves are 0.86 pi for 7 x 7 cells and 0.96 pi for 56 x 56. Bo
 The tool also rebuilt every block without its layer scales and relative positions; here the maps are
 those of the residual stream itself (:func:`~interactions.networks.layers.residual_stream`).
 
-Shapes: B images, E features, H x H cells of a map, K frequencies, C channels.
+With s_t the sum of the cells x[i, j] with i + j = t (mod H), F[k, k] is the transform of s, so no
+two-dimensional one is computed.
+
+:func:`spectrum_rows` measures: one row per image and map. :func:`summarised` makes means and
+intervals of such rows, and :func:`spectrum` is both.
+
+Shapes: B images, E features, H x H cells of a map, K frequencies, C channels, L maps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import count as naturals
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from interactions.features.invariance import State
 from interactions.features.moments import Moments
-from interactions.networks.inference import arithmetic, device_of
+from interactions.networks.inference import (
+    Precision,
+    automatic_batch_size,
+    check_precision,
+    device_of,
+    running,
+)
 from interactions.networks.layers import residual_stream, stream_names
 
 if TYPE_CHECKING:
@@ -41,23 +53,6 @@ FLOOR = 1e-6
 
 FEWEST_CELLS = 3
 """Cells along one side of a map: fewer have one frequency or none."""
-
-
-@dataclass(frozen=True)
-class SpectrumOfImages:
-    """What was measured on one map of each image of one batch.
-
-    Attributes:
-        layer: the map.
-        cells: H, along one of its sides.
-        deltas_BK: Delta log amplitude, as :func:`log_amplitudes` gives it.
-        variances_B: as :func:`variances` gives them.
-    """
-
-    layer: str
-    cells: int
-    deltas_BK: NDArray[np.float64]
-    variances_B: NDArray[np.float64]
 
 
 def log_amplitudes(maps_BEHH: Tensor) -> Tensor:
@@ -73,13 +68,13 @@ def log_amplitudes(maps_BEHH: Tensor) -> Tensor:
         ValueError: for maps of another shape.
     """
     H = _side(maps_BEHH)
-    K = H - H // 2
-    # Only F[k, k] is wanted, so the second transform is done at one frequency per column.
-    columns_BEHK = torch.fft.rfft(maps_BEHH.double())[..., :K]
-    steps = torch.arange(H, dtype=torch.float64, device=maps_BEHH.device)
-    turns_HK = torch.outer(steps, steps[:K]) / H
-    diagonal_BEK = (columns_BEHK * torch.exp(-2j * torch.pi * turns_HK)).sum(dim=2)
-    logs_BK = (diagonal_BEK.abs() + FLOOR).log().mean(dim=1)
+    row_HH, diagonal_HH = np.indices((H, H))
+    cell_HH = row_HH * H + (diagonal_HH - row_HH) % H  # of each row, the one on each diagonal
+    cells = torch.from_numpy(cell_HH.ravel()).to(maps_BEHH.device)
+    skewed = maps_BEHH.flatten(2)[..., cells].unflatten(2, (H, H))
+    sums_BEH = skewed.sum(dim=2, dtype=torch.float64)
+    amplitudes_BEK = torch.fft.rfft(sums_BEH)[..., : H - H // 2].abs()
+    logs_BK = (amplitudes_BEK + FLOOR).log().mean(dim=1)
     return logs_BK - logs_BK[:, :1]
 
 
@@ -98,105 +93,152 @@ def spectrum(
     images: Iterable[Tensor],
     *,
     layers: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    precision: Precision = "float32",
     level: float = 0.95,
-    observe: Callable[[SpectrumOfImages], None] | None = None,
-    after_batch: Callable[[State], None] | None = None,
-    start: State | None = None,
 ) -> pd.DataFrame:
     """Delta log amplitude and variance of every map of a network's residual stream.
 
-    Maps are reduced to some numbers per image as they are computed, and those to running means;
-    nothing grows with the images, and their batches change nothing.
+    The :func:`summarised` rows of :func:`spectrum_rows`, which has the arguments.
+
+    Raises:
+        ValueError: as :func:`spectrum_rows`, and without images.
+    """
+    rows = spectrum_rows(model, images, layers=layers, batch_size=batch_size, precision=precision)
+    return summarised(rows, level)
+
+
+def spectrum_rows(
+    model: nn.Module,
+    images: Iterable[Tensor],
+    *,
+    layers: Sequence[str] | None = None,
+    names: Iterable[str] | None = None,
+    batch_size: int | None = None,
+    precision: Precision = "float32",
+) -> Iterator[pd.DataFrame]:
+    """Measure every map of a network's residual stream, batch by batch.
+
+    Maps are reduced to some numbers per image as they are computed. Batches change nothing.
 
     Args:
         model: a timm ViT (also BEiT, EVA, DeiT) or Swin, or a CNN, in eval mode.
         images: batches ``(B, C, H, W)``, ready for the model.
         layers: which maps, of :func:`~interactions.networks.layers.stream_names`; all if left out.
-        level: coverage of the intervals.
-        observe: is given the numbers of every image, once for each batch and map; the values in the
-            table are their means. Nothing of it is kept.
-        after_batch: is given all that was measured so far after every batch, to be stored.
-        start: what it was given after ``start["images"]`` images in an earlier call with the same
-            arguments: go on behind them, with the images that it had not seen then.
+        names: one per image; ``"0"``, ``"1"``, ... if left out.
+        batch_size: images through the network at once; chosen for the device if left out.
+        precision: of the network; spectra and variances are computed in float64 in any case.
 
-    Returns:
-        One row per map and frequency: ``layer``, ``index`` (of the map in the whole stream),
-        ``depth`` (index / last index), ``cells`` (H), ``measure`` (``"delta log amplitude"``, or
-        ``"variance"`` with one row per map and no frequency), ``k``, ``position`` (k / (K - 1), the
-        published axis), ``frequency`` (2 k / H, in units of pi per cell), ``value``, ``low`` and
-        ``high`` (an interval over images), ``images``.
+    Yields:
+        For each batch a table of one row per image and map: ``image``, ``layer``, ``index`` (of the
+        map in the whole stream), ``maps`` (of the whole stream), ``cells`` (H), ``variance``, and
+        ``k1``, ``k2``, ...: Delta at these k; NaN beyond those that a map has.
 
     Raises:
         ValueError: for a model in training mode or whose stream is not known, layers it does not
-            have, no images, or maps that are not finite, not square, too small, or of another size
-            than before.
+            have, or maps that are not finite, not square, too small, or of another size than
+            before.
     """
-    import pandas as pd
-
     if model.training:
         raise ValueError("expected a model in eval mode, got one in training mode")
-    names = stream_names(model)
-    layers = names if layers is None else tuple(layers)
-    unknown = [layer for layer in layers if layer not in names]
+    check_precision(precision)
+    stream = stream_names(model)
+    layers = stream if layers is None else tuple(layers)
+    unknown = [layer for layer in layers if layer not in stream]
     if unknown or not layers:
-        raise ValueError(f"expected layers of {', '.join(names)}, got {unknown or 'none'}")
+        raise ValueError(f"expected layers of {', '.join(stream)}, got {unknown or 'none'}")
     sides: dict[str, int] = {}
-    moments = {layer: (Moments(), Moments()) for layer in layers}
-    if start is not None:
-        for number, layer in enumerate(layers):
-            side, of_variance, of_deltas = np.split(start[f"map {number}"], [1, 4])
-            sides[layer] = int(side[0])
-            shape = (sides[layer] - sides[layer] // 2,)
-            moments[layer] = Moments.restored(of_deltas, shape), Moments.restored(of_variance, ())
+    found: list[Tensor] = []  # of one forward
 
     def visit(layer: str, maps_BEHH: Tensor) -> None:
         try:
             side = _side(maps_BEHH)
-            if sides.setdefault(layer, side) != side:
-                raise ValueError(f"expected maps of {sides[layer]} cells as before, got {side}")
-            if not maps_BEHH.isfinite().all():
-                raise ValueError("expected finite maps, got NaN or infinity")
         except ValueError as error:
             raise ValueError(f"{layer}: {error}") from error
-        deltas, spread = moments[layer]
-        deltas_BK, variances_B = log_amplitudes(maps_BEHH), variances(maps_BEHH)
-        deltas.update(deltas_BK)
-        spread.update(variances_B)
-        if observe is not None:
-            numbers = deltas_BK.cpu().numpy(), variances_B.cpu().numpy()
-            observe(SpectrumOfImages(layer, side, *numbers))
-
-    device = device_of(model)
-    stream = residual_stream(model, visit, layers)
-    with torch.inference_mode(), arithmetic("float32", device), stream:
-        for images_BCHW in images:
-            model(images_BCHW.to(device))
-            if after_batch is not None:
-                after_batch(_packed(sides, moments))
-    if not sides:
-        raise ValueError("expected at least one batch of images, got none")
-    rows = []
-    for layer, (deltas, spread) in moments.items():
-        H, index = sides[layer], names.index(layer)
-        K = H - H // 2
-        place = {"layer": layer, "index": index, "depth": index / (len(names) - 1), "cells": H}
-        found = [("delta log amplitude", k, i) for k, i in enumerate(deltas.intervals(level))]
-        for measure, k, interval in [*found, ("variance", None, spread.intervals(level)[0])]:
-            rows.append(
-                {
-                    **place,
-                    "measure": measure,
-                    "k": k,
-                    "position": None if k is None else k / (K - 1),
-                    "frequency": None if k is None else 2 * k / H,
-                    "value": interval.estimate,
-                    # The lowest frequency is what others are relative to.
-                    "low": interval.estimate if k == 0 else interval.low,
-                    "high": interval.estimate if k == 0 else interval.high,
-                    "images": spread.count,
-                }
+        if sides.setdefault(layer, side) != side:
+            raise ValueError(
+                f"{layer}: expected maps of {sides[layer]} cells as before, got {side}"
             )
-    return pd.DataFrame(rows).astype({"k": "Int64", "position": float, "frequency": float})
+        finite_B = maps_BEHH.isfinite().flatten(1).all(dim=1)
+        numbers = [finite_B.double()[:, None], variances(maps_BEHH)[:, None]]
+        found.append(torch.cat([*numbers, log_amplitudes(maps_BEHH)[:, 1:]], dim=1))
+
+    def measured(images_BCHW: Tensor, size: int) -> Tensor:
+        """Whether finite, variance and Delta of every map in turn, ``(B, ...)``."""
+        parts = []
+        with (
+            torch.inference_mode(),
+            running(model, precision) as ready,
+            residual_stream(model, visit, layers),
+        ):
+            for part_BCHW in images_BCHW.split(size):
+                model(ready(part_BCHW))
+                parts.append(torch.cat(found, dim=1))
+                found.clear()
+        return torch.cat(parts).cpu()  # the only number that is waited for
+
+    device, given = device_of(model), map(str, naturals()) if names is None else iter(names)
+    order = [layer for layer in stream if layer in layers]  # not that of the names
+
+    def rows() -> Iterator[pd.DataFrame]:
+        for images_BCHW in images:
+            images_BCHW = images_BCHW.to(device)
+            some_BCHW = images_BCHW[:1]
+            size = batch_size or automatic_batch_size(
+                model,
+                images_BCHW[0],
+                precision,
+                device,
+                partial(_repeated, measured, some_BCHW),
+            )
+            numbers = measured(images_BCHW, size)
+            yield _frame(numbers, order, sides, stream, list(islice(given, len(images_BCHW))))
+
+    return rows()
+
+
+def summarised(rows: Iterable[pd.DataFrame], level: float = 0.95) -> pd.DataFrame:
+    """Means with intervals over images, from the rows of :func:`spectrum_rows`.
+
+    Returns:
+        One row per map and frequency: ``layer``, ``index``, ``depth`` (index / last index of the
+        stream), ``cells``, ``measure`` (``"delta log amplitude"``, or ``"variance"`` with one row
+        per map and no frequency), ``k``, ``position`` (k / (K - 1), the published axis),
+        ``frequency`` (2 k / H, in units of pi per cell), ``value``, ``low`` and ``high`` (an
+        interval over images), ``images``.
+
+    Raises:
+        ValueError: without rows.
+    """
+    import pandas as pd
+
+    tables = list(rows)
+    if not tables:
+        raise ValueError("expected at least one batch of images, got none")
+    table = []
+    whole = pd.concat(tables, ignore_index=True)
+    for layer, of in whole.groupby("layer", sort=False):
+        index, maps, H = (int(of[name].iloc[0]) for name in ("index", "maps", "cells"))
+        K = H - H // 2
+        place = {"layer": layer, "index": index, "depth": index / (maps - 1), "cells": H}
+        moments = Moments()
+        moments.update(of[["variance", *(f"k{k}" for k in range(1, K))]].to_numpy())
+        variance, *deltas = moments.intervals(level)
+        # The lowest frequency is what others are relative to.
+        numbers = [(0.0, 0.0, 0.0), *((x.estimate, x.low, x.high) for x in deltas)]
+        for k, (value, low, high) in enumerate(numbers):
+            at = {"measure": "delta log amplitude", "k": k, "position": k / (K - 1)}
+            ends = {"frequency": 2 * k / H, "value": value, "low": low, "high": high}
+            table.append({**place, **at, **ends, "images": len(of)})
+        table.append(
+            {
+                **place,
+                **{"measure": "variance", "k": None, "position": None, "frequency": None},
+                **{"value": variance.estimate, "low": variance.low, "high": variance.high},
+                "images": len(of),
+            }
+        )
+    return pd.DataFrame(table).astype({"k": "Int64", "position": float, "frequency": float})
 
 
 def too_small(model: nn.Module, images_BCHW: Tensor) -> dict[str, int]:
@@ -223,11 +265,34 @@ def too_small(model: nn.Module, images_BCHW: Tensor) -> dict[str, int]:
     return found
 
 
-def _packed(sides: Mapping[str, int], moments: Mapping[str, tuple[Moments, Moments]]) -> State:
-    state = {"images": np.array(next(iter(moments.values()))[0].count)}
-    for k, (layer, (deltas, spread)) in enumerate(moments.items()):
-        state[f"map {k}"] = np.concatenate([[sides[layer]], spread.numbers, deltas.numbers])
-    return state
+def _repeated(measured: Callable[[Tensor, int], Tensor], image_1CHW: Tensor, count: int) -> Tensor:
+    """What is measured of one image so many times."""
+    return measured(image_1CHW.repeat(count, 1, 1, 1), count)
+
+
+def _frame(
+    numbers: Tensor,
+    layers: Sequence[str],
+    sides: dict[str, int],
+    stream: Sequence[str],
+    images: Sequence[str],
+) -> pd.DataFrame:
+    """The rows of a batch, image by image."""
+    import pandas as pd
+
+    most = max(side - side // 2 for side in sides.values())
+    tables = []
+    columns = ["variance", *(f"k{k}" for k in range(1, most))]
+    widths = [1 + sides[layer] - sides[layer] // 2 for layer in layers]
+    for layer, of in zip(layers, numbers.split(widths, dim=1), strict=True):
+        if not of[:, 0].all():
+            raise ValueError(f"{layer}: expected finite maps, got NaN or infinity")
+        padded = np.full((len(of), len(columns)), np.nan)
+        padded[:, : of.shape[1] - 1] = of[:, 1:]
+        place = {"image": images, "layer": layer, "index": stream.index(layer)}
+        place |= {"maps": len(stream), "cells": sides[layer]}
+        tables.append(pd.DataFrame(place).join(pd.DataFrame(padded, columns=columns)))
+    return pd.concat(tables).sort_index(kind="stable").reset_index(drop=True)
 
 
 def _side(maps_BEHH: Tensor) -> int:

@@ -188,6 +188,7 @@ def layer_features(
         if not _is_timm(model):
             return {(OUTPUT, OUTPUT): _vector(model(images_BCHW))}
         tokens, final = _layer_tokens(model, images_BCHW, layers)
+        visible: dict[tuple[int, int], Tensor] = {}  # by grid: many layers have the same
         for layer, (patches_BLD, prefix_BPD, grid) in tokens.items():
             patches_BLD = _at_least_float32(patches_BLD)
             for readout in readouts:
@@ -196,11 +197,13 @@ def layer_features(
                 elif readout == "mean":
                     feature_BD = patches_BLD.mean(dim=1)
                 else:
-                    visible_BL = torch.ones_like(patches_BLD[..., 0], dtype=torch.bool)
-                    if players is not None and visible_BN is not None:
-                        size = (images_BCHW.shape[-2], images_BCHW.shape[-1])
-                        visible_BL = _visible_cells(visible_BN, players, size, grid)
-                    feature_BD = _mean_of(patches_BLD, visible_BL, layer)
+                    if grid not in visible:
+                        visible[grid] = torch.ones_like(patches_BLD[..., 0], dtype=torch.bool)
+                        if players is not None and visible_BN is not None:
+                            size = (images_BCHW.shape[-2], images_BCHW.shape[-1])
+                            visible[grid] = _visible_cells(visible_BN, players, size, grid)
+                            _check_cells(visible[grid], layer)
+                    feature_BD = mean_of_visible(patches_BLD, visible[grid])
                 features[layer, readout] = feature_BD
         if OUTPUT in layers:
             head: Any = model
@@ -419,11 +422,11 @@ def _dropping(
             f"expected players made of whole patches of {tokens} and their visibility, "
             f"got {players}"
         )
-    counts_B = visible_BN.sum(dim=1)
-    if int(counts_B.min()) != int(counts_B.max()) or not counts_B[0]:
+    fewest, most = torch.stack(visible_BN.sum(dim=1).aminmax()).tolist()  # one wait for the device
+    if fewest != most or not fewest:
         raise ValueError(
             "expected as many visible players, at least 1, in each image of a batch, "
-            f"got {int(counts_B.min())} to {int(counts_B.max())}"
+            f"got {fewest} to {most}"
         )
     keep = KeepVisible(int(getattr(model, "num_prefix_tokens", 0)))
     keep.visible_BL = players.refine(visible_BN, tokens)
@@ -438,7 +441,8 @@ def _visible_cells(
     return F.adaptive_max_pool2d(hidden_B1HW.float(), grid).flatten(1) == 0
 
 
-def _mean_of(patches_BLD: Tensor, visible_BL: Tensor, layer: str) -> Tensor:
+def _check_cells(visible_BL: Tensor, layer: str) -> None:
+    """Raise a ValueError unless each image has a visible cell."""
     counts_B = visible_BL.sum(dim=1)
     if not counts_B.all():
         raise ValueError(
@@ -446,7 +450,6 @@ def _mean_of(patches_BLD: Tensor, visible_BL: Tensor, layer: str) -> Tensor:
             f"{int((counts_B == 0).nonzero()[0, 0])} of the batch; hide larger regions or fewer, "
             "or read the mean"
         )
-    return mean_of_visible(patches_BLD, visible_BL)
 
 
 def _known(model: nn.Module) -> list[_Named]:

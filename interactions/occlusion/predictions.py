@@ -20,10 +20,10 @@ channels, H x W pixels, N players, L tokens, D features, M measures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import groupby
 from math import log
 from typing import TYPE_CHECKING, cast
 
@@ -41,6 +41,7 @@ from interactions.networks.inference import (
     check_precision,
     device_of,
     in_batches,
+    running,
 )
 from interactions.networks.masking import made_of, token_grid, with_modules
 from interactions.occlusion.masks import TENTHS, Occluder, Scene
@@ -200,17 +201,22 @@ def occlude(
     device = _device(model, images_ICHW)
     parts = []
     step = max(1, _AT_ONCE // (shape[1] * shape[2]))
-    with torch.inference_mode(), arithmetic(precision, device):
-        size = batch_size or _batch_size(model, images_ICHW, precision, device)
+    with torch.inference_mode(), _running(model, precision, device) as ready:
+        size = batch_size or _batch_size(model, ready(images_ICHW[:1]), precision, device)
         for start in range(0, len(images), step):
             chunk = slice(start, start + step)
-            images_BCHW = images_ICHW[chunk].to(device)
+            # Images, masks and fills go to the device once, for all batches.
+            whole_BCHW = images_ICHW[chunk].to(device)
+            images_BCHW, filled = ready(whole_BCHW), None
+            if fill is not None:
+                filled = ready(_fill_of(fill, images[chunk])(whole_BCHW))
             clean = _Clean.of(model, images_BCHW, labels_I[chunk], images[chunk], size)
             visible_KN = visible_IFRN[chunk].flatten(0, 2)
+            there_KN = visible_KN.to(device)
             outputs = (
-                _without_tokens(cast(nn.Module, model), images_BCHW, players, visible_KN)
-                if fill is None
-                else _with_fill(model, images_BCHW, images[chunk], players, visible_KN, fill)
+                _without_tokens(cast(nn.Module, model), images_BCHW, players, there_KN)
+                if filled is None
+                else _with_fill(model, images_BCHW, images[chunk], players, there_KN, filled)
             )
             parts.append(_measured(outputs, visible_KN, clean, size, fill is None))
     masks_IFR = _hashes(visible_IFRN, players, images)
@@ -262,7 +268,7 @@ def variant_effects(
     device = _device(model, images_ICHW)
     per_variant = []
     with torch.inference_mode(), arithmetic(precision, device):
-        size = batch_size or _batch_size(model, images_ICHW, precision, device)
+        size = batch_size or _batch_size(model, images_ICHW[:1].to(device), precision, device)
         clean = _Clean.of(model, images_ICHW, labels_I, images, size)
         for variant in variants:
             for repeat in range(repeats):
@@ -311,7 +317,7 @@ class _Clean:
         device = _device(model, images_BCHW)
         logits_BC = in_batches(
             lambda which_B1: _two_axes(model(images_BCHW[which_B1[:, 0]].to(device))),
-            torch.arange(len(images_BCHW))[:, None],
+            torch.arange(len(images_BCHW), device=images_BCHW.device)[:, None],
             batch_size,
         ).to(device)
         C = logits_BC.shape[1]
@@ -404,8 +410,13 @@ def _measured(
     for count in counts:
         rows_K = (~whole if count is None else shown_K == count).nonzero()
         if len(rows_K):
-            measures_KM[rows_K[:, 0]] = in_batches(measures, rows_K, size)
+            there_K = rows_K.to(clean.logits_BC.device)
+            measures_KM[rows_K[:, 0]] = in_batches(measures, there_K, size)
     return measures_KM
+
+
+def _fill_of(fill: fills.Fill | fills.NamedFill, names: Sequence[str]) -> fills.Fill:
+    return fill.for_images(names) if isinstance(fill, fills.NamedFill) else fill
 
 
 def _with_fill(
@@ -414,29 +425,23 @@ def _with_fill(
     names: Sequence[str],
     players: Players | Mapping[str, PlayerMap],
     visible_KN: Tensor,
-    fill: fills.Fill | fills.NamedFill,
+    filled: Tensor,
 ) -> Outputs:
-    """The network on images whose hidden pixels are replaced."""
-    if isinstance(fill, fills.NamedFill):
-        fill = fill.for_images(names)
-    filled = fill(images_BCHW)
-    device = images_BCHW.device
+    """The network on images whose hidden pixels are replaced; all is on one device."""
     H, W = images_BCHW.shape[2:]
     per_image = len(visible_KN) // len(images_BCHW)
-
-    def pixels(which_B: Tensor) -> Tensor:
-        if not isinstance(players, Mapping):
-            return players.pixels(visible_KN[which_B].to(device), H, W)
-        return torch.cat(
-            [
-                players[names[image]].pixels(visible_KN[list(rows)].to(device), H, W)
-                for image, rows in groupby(which_B.tolist(), lambda k: k // per_image)
-            ]
-        )
+    maps_BP = None
+    if isinstance(players, Mapping):
+        maps = [players[name].players_HW.flatten() for name in names]
+        maps_BP = torch.stack(maps).to(images_BCHW.device)
 
     def outputs(which_B: Tensor) -> tuple[Tensor, Tensor]:
-        visible_B1HW = pixels(which_B)
-        image_B = (which_B // per_image).to(device)
+        image_B, visible_BN = which_B // per_image, visible_KN[which_B]
+        if isinstance(players, Mapping):
+            assert maps_BP is not None
+            visible_B1HW = visible_BN.gather(1, maps_BP[image_B]).reshape(-1, 1, H, W)
+        else:
+            visible_B1HW = players.pixels(visible_BN, H, W)
         hidden = filled if len(filled) == 1 else filled[image_B]
         logits_BC = model(torch.where(visible_B1HW, images_BCHW[image_B], hidden))
         return logits_BC, (~visible_B1HW).sum(dim=(1, 2, 3)).double() / (H * W)
@@ -459,9 +464,9 @@ def _without_tokens(
     per_image = len(visible_KN) // len(images_BCHW)
 
     def outputs(which_B: Tensor) -> tuple[Tensor, Tensor]:
-        visible_BN = visible_KN[which_B].to(images_BCHW.device)
+        visible_BN = visible_KN[which_B]
         keep.visible_BL = players.refine(visible_BN, tokens)
-        logits_BC = network(images_BCHW[(which_B // per_image).to(images_BCHW.device)])
+        logits_BC = network(images_BCHW[which_B // per_image])
         return logits_BC, (~visible_BN).sum(dim=1).double() / players.n
 
     return outputs
@@ -547,13 +552,25 @@ def _device(model: Classifier, images_ICHW: Tensor) -> torch.device:
     return device_of(model) if isinstance(model, nn.Module) else images_ICHW.device
 
 
+@contextmanager
+def _running(
+    model: Classifier, precision: Precision, device: torch.device
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """A network in a stated arithmetic, or a function in mixed precision; see :func:`running`."""
+    if isinstance(model, nn.Module):
+        with running(model, precision) as ready:
+            yield ready
+    else:
+        with arithmetic(precision, device):
+            yield lambda images_BCHW: images_BCHW
+
+
 def _batch_size(
-    model: Classifier, images_ICHW: Tensor, precision: Precision, device: torch.device
+    model: Classifier, image_1CHW: Tensor, precision: Precision, device: torch.device
 ) -> int:
-    image_1CHW = images_ICHW[:1].to(device)
     return automatic_batch_size(
         cast(nn.Module, model),  # a key of its memory and nothing else; functions serve as well
-        images_ICHW[0],
+        image_1CHW[0],
         precision,
         device,
         lambda count: model(image_1CHW.expand(count, -1, -1, -1)),

@@ -14,7 +14,14 @@ from a2mim.data.folders import DataError
 from a2mim.data.sampler import keyed_generator
 from a2mim.data.sources import folder_images
 from a2mim.measure import invariance as module
-from a2mim.measure.invariance import BESIDE, batches, invariance, read_images_table, summary
+from a2mim.measure.invariance import (
+    BESIDE,
+    batches,
+    invariance,
+    read_batch,
+    read_images_table,
+    summary,
+)
 from a2mim.measure.networks import subject_of
 from a2mim.messages import UsageError
 from a2mim.report.figures_features import BASELINES, invariance_table
@@ -23,7 +30,7 @@ from a2mim.runs.table import read_table
 from a2mim.settings.invariance import InvarianceConfig
 from a2mim.settings.weights import WeightsConfig
 from interactions.features import invariance as similarity
-from interactions.features.invariance import MEASURES
+from interactions.features.invariance import MEASURES, summarised
 from interactions.fills import black, image_mean
 from interactions.patches import PatchGrid
 
@@ -84,6 +91,13 @@ def test_every_number_and_its_baselines(config, capsys, hiding, fill):
     """Against the library, called as a reader would call it."""
     invariance(changed(config, fill=hiding, checkpoints=config.checkpoints[:1]))
     rows = read_table(config.out / "rows.csv")
+    side_by_side = pd.read_csv(config.out / "summary.csv")
+    pd.testing.assert_frame_equal(
+        side_by_side, table(config)[list(side_by_side)], check_dtype=False, rtol=1e-7
+    )
+    legend = pd.read_csv(config.out / "summary_columns.csv")
+    assert legend["column"].tolist() == list(side_by_side)
+    assert legend["meaning"].notna().all()
     loaded = load_model(config.checkpoints[0])
     fresh = load_model("untrained:vit_tiny_patch16_224", options=loaded.report.options, seed=1)
     subject = subject_of(config.checkpoints[0], config.weights, "cpu", headless=True)
@@ -158,22 +172,23 @@ def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     other = changed(config, batch_size=3)
     measure, measured = module._measure, []
 
-    def once(config, prepared, subject, journal):
+    def once(config, prepared, sizes, subject, paths):
         if measured:
             raise KeyboardInterrupt
         measured.append(subject.weights)
-        return measure(config, prepared, subject, journal)
+        return measure(config, prepared, sizes, subject, paths)
 
     monkeypatch.setattr(module, "_measure", once)
     with pytest.raises(KeyboardInterrupt):
         invariance(other)
     assert not other.out.exists()
-    (first,) = other.out.parent.glob("out.*.partial/images/*")
+    first, *_ = sorted(other.out.parent.glob("out.*.partial/batches/*/*"))
     before = first.stat().st_mtime_ns
     measured.clear()
     invariance(other)  # only the second checkpoint is left
     assert measured == ["net2.safetensors"]
-    assert (other.out / "images" / first.name).stat().st_mtime_ns == before
+    kept = other.out / "batches" / first.parent.name / first.name
+    assert kept.stat().st_mtime_ns == before
     assert (other.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
     found, expected = images_tables(other.out), images_tables(whole.out)
     names = [f"{k:02d}-vit_tiny_patch16_224-net{k + 1}.safetensors.csv.gz" for k in (0, 1)]
@@ -237,6 +252,25 @@ def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, m
     }
 
 
+def test_everything_is_computed_from_raw_rows(config, monkeypatch):
+    monkeypatch.setattr(module, "save", lambda figures, folder: None)
+    some = {"cka_batch": 6, "fractions": (0.25, 0.5), "checkpoints": config.checkpoints[:1]}
+    invariance(changed(config, **some))
+    paths = sorted((config.out / "batches").glob("*/*.npz"))
+    batches_of_images = [read_batch(path) for path in paths]
+    assert [len(rows.images) for rows in batches_of_images] == [5, 5]
+    found = summarised(batches_of_images)
+    expected = table(config)
+    np.testing.assert_allclose(found["value"], expected["value"], rtol=1e-7)
+    raw = pd.concat([rows.to_frame() for rows in batches_of_images])
+    # 2 blocks and the norm in 3 readouts, output; own, untrained and permuted; and pixels in 2.
+    assert len(raw) == 10 * 2 * 2 * ((3 * 3 + 1) * 3 + 2)
+    (images,) = images_tables(config.out).values()
+    own = raw[(raw["pairing"] == "value") & (raw["layer"] == "output")]
+    means = own.groupby(["image", "ratio"])["centred cosine"].mean()
+    np.testing.assert_allclose(images["centred_cosine"], means, rtol=1e-6)
+
+
 @pytest.mark.parametrize("layers", [(), ("blocks.1", "blocks.0")])
 def test_the_means_of_images_are_those_of_the_last_layer(config, layers, monkeypatch):
     monkeypatch.setattr(module, "save", lambda figures, folder: None)
@@ -289,7 +323,7 @@ def test_complements_and_the_forwards_of_the_plan(config, against, monkeypatch, 
     @contextmanager
     def progress(title, total, modules, done):
         with forwards(title, total, modules, done=done) as bar:
-            yield
+            yield bar
         counted.append((total, bar.n))
 
     monkeypatch.setattr(module, "forwards", progress)

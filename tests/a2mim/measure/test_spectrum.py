@@ -59,7 +59,13 @@ def test_the_table_is_what_the_library_says(config, capsys):
         at = expected["frequency"].fillna(expected["depth"])
         np.testing.assert_allclose(of["at"], at, rtol=1e-7)
     row = rows.query("measure == 'spectrum_variance_high'").iloc[1]
-    assert row["setting"] == "layer=blocks.0/attention index=1 maps=13 cells=10"
+    assert row["setting"] == "layer=blocks.0/attention index=1 maps=13 cells=10 precision=float32"
+    side_by_side = pd.read_csv(config.out / "summary.csv")
+    pd.testing.assert_frame_equal(
+        side_by_side, found[list(side_by_side)], check_dtype=False, rtol=1e-7
+    )
+    legend = pd.read_csv(config.out / "summary_columns.csv")
+    assert legend["column"].tolist() == list(side_by_side)
     assert row["samples"] == 7
     ends = ends_of_stream(found)
     files = sorted((config.out / "images").iterdir())
@@ -69,7 +75,10 @@ def test_the_table_is_what_the_library_says(config, capsys):
     ]
     for path, (_, of) in zip(files, ends.groupby("model", sort=False), strict=True):
         images = read_images_table(path)
-        assert list(images) == ["image", "layer", "index", "cells", "variance", "highest"]
+        place = ["image", "layer", "index", "maps", "cells", "variance"]
+        frequencies = max(side - side // 2 for side in of["cells"]) - 1
+        ks = [f"k{k + 1}" for k in range(frequencies)]
+        assert list(images) == [*place, *ks, "highest"]
         assert images["image"].tolist() == [f"{k}.png" for k in range(7) for _ in range(len(of))]
         for column in ("layer", "index", "cells"):
             assert images[column].tolist() == of[column].tolist() * 7
@@ -90,21 +99,18 @@ def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     other = changed(config, batch_size=3)
     measure, measured = module._measure, []
 
-    def once(config, prepared, subject, journal):
+    def once(config, prepared, subject, paths):
         if measured:
             raise KeyboardInterrupt
         measured.append(subject.name)
-        return measure(config, prepared, subject, journal)
+        return measure(config, prepared, subject, paths)
 
     monkeypatch.setattr(module, "_measure", once)
     with pytest.raises(KeyboardInterrupt):
         spectrum(other)
     assert not other.out.exists()
-    (first,) = other.out.parent.glob("out.*.partial/images/*")
-    before = first.stat().st_mtime_ns
     measured.clear()
     spectrum(other)
-    assert (other.out / "images" / first.name).stat().st_mtime_ns == before
     for path in (whole.out / "images").iterdir():
         found, expected = (
             read_images_table(f / "images" / path.name) for f in (other.out, whole.out)
@@ -134,7 +140,8 @@ def test_a_converted_checkpoint_is_the_network_it_was_converted_from(config, tmp
 
 
 def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, monkeypatch):
-    config = changed(config, checkpoints=config.checkpoints[:1], batch_size=2)
+    monkeypatch.setattr(module, "CHUNK", 2)
+    config = changed(config, checkpoints=config.checkpoints[:1])
     whole = changed(config, out=config.out.with_name("whole"))
     spectrum(whole)
     read, seen = invariance._read, []

@@ -2,9 +2,10 @@ import pytest
 from torch import nn
 
 from experiments.bench import features as module
-from experiments.bench.features import features, memory, occlusion, peak_of
+from experiments.bench.features import features, invariance_row, memory, occlusion, peak_of
 from experiments.bench.memory import STATUS
 from experiments.bench.table import COLUMNS, merged, read
+from interactions.patches import PatchGrid
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +57,38 @@ def test_both_sides_of_an_occlusion_row_see_the_same_batches(batches_of_sides, m
     row = occlusion("a name", "resnet18", repeats=4)
     assert batches_of_sides == [[2] * 10] * 2  # clean and nine fractions
     assert (row.row, row.ratio, row.unit, row.n, row.target) == ("a name", 1.5, "s", 4, 1.05)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "resnet18"])
+def test_both_sides_of_an_invariance_row_see_as_many_images(name, monkeypatch):
+    seen, sides = [], []
+
+    def counted(make, seed):
+        network = create(make, seed)
+        first = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+        first.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+        return network
+
+    def one_by_one(ours, baseline, repeats, after_each):
+        for side in (ours, baseline):
+            seen.clear()
+            side()
+            sides.append(list(seen))
+        return 3.0, 2.0
+
+    create = module.untrained
+    small = {"vit_tiny": ("test_vit", {}), "resnet18": ("test_resnet", {})}
+    monkeypatch.setattr(module, "STEP_MODELS", small)
+    monkeypatch.setattr(module, "OCCLUDED", 4)
+    monkeypatch.setattr(module, "OCCLUDED_SIZE", {"vit_tiny": 160, "resnet18": 56}[name])
+    if name == "vit_tiny":
+        monkeypatch.setattr(module, "PatchGrid", lambda rows, cols: PatchGrid(10, 10))
+    monkeypatch.setattr(module, "untrained", counted)
+    monkeypatch.setattr(module, "alternate", one_by_one)
+    row = invariance_row("a name", name, repeats=4)
+    assert sides == [[4] * 2 * 5] * 2  # both networks, whole and at four fractions
+    assert (row.row, row.ratio, row.unit, row.n) == ("a name", 1.5, "s", 4)
+    assert row.target == pytest.approx(1 / 0.6)
 
 
 def test_a_row_is_timed_and_fits_the_table(tmp_path):

@@ -102,10 +102,15 @@ def test_the_rows_there_are(monkeypatch):
         "features/overhead/extract/vit_tiny",
         "features/overhead/evaluate/resnet18",
         "occlusion/overhead/vit_tiny",
+        "invariance/overhead/resnet18",
     } <= set(names)
     assert list(available_rows(repeats=1, on_gpu=True)) == [
         "interactions/overhead/gpu/vit_small",
         "interactions/overhead/gpu/resnet50",
         "pretrain/step/gpu/vit_base",
         "pretrain/step/gpu/resnet50",
+        "occlusion/overhead/gpu/vit_small",
+        "invariance/overhead/gpu/vit_small",
+        "occlusion/overhead/gpu/resnet50",
+        "invariance/overhead/gpu/resnet50",
     ]

@@ -1,4 +1,5 @@
 import weakref
+from dataclasses import replace
 from math import isnan
 
 import numpy as np
@@ -9,25 +10,28 @@ from scipy.stats import binom, pearsonr, t
 from timm import create_model
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from interactions import fills
-from interactions.features.cka import LinearCKA
+from interactions.features.cka import LinearCKA, hsic_terms
 from interactions.features.invariance import (
     MEASURES,
-    PER_IMAGE,
     RECALLS,
-    Similarity,
+    BatchRows,
     batch_sizes,
+    compared,
     default_fractions,
     invariance,
     per_image,
     recalls,
+    similarity_rows,
+    summarised,
     untrained,
 )
 from interactions.networks.layers import layer_features
 from interactions.occlusion.patch_drop import random_drop
 from interactions.patches import PatchGrid, hide
-from interactions.stats import correlation, effective_images
+from interactions.stats import correlation, effective_images, share
 
 GRID = PatchGrid(4, 4)
 
@@ -157,19 +161,53 @@ def test_collapsed_and_dead_features_find_their_image_by_chance():
     assert (per_image(constant, constant)[:, 0] == 1).all()  # which is why cosines say nothing
 
 
-def test_similarity_puts_batches_and_repeats_together():
+def rows_of(x, ys, parts, pairing="value"):
+    """Rows as a measurement of these features would give, in these batches."""
+    places = tuple((pairing, "l", "mean", 0.5) for pairing in ("value", "permuted"))
+    places += (("pixels", "pixels", "mean", 0.5),)
+    batches = []
+    for part in parts:
+        partners, occluded = (torch.stack([z[part] for z in zs]) for zs in ([x] * len(ys), ys))
+        others = torch.arange(len(x[part])).roll(1)
+        found = compared(partners[None], occluded[None], others)
+        (values, terms), (values_of_others, terms_of_others) = found
+        batches.append(
+            BatchRows(
+                tuple(map(str, range(part.start, part.stop))),
+                places,
+                torch.cat([values, values_of_others, values]).numpy(),
+                torch.cat([terms, terms_of_others, terms])[..., :3].numpy(),
+            )
+        )
+    return batches
+
+
+def test_many_features_at_once_are_those_one_by_one():
+    """Each of 6 sets, of which two collapse, and the same with partners of other images."""
+    x, y = normal(2, 3, 9, 7).float(), normal(2, 3, 9, 7, seed=1).float()
+    y = x + y
+    x[0, 1], y[1, 2] = x[0, 1, :1], 0
+    others = torch.randperm(9, generator=torch.Generator().manual_seed(2))
+    for partners, (values, terms) in zip((x, x[:, :, others]), compared(x, y, others), strict=True):
+        assert values.shape == (2, 3, 9, len(MEASURES))
+        assert (terms[..., 3] == 1).all()
+        for place in np.ndindex(2, 3):
+            a, b = partners[place], y[place]
+            expected = torch.cat([per_image(a, b), recalls(a, b)], dim=1)
+            torch.testing.assert_close(values[place], expected, equal_nan=True)
+            torch.testing.assert_close(terms[place][:3], hsic_terms(a, b), atol=1e-9, rtol=1e-9)
+    y[1, 0, 3, 2] = torch.nan
+    ((_, terms),) = compared(x, y)
+    assert terms[..., 3].tolist() == [[1, 1, 1], [0, 1, 1]]
+
+
+def test_batches_and_repeats_are_put_together():
     x = normal(20, 6)
     ys = [x + normal(20, 6, seed=1), x + normal(20, 6, seed=2)]
-    similarity = Similarity(2)
     parts = (slice(0, 8), slice(8, 16), slice(16, 20))
-    for part in parts:
-        values = similarity.update([x[part]] * 2, [y[part] for y in ys])
-        means = sum(per_image(x[part], y[part]) for y in ys) / 2
-        torch.testing.assert_close(values[:, : len(PER_IMAGE)], means)
-        found = sum(recalls(x[part], y[part]) for y in ys) / 2
-        found = found if part.stop < 20 else torch.full_like(found, torch.nan)
-        torch.testing.assert_close(values[:, len(PER_IMAGE) :], found, equal_nan=True)
-    rows = {(row["metric"], row["statistic"]): row for row in similarity.rows()}
+    batches = rows_of(x, ys, parts)
+    frame = summarised(iter(batches))
+    rows = {(row["metric"], row["statistic"]): row for row in frame.to_dict("records")}
     ckas = [cka(*[(x[part], y[part]) for part in parts]) for y in ys]
     values = [c.value for c in ckas]
     assert rows["cka", "mean"]["value"] == pytest.approx(np.mean(values))
@@ -181,6 +219,7 @@ def test_similarity_puts_batches_and_repeats_together():
     assert rows["cka", "mean"]["high"] == pytest.approx(expected.high)
     cosines = torch.stack([F.cosine_similarity(x, y) for y in ys])
     assert rows["cosine", "mean"]["value"] == pytest.approx(float(cosines.mean()))
+    assert rows["cosine", "mean"]["pixels"] == pytest.approx(float(cosines.mean()))
     assert rows["cosine", "mean"]["mask_sd"] == pytest.approx(float(cosines.mean(dim=1).std()))
     se = float(cosines.mean(dim=0).std() / 20**0.5)
     low = float(cosines.mean()) - t.ppf(0.975, 19) * se
@@ -191,21 +230,26 @@ def test_similarity_puts_batches_and_repeats_together():
     assert rows["cosine", "p05"]["value"] == pytest.approx(float(sum(quantiles)) / 20)
     assert rows["cosine", "p05"]["value"] < rows["cosine", "median"]["value"]
     assert isnan(rows["cosine", "p05"]["low"])
-    # The last batch is shorter than the gallery of the others.
-    found = [recalls(x[part], y[part])[:, 0].mean() for y in ys for part in parts[:2]]
-    assert rows["recall@1", "mean"]["value"] == pytest.approx(float(np.mean(found)))
-    assert [rows[key]["images"] for key in (("cka", "mean"), ("recall@1", "mean"))] == [20, 16]
-    for metric in ("recall@1", "recall@5"):
-        assert 0 <= rows[metric, "mean"]["low"] <= rows[metric, "mean"]["high"] <= 1
-    with pytest.raises(ValueError, match="expected 2 repeats, got 1 and 2 of partners"):
-        similarity.update([x, x], ys[:1])
-    with pytest.raises(ValueError, match="expected 2 repeats, got 2 and 1 of partners"):
-        similarity.update([x], ys)
-    with pytest.raises(ValueError, match=r"of shape \(20, 6\), got \(20, 5\)"):
-        similarity.update([x, x], [y[:, :5] for y in ys])
-    with pytest.warns(RuntimeWarning, match="left out a last batch of 2 images"):
-        assert similarity.update([x[:2]] * 2, [y[:2] for y in ys]) is None
-    assert similarity.rows()[0]["images"] == 20
+    found = torch.cat([sum(recalls(x[part], y[part]) for y in ys) / 2 for part in parts])[:, 0]
+    row = rows["recall@1", "mean"]
+    interval = share(found.numpy())
+    assert (row["value"], row["low"]) == pytest.approx((interval.estimate, interval.low))
+    assert isnan(row["untrained"])
+    assert set(frame["images"]) == {20}
+    assert set(zip(frame["batch"], frame["batches"], strict=True)) == {(8, 3)}
+    raw = pd.concat([batch.to_frame() for batch in batches])
+    own = raw[raw["pairing"] == "value"]
+    assert len(raw) == 3 * 2 * 20
+    means = own.groupby("repeat")["relative l2"].mean()
+    assert rows["relative l2", "mean"]["value"] == pytest.approx(means.mean())
+    assert rows["relative l2", "mean"]["mask_sd"] == pytest.approx(means.std())
+    by_image = own.set_index(["image", "repeat"])["cosine"]
+    assert by_image["17", 1] == pytest.approx(float(cosines[1, 17]))
+    with pytest.raises(ValueError, match="at least one batch, got none"):
+        summarised([])
+    other = replace(batches[1], places=batches[1].places[:2])
+    with pytest.raises(ValueError, match="got other places or repeats"):
+        summarised([batches[0], other])
 
 
 def make_model(seed=0, **options):
@@ -388,59 +432,112 @@ def test_batches_that_came_and_went_do_not_matter(table, twins, forward, sizes):
 
 
 @pytest.mark.parametrize(("against", "forward"), [("whole", 100), ("complement", 5)])
-def test_the_means_of_what_is_observed_are_those_of_the_table(twins, against, forward):
+def test_rows_of_every_image_and_the_table_from_them(twins, against, forward):
     """Of 13 images, in batches of 7 and 6."""
-    seen, names = [], [f"i{k}" for k in range(13)]
-    frame = invariance(
-        twins[0],
-        [make_images(13)],
-        GRID,
-        untrained=twins[1],
-        against=against,
-        names=names,
-        batch_size=forward,
-        observe=seen.append,
-        **SETTINGS | {"fractions": (0.5, 0.8), "cka_batch": 8},
-    )
-    observed = {}
-    for of in seen:
-        assert of.values_NM.shape == (len(of.images), len(MEASURES))
-        place = (of.pairing, of.layer, of.readout, of.ratio)
-        observed.setdefault(place, []).append(of)
-    # 2 batches of 2 ratios, and 2 layers of 3 readouts but for pixels, which have 2.
-    assert len(seen) == 2 * 2 * (3 * 2 * 3 + 2)
-    for batches in observed.values():
-        assert [name for of in batches for name in of.images] == names
+    names = [f"i{k}" for k in range(13)]
+    given = twins[0], [make_images(13)], GRID
+    options = SETTINGS | {"fractions": (0.5, 0.8), "cka_batch": 8, "untrained": twins[1]}
+    options |= {"against": against, "names": names, "batch_size": forward}
+    batches = list(similarity_rows(*given, **options))
+    frame = invariance(*given, **options)
+    assert [len(batch.images) for batch in batches] == [7, 6]
+    raw = pd.concat([batch.to_frame() for batch in batches])
+    place = ["pairing", "layer", "readout", "ratio"]
+    # 2 ratios, and 2 layers of 3 readouts but for pixels, which have 2.
+    assert len(raw[place].drop_duplicates()) == 2 * (3 * 2 * 3 + 2)
+    for _, rows in raw.groupby([*place, "repeat"]):
+        assert rows["image"].tolist() == names
+    means = raw.groupby(place)[list(MEASURES)].mean()
     for row in frame[(frame.statistic == "mean") & (frame.metric != "cka")].itertuples():
+        at = (row.layer, row.readout, row.ratio)
+        pixels = ("pixels", "visible" if row.readout == "visible" else "mean", row.ratio)
         for pairing in ("value", "untrained", "pixels", "permuted"):
-            place = (pairing, row.layer, row.readout, row.ratio)
-            if pairing == "pixels":
-                raw = "visible" if row.readout == "visible" else "mean"
-                place = ("pixels", "pixels", raw, row.ratio)
-            values_NM = np.concatenate([of.values_NM for of in observed[place]])
-            values = values_NM[:, MEASURES.index(row.metric)]
-            assert getattr(row, pairing) == pytest.approx(values.mean(), abs=1e-12)
+            key = (pairing, *(pixels if pairing == "pixels" else at))
+            expected = means.loc[key, row.metric]
+            assert getattr(row, pairing) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("done", [1, 2, 3])
-def test_from_what_was_stored_after_any_batch_it_goes_on_to_the_same_bits(twins, done, tmp_path):
+def test_behind_any_batch_it_goes_on_to_the_same_bits(twins, done):
     images, names = make_images(20), [f"i{k}" for k in range(20)]
     settings = SETTINGS | {"untrained": twins[1], "cka_batch": 8}  # 7, 7 and 6 images
-    states = []
-    whole = invariance(twins[0], [images], GRID, names=names, after_batch=states.append, **settings)
-    assert len(states) == 3
-    np.savez(tmp_path / "state.npz", **states[done - 1])
-    with np.load(tmp_path / "state.npz", allow_pickle=False) as arrays:
-        start = dict(arrays)
-    assert start["batches"] == done
-    assert start["images"] == min(7 * done, 20)
+    whole = list(similarity_rows(twins[0], [images], GRID, names=names, **settings))
+    assert len(whole) == 3
     rest, left = images[7 * done :], names[7 * done :]
-    later = []
-    found = invariance(
-        twins[0], [rest], GRID, names=left, start=start, after_batch=later.append, **settings
+    later = list(
+        similarity_rows(twins[0], [rest], GRID, names=left, start=done, count=20, **settings)
     )
-    pd.testing.assert_frame_equal(found, whole, check_exact=True)
     assert len(later) == 3 - done
+    for found, expected in zip(later, whole[done:], strict=True):
+        pd.testing.assert_frame_equal(found.to_frame(), expected.to_frame(), check_exact=True)
+        np.testing.assert_array_equal(found.terms_PR3, expected.terms_PR3)
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations, and those that wait for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.waits = 0, 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.operations += 1
+        self.waits += operation in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+            torch.ops.aten.equal.default,
+        )
+        return operation(*args, **(kwargs or {}))
+
+
+def test_statistics_of_all_layers_take_one_pass_and_wait_for_nothing(monkeypatch):
+    """One set of features took 561 operations and about 20 waits when they came one by one."""
+    moved = []
+    for name in ("cpu", "tolist", "item", "numpy"):
+        way = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda self, *_, way=way, name=name: moved.append(name) or way(self)
+        )
+    counts = []
+    for places in (1, 12):
+        x, y = normal(places, 3, 8, 5), normal(places, 3, 8, 5, seed=1)
+        with Operations() as seen:
+            compared(x, y, torch.arange(8).roll(1))
+        assert seen.waits == 0
+        counts.append(seen.operations)
+    assert moved == []
+    assert counts[0] == counts[1] <= 300  # with partners of other images
+
+
+def test_a_batch_waits_once_for_its_numbers(monkeypatch):
+    """And its images are moved to the device once, whatever the masks and networks."""
+    moved, to, cpu = [], torch.Tensor.to, torch.Tensor.cpu
+
+    def watched(self, *args, **kwargs):
+        if self.ndim == 4 and args and isinstance(args[0], torch.device) and len(args) == 1:
+            moved.append(tuple(self.shape))
+        return to(self, *args, **kwargs)
+
+    waits = []
+    monkeypatch.setattr(torch.Tensor, "to", watched)
+    monkeypatch.setattr(
+        torch.Tensor, "cpu", lambda self: waits.append(tuple(self.shape)) or cpu(self)
+    )
+    model, fresh = make_model(), make_model(seed=1)
+    rows = similarity_rows(
+        *(model, [make_images(8).float()], GRID),
+        untrained=fresh,
+        fractions=(0.5, 0.8),
+        repeats=2,
+        batch_size=8,
+        readouts=["class", "mean"],
+    )
+    with Operations() as seen:
+        (batch,) = rows
+    assert moved.count((8, 3, 64, 64)) == 1
+    assert len(waits) == 2  # measures and terms
+    assert seen.waits <= 2  # how many images are in the batch is known, but for a check of the end
+    assert len(batch.places) == 2 * (3 * 2 * 3 + 3 + 2)
 
 
 class Pooling(nn.Module):
@@ -685,7 +782,9 @@ def test_bad_input(twins):
             run(fractions=ratios, against="complement")
     with pytest.raises(ValueError, match="against whole or complement, got 'half'"):
         run(against="half")
-    with pytest.raises(ValueError, match="4 in a batch of CKA, got 2, 32 and 3"):
+    with pytest.raises(ValueError, match="different numbers of the 16 patches, got"):
+        run(fractions=(0.5, 0.51))
+    with pytest.raises(ValueError, match="4 in a batch of CKA, got 2, None and 3"):
         run(cka_batch=3)
     with pytest.raises(ValueError, match="as many names as images, got 2 and 12"):
         run(names=["a", "b"])

@@ -5,7 +5,14 @@ import torch
 from scipy.stats import t
 from timm import create_model
 
-from interactions.features.spectrum import log_amplitudes, spectrum, too_small, variances
+from interactions.features.spectrum import (
+    log_amplitudes,
+    spectrum,
+    spectrum_rows,
+    summarised,
+    too_small,
+    variances,
+)
 from interactions.networks.layers import residual_stream, stream_names
 
 GOLDEN = {
@@ -115,32 +122,51 @@ def test_batches_do_not_matter():
     assert some.equals(expected)
 
 
-@pytest.mark.parametrize("sizes", [[7], [3, 4]])
-def test_the_means_of_what_is_observed_are_those_of_the_table(sizes):
-    seen = []
-    frame = spectrum(make_model(img_size=64), make_images().split(sizes), observe=seen.append)
-    assert [of.layer for of in seen] == list(frame.layer.unique()) * len(sizes)
-    for layer, rows in frame.groupby("layer"):
-        batches = [of for of in seen if of.layer == layer]
-        deltas_IK = np.concatenate([of.deltas_BK for of in batches])
-        variances_I = np.concatenate([of.variances_B for of in batches])
-        means = [*deltas_IK.mean(axis=0), variances_I.mean()]
-        assert len(variances_I) == 7
-        np.testing.assert_allclose(rows.value, means, atol=1e-12, rtol=1e-12)
+@pytest.mark.parametrize("size", [None, 2])
+def test_rows_of_every_image_and_the_table_from_them(size):
+    model, images, names = make_model("test_resnet"), make_images(96), list("abcdefg")
+    layers = ["layer4.0", "stem"]  # of 6 and 24 cells
+    batches = images.split([3, 4])
+    parts = list(spectrum_rows(model, batches, layers=layers, names=names, batch_size=size))
+    assert [len(part) for part in parts] == [6, 8]
+    rows = pd.concat(parts, ignore_index=True)
+    assert rows["image"].tolist() == [name for name in names for _ in layers]
+    assert rows["layer"].tolist() == ["stem", "layer4.0"] * 7
+    assert set(rows["maps"]) == {len(stream_names(model))}
+    kept = {}
+    with torch.inference_mode(), residual_stream(model, lambda n, x: kept.update({n: x.clone()})):
+        model(images)
+    for layer, of in rows.groupby("layer"):
+        deltas = log_amplitudes(kept[layer])[:, 1:].numpy()
+        columns = [f"k{k}" for k in range(1, deltas.shape[1] + 1)]
+        np.testing.assert_allclose(of[columns], deltas, atol=1e-4)
+        np.testing.assert_allclose(of["variance"], variances(kept[layer]), rtol=1e-5)
+        assert of.drop(columns=columns).filter(regex="^k").isna().all(axis=None)
+    frame = summarised(iter(parts))
+    pd.testing.assert_frame_equal(frame, summarised([rows]))
+    assert frame["layer"].drop_duplicates().tolist() == ["stem", "layer4.0"]
+    for layer, of in frame.groupby("layer"):
+        mine = rows[rows["layer"] == layer]
+        means = [0, *(mine[f"k{k}"].mean() for k in of["k"].dropna() if k), mine["variance"].mean()]
+        np.testing.assert_allclose(of["value"], means, rtol=1e-12)
 
 
-@pytest.mark.parametrize("layers", [None, ["blocks.2/mlp", "stem"]])
-def test_from_what_was_stored_it_goes_on_to_the_same_bits(layers, tmp_path):
-    model, batches = make_model(img_size=64).double(), make_images().double().split([3, 2, 2])
-    states = []
-    whole = spectrum(model, batches, layers=layers, after_batch=states.append)
-    for done, state in enumerate(states, start=1):
-        np.savez(tmp_path / "state.npz", **state)
-        with np.load(tmp_path / "state.npz", allow_pickle=False) as arrays:
-            start = dict(arrays)
-        assert start["images"] == sum(len(images) for images in batches[:done])
-        found = spectrum(model, batches[done:], layers=layers, start=start)
-        pd.testing.assert_frame_equal(found, whole, check_exact=True)
+def test_a_batch_waits_once_for_its_numbers(monkeypatch):
+    waits, cpu = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: waits.append(self.shape) or cpu(self))
+    (part,) = spectrum_rows(make_model(img_size=64), [make_images()], batch_size=4)
+    assert len(waits) == 1
+    assert len(part) == 7 * len(stream_names(make_model(img_size=64)))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "model"])
+def test_arithmetic_is_that_of_the_network_only(precision):
+    model, images = make_model(img_size=64), make_images()
+    exact, found = (spectrum(model, [images], precision=p) for p in ("float32", precision))
+    np.testing.assert_allclose(found["value"], exact["value"], atol=0.1, rtol=0.05)
+    assert (found["value"].tolist() == exact["value"].tolist()) == (precision != "bfloat16")
+    with pytest.raises(ValueError, match="precision"):
+        spectrum(model, [images], precision="half")
 
 
 def test_tokens_lie_on_their_grid():
