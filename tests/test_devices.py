@@ -42,7 +42,7 @@ from interactions.networks.lesion import lesion
 from interactions.occlusion.masks import OCCLUDERS
 from interactions.occlusion.predictions import occlude
 from interactions.occlusion.saliency import class_attention
-from interactions.orders.estimator import measure_one
+from interactions.orders.estimator import measure_each, measure_one
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 ATEN = torch.ops.aten
@@ -253,6 +253,74 @@ def test_the_estimator(agrees):
         return measure_one(game, ix.Design(ix.NeighbourPairs(GRID, count=2))).mean_PO
 
     agrees(run)
+
+
+class Waits(TorchDispatchMode):
+    """Operations for which the host waits for the device, as they come."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        there = any(isinstance(leaf, Pretended) for leaf in tree_leaves((args, kwargs)))
+        to = (kwargs or {}).get("device")
+        fetched = operation is ATEN._to_copy.default and to is not None
+        fetched = fetched and torch.device(to).type == "cpu"
+        copied = operation is ATEN.copy_.default and not isinstance(args[0], Pretended)
+        asked = operation.overloadpacket in (
+            ATEN._local_scalar_dense,
+            ATEN.equal,
+            ATEN.masked_select,
+            ATEN.nonzero,
+            ATEN._unique2,
+        )
+        masks = operation.overloadpacket in (ATEN.index, ATEN.index_put, ATEN.index_put_)
+        masks = masks and any(
+            isinstance(leaf, Pretended) and leaf.dtype == torch.bool
+            for leaf in tree_leaves(args[1])
+        )
+        if there and (fetched or copied or asked or masks):
+            self.found.append(str(operation))
+        return operation(*args, **(kwargs or {}))
+
+
+@BUILT_FOR_CUDA
+def test_what_waits_for_the_device_is_seen():
+    with pretended(), Waits() as spy:
+        there = torch.ones(2, device="cuda")
+        there[there > 0] = there.sum()
+        assert spy.found == ["aten.index_put_.default"]
+        there.sum().item()
+        there.nonzero()
+        there.cpu()
+        assert len(spy.found) == 4
+
+
+@BUILT_FOR_CUDA
+@pytest.mark.parametrize("kind", ["vit", "cnn", "token_drop"])
+def test_nothing_waits_for_the_device_within_an_image(kind):
+    """However many batches an image takes: its values are fetched once, all together."""
+    design = ix.Design(ix.NeighbourPairs(GRID, count=1), ix.Windows(2, 2), ratios=(0, 0.5, 1))
+
+    def waits(batch_size):
+        with pretended():
+            model, batches = network("cnn" if kind == "cnn" else "vit", CUDA), []
+            make = ix.TokenDropGame if kind == "token_drop" else ix.PatchGame
+            games = [
+                make(model, image, 1, GRID, str(k), batch_size=batch_size)
+                for k, image in enumerate(IMAGES[:2])
+            ]
+            games[0](COALITIONS[:1])  # once for each network, two ways to compose are compared
+            inner = model.global_pool if kind == "cnn" else model.norm
+            inner.register_forward_hook(lambda *_: batches.append(1))
+            with Waits() as spy:
+                list(measure_each(games, design))
+        return spy.found, len(batches)
+
+    (few, in_few), (many, in_many) = waits(64), waits(2)
+    assert in_many > 2 * in_few
+    assert many == few == ["aten._to_copy.default"] * 2
 
 
 def test_dropped_tokens(agrees):

@@ -14,13 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from interactions.networks.inference import (
-    Precision,
-    automatic_batch_size,
-    check_precision,
-    device_of,
-    in_batches,
-)
+from interactions.networks.inference import Precision, check_precision
 from interactions.patches import Players
 
 
@@ -150,35 +144,3 @@ def check_playable(game: OnImage) -> None:
         game.players.check_image(*game.image_CHW.shape[1:])
     except ValueError as error:
         raise ValueError(f"image {game.image}: {error}") from error
-
-
-def play(game: OnImage, outputs: Callable[[Tensor], Any], coalitions_KN: Tensor) -> Tensor:
-    """Values of coalitions from what the network says of them, in batches.
-
-    Args:
-        game: whose reward, batch size and name are used.
-        outputs: from bool ``(B, N)`` on the model's device to the model's outputs.
-        coalitions_KN: bool.
-
-    Raises:
-        ValueError: if the outputs are not what the reward reads, or a value is not finite.
-    """
-    device = device_of(game.model)
-
-    def values_of(visible_BN: Tensor) -> Tensor:
-        return game.reward(outputs(visible_BN.to(device)), game.label)
-
-    size = game.batch_size or automatic_batch_size(
-        game.model,
-        game.image_CHW,
-        game.precision,
-        device,
-        lambda count: values_of(torch.ones(count, game.n, dtype=torch.bool)),
-    )
-    try:
-        values = in_batches(values_of, coalitions_KN, size)
-    except ValueError as error:
-        raise ValueError(f"image {game.image}: {error}") from error
-    if not values.isfinite().all():
-        raise ValueError(f"image {game.image}: the model gave values that are not finite")
-    return values

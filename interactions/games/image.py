@@ -5,7 +5,7 @@ Shapes: K coalitions, N players, B images, C channels or classes, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from interactions import fills
-from interactions.games.base import Reward, check_playable, log_odds, play
+from interactions.games.base import Reward, check_playable, log_odds
+from interactions.games.stream import values_of
 from interactions.networks.inference import Precision, running
-from interactions.networks.masking import masked_outputs
+from interactions.networks.masking import Masked, masked
 from interactions.patches import Players
 
 
@@ -37,6 +38,9 @@ class PatchGame:
             (:func:`~interactions.networks.inference.automatic_batch_size`).
         precision: arithmetic of the model. The two ends, where no mean over contexts lowers the
             noise, are evaluated in float32 in any case (``model``: as the module is).
+        compile: whether the network's forward is compiled; worth its half a minute or so from some
+            hundred thousand forwards on. The ends in float32 are not, if the rest is in another
+            precision.
     """
 
     model: nn.Module
@@ -48,6 +52,7 @@ class PatchGame:
     reward: Reward = log_odds
     batch_size: int | None = None
     precision: Precision = "float32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         check_playable(self)
@@ -61,7 +66,9 @@ class PatchGame:
     def precise(self) -> PatchGame:
         """The same game in float32."""
         return (
-            self if self.precision in ("float32", "model") else replace(self, precision="float32")
+            self
+            if self.precision in ("float32", "model")
+            else replace(self, precision="float32", compile=False)
         )
 
     def __call__(self, coalitions_KN: Tensor) -> Tensor:
@@ -70,10 +77,17 @@ class PatchGame:
         Raises:
             ValueError: if the outputs are not what the reward reads, or a value is not finite.
         """
-        with torch.inference_mode(), running(self.model, self.precision) as ready:
-            images_1CHW = ready(self.image_CHW[None])
-            outputs = masked_outputs(self.model, images_1CHW, self.players, self.fill(images_1CHW))
-            return play(self, outputs, coalitions_KN)
+        return values_of(self, coalitions_KN)
+
+    def masked(self, ready: Callable[[Tensor], Tensor]) -> Callable[[int], Masked]:
+        """The image as the network sees it; see :class:`~interactions.games.stream.Stream`."""
+        images_1CHW = ready(self.image_CHW[None])
+        image = masked(self.model, images_1CHW, self.players, self.fill(images_1CHW))
+        return lambda kind: image
+
+    def kinds(self, coalitions_KN: Tensor) -> Tensor:
+        """All coalitions can share a batch."""
+        return torch.zeros(len(coalitions_KN), dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -91,6 +105,7 @@ class PatchGames:
         reward: from the model's outputs and the label to the value.
         batch_size: as in :class:`PatchGame`.
         precision: as in :class:`PatchGame`.
+        compile: as in :class:`PatchGame`.
     """
 
     model: nn.Module
@@ -102,6 +117,7 @@ class PatchGames:
     reward: Reward = log_odds
     batch_size: int | None = None
     precision: Precision = "float32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.images_BCHW.ndim != 4 or len(self.images_BCHW) == 0:
@@ -144,6 +160,7 @@ class PatchGames:
             reward=self.reward,
             batch_size=self.batch_size,
             precision=self.precision,
+            compile=self.compile,
         )
 
     def __iter__(self) -> Iterator[PatchGame]:

@@ -13,14 +13,17 @@ H x W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from interactions.games.base import Reward, check_playable, log_odds, play
-from interactions.networks.inference import Precision, running
-from interactions.networks.masking import made_of, token_grid, with_modules
+from interactions.games.base import Reward, check_playable, log_odds
+from interactions.games.stream import values_of
+from interactions.networks.inference import Precision
+from interactions.networks.masking import Masked, made_of, token_grid, with_modules
 from interactions.patches import PatchGrid
 
 
@@ -69,6 +72,11 @@ class TokenDropGame:
             )
 
     @property
+    def compile(self) -> bool:
+        """Never: every size of a coalition would be compiled anew."""
+        return False
+
+    @property
     def n(self) -> int:
         """The number of players."""
         return self.players.n
@@ -86,27 +94,45 @@ class TokenDropGame:
         Raises:
             ValueError: if the outputs are not what the reward reads, or a value is not finite.
         """
+        return values_of(self, coalitions_KN)
+
+    def masked(self, ready: Callable[[Tensor], Tensor]) -> Callable[[int], Masked]:
+        """The image as the network sees it; see :class:`~interactions.games.stream.Stream`."""
+        images_1CHW = ready(self.image_CHW[None])
         tokens = token_grid(self.model, *self.image_CHW.shape[1:])
         assert tokens is not None
-        keep = KeepVisible(getattr(self.model, "num_prefix_tokens", 0))
-        network = with_modules(self.model, patch_drop=keep)
 
-        def outputs(visible_BN: Tensor) -> Tensor:
-            keep.visible_BL = self.players.refine(visible_BN, tokens)
-            return network(images_1CHW.expand(len(visible_BN), -1, -1, -1))
+        def of_size(size: int) -> Masked:
+            count = size * (tokens.n // self.players.n)
 
-        sizes_K = coalitions_KN.sum(dim=1)
-        values_K = None
-        with torch.inference_mode(), running(self.model, self.precision) as ready:
-            images_1CHW = ready(self.image_CHW[None])
-            # Sequences of one batch have one length.
-            for size in sizes_K.unique().tolist():
-                rows = (sizes_K == size).nonzero()[:, 0]
-                values = play(self, outputs, coalitions_KN[rows])
-                if values_K is None:
-                    values_K = values.new_empty(len(coalitions_KN), *values.shape[1:])
-                values_K[rows] = values
-        return torch.empty(0, dtype=torch.float64) if values_K is None else values_K
+            def compose(visible_BN: Tensor, images_BCHW: Tensor, kept_BK: Tensor) -> None:
+                images_BCHW.copy_(images_1CHW.expand_as(images_BCHW))
+                # The number of visible tokens is known: the device need not be asked for it.
+                hidden_BL = (~self.players.refine(visible_BN, tokens)).byte()
+                kept_BK.copy_(hidden_BL.argsort(dim=1, stable=True)[:, :count])
+
+            kept_1K = torch.zeros(1, count, dtype=torch.int64, device=images_1CHW.device)
+            return Masked(_OnVisible(self.model), (images_1CHW, kept_1K), compose)
+
+        return of_size
+
+    def kinds(self, coalitions_KN: Tensor) -> Tensor:
+        """Their sizes: sequences of one batch have one length."""
+        return coalitions_KN.sum(dim=1)
+
+
+class _OnVisible(nn.Module):
+    """A transformer as a function of images and of which of their tokens it is given."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.keep = KeepVisible(getattr(model, "num_prefix_tokens", 0))
+        self.network = with_modules(model, patch_drop=self.keep)
+
+    def forward(self, images_BCHW: Tensor, kept_BK: Tensor) -> Any:
+        """Outputs of the network."""
+        self.keep.kept_BK = kept_BK
+        return self.network(images_BCHW)
 
 
 class KeepVisible(nn.Module):
@@ -116,18 +142,28 @@ class KeepVisible(nn.Module):
         prefix: how many tokens in front are no patches and always kept.
 
     Attributes:
-        visible_BL: the patches to keep, as many for each image; to be set before every forward.
+        kept_BK: the patches to keep, as many for each image, as ascending numbers; to be set before
+            every forward, or:
+        visible_BL: the same as bool. A device is waited for.
     """
 
-    visible_BL: Tensor
+    kept_BK: Tensor
 
     def __init__(self, prefix: int):
         super().__init__()
         self.prefix = prefix
 
+    @property
+    def visible_BL(self) -> Tensor:
+        """Which patches are kept."""
+        raise AttributeError("visible_BL is set, not read; see kept_BK")
+
+    @visible_BL.setter
+    def visible_BL(self, visible_BL: Tensor) -> None:
+        self.kept_BK = visible_BL.nonzero()[:, 1].reshape(len(visible_BL), -1)
+
     def forward(self, tokens_BLD: Tensor) -> Tensor:
         """The tokens in front and those of visible patches."""
-        B, _, D = tokens_BLD.shape
         patches_BLD = tokens_BLD[:, self.prefix :]
-        kept = patches_BLD[self.visible_BL].reshape(B, -1, D)
-        return torch.cat([tokens_BLD[:, : self.prefix], kept], dim=1)
+        kept_BKD = patches_BLD.take_along_dim(self.kept_BK[:, :, None], dim=1)
+        return torch.cat([tokens_BLD[:, : self.prefix], kept_BKD], dim=1)

@@ -20,6 +20,7 @@ Shapes: K coalitions, N players, C channels, H x W pixels.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast, get_args
@@ -261,6 +262,22 @@ def automatic_batch_size(
             fits = min(PIXELS_ON_CPU // image_CHW[0].numel(), LARGEST_ON_CPU)
         known[key] = 1 << max(fits, 1).bit_length() - 1
     return known[key]
+
+
+def largest_size(
+    model: nn.Module, image_CHW: Tensor, precision: Precision, device: torch.device
+) -> int:
+    """The largest batch that is not known to be too large."""
+    key = ("limit", tuple(image_CHW.shape), precision, device)
+    return _sizes.get(model, {}).get(key, sys.maxsize)
+
+
+def too_large(
+    model: nn.Module, image_CHW: Tensor, precision: Precision, device: torch.device, size: int
+) -> None:
+    """Remember that a batch of more than this size did not fit on the device."""
+    key = ("limit", tuple(image_CHW.shape), precision, device)
+    _sizes.setdefault(model, {})[key] = size
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -27,50 +29,70 @@ from interactions.patches import PatchGrid, Players, hide
 _checked: WeakKeyDictionary[nn.Module, dict[object, bool]] = WeakKeyDictionary()
 
 
-def masked_outputs(
-    model: nn.Module, images_1CHW: Tensor, players: Players, filled: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """What a network says of one image, as a function of who is visible.
+@dataclass(frozen=True)
+class Masked:
+    """An image of which a network can be shown any part.
+
+    Attributes:
+        network: from tensors with a row for each masked image to the model's outputs.
+        entry: one row of each of these tensors, ``(1, ...)``.
+        compose: writes what bool ``(B, N)`` leaves visible into B rows of these tensors.
+    """
+
+    network: nn.Module
+    entry: tuple[Tensor, ...]
+    compose: Callable[..., object]
+
+    def places(self, count: int) -> tuple[Tensor, ...]:
+        """Empty tensors for a batch, in the layout of the entry."""
+        return tuple(
+            torch.empty_like(
+                tensor.expand(count, *tensor.shape[1:]), memory_format=_layout_of(tensor)
+            )
+            for tensor in self.entry
+        )
+
+    def __call__(self, visible_BN: Tensor) -> Any:
+        """What the network says of masked images, for bool ``(B, N)`` on its device."""
+        places = self.places(len(visible_BN))
+        self.compose(visible_BN, *places)
+        return self.network(*places)
+
+
+def masked(model: nn.Module, images_1CHW: Tensor, players: Players, filled: Tensor) -> Masked:
+    """One image for a network: of tokens where that gives the same outputs, otherwise of pixels.
 
     Args:
         model: maps images ``(B, C, H, W)`` to outputs.
-        images_1CHW: the image, on the model's device.
+        images_1CHW: the image, on the model's device and in its number format.
         players: regions of the image.
         filled: what hidden pixels become; broadcasts to the image.
-
-    Returns:
-        From bool ``(B, N)`` on the model's device to the model's outputs; outputs that are views of
-        the images hold until the next call.
     """
-    masked = images_1CHW[:0]
 
-    def from_pixels(visible_BN: Tensor) -> Tensor:
-        # One place in memory for all batches: what is made anew has to be cleared anew.
-        nonlocal masked
-        if len(masked) < len(visible_BN):
-            masked = images_1CHW.new_empty(len(visible_BN), *images_1CHW.shape[1:])
-        place = masked[: len(visible_BN)]
-        return model(hide(images_1CHW, visible_BN, players, filled, out=place))
+    def from_pixels(visible_BN: Tensor, place: Tensor) -> None:
+        hide(images_1CHW, visible_BN, players, filled, out=place)
 
+    pixels = Masked(model, (images_1CHW,), from_pixels)
     tokens = token_grid(model, *images_1CHW.shape[2:])
     if tokens is None or not isinstance(players, PatchGrid) or not made_of(players, tokens):
-        return from_pixels
+        return pixels
 
-    def from_tokens(visible_BN: Tensor) -> Tensor:
+    def from_tokens(visible_BN: Tensor, place: Tensor) -> None:
         visible_BL = players.refine(visible_BN, tokens)
         shape = (-1, tokens.n, 1) if seen.ndim == 2 else (-1, tokens.rows, tokens.cols, 1)
-        return twin(torch.where(visible_BL.reshape(shape), seen, hidden))
+        torch.where(visible_BL.reshape(shape), seen, hidden, out=place)
 
     known = _checked.setdefault(model, {})
-    device = images_1CHW.device
-    key = (tuple(images_1CHW.shape), images_1CHW.dtype, device, players)
+    arithmetic = torch.backends.cuda.matmul.fp32_precision
+    key = (tuple(images_1CHW.shape), images_1CHW.dtype, images_1CHW.device, arithmetic, players)
     embedding = model.get_submodule("patch_embed")
     seen, hidden = embedding(torch.cat([images_1CHW, filled.expand_as(images_1CHW)]))
     twin = with_modules(model, patch_embed=_giving_back(embedding))
+    composed = Masked(twin, (seen[None],), from_tokens)
     if key not in known:
         ends = torch.stack([torch.ones(players.n), torch.zeros(players.n)]).bool()
-        known[key] = _agree(from_tokens, from_pixels, ends.to(images_1CHW.device))
-    return from_tokens if known[key] else from_pixels
+        known[key] = _agree(composed, pixels, ends.to(images_1CHW.device))
+    return composed if known[key] else pixels
 
 
 def token_grid(model: nn.Module, height: int, width: int) -> PatchGrid | None:
@@ -110,6 +132,11 @@ def _giving_back(embedding: nn.Module) -> nn.Module:
     twin = copy(embedding)
     twin.__dict__["forward"] = lambda tokens: tokens
     return twin
+
+
+def _layout_of(tensor_1: Tensor) -> torch.memory_format:
+    last = tensor_1.ndim == 4 and tensor_1.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last and not tensor_1.is_contiguous() else torch.contiguous_format
 
 
 def _agree(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from interactions.games.base import Game
 from interactions.orders.contexts import IID, Windows
-from interactions.orders.estimator import Design, Interactions, add_replicates, measure_one
+from interactions.orders.estimator import Design, Interactions, add_to_each, measure_each
 from interactions.orders.planning import Noise, noise_of
 from interactions.orders.strength import is_exact
 
@@ -74,7 +74,7 @@ def measure(
     _check(target, budget, max_contexts)
     if target is not None and isinstance(games, Iterable) and iter(games) is games:
         games = list(games)
-    records = [measure_one(game, design) for game in games]
+    records = list(measure_each(games, design))
     if target is None or not can_grow(records, design):
         return records
     return refine(games, records, design, target=target, budget=budget, max_contexts=max_contexts)
@@ -127,10 +127,7 @@ def refine(
         )
     refined = list(records)
     while wanted := wanted_replicates(refined, target, budget, max_contexts):
-        refined = [
-            add_replicates(game, record, design, wanted)
-            for game, record in zip(games, refined, strict=True)
-        ]
+        refined = list(add_to_each(games, refined, design, wanted))
     return refined
 
 

@@ -14,14 +14,18 @@ D coordinates of a value that is a vector.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from interactions.games.base import Game
+from interactions.games.stream import Answer, Stream
 from interactions.orders.contexts import IID, Contexts, ContextSampler, Windows
 from interactions.orders.pairs import Pairs, PairSampler
 
@@ -132,7 +136,14 @@ class Interactions:
 
 
 def measure_one(game: Game, design: Design) -> Interactions:
-    """Estimate the multi-order interactions of one game.
+    """Estimate the multi-order interactions of one game; see :func:`measure_each`."""
+    return next(measure_each([game], design))
+
+
+def measure_each(
+    games: Iterable[Game], design: Design, *, together: bool | None = None
+) -> Iterator[Interactions]:
+    """Estimate the multi-order interactions of games, one after the other.
 
     A coalition that several differences share is evaluated once; at m = 0 and m = n-2 that removes
     all repeats of the published procedure (15 % of its work). Memory does not grow with the number
@@ -140,15 +151,54 @@ def measure_one(game: Game, design: Design) -> Interactions:
     chunk are shared coalitions found; beyond the ends they are rare unless the game is small.)
 
     Args:
-        game: what is played.
+        games: what is played; gone through once, a game ahead of the records on an accelerator.
         design: which pairs, contexts and orders.
+        together: whether images of a network share batches, which changes values by no more than
+            rounding; None: on an accelerator (:mod:`interactions.games.stream`).
 
-    Returns:
-        The replicate means of all pairs and orders.
+    Yields:
+        The replicate means of all pairs and orders, for each game in turn.
 
     Raises:
-        ValueError: if the game has fewer than 3 players.
+        ValueError: if a game has fewer than 3 players.
     """
+    yield from _in_turn((partial(_measuring, game, design) for game in games), together)
+
+
+def _in_turn(
+    measurements: Iterable[Callable[[Stream], _Measuring]], together: bool | None = None
+) -> Iterator[Interactions]:
+    """Records in the order of their games, as soon as the device has been given all they take."""
+    stream = Stream(together)
+    started: deque[_Measuring] = deque()
+    for start in measurements:
+        started.append(start(stream))
+        stream.end_image()
+        while len(started) > stream.ahead and started[0].complete:
+            yield started.popleft().record()
+    stream.finish()
+    while started:
+        yield started.popleft().record()
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """A measurement whose values are on their way.
+
+    Attributes:
+        asked: all that was asked.
+        record: puts it together.
+    """
+
+    asked: list[_Differences]
+    record: Callable[[], Interactions]
+
+    @property
+    def complete(self) -> bool:
+        return all(asked.answer.complete for asked in self.asked)
+
+
+def _measuring(game: Game, design: Design, stream: Stream) -> _Measuring:
     n = game.n
     if n < 3:
         raise ValueError(f"expected a game of at least 3 players, got {n}")
@@ -168,9 +218,7 @@ def measure_one(game: Game, design: Design) -> Interactions:
         pieces[0][1].append((ends, slice(None)))
     elif ends:
         pieces.append((precise, [(ends, slice(None))]))
-    forwards, per_replicate = 0, 1
-    shape: tuple[int, ...] = (len(pairs_P2), R, len(orders))
-    replicates_PRO = np.full(shape, np.nan)
+    asked, places = [], []
     for player, piece in pieces:
         played = []
         for columns, chunk in piece:
@@ -181,46 +229,75 @@ def measure_one(game: Game, design: Design) -> Interactions:
                 # The empty and the full context exist once; one difference stands for all.
                 once = columns is ends
                 kept = contexts_PRWN[:, :1, :1] if once else contexts_PRWN[:, : replicates[o]]
-                played.append((o, chunk, R if once else replicates[o], kept))
-        means, evaluated = replicate_means(player, [(pairs_P2[c], x) for _, c, _, x in played])
-        for (o, chunk, count, contexts_PRWN), mean_PR in zip(played, means, strict=True):
+                played.append((pairs_P2[chunk], kept))
+                places.append((o, chunk, R if once else replicates[o], kept.shape[2]))
+        asked.append(_ask(stream, player, played))
+
+    def record() -> Interactions:
+        shape: tuple[int, ...] = (len(pairs_P2), R, len(orders))
+        replicates_PRO = np.full(shape, np.nan)
+        means = [mean_PR for differences in asked for mean_PR in differences.means()]
+        for (o, chunk, count, _), mean_PR in zip(places, means, strict=True):
             if mean_PR.ndim == 3:  # a game of vectors
                 size = min(R, mean_PR.shape[2])
                 if replicates_PRO.ndim == 3:
                     replicates_PRO = np.full((*shape, size), np.nan)
                 mean_PR = _in_own_basis(mean_PR, size)
             replicates_PRO[chunk, :count, o] = mean_PR
-            per_replicate = max(per_replicate, contexts_PRWN.shape[2])
-        forwards += evaluated
-    return Interactions(
-        image=game.image,
-        n=n,
-        pairs_P2=pairs_P2,
-        orders_O=np.array(orders),
-        replicates_PRO=replicates_PRO,
-        per_replicate=per_replicate,
-        forwards=forwards,
-    )
+        return Interactions(
+            image=game.image,
+            n=n,
+            pairs_P2=pairs_P2,
+            orders_O=np.array(orders),
+            replicates_PRO=replicates_PRO,
+            per_replicate=max([1, *(windows for *_, windows in places)]),
+            forwards=sum(differences.answer.count for differences in asked),
+        )
+
+    return _Measuring(asked, record)
 
 
 def add_replicates(
     game: Game, record: Interactions, design: Design, replicates: Mapping[int, int]
 ) -> Interactions:
+    """Measure more replicates of one game; see :func:`add_to_each`."""
+    return next(add_to_each([game], [record], design, replicates))
+
+
+def add_to_each(
+    games: Iterable[Game],
+    records: Iterable[Interactions],
+    design: Design,
+    replicates: Mapping[int, int],
+) -> Iterator[Interactions]:
     """Measure more replicates at some orders; what was measured is kept.
 
     The result is the one that the design with more replicates would have given at these orders.
 
     Args:
-        game: the game of ``record``.
-        record: its measurement.
-        design: the design of ``record``.
+        games: the games of ``records``, in their order.
+        records: their measurements.
+        design: the design of ``records``.
         replicates: how many there shall be, by order m; fewer than there are change nothing, and
             neither does any number at 0 and n-2.
 
     Raises:
-        ValueError: if the contexts of the design have no replicates to add, or the game's values
-            are vectors.
+        ValueError: if the contexts of the design have no replicates to add, or a game's values are
+            vectors.
     """
+    yield from _in_turn(
+        partial(_adding, game, record, design, replicates)
+        for game, record in zip(games, records, strict=True)
+    )
+
+
+def _adding(
+    game: Game,
+    record: Interactions,
+    design: Design,
+    replicates: Mapping[int, int],
+    stream: Stream,
+) -> _Measuring:
     if record.replicates_PRO.ndim == 4:
         raise ValueError(
             "expected a game of numbers to add replicates to, got one of vectors, of which only "
@@ -235,22 +312,28 @@ def add_replicates(
         for o, order in enumerate(orders)
         if order not in (0, record.n - 2) and replicates.get(order, 0) > have[o]
     }
-    P, R, O = record.replicates_PRO.shape
-    grown_PRO = np.full((P, max([R, *wanted.values()]), O), np.nan)
-    grown_PRO[:, :R] = record.replicates_PRO
-    for o, order in enumerate(orders):
-        if order in (0, record.n - 2):  # exact: one value stands for any number
-            grown_PRO[:, :, o] = record.replicates_PRO[:, :1, o]
-    forwards = record.forwards
+    asked, places = [], []
     for o, count in wanted.items():
         sampler = replace(design.contexts, replicates=count)
         for chunk in _chunks(record.pairs_P2, record.n, [orders[o]], sampler):
             pairs_P2 = record.pairs_P2[chunk]
             (contexts,) = sampler.draw(record.n, pairs_P2, [orders[o]], design.seed, record.image)
-            (mean_PR,), evaluated = replicate_means(game, [(pairs_P2, contexts[:, have[o] :])])
-            grown_PRO[chunk, have[o] : count, o] = mean_PR
-            forwards += evaluated
-    return replace(record, replicates_PRO=grown_PRO, forwards=forwards)
+            asked.append(_ask(stream, game, [(pairs_P2, contexts[:, have[o] :])]))
+            places.append((o, chunk, count))
+
+    def grown() -> Interactions:
+        P, R, O = record.replicates_PRO.shape
+        grown_PRO = np.full((P, max([R, *wanted.values()]), O), np.nan)
+        grown_PRO[:, :R] = record.replicates_PRO
+        for o, order in enumerate(orders):
+            if order in (0, record.n - 2):  # exact: one value stands for any number
+                grown_PRO[:, :, o] = record.replicates_PRO[:, :1, o]
+        for (o, chunk, count), differences in zip(places, asked, strict=True):
+            (grown_PRO[chunk, have[o] : count, o],) = differences.means()
+        forwards = record.forwards + sum(differences.answer.count for differences in asked)
+        return replace(record, replicates_PRO=grown_PRO, forwards=forwards)
+
+    return _Measuring(asked, grown)
 
 
 def _chunks(pairs_P2: Pairs, n: int, orders: Sequence[int], sampler: ContextSampler) -> list[slice]:
@@ -262,7 +345,7 @@ def _chunks(pairs_P2: Pairs, n: int, orders: Sequence[int], sampler: ContextSamp
 
 def replicate_means(
     game: Game, played: Sequence[tuple[Pairs, Contexts]]
-) -> tuple[list[NDArray[np.float64]], int]:
+) -> list[NDArray[np.float64]]:
     """Means of Delta v over the contexts of each replicate.
 
     Args:
@@ -270,20 +353,47 @@ def replicate_means(
         played: pairs ``(P, 2)`` and contexts ``(P, R, W, N)``, of as many orders as wanted.
 
     Returns:
-        The means ``(P, R)``, or ``(P, R, D)`` of vectors, for each entry, and how many distinct
-        coalitions were evaluated.
+        The means ``(P, R)``, or ``(P, R, D)`` of vectors, for each entry.
     """
+    stream = Stream(together=False)
+    differences = _ask(stream, game, played)
+    stream.finish()
+    return differences.means()
+
+
+@dataclass(frozen=True)
+class _Differences:
+    """Differences whose values are on their way.
+
+    Attributes:
+        answer: the values of distinct coalitions.
+        which: of all coalitions, which of the distinct ones each is.
+        shapes: of the contexts of each order, and the 4 coalitions of a difference.
+    """
+
+    answer: Answer
+    which: NDArray[np.int64]
+    shapes: list[tuple[int, ...]]
+
+    def means(self) -> list[NDArray[np.float64]]:
+        """Means over the contexts of each replicate; waits for the values."""
+        values = self.answer.fetch().numpy()[self.which]
+        means, start = [], 0
+        for shape in self.shapes:
+            stop = start + math.prod(shape)
+            values_PRW4 = values[start:stop].reshape(shape + values.shape[1:])
+            both, only_i, only_j, neither = np.moveaxis(values_PRW4, 3, 0)
+            means.append((both - only_i - only_j + neither).mean(axis=2))
+            start = stop
+        return means
+
+
+def _ask(stream: Stream, game: Game, played: Sequence[tuple[Pairs, Contexts]]) -> _Differences:
+    """Ask for the coalitions of differences, each distinct one once."""
     quads = [_with_and_without(contexts_PRWN, pairs_P2) for pairs_P2, contexts_PRWN in played]
     coalitions_KN, which = distinct(np.concatenate([quad.reshape(-1, game.n) for quad in quads]))
-    values = game(torch.from_numpy(coalitions_KN)).numpy()[which]
-    means, start = [], 0
-    for quad in quads:
-        stop = start + quad[..., 0].size
-        values_PRW4 = values[start:stop].reshape(quad.shape[:-1] + values.shape[1:])
-        both, only_i, only_j, neither = np.moveaxis(values_PRW4, 3, 0)
-        means.append((both - only_i - only_j + neither).mean(axis=2))
-        start = stop
-    return means, len(coalitions_KN)
+    answer = stream.ask(game, torch.from_numpy(coalitions_KN))
+    return _Differences(answer, which, [quad.shape[:-1] for quad in quads])
 
 
 def _in_own_basis(vectors_PRD: NDArray[np.float64], size: int) -> NDArray[np.float64]:

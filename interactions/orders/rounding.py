@@ -45,5 +45,5 @@ def noise_floor(game: PatchGame | TokenDropGame, design: Design, pairs: int = 4)
         (pairs_P2, contexts_PRWN[:, :1, :1])
         for contexts_PRWN in design.contexts.draw(game.n, pairs_P2, probed, design.seed, game.image)
     ]
-    measured, reference = (np.stack(replicate_means(g, played)[0]) for g in (game, exact))
+    measured, reference = (np.stack(replicate_means(g, played)) for g in (game, exact))
     return float(np.sqrt(((measured - reference) ** 2).mean()))

@@ -5,7 +5,7 @@ from torch import nn
 
 from interactions import fills
 from interactions.games.image import PatchGame
-from interactions.networks.masking import made_of, masked_outputs, token_grid, with_modules
+from interactions.networks.masking import made_of, masked, token_grid, with_modules
 from interactions.patches import PatchGrid, hide
 
 # Families that embed images patch by patch, each with a grid of its patches and a coarser one.
@@ -44,18 +44,18 @@ def test_composed_outputs_are_those_of_masked_pixels_to_the_bit(family, coarser,
     image, grid = make_image(), PatchGrid(tokens // coarser, tokens // coarser)
     visible = make_visible(grid.n)
     with torch.inference_mode():
-        outputs = masked_outputs(model, image, grid, fill(image))
-        assert outputs.__name__ == "from_tokens"
-        masked = hide(image, visible, grid, fill(image))
-        assert torch.equal(outputs(visible), model(masked))
+        outputs = masked(model, image, grid, fill(image))
+        assert outputs.network is not model
+        expected = model(hide(image, visible, grid, fill(image)))
+        assert torch.equal(outputs(visible), expected)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "vit_tiny_r_s16_p8_224"])
 def test_other_networks_see_masked_pixels(name):
     model = create_model(name, num_classes=5).eval()
     with torch.inference_mode():
-        outputs = masked_outputs(model, make_image(224), PatchGrid(4, 4), torch.zeros(1, 1, 1, 1))
-    assert outputs.__name__ == "from_pixels"
+        outputs = masked(model, make_image(224), PatchGrid(4, 4), torch.zeros(1, 1, 1, 1))
+    assert outputs.network is model
 
 
 def test_players_across_patches_are_masked_in_pixels():
@@ -63,8 +63,8 @@ def test_players_across_patches_are_masked_in_pixels():
     image, grid = make_image(), PatchGrid(8, 8)  # a patch holds 2 x 2 players
     visible = make_visible(64)
     with torch.inference_mode():
-        outputs = masked_outputs(model, image, grid, torch.zeros(1, 1, 1, 1))
-        assert outputs.__name__ == "from_pixels"
+        outputs = masked(model, image, grid, torch.zeros(1, 1, 1, 1))
+        assert outputs.network is model
         expected = model(hide(image, visible, grid, torch.zeros(1, 1, 1, 1)))
         assert torch.equal(outputs(visible), expected)
 
@@ -86,10 +86,10 @@ def test_a_network_that_needs_the_pixels_gets_them():
     model, image, grid = Impostor().eval(), make_image(), PatchGrid(4, 4)
     visible = make_visible(16)
     with torch.inference_mode():
-        outputs = masked_outputs(model, image, grid, torch.ones(1, 1, 1, 1))
-        assert outputs.__name__ == "from_pixels"
-        masked = hide(image, visible, grid, torch.ones(1, 1, 1, 1))
-        assert torch.equal(outputs(visible), model(masked))
+        outputs = masked(model, image, grid, torch.ones(1, 1, 1, 1))
+        assert outputs.network is model
+        expected = model(hide(image, visible, grid, torch.ones(1, 1, 1, 1)))
+        assert torch.equal(outputs(visible), expected)
 
 
 def test_the_network_is_not_changed():
