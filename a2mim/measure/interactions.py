@@ -85,6 +85,8 @@ def interaction_curves(config: InteractionsConfig) -> None:
     config = replace(config, device=pick_device(config.device))
     if config.device == "cpu":
         keep_memory()
+        if config.precision == "auto":
+            config = replace(config, precision="float32")
     _check(config)
     if config.grid is not None or config.protocol:
         _design(config)  # impossible settings fail before any network is loaded
@@ -284,6 +286,7 @@ def _ran(measured: Sequence[Measured]) -> dict[str, Any]:
             {
                 "model": one.subject.name,
                 "weights": one.subject.weights,
+                "precision": one.precision,
                 "contexts": {
                     str(order): count
                     for order, count in zip(
@@ -303,7 +306,7 @@ def _rows(
     """Strengths, rho and noise floor of every network, as rows of the results table."""
     tables = []
     for one in measured:
-        setting = _setting(config, design, one.records[0])
+        setting = _setting(replace(config, precision=one.precision), design, one.records[0])
         common = {
             "run": "interactions",
             "model": one.subject.name,
@@ -406,7 +409,8 @@ def _labelled(
 def _check(config: InteractionsConfig) -> None:
     """What needs neither networks nor images."""
     check_checkpoints(config.checkpoints, config.weights)
-    usable(partial(check_precision, config.precision))
+    if config.precision != "auto":
+        usable(partial(check_precision, config.precision))
     for name in ("target", "budget"):
         if not getattr(config, name) >= 0:
             raise UsageError(f"expected --{name} of at least 0, got {getattr(config, name)}")

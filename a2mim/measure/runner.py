@@ -6,10 +6,11 @@ several processes do the work of one.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
@@ -19,6 +20,7 @@ from torch import Tensor
 import interactions as ix
 from a2mim.data.folders import DataError
 from a2mim.data.sources import Source
+from a2mim.files import write_whole
 from a2mim.measure.fills import plain_fill
 from a2mim.measure.fitting import parsed_grid
 from a2mim.measure.networks import Subject
@@ -29,9 +31,11 @@ from a2mim.runs.records import read_record, record_key, shard, write_record
 from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
 from interactions.games.encoders import Kind
 from interactions.games.image import predicted_class
+from interactions.networks.inference import Precision
 from interactions.orders.adaptive import can_grow, wanted_replicates
-from interactions.orders.estimator import add_replicates, measure_one, orders_of
+from interactions.orders.estimator import add_to_each, measure_each, orders_of
 from interactions.orders.published import PublishedPairs
+from interactions.orders.rounding import fitting_precision
 
 T = TypeVar("T")
 Records = list[ix.Interactions]
@@ -44,12 +48,14 @@ class Measured:
     Attributes:
         subject: the network.
         records: one per image.
+        precision: the arithmetic, once "auto" is decided.
         floor: the numerical noise of one difference, in the precision of the run.
         floor_of_ends: at m = 0 and m = n-2, which are in float32 in any case.
     """
 
     subject: Subject
     records: Records
+    precision: Precision
     floor: float
     floor_of_ends: float
 
@@ -85,6 +91,8 @@ def measure(
     contexts are noisy get more of them; with one, the design was planned for it. What the reward
     ``auto`` means is decided before.
     """
+    precision = _precision(subject, config, design, sources[0], share)
+    config = replace(config, precision=precision)
     play = partial(_game, subject, config)
     settings = {
         "design": repr(design),
@@ -93,6 +101,7 @@ def measure(
         "reward": config.reward,
         "fill": config.fill,
         "precision": config.precision,
+        "compile": config.compile,
     }
     keys, labels = [], []
     for index, source in enumerate(sources):
@@ -113,17 +122,17 @@ def measure(
         mine = list(shard(len(sources), share.rank, share.world))
         name = subject.name + purpose + (f", more contexts ({level})" if level else "")
         per_image = _added(before[0], wanted) if level else forwards_of(design)
-        total = len(mine) * per_image
+        missing = [k for k in mine if read_record(stored[k]) is None]
+        games = (game(k) for k in missing)
+        found = measure_each(games, design)
+        if level:
+            found = add_to_each(games, [before[k] for k in missing], design, wanted)
+        total = len(missing) * per_image
         with forwards(name, total, [subject.model], quiet=share.rank != 0) as bar:
-            for done, k in enumerate(mine, start=1):
-                if read_record(stored[k]) is None:
-                    if level:
-                        record = add_replicates(game(k), before[k], design, wanted)
-                    else:
-                        record = usable(partial(measure_one, game(k), design))
-                    write_record(record, stored[k], label=labels[k])
-                # What was read or saved by removing repeats is work that is not left.
-                bar.total = bar.n + (len(mine) - done) * per_image
+            for done, k in enumerate(missing, start=1):
+                write_record(usable(partial(next, found)), stored[k], label=labels[k])
+                # What was saved by removing repeats is work that is not left.
+                bar.total = bar.n + (len(missing) - done) * per_image
                 bar.refresh()
         return _await(stored)
 
@@ -137,12 +146,12 @@ def measure(
     # Only the first process reports, and only the result.
     silent = share.rank or purpose
     if silent:
-        return Measured(subject, records, math.nan, math.nan)
+        return Measured(subject, records, precision, math.nan, math.nan)
     first = game(0)
     floor = floor_of_ends = usable(lambda: ix.noise_floor(first, design))
     if first.precise is not first:
         floor_of_ends = usable(lambda: ix.noise_floor(first.precise, design))
-    return Measured(subject, records, floor, floor_of_ends)
+    return Measured(subject, records, precision, floor, floor_of_ends)
 
 
 def _game(
@@ -152,6 +161,7 @@ def _game(
     image = subject.transform(source.read())
     grid = grid_of(config)
     batch_size = config.batch_size or None
+    precision: Precision = "float32" if config.precision == "auto" else config.precision
 
     def build() -> ix.PatchGame | ix.TokenDropGame:
         if config.reward in ENCODER_REWARDS:
@@ -163,20 +173,46 @@ def _game(
                 names=[name],
                 fill=plain_fill(config.fill, *subject.colours),
                 batch_size=batch_size,
-                precision=config.precision,
+                precision=precision,
+                compile=config.compile,
             )
             return game
         reward = ix.REWARDS[config.reward]
         if config.fill == "token_drop":
             return ix.TokenDropGame(
-                subject.model, image, label, grid, name, reward, batch_size, config.precision
+                subject.model, image, label, grid, name, reward, batch_size, precision
             )
         fill = plain_fill(config.fill, *subject.colours)
         return ix.PatchGame(
-            subject.model, image, label, grid, name, fill, reward, batch_size, config.precision
+            *(subject.model, image, label, grid, name, fill, reward, batch_size, precision),
+            compile=config.compile,
         )
 
     return usable(build)
+
+
+def _precision(
+    subject: Subject, config: InteractionsConfig, design: ix.Design, first: Source, share: Share
+) -> Precision:
+    """The arithmetic of a network: chosen once by the first process, and kept with the run."""
+    if config.precision != "auto":
+        return config.precision
+    path = share.folder.parent / f"precision {safe_name(f'{subject.name} {subject.weights}')}.json"
+    while share.rank and not path.exists():
+        time.sleep(0.1)
+    if not path.exists():
+        plain = replace(config, compile=False)
+        label = _label(subject, config, first, subject.transform(first.read()))
+        game = _game(subject, plain, first, _image_name(config, 0, first), label)
+        chosen = usable(lambda: fitting_precision(game, design))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(asdict(chosen), indent=1))
+        floors = ", ".join(f"{name} {floor:.1e}" for name, floor in chosen.floors.items())
+        print(
+            f"{subject.name}: {chosen.precision} (noise floors: {floors or 'not measured'}; wanted "
+            f"below {chosen.allowed:.1e})"
+        )
+    return json.loads(path.read_text())["precision"]
 
 
 def _label(subject: Subject, config: InteractionsConfig, source: Source, image: Tensor) -> int:

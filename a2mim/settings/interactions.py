@@ -16,6 +16,7 @@ from typing import Literal
 import tyro
 
 from a2mim.settings.shared import (
+    AnyPrecision,
     BatchSize,
     Checkpoints,
     Count,
@@ -23,7 +24,6 @@ from a2mim.settings.shared import (
     Grid,
     Images,
     PlainFill,
-    Precision,
     Seed,
 )
 from a2mim.settings.weights import WeightsConfig
@@ -87,7 +87,9 @@ class InteractionsConfig:
     normalisation; token_drop leaves its token out of a vision transformer, which is another game
     with other numbers."""
     seed: Seed = 0
-    precision: Precision = "float32"
+    precision: AnyPrecision = "auto"
+    compile: bool = False
+    """Compile networks: worth a minute's wait on a GPU from some hundred thousand forwards on."""
     batch_size: BatchSize = 0
     out: Path | None = None
     """Output folder; by default results/interactions/NAME-KEY, with a key of settings and data."""

@@ -83,6 +83,7 @@ def encoder_games(
     fill: fills.Fill = fills.zero,
     batch_size: int | None = None,
     precision: Precision = "float32",
+    compile: bool = False,
 ) -> list[PatchGame]:
     """One game per image for an encoder, as ``PatchGames`` are for a classifier.
 
@@ -96,6 +97,7 @@ def encoder_games(
         fill: what hidden patches become.
         batch_size: as in :class:`~interactions.games.image.PatchGame`.
         precision: as in :class:`~interactions.games.image.PatchGame`.
+        compile: as in :class:`~interactions.games.image.PatchGame`.
 
     Raises:
         ValueError: for an unknown reward, features that are not ``(B, D)``, or features that do
@@ -104,7 +106,7 @@ def encoder_games(
     if kind not in ("projection", "cosine", "features"):
         raise ValueError(f"expected the reward 'projection', 'cosine' or 'features', got {kind!r}")
     games = PatchGames(
-        encoder, images_BCHW, 0, players, names, fill, features, batch_size, precision
+        encoder, images_BCHW, 0, players, names, fill, features, batch_size, precision, compile
     )
     ends = torch.stack([torch.ones(players.n), torch.zeros(players.n)]).bool()
     made = []

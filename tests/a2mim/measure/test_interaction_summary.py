@@ -30,7 +30,9 @@ def network(name, *, images=8, scale=1.0, prefix="i"):
         dividends = {team: scale * rng.normal() for team in teams}
         games.append(ix.toy.DividendGame(16, dividends, image=f"{prefix}{k}"))
     records = ix.measure(games, DESIGN, target=None)
-    return Measured(SimpleNamespace(name=name, weights=f"{name}.pth"), records, 0.01, 0.01)
+    return Measured(
+        SimpleNamespace(name=name, weights=f"{name}.pth"), records, "float32", 0.01, 0.01
+    )
 
 
 def rows_of(measured):
@@ -153,7 +155,7 @@ def test_few_replicates_tell_no_error_but_what_was_spent():
     """Of two replicates there is an energy, but no telling how noisy it is."""
     games = [ix.toy.SizeGame(16, lambda k: float(k**3), image=f"i{k}") for k in range(3)]
     records = ix.measure(games, ix.Design(DESIGN.pairs, ix.Windows(2, 2), DESIGN.ratios))
-    one = Measured(SimpleNamespace(name="a", weights="w"), records, 0.0, 0.0)
+    one = Measured(SimpleNamespace(name="a", weights="w"), records, "float32", 0.0, 0.0)
     mine = lines(summary_of(one), "order")
     assert mine["contexts"].tolist() == contexts_of(records[0]) == [1, 4, 4, 4, 1]
     assert mine["forwards"].tolist() == [3 * 4 * 4 * count for count in (1, 4, 4, 4, 1)]
@@ -173,7 +175,7 @@ def test_a_mean_of_J_that_is_not_1_is_not_written(networks, tmp_path):
 def test_where_no_pair_interacts_there_is_no_J(tmp_path):
     games = [ix.toy.SizeGame(16, lambda k: 0.0, image=f"i{k}") for k in range(8)]
     records = ix.measure(games, DESIGN, target=None)
-    one = Measured(SimpleNamespace(name="a", weights="w"), records, 0.0, 0.0)
+    one = Measured(SimpleNamespace(name="a", weights="w"), records, "float32", 0.0, 0.0)
     write_summary(summary_of(one), tmp_path)
     back = pd.read_csv(tmp_path / "summary.csv").query("kind == 'order'")
     assert (back["S"] == 0).all()

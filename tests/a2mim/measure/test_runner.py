@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from torch import nn
 import interactions as ix
 from a2mim.checkpoints.load import LoadReport
 from a2mim.data.sources import Source
+from a2mim.measure import runner
 from a2mim.measure.networks import Subject
 from a2mim.measure.runner import Share, forwards_of, grid_of, measure
 from a2mim.settings.interactions import InteractionsConfig
 from interactions.orders.estimator import measure_one, orders_of
+from interactions.orders.rounding import Fitting
 
 
 def test_forwards_are_those_of_the_estimator_before_repeats():
@@ -93,3 +96,29 @@ def test_shares_of_the_work_add_up_to_the_whole(subject, sources, tmp_path):
     for one, two in zip(whole.records, half.records, strict=True):
         np.testing.assert_array_equal(one.replicates_PRO, two.replicates_PRO)
     assert len(share.used) == 3
+
+
+def test_the_arithmetic_is_chosen_once_and_kept(subject, sources, tmp_path, monkeypatch, capsys):
+    """On a CPU the answer would be float32: the question is replaced."""
+    asked = []
+
+    def answer(game, design):
+        asked.append(game.precision)
+        return Fitting("bfloat16", 0.01, {"float16": math.inf, "bfloat16": 0.001})
+
+    monkeypatch.setattr(runner, "fitting_precision", answer)
+    config = InteractionsConfig(checkpoints=("x",), grid=4, label="truth", reward="log_odds")
+    design = ix.Design(ix.NeighbourPairs(ix.PatchGrid(4, 4), 2, 2), ratios=(0, 0.5, 1))
+    assert config.precision == "auto"
+    share = Share(tmp_path / "records", 0, 1)
+    first = measure(subject, config, design, sources, share)
+    assert first.precision == "bfloat16"
+    assert first.floor > 10 * first.floor_of_ends > 0
+    assert "net: bfloat16 (noise floors: float16 inf, bfloat16 1.0e-03;" in capsys.readouterr().out
+    again = measure(subject, config, design, sources, share)
+    other = measure(subject, config, design, sources, Share(tmp_path / "records", 1, 2))
+    assert asked == ["float32"]  # by the first process, of the first run
+    assert again.precision == other.precision == "bfloat16"
+    stated = measure(subject, replace(config, precision="float32"), design, sources, share)
+    assert stated.precision == "float32"
+    assert not np.array_equal(stated.records[0].replicates_PRO, first.records[0].replicates_PRO)
