@@ -1,3 +1,6 @@
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from a2mim.data import contents
@@ -27,16 +30,74 @@ def test_names_and_bytes_decide_and_not_where_or_when(files, tmp_path):
     assert hash_files([], []) == hash_files([], [])
 
 
-def test_of_many_bytes_the_beginnings_and_sizes_count(files, monkeypatch):
-    paths, names = files
-    monkeypatch.setattr(contents, "IN_FULL", 20_000)
+@pytest.fixture
+def large(files, tmp_path, monkeypatch):
+    """Files of a set that counts as large, not changed lately; and what is read of them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(contents, "REMEMBERED", 20_000)
+    monkeypatch.setattr(contents, "AT_ONCE", 15_000)  # two parts
+    monkeypatch.setattr(contents, "RACY", -(10**12))
+    read, real = [], contents._hash
+
+    def counting(file):
+        read.append(file.name)
+        return real(file)
+
+    monkeypatch.setattr(contents, "_hash", counting)
+    return *files, read
+
+
+def test_of_many_bytes_all_count_and_are_read_once(large, monkeypatch):
+    paths, names, read = large
     known = hash_files(paths, names)
-    paths[2].write_bytes(b"c" * 9_999 + b"d")
+    assert sorted(read) == names
     assert hash_files(paths, names) == known
-    paths[2].write_bytes(b"c" * 9_999)
+    assert len(read) == 3  # remembered
+    monkeypatch.setattr(contents, "REMEMBERED", 10**9)
+    assert hash_files(paths, names) == known  # as of few bytes
+
+
+def test_a_change_in_the_middle_of_a_large_file_counts(large):
+    """Of the same size, and dated back."""
+    paths, names, read = large
+    known = hash_files(paths, names)
+    before = paths[1].stat()
+    with paths[1].open("r+b") as file:
+        file.seek(5_000)
+        file.write(b"x")
+    os.utime(paths[1], ns=(before.st_atime_ns, before.st_mtime_ns))
+    read.clear()
     assert hash_files(paths, names) != known
-    paths[2].write_bytes(b"d" + b"c" * 9_999)
-    assert hash_files(paths, names) != known
+    assert read == ["b"]
+    with paths[1].open("r+b") as file:
+        file.seek(5_000)
+        file.write(b"b")
+    assert hash_files(paths, names) == known
+
+
+def test_files_that_changed_lately_are_not_remembered(large, monkeypatch):
+    paths, names, read = large
+    monkeypatch.setattr(contents, "RACY", 10**15)
+    assert hash_files(paths, names) == hash_files(paths, names)
+    assert sorted(read) == sorted(names * 2)
+
+
+def test_where_nothing_can_be_remembered_all_is_read(large, tmp_path):
+    paths, names, read = large
+    known = hash_files(paths, names)
+    (tmp_path / "cache" / "a2mim" / "contents.sqlite").write_bytes(b"no database" * 1000)
+    read.clear()
+    assert hash_files(paths, names) == known
+    assert sorted(read) == names
+
+
+def test_what_another_process_has_read_is_not_read_again(large):
+    """While one reads, others wait."""
+    paths, names, read = large
+    with ThreadPoolExecutor(3) as pool:
+        found = set(pool.map(lambda _: hash_files(paths, names), range(3)))
+    assert len(found) == 1
+    assert sorted(read) == names
 
 
 def test_a_file_that_cannot_be_read_counts_as_such(files):
