@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -77,6 +77,20 @@ class Mae:
     decoder: tuple[int, int, int] = (512, 8, 16)
 
 
+View2 = Annotated[
+    Literal["complement", "full"],
+    tyro.conf.arg(help="What the second view shows: what the first hides, or all."),
+]
+StopGradient = Annotated[
+    Literal["none", "view1", "view2"],
+    tyro.conf.arg(help="The view through which the loss between views sends no gradient."),
+]
+Momentum = Annotated[
+    float | None,
+    tyro.conf.arg(help="Of the slow copy that encodes the second view; None: no copy."),
+]
+
+
 @dataclass(frozen=True)
 class Rmae:
     """Settings of R-MAE.
@@ -84,18 +98,15 @@ class Rmae:
     Attributes:
         decoder: width, depth and heads of both decoders.
         penalty_weight: lambda.
-        view2: what the second view shows: what the first hides, or all.
-        stop_gradient: the view through which the similarity sends no gradient.
-        momentum: of the slow copy that encodes the second view; None: no copy.
     """
 
     name: ClassVar = "rmae"
 
     decoder: tuple[int, int, int] = (512, 8, 16)
     penalty_weight: float = 1.0
-    view2: Literal["complement", "full"] = "complement"
-    stop_gradient: Literal["none", "view1", "view2"] = "none"
-    momentum: float | None = None
+    view2: View2 = "complement"
+    stop_gradient: StopGradient = "none"
+    momentum: Momentum = None
 
 
 @dataclass(frozen=True)
@@ -105,9 +116,6 @@ class Cmae:
     Attributes:
         head: channels after each layer of the head.
         temperature: tau.
-        view2: what the second view shows: what the first hides, or all.
-        stop_gradient: the view through which the loss sends no gradient.
-        momentum: of the slow copy that encodes the second view; None: no copy.
     """
 
     name: ClassVar = "cmae"
@@ -115,9 +123,9 @@ class Cmae:
 
     head: tuple[int, ...] = (2048, 2048, 256)
     temperature: float = 0.1
-    view2: Literal["complement", "full"] = "complement"
-    stop_gradient: Literal["none", "view1", "view2"] = "none"
-    momentum: float | None = None
+    view2: View2 = "complement"
+    stop_gradient: StopGradient = "none"
+    momentum: Momentum = None
 
 
 @dataclass(frozen=True)
@@ -129,9 +137,6 @@ class CmaeTokens:
         channels: of the vectors that are compared.
         negatives: what a token is told from; images from other images.
         temperature: tau.
-        view2: what the second view shows: what the first hides, or all.
-        stop_gradient: the view through which the loss sends no gradient.
-        momentum: of the slow copy that encodes the second view; None: no copy.
     """
 
     name: ClassVar = "cmae"
@@ -141,9 +146,9 @@ class CmaeTokens:
     channels: int = 256
     negatives: Literal["images", "positions", "all"] = "images"
     temperature: float = 0.1
-    view2: Literal["complement", "full"] = "complement"
-    stop_gradient: Literal["none", "view1", "view2"] = "none"
-    momentum: float | None = None
+    view2: View2 = "complement"
+    stop_gradient: StopGradient = "none"
+    momentum: Momentum = None
 
 
 Method = A2mim | Mae | Rmae | Cmae | CmaeTokens
