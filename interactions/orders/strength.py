@@ -457,6 +457,9 @@ class Strength:
 
     def _bands(self, middle: tuple[float, float]) -> dict[str, NDArray[np.bool_]]:
         first, last = (order_of(ratio, self.n) for ratio in middle)
+        # Of few players, these may be the ends, which are not between other ratios.
+        first = max(first, 1) if middle[0] > 0 else first
+        last = max(min(last, self.n - 3), first - 1) if middle[1] < 1 else last
         bands = {
             "low": self.orders_O < first,
             "middle": (first <= self.orders_O) & (self.orders_O <= last),

@@ -298,6 +298,24 @@ def test_bands():
     assert measured.bands(middle=(0, 1))["band"].tolist() == ["middle"]
 
 
+@pytest.mark.parametrize(
+    ("n", "named"), [(3, ["low", "high"]), (4, ["low", "middle", "high"]), (2, ["low"])]
+)
+def test_the_lowest_order_is_low_of_few_players_too(n, named):
+    orders = np.arange(n - 1)
+    strength = ix.Strength(
+        images=("a", "b"),
+        n=n,
+        orders_O=orders,
+        per_image_IO=np.random.default_rng(0).uniform(1, 2, (2, n - 1)),
+        rho_O=np.ones(n - 1),
+        rho_is_bound_O=np.zeros(n - 1, dtype=bool),
+    )
+    bands = strength.bands()
+    assert bands["band"].tolist() == named
+    assert bands["first"].tolist() == bands["last"].tolist() == orders.tolist()
+
+
 def test_bands_of_two_models_are_compared_in_pairs():
     one, two = (strength(noisy_records(6, 8, 4, 0.5, seed)[0]) for seed in (1, 2))
     table = one.compare_bands(two, middle=(0.25, 0.5))
