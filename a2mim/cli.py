@@ -114,9 +114,11 @@ def _parsed(arguments: Sequence[str]) -> Any:
         raise UsageError(f"expected a command, got {name!r}{hint}")
     settings, about = COMMANDS[name]
     if name == "pretrain":
-        return parse(settings, rest, name, about, pretrain_options(rest))
-    if name == "probe" and (default := finetune_options(rest)) is not None:
-        return parse(FinetuneProbe, rest, name, about, default).config
+        default = pretrain_options(rest)
+        named = name if default is None else f"{name} {default.name}"
+        return parse(settings, rest, named, about, default)
+    if name == "probe" and (tuning := finetune_options(rest)) is not None:
+        return parse(FinetuneProbe, rest, name, about, tuning).config
     return parse(settings, rest, name, about)
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
+from io import StringIO
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tyro
+
+from a2mim.messages import UsageError, did_you_mean
 
 T = TypeVar("T")
 
@@ -29,11 +33,28 @@ def parse(
         default: what is not given; as the dataclass says if left out.
 
     Raises:
+        UsageError: for an option that there is not.
         SystemExit: with code 0 after help, and 2 for what cannot be, which is explained by then.
     """
     _describe(settings)
-    given: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(settings, args=arguments, prog=f"a2mim {command}", description=about, **given)
+    given: dict[str, Any] = {"prog": f"a2mim {command}", "description": about}
+    if default is not None:
+        given["default"] = default
+    parsed, unknown = tyro.cli(settings, args=arguments, return_unknown_args=True, **given)
+    if unknown:  # what follows an unknown option may be known: one is named
+        word = next((word for word in unknown if word.startswith("-")), unknown[0])
+        name = word.partition("=")[0]
+        hint = did_you_mean(name, _options(settings, given), most=3)
+        hint = hint or f"; {given['prog']} --help lists them"
+        raise UsageError(f"expected options of a2mim {command}, got {name}{hint}")
+    return parsed
+
+
+def _options(settings: type, given: dict[str, Any]) -> list[str]:
+    """The names of all options, as the help has them."""
+    with redirect_stdout(StringIO()) as said, suppress(SystemExit):
+        tyro.cli(settings, args=["--help"], **given)
+    return sorted(set(re.findall(r"--[a-z][a-z0-9.-]*[a-z0-9]", said.getvalue())))
 
 
 def flowing(text: str) -> str:

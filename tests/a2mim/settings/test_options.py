@@ -3,6 +3,7 @@ from dataclasses import dataclass, field
 import pytest
 import tyro
 
+from a2mim.messages import UsageError
 from a2mim.settings.options import flowing, parse
 
 
@@ -54,3 +55,26 @@ def test_the_help_has_no_line_breaks_of_docstrings(capsys, monkeypatch):
 def test_settings_and_defaults():
     assert parse(Outer, ["--depth", "3"], "try", "") == Outer(inner=Inner(3))
     assert parse(Outer, ["--name", "b"], "try", "", Outer("c", Inner(5))) == Outer("b", Inner(5))
+
+
+@dataclass(frozen=True)
+class Named:
+    """Settings, one of them without a name."""
+
+    files: tyro.conf.Positional[tuple[str, ...]] = ()
+    name: str = "a"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--nmae 3 net.pth", "got --nmae; did you mean --name?"),
+        ("net.pth --nmae=3", "got --nmae; did you mean --name?"),
+        ("net.pth --zzz", "got --zzz; a2mim probe --help lists them"),
+    ],
+)
+def test_an_unknown_option_is_named_alone(arguments, said, capsys):
+    with pytest.raises(UsageError) as error:
+        parse(Named, arguments.split(), "probe", "About.")
+    assert str(error.value) == f"expected options of a2mim probe, {said}"
+    assert capsys.readouterr() == ("", "")
