@@ -4,6 +4,7 @@ A fill takes images that are ready for the network (normalised) and returns a te
 to them. The choice changes every number that is measured with it: published tools disagree between
 ``zero`` (the data set's mean colour, because it is applied after normalisation) and ``black``.
 A fill that draws anew for each image needs its name: a :class:`NamedFill` takes the names as well.
+One that does not look at the images is a :class:`FixedFill`, whose pattern can be kept on a device.
 
 Shapes: B images, C channels, H x W pixels.
 """
@@ -40,6 +41,22 @@ class NamedFill:
         return lambda images_BCHW: self.draw(images_BCHW, names)
 
 
+@dataclass(frozen=True)
+class FixedFill:
+    """A fill that is the same for all images of a size.
+
+    Attributes:
+        pattern: C, H, W -> a tensor on the CPU that broadcasts to images of this size.
+    """
+
+    pattern: Callable[[int, int, int], Tensor]
+
+    def __call__(self, images_BCHW: Tensor) -> Tensor:
+        """The pattern for these images, on their device."""
+        _, C, H, W = images_BCHW.shape
+        return self.pattern(C, H, W).to(images_BCHW)
+
+
 def zero(images_BCHW: Tensor) -> Tensor:
     """0 after normalisation: the colour that the normalisation calls the mean of the data set.
 
@@ -53,19 +70,18 @@ def image_mean(images_BCHW: Tensor) -> Tensor:
     return images_BCHW.mean(dim=(2, 3), keepdim=True)
 
 
-def constant(colour_C: Sequence[float]) -> Fill:
+def constant(colour_C: Sequence[float]) -> FixedFill:
     """One colour, given in the units of the normalised image."""
 
-    def fill(images_BCHW: Tensor) -> Tensor:
-        C = images_BCHW.shape[1]
+    def pattern(C: int, H: int, W: int) -> Tensor:
         if len(colour_C) != C:
             raise ValueError(f"expected a colour of {C} channels, got {len(colour_C)}")
-        return images_BCHW.new_tensor(colour_C).reshape(1, C, 1, 1)
+        return torch.tensor(colour_C, dtype=torch.float64).reshape(1, C, 1, 1)
 
-    return fill
+    return FixedFill(pattern)
 
 
-def black(mean_C: Sequence[float], std_C: Sequence[float]) -> Fill:
+def black(mean_C: Sequence[float], std_C: Sequence[float]) -> FixedFill:
     """Pixel value 0 before normalisation with these constants (the fill of IPViT)."""
     return constant([-m / s for m, s in zip(mean_C, std_C, strict=True)])
 
@@ -101,19 +117,18 @@ def blur(sigma: float = 10.0, radius: int | None = None) -> Fill:
     return fill
 
 
-def noise(seed: int, std: float = 1.0) -> Fill:
+def noise(seed: int, std: float = 1.0) -> FixedFill:
     """Gaussian noise of this standard deviation around 0, in units of the normalised image.
 
     One pattern is drawn from ``seed`` and shared by all images of a size, so that the fill of an
     image does not depend on the batch it came in.
     """
 
-    def fill(images_BCHW: Tensor) -> Tensor:
+    def pattern(C: int, H: int, W: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        pattern = torch.randn(images_BCHW.shape[1:], generator=generator, dtype=torch.float32)
-        return (std * pattern)[None].to(images_BCHW)
+        return std * torch.randn(1, C, H, W, generator=generator, dtype=torch.float32)
 
-    return fill
+    return FixedFill(pattern)
 
 
 def random_colour(mean_C: Sequence[float], std_C: Sequence[float], seed: int = 0) -> NamedFill:

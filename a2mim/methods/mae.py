@@ -356,9 +356,10 @@ class PixelTarget:
 def pixel_target(images_BCHW: Tensor, grid: PatchGrid, norm_pix: bool) -> PixelTarget:
     """The pixels of each patch, relative to its own mean and deviation if ``norm_pix``."""
     x_BND = patchify(images_BCHW, grid)
-    mean_BN1, deviation_BN1 = pixel_statistics(x_BND)
-    if not norm_pix:
-        mean_BN1, deviation_BN1 = torch.zeros_like(mean_BN1), torch.ones_like(deviation_BN1)
+    if norm_pix:
+        mean_BN1, deviation_BN1 = pixel_statistics(x_BND)
+    else:
+        mean_BN1, deviation_BN1 = x_BND.new_zeros(1, 1, 1), x_BND.new_ones(1, 1, 1)
     H, W = images_BCHW.shape[2:]
     return PixelTarget((x_BND - mean_BN1) / deviation_BN1, mean_BN1, deviation_BN1, grid, (H, W))
 

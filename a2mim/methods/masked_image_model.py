@@ -30,7 +30,7 @@ from a2mim.methods.sites import (
     with_last_norm,
 )
 from a2mim.methods.targets import Target, target_of
-from interactions.fills import Fill, image_mean
+from interactions.fills import Fill, FixedFill, image_mean
 from interactions.patches import PatchGrid, hide
 
 
@@ -73,6 +73,8 @@ class MaskedImageModel(nn.Module):
             image; or for anything unknown by name.
     """
 
+    _fixed_13HW: Tensor | None
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -111,6 +113,9 @@ class MaskedImageModel(nn.Module):
         self.mask = mask
         self.site = site
         self.fill: Fill = fill or _unfilled
+        # Made once and kept beside the weights; not saved, because the fill says what it is.
+        fixed = fill.pattern(3, size, size).float() if isinstance(fill, FixedFill) else None
+        self.register_buffer("_fixed_13HW", fixed, persistent=False)
         self.token_blend = token_blend(backbone, site, channels, cells, token, token_init, detach)
         self.token_blend.attach(backbone.get_submodule(site.module), site.side)
         self.decoder = PixelDecoder(
@@ -135,7 +140,7 @@ class MaskedImageModel(nn.Module):
             ``loss``; its parts ``spatial`` and, unless lambda is 0, ``fourier``; ``output``, the
             predicted images (or target maps) ``(B, K, p, q)``.
         """
-        masked = hide(images_BCHW, visible_BN, self.mask.grid, self.fill(images_BCHW))
+        masked = hide(images_BCHW, visible_BN, self.mask.grid, self._filling(images_BCHW))
         features = self.encode(masked, visible_BN)
         prediction, target = self.decoder(features), self.target(images_BCHW)
         if self.residual:
@@ -144,6 +149,12 @@ class MaskedImageModel(nn.Module):
         visible_B1pq = self.mask.grid.pixels(visible_BN, p, q)
         losses = self.loss(prediction, target, visible_B1pq)
         return {**losses, "output": prediction}
+
+    def _filling(self, images_BCHW: Tensor) -> Tensor:
+        fixed = self._fixed_13HW
+        if fixed is None or fixed.dtype != images_BCHW.dtype:
+            return self.fill(images_BCHW)
+        return fixed
 
     def encode(self, masked_BCHW: Tensor, visible_BN: Tensor) -> Tensor:
         """Features ``(B, E, h, w)`` of masked images, with the token blended in at the site.

@@ -56,6 +56,15 @@ def test_noise_is_the_same_for_an_image_alone_and_in_a_batch():
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
 
 
+@pytest.mark.parametrize("fill", [fills.constant(MEAN), fills.black(MEAN, STD), fills.noise(1)])
+def test_a_fixed_fill_is_its_pattern_in_the_numbers_of_the_images(fill):
+    pattern = fill.pattern(3, 16, 16)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        assert torch.equal(fill(IMAGES.to(dtype)), pattern.to(dtype))
+    with pytest.raises(ValueError, match="colour of 4 channels, got 3"):
+        fills.constant(MEAN).pattern(4, 16, 16)
+
+
 @pytest.mark.parametrize("make", [fills.random_colour, fills.uniform_noise])
 def test_what_is_drawn_by_name_is_the_same_in_any_batch(make):
     fill = make(MEAN, STD, seed=3)

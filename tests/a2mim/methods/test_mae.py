@@ -16,7 +16,7 @@ from a2mim.methods.mae import (
     unpatchify,
     visible_places,
 )
-from a2mim.methods.masking import PatchMask
+from a2mim.methods.masking import random_squares
 from interactions.patches import PatchGrid
 
 SIZE = 64  # 4 x 4 patches of 16 px
@@ -92,10 +92,13 @@ def test_every_image_keeps_the_same_number_and_patches_are_equally_likely():
     assert pairs == pytest.approx(4 * 3 / (16 * 15), abs=0.014)  # binomial error 0.0034
 
 
-def test_masks_are_those_of_patches():
-    assert torch.equal(
-        make_model().draw(torch.arange(5), 3), PatchMask(SIZE, 16, 0.75).draw(torch.arange(5), 3)
-    )
+def test_masks_depend_on_image_and_seed_alone():
+    model, numbers = make_model(), torch.tensor([5, 0, 2**40, 5])
+    masks = model.draw(numbers, 3)
+    assert torch.equal(masks, random_squares(numbers, 16, 4, 3))
+    assert torch.equal(masks[0], masks[3])
+    assert torch.equal(model.draw(numbers[1:], 3), masks[1:])
+    assert not torch.equal(model.draw(numbers, 4), masks)
 
 
 def test_patchify_by_loops_and_back():

@@ -7,7 +7,7 @@ from a2mim.methods.masked_image_model import MaskedImageModel, simmim
 from a2mim.methods.masking import BlockMask, PatchMask
 from a2mim.methods.sites import Site, site_at
 from a2mim.methods.targets import Hog
-from interactions.fills import zero
+from interactions.fills import constant, noise, zero
 
 SIZE = 64
 
@@ -74,6 +74,21 @@ def test_the_mean_fill_is_the_only_leak(name):
     with torch.inference_mode():
         one, two = model(images, visible), model(other, visible)
     torch.testing.assert_close(one["output"], two["output"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fill", [noise(3), constant((0.1, -1.3, 0.7))])
+def test_a_fixed_fill_is_made_once_and_not_saved(fill):
+    model, plain = (make_model("test_resnet", fill=f).eval() for f in (fill, lambda x: fill(x)))
+    images, visible = batch()
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    made = []
+    model.fill = lambda images: made.append(images) or fill(images)
+    with torch.inference_mode():
+        assert torch.equal(model(images, visible)["output"], plain(images, visible)["output"])
+        assert not made
+        # float64 networks have the colour of float32
+        wide = (m.double()(images.double(), visible)["output"] for m in (model, plain))
+        torch.testing.assert_close(*wide, rtol=1e-6, atol=1e-6)
 
 
 def test_five_training_steps_lower_the_loss():
