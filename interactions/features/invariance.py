@@ -657,6 +657,8 @@ class _Reading:
             players=None if visible_BP is None else self.grid,
             visible_BN=visible_BP,
             token_drop=self.fill is None and visible_BP is not None,
+            # Half weights are those of the network as it is running.
+            precision="tf32" if self.precision == "tf32" else "model",
         )
 
     def _pixels(self, images_BCHW: Tensor, visible_BP: Tensor | None) -> LayerFeatures:

@@ -46,6 +46,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from interactions.games.token_drop import KeepVisible
+from interactions.networks.inference import Precision, arithmetic
 from interactions.networks.masking import made_of, token_grid, with_modules
 from interactions.patches import PatchGrid, Players
 
@@ -144,6 +145,7 @@ def layer_features(
     players: Players | None = None,
     visible_BN: Tensor | None = None,
     token_drop: bool = False,
+    precision: Precision = "float32",
 ) -> LayerFeatures:
     """One vector per image, layer and readout.
 
@@ -158,6 +160,7 @@ def layer_features(
         visible_BN: bool, who is visible; all if left out.
         token_drop: leave the tokens of hidden patches out of a vision transformer, after their
             positions were added. Then ``"mean"`` and ``"visible"`` are the same.
+        precision: of the network, as in :func:`~interactions.networks.inference.arithmetic`.
 
     Raises:
         ValueError: for a model in training mode, layers or readouts that it does not have, an image
@@ -184,7 +187,7 @@ def layer_features(
         model = _dropping(model, images_BCHW, players, visible_BN)
         players = visible_BN = None  # every token that is left is visible
     features: LayerFeatures = {}
-    with torch.inference_mode():
+    with torch.inference_mode(), arithmetic(precision, images_BCHW.device):
         if not _is_timm(model):
             return {(OUTPUT, OUTPUT): _vector(model(images_BCHW))}
         tokens, final = _layer_tokens(model, images_BCHW, layers)

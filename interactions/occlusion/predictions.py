@@ -280,7 +280,7 @@ def variant_effects(
                     batch_names = tuple(images[k] for k in which_B.tolist())
                     logits_BC = variant.logits(images_ICHW[which_B].to(device), batch_names, repeat)
                     at_B = torch.full((len(which_B),), variant.at, dtype=torch.float64)
-                    return clean.compared(logits_BC, which_B, at_B.to(device))
+                    return clean.compared(logits_BC, which_B.to(device), at_B.to(device))
 
                 per_variant.append(in_batches(measures, torch.arange(len(images))[:, None], size))
     measures_KM = torch.stack(per_variant, dim=1).flatten(0, 1)
@@ -332,10 +332,9 @@ class _Clean:
 
         Args:
             logits_BC: of the occluded images.
-            which_B: the clean image of each.
+            which_B: the clean image of each; on the device.
             hidden_B: hidden shares.
         """
-        which_B = which_B.to(logits_BC.device)
         label_B1 = self.labels_B[which_B][:, None]
         clean_B1 = self.predicted_B[which_B][:, None]
         clean_BC = self.logits_BC[which_B]
@@ -401,17 +400,17 @@ def _measured(
         logits_BC, hidden_B = outputs(which_B1[:, 0])
         return clean.compared(logits_BC, which_B1[:, 0] // per_image, hidden_B)
 
+    device = clean.logits_BC.device
     whole = shown_K == visible_KN.shape[1]
-    which_B = whole.nonzero()[:, 0] // per_image
-    nothing_B = torch.zeros(len(which_B), dtype=torch.float64, device=clean.logits_BC.device)
-    logits_BC = clean.logits_BC[which_B.to(clean.logits_BC.device)]
+    which_B = (whole.nonzero()[:, 0] // per_image).to(device)
+    nothing_B = torch.zeros(len(which_B), dtype=torch.float64, device=device)
+    logits_BC = clean.logits_BC[which_B]
     measures_KM[whole] = clean.compared(logits_BC, which_B, nothing_B).cpu()
     counts = shown_K[~whole].unique().tolist() if by_count else [None]
     for count in counts:
         rows_K = (~whole if count is None else shown_K == count).nonzero()
         if len(rows_K):
-            there_K = rows_K.to(clean.logits_BC.device)
-            measures_KM[rows_K[:, 0]] = in_batches(measures, there_K, size)
+            measures_KM[rows_K[:, 0]] = in_batches(measures, rows_K.to(device), size)
     return measures_KM
 
 

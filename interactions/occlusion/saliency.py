@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from interactions.keys import Key, raw_words, torch_seeded
-from interactions.networks.inference import device_of, in_batches
+from interactions.networks.inference import arithmetic, device_of, in_batches
 from interactions.patches import PatchGrid
 from interactions.segments import PlayerMap
 
@@ -102,7 +102,7 @@ def class_attention(
     hook = attention.attn_drop.register_forward_hook(lambda _, args, attn: seen.append(attn))
     try:
         attention.fused_attn = False
-        with torch.inference_mode():
+        with torch.inference_mode(), arithmetic("float32", device):
             return in_batches(saliency, torch.arange(len(images_BCHW))[:, None], batch_size)
     finally:
         attention.fused_attn = fused
@@ -167,9 +167,9 @@ def captum_attribution(
         name = k if names is None else names[k]
         key = int(raw_words(1, "attribution", seed, name)[0]) >> 1
         image_1CHW = image_CHW[None].to(device)
-        with torch.no_grad():
+        with torch.no_grad(), arithmetic("float32", device):
             target = int(model(image_1CHW).argmax())
-        with _attributable(model), torch_seeded(key):
+        with _attributable(model), torch_seeded(key), arithmetic("float32", device):
             try:
                 maps = getattr(attr, method)(model).attribute(
                     image_1CHW.requires_grad_(method in PIXEL_METHODS), target=target, **options

@@ -191,6 +191,36 @@ def test_the_clean_image_runs_once():
     assert max(seen) == 8
 
 
+@pytest.mark.parametrize("fill", [fills.blur(2.0), None])
+def test_more_batches_move_nothing_more_to_the_device_and_back(vit, images, fill, monkeypatch):
+    """Images, masks and fills go there once, and numbers come back once per count of tokens."""
+    moves = []
+    for name in ("to", "cpu", "item", "tolist", "numpy"):
+        way = getattr(torch.Tensor, name)
+
+        def watched(self, *args, way=way, name=name, **kwargs):
+            moved = name != "to" or any(isinstance(x, torch.device) for x in args)
+            if moved:
+                moves.append((name, tuple(self.shape)))
+            return way(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, watched)
+    seen = []
+    for size in (2, 100):
+        moves.clear()
+        occlude(
+            *(vit, images, torch.zeros(6, dtype=torch.int64), GRID, RANDOM),
+            fractions=(0.0, 0.25, 0.5),
+            fill=fill,
+            batch_size=size,
+        )
+        seen.append(moves.copy())
+    # Clean images are moved by the batch, to where they are.
+    few, many = ([m for m in of if m[1][1:] != (3, 32, 32)] for of in (seen[1], seen[0]))
+    assert few == many
+    assert len([m for m in few if m[0] == "cpu"]) == 3 + (fill is None)
+
+
 def test_masks_have_names(vit, images):
     rows = occlude(vit, images, LABELS, GRID, RANDOM, names=NAMES, repeats=2)
     cells = rows.groupby(["image", "fraction", "repeat"])["mask"].first()
