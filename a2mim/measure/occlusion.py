@@ -1,8 +1,9 @@
 """``a2mim occlusion``: what networks still say of images whose parts are hidden.
 
-The run folder holds the results table, a figure, how each network came about (``occlusion.json``)
-and under ``images`` one row per masked image, a compressed CSV for each network and occluder, of
-which everything else is computed (:mod:`a2mim.measure.occlusion_tables`).
+The run folder holds the results table, the same numbers side by side (``summary.csv``, whose
+columns ``summary_columns.csv`` explains), a figure, how each network came about
+(``occlusion.json``) and under ``images`` one row per masked image, a compressed CSV for each
+network and occluder, of which everything else is computed (:mod:`a2mim.measure.occlusion_tables`).
 
 Outputs are compared with classes, or with ``--label prediction`` only with those of the same
 network for the whole image: what hiding changes, of pictures that nobody has sorted.
@@ -63,9 +64,11 @@ from a2mim.measure.networks import (
     without_path,
 )
 from a2mim.measure.occlusion_tables import (
+    SUMMARY,
     Measured,
     read_images_table,
     result_rows,
+    summarised,
     summary,
     without_truth,
 )
@@ -87,7 +90,7 @@ from a2mim.runs.folder import (
     safe_name,
 )
 from a2mim.runs.progress import forwards, progress, worked_with
-from a2mim.runs.table import write_table
+from a2mim.runs.table import write_summary, write_table
 from a2mim.settings.occlusion import OcclusionConfig
 from a2mim.settings.weights import WeightsConfig, check_checkpoints
 from interactions.networks.inference import check_precision
@@ -294,12 +297,13 @@ def occlusion(config: OcclusionConfig) -> None:
     ]
     rows = usable(partial(_rows, config, plan, reports, files))
     write_table(rows, work / "rows.csv")
+    write_summary(summarised(rows), SUMMARY, work)
     write_whole(work / "occlusion.json", json.dumps(about, indent=2) + "\n")
     save(figures(rows), work)
     finish_run(work, out, settings, time.perf_counter() - start)
     shutil.rmtree(out / "parts")
     print(summary(rows))
-    print(f"\ntable: {out / 'rows.csv'}   figure: {out / 'occlusion.png'}")
+    print(f"\ntable: {out / 'summary.csv'}   figure: {out / 'occlusion.png'}")
 
 
 def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:

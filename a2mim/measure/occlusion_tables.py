@@ -32,6 +32,22 @@ PREDICTIONS = ("agreement", "flipped", "confidence", "p_clean", "kl", "js", "tv"
 """Measures of outputs alone, which need no class."""
 
 
+SUMMARY = {
+    "model": "network",
+    "weights": "its weights",
+    "occluder": "what is hidden",
+    "minus": "network that is subtracted on the same masks, in a difference",
+    "measure": "top1, top5, agreement, ...; _area, _relative and _half are of whole curves",
+    "hidden": "hidden share of the image, mean over images; of whole curves the largest",
+    "value": "mean over images and masks, or a difference",
+    "low": "lower end of its 95 % interval over images",
+    "high": "upper end",
+    "p": "of a difference of 0",
+    "p_holm": "corrected for all hidden shares (Holm)",
+}
+"""Columns of ``summary.csv`` and what they mean."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """One network under one occluder.
@@ -95,6 +111,20 @@ def result_rows(networks: Sequence[Measured], **constant: str | int) -> pd.DataF
             )
         )
     return pd.concat(made, ignore_index=True).assign(**constant)[list(COLUMNS)]
+
+
+def summarised(rows: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of a results table side by side, with the columns :data:`SUMMARY`."""
+    parts = rows["measure"].str.extract(r"^occlusion_(.+?)(_low|_high|_p_holm|_p)?$")
+    table = rows.assign(
+        occluder=rows["setting"].str.extract(r"occluder=(\S+)", expand=False),
+        minus=rows["setting"].str.extract(r" minus=(.*)$", expand=False).fillna(""),
+        measure=parts[0].str.removesuffix("_difference"),
+        hidden=rows["at"],
+        number=parts[1].fillna("_value").str.removeprefix("_"),
+    )
+    keys = ["model", "weights", "occluder", "minus", "measure", "hidden"]
+    return side_by_side(table, keys, ["value", "low", "high", "p", "p_holm"])
 
 
 def summary(rows: pd.DataFrame) -> str:

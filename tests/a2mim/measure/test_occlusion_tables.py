@@ -7,9 +7,11 @@ import torch
 
 from a2mim.measure.occlusion_tables import (
     PREDICTIONS,
+    SUMMARY,
     Measured,
     read_images_table,
     result_rows,
+    summarised,
     summary,
     without_truth,
 )
@@ -65,6 +67,28 @@ def values(rows, measure, weights, minus=""):
     setting = "occluder=random grid=4x4" + (f" minus=net {minus}" if minus else "")
     same = (rows["weights"] == weights) & (rows["setting"] == setting)
     return rows[same & (rows["measure"] == f"occlusion_{measure}")].set_index("at")["value"]
+
+
+def test_the_summary_has_every_number_once(rows, rows_without_truth):
+    for of in (rows, rows_without_truth):
+        wide = summarised(of)
+        assert set(SUMMARY) == set(wide)
+        assert wide[["value", "low", "high", "p", "p_holm"]].notna().sum().sum() == (
+            of["value"].notna().sum()
+        )
+    wide = summarised(rows)
+    found = wide[(wide["minus"] == "net w1") & (wide["measure"] == "top1")].set_index("hidden")
+    for column, measure in (
+        ("value", "top1_difference"),
+        ("low", "top1_difference_low"),
+        ("p", "top1_p"),
+        ("p_holm", "top1_p_holm"),
+    ):
+        pd.testing.assert_series_equal(
+            found[column], values(rows, measure, "w0", "w1"), check_names=False
+        )
+    area = wide[(wide["measure"] == "top1_area") & (wide["weights"] == "w1")]
+    assert area["high"].tolist() == values(rows, "top1_area_high", "w1").tolist()
 
 
 def test_nothing_that_needs_a_class_is_left(tables):
