@@ -68,11 +68,11 @@ def log_amplitudes(maps_BEHH: Tensor) -> Tensor:
         ValueError: for maps of another shape.
     """
     H = _side(maps_BEHH)
-    row_HH, diagonal_HH = np.indices((H, H))
-    cell_HH = row_HH * H + (diagonal_HH - row_HH) % H  # of each row, the one on each diagonal
-    cells = torch.from_numpy(cell_HH.ravel()).to(maps_BEHH.device)
-    skewed = maps_BEHH.flatten(2)[..., cells].unflatten(2, (H, H))
-    sums_BEH = skewed.sum(dim=2, dtype=torch.float64)
+    # Rows twice side by side, read with a stride that is one too short: the diagonals in columns.
+    B, E = maps_BEHH.shape[:2]
+    twice_BEHX = torch.cat([_wide(maps_BEHH)] * 2, dim=3).contiguous()
+    skewed = twice_BEHX.as_strided((B, E, H, H), (2 * E * H * H, 2 * H * H, 2 * H - 1, 1), H)
+    sums_BEH = skewed.sum(dim=2)
     amplitudes_BEK = torch.fft.rfft(sums_BEH)[..., : H - H // 2].abs()
     logs_BK = (amplitudes_BEK + FLOOR).log().mean(dim=1)
     return logs_BK - logs_BK[:, :1]
@@ -85,7 +85,7 @@ def variances(maps_BEHH: Tensor) -> Tensor:
         ValueError: for maps that are not square or have fewer than 3 x 3 cells.
     """
     _side(maps_BEHH)
-    return maps_BEHH.double().var(dim=(2, 3)).mean(dim=1)
+    return _wide(maps_BEHH).var(dim=(2, 3)).mean(dim=1)
 
 
 def spectrum(
@@ -159,12 +159,13 @@ def spectrum_rows(
             raise ValueError(
                 f"{layer}: expected maps of {sides[layer]} cells as before, got {side}"
             )
-        finite_B = maps_BEHH.isfinite().flatten(1).all(dim=1)
-        numbers = [finite_B.double()[:, None], variances(maps_BEHH)[:, None]]
-        found.append(torch.cat([*numbers, log_amplitudes(maps_BEHH)[:, 1:]], dim=1))
+        wide_BEHH = _wide(maps_BEHH)
+        found.append(
+            torch.cat([variances(wide_BEHH)[:, None], log_amplitudes(wide_BEHH)[:, 1:]], dim=1)
+        )
 
     def measured(images_BCHW: Tensor, size: int) -> Tensor:
-        """Whether finite, variance and Delta of every map in turn, ``(B, ...)``."""
+        """Variance and Delta of every map in turn, ``(B, ...)``."""
         parts = []
         with (
             torch.inference_mode(),
@@ -280,19 +281,27 @@ def _frame(
     """The rows of a batch, image by image."""
     import pandas as pd
 
-    most = max(side - side // 2 for side in sides.values())
-    tables = []
-    columns = ["variance", *(f"k{k}" for k in range(1, most))]
-    widths = [1 + sides[layer] - sides[layer] // 2 for layer in layers]
-    for layer, of in zip(layers, numbers.split(widths, dim=1), strict=True):
-        if not of[:, 0].all():
+    widths = [sides[layer] - sides[layer] // 2 for layer in layers]
+    padded_BLK = np.full((len(numbers), len(layers), max(widths)), np.nan)
+    for k, (layer, of) in enumerate(zip(layers, numbers.split(widths, dim=1), strict=True)):
+        if not of[:, 0].isfinite().all():  # a variance is finite only where all cells are
             raise ValueError(f"{layer}: expected finite maps, got NaN or infinity")
-        padded = np.full((len(of), len(columns)), np.nan)
-        padded[:, : of.shape[1] - 1] = of[:, 1:]
-        place = {"image": images, "layer": layer, "index": stream.index(layer)}
-        place |= {"maps": len(stream), "cells": sides[layer]}
-        tables.append(pd.DataFrame(place).join(pd.DataFrame(padded, columns=columns)))
-    return pd.concat(tables).sort_index(kind="stable").reset_index(drop=True)
+        padded_BLK[:, k, : widths[k]] = of
+    columns = ["variance", *(f"k{k}" for k in range(1, max(widths)))]
+    places = {
+        "image": np.repeat(np.array(images, dtype=object), len(layers)),
+        "layer": list(layers) * len(images),
+        "index": [stream.index(layer) for layer in layers] * len(images),
+        "maps": len(stream),
+        "cells": [sides[layer] for layer in layers] * len(images),
+    }
+    found = pd.DataFrame(padded_BLK.reshape(-1, max(widths)), columns=columns)
+    return pd.concat([pd.DataFrame(places), found], axis=1)
+
+
+def _wide(maps_BEHH: Tensor) -> Tensor:
+    """Maps in float64, row by row in memory."""
+    return maps_BEHH.to(torch.float64, memory_format=torch.contiguous_format)
 
 
 def _side(maps_BEHH: Tensor) -> int:
