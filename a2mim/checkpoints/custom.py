@@ -205,10 +205,11 @@ def _data_config(
     network: str, module: nn.Module, told: dict[str, Any], image_size: int | None
 ) -> dict[str, Any]:
     made_for = size_of_images(module)
+    channels = getattr(module, "in_chans", (told.get("input_size") or (3,))[0])
     if image_size:
-        told = {**told, "input_size": (3, image_size, image_size)}
+        told = {**told, "input_size": (channels, image_size, image_size)}
     elif made_for is not None:  # a ViT of timm's, whose pretrained_cfg may be of another size
-        told = {**told, "input_size": (3, *made_for)}
+        told = {**told, "input_size": (channels, *made_for)}
     missing = [key for key in ("input_size", "mean", "std") if not told.get(key)]
     if missing:
         raise UsageError(

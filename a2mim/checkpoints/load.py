@@ -464,6 +464,12 @@ def _data_config(
         if len(size) != 2 or not all(isinstance(edge, int) and edge > 0 for edge in size):
             raise WeightsError(f"expected an image size of one or two whole numbers, got {asked!r}")
         config["input_size"] = (config["input_size"][0], *size)
+    channels = config["input_size"][0]
+    if not len(config["mean"]) == len(config["std"]) == channels:
+        raise WeightsError(
+            f"expected mean and std of {channels} numbers for images of {channels} channels, got "
+            f"{len(config['mean'])} and {len(config['std'])}; give --mean and --std"
+        )
     return config
 
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from timm.data import create_transform
 from torch import Tensor
 
 from a2mim.checkpoints.load import Loaded, LoadReport
@@ -255,7 +254,7 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
             f"expected weights with a classifier for --method clean, {loaded.report.source} has "
             "none; use linear, sgd, knn or finetune"
         )
-    transform = PilTransform(create_transform(**loaded.data_config))
+    transform = PilTransform.of(loaded.data_config)
     (samples,) = _samples(config, transform)
     with _progress("evaluating", len(samples)) as on_batch:
         found = evaluate(
@@ -284,7 +283,7 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
 
 def _frozen(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iterator[Number]:
     """Probes of frozen features, for every seed."""
-    transform = PilTransform(create_transform(**loaded.data_config))
+    transform = PilTransform.of(loaded.data_config)
     readout = Readout(config.pool, config.block, config.final_norm)
     tables: list[Features] = []
     for split, some in zip(("training", "test"), _samples(config, transform), strict=True):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from a2mim.data.folders import DataError, image_names, is_hidden, read_image
+from a2mim.data.folders import DataError, image_names, is_hidden, read_image, read_pixels
 
 
 @dataclass(frozen=True)
@@ -256,23 +256,39 @@ def photographs(
     """
     from timm.data import create_transform
 
-    transform = create_transform(**data_config(model), is_training=False)
+    config = data_config(model)
+    if not config["mean"]:
+        raise DataError(
+            "expected the model's normalisation, got none; put mean and std in its pretrained_cfg"
+        )
+    transform = create_transform(**config, is_training=False)
     files = find_images(Path(folder), count, seed)
-    images_ICHW = torch.stack([transform(read_image(file)) for file in files])
+    channels = config["input_size"][0]
+    images_ICHW = torch.stack([transform(read_pixels(file, channels)) for file in files])
     return images_ICHW, [file.relative_to(folder).as_posix() for file in files]
 
 
 def data_config(model: nn.Module) -> dict[str, Any]:
     """How a timm model wants its images: the arguments of timm's ``create_transform``.
 
-    timm's own tells the size of the published weights; here it is that of the model, which may be
-    made for another, such as ``img_size=(96, 160)``.
+    timm's own tells size and channels of the published weights; here they are those of the model,
+    which may be made for others, such as ``img_size=(96, 160)`` or ``in_chans=1``. A grey network
+    gets the mean over colours of the normalisation; for other channels there is none until one is
+    given, and mean and std are empty.
     """
     from timm.data import resolve_model_data_config
 
     config: dict[str, Any] = resolve_model_data_config(model)
-    size = size_of_images(model)
-    return config if size is None else config | {"input_size": (config["input_size"][0], *size)}
+    channels = int(getattr(model, "in_chans", config["input_size"][0]))
+    size = size_of_images(model) or config["input_size"][1:]
+    config["input_size"] = (channels, *size)
+    for key in ("mean", "std"):
+        values = config[key]
+        if channels == 1:
+            config[key] = (sum(values) / len(values),)
+        elif channels != len(values):
+            config[key] = ()
+    return config
 
 
 def size_of_images(model: nn.Module) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,10 +30,16 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
-"""uint8 image ``(C, H, W)`` and a generator -> image ``(C, size, size)``.
+"""uint8 image ``(C, H, W)`` (float32 for C other than 1 and 3), generator -> ``(C, size, size)``.
 
 It is float32 and normalised, or still uint8: then the device normalises whole batches.
 """
+
+
+def channels_of(augment: Augment) -> int:
+    """The channels that an ``Augment`` takes: 3 if it does not say."""
+    return getattr(augment, "channels", 3)
+
 
 CROP_ATTEMPTS = 10  # torchvision's
 DRAWS = 1 + 4 * CROP_ATTEMPTS  # the flip, then area, aspect, top and left of every attempt
@@ -43,6 +49,8 @@ MERSENNE_WORDS = 624  # the state of NumPy's global generator, 32 bits each
 @dataclass(frozen=True)
 class Normalise:
     """(x / 255 - mean) / std of uint8 images, on the device where they are.
+
+    Of float32 images of many channels, which are no multiples of 1 / 255, (x - mean) / std.
 
     Attributes:
         mean: per channel, in units of [0, 1].
@@ -65,14 +73,17 @@ class Normalise:
     def __call__(self, images: Tensor) -> Tensor:
         """float32 images ``(C, H, W)`` or ``(B, C, H, W)`` in the same layout."""
         # A broadcast would turn one channel into three without a word.
-        if images.dtype != torch.uint8 or images.ndim < 3 or images.shape[-3] != len(self.mean):
+        many = len(self.mean) not in (1, 3) and images.dtype == torch.float32
+        kind = torch.float32 if many else torch.uint8
+        if images.dtype != kind or images.ndim < 3 or images.shape[-3] != len(self.mean):
             raise ValueError(
                 f"expected a uint8 image ({len(self.mean)}, H, W), got {images.dtype} "
                 f"{tuple(images.shape)}; give a mean and std per channel, and no floats"
             )
         # Two passes over one copy, instead of torchvision's five.
         shift_C11, factor_C11 = _shift_and_factor(self.mean, self.std, images.device)
-        return images.to(torch.float32).sub_(shift_C11).mul_(factor_C11)
+        floats = images * 255 if many else images.to(torch.float32)
+        return floats.sub_(shift_C11).mul_(factor_C11)
 
 
 @dataclass(frozen=True)
@@ -109,13 +120,19 @@ class CropAndFlip:
             raise ValueError(f"expected 0 < smallest <= largest for ratio, got {self.ratio}")
 
     @property
+    def channels(self) -> int:
+        """Of the images that it takes."""
+        return len(self.std)
+
+    @property
     def normalised(self) -> Callable[[Tensor], Tensor]:
         """What is done to the cropped image: :class:`Normalise`, or nothing."""
         return _as_it_is if self.mean is None else Normalise(self.mean, self.std)
 
     def __call__(self, image_CHW: Tensor, generator: torch.Generator) -> Tensor:
         """An image ``(C, size, size)`` from a uint8 image."""
-        if image_CHW.dtype != torch.uint8 or image_CHW.ndim != 3:
+        kind = torch.uint8 if len(image_CHW) in (1, 3) else torch.float32
+        if image_CHW.dtype != kind or image_CHW.ndim != 3:
             raise ValueError(
                 f"expected a uint8 image (C, H, W), got {image_CHW.dtype} {tuple(image_CHW.shape)}"
             )
@@ -154,6 +171,11 @@ class CentreCrop:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bicubic"
 
+    @property
+    def channels(self) -> int:
+        """Of the images that it takes."""
+        return len(self.mean)
+
     def __post_init__(self) -> None:
         _check(self.size, self.interpolation)
         Normalise(self.mean, self.std)
@@ -181,27 +203,42 @@ class PilTransform:
 
     Attributes:
         transform: Pillow image -> float32 tensor ``(C, size, size)``. It must not keep a random
-            state of its own.
+            state of its own. Other channels than 1 and 3 it gets as a float32 tensor.
+        channels: of the images that it takes.
 
     Raises:
-        ValueError: when called, for an image that is not uint8 with 1 or 3 channels, or if the
-            transform gives something else than a float32 tensor.
+        ValueError: when called, for an image that is not uint8 with 1 or 3 channels or float32 with
+            the others that it takes, or if the transform gives something else than a float32
+            tensor.
     """
 
     transform: Callable[[Any], Any]
+    channels: int = 3
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> PilTransform:
+        """That of timm for a network that wants its images so: its ``create_transform``."""
+        from timm.data import create_transform
+
+        return cls(create_transform(**config), config["input_size"][0])
 
     def __call__(self, image_CHW: Tensor, generator: torch.Generator) -> Tensor:
         """A float32 image ``(C, size, size)`` from a uint8 image."""
         from PIL import Image
 
+        if self.channels not in (1, 3) and len(image_CHW) == self.channels:
+            return self._checked(image_CHW, generator)
         if image_CHW.dtype != torch.uint8 or image_CHW.ndim != 3 or len(image_CHW) not in (1, 3):
             raise ValueError(
                 f"expected a uint8 image (1, H, W) or (3, H, W), got {image_CHW.dtype} "
                 f"{tuple(image_CHW.shape)}; give pixels, and no floats"
             )
         pixels = image_CHW[0] if len(image_CHW) == 1 else image_CHW.permute(1, 2, 0)
+        return self._checked(Image.fromarray(pixels.contiguous().numpy()), generator)
+
+    def _checked(self, image: Any, generator: torch.Generator) -> Tensor:
         with _global_states_seeded(generator):
-            result = self.transform(Image.fromarray(pixels.contiguous().numpy()))
+            result = self.transform(image)
         if not isinstance(result, Tensor) or result.dtype != torch.float32:
             raise ValueError(
                 "expected a transform that ends in a float32 tensor, got a "

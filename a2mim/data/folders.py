@@ -1,34 +1,55 @@
-"""Image files: which of a folder's files are images, and how one becomes RGB of 8 bits.
+"""Image files: which of a folder's files are images, and how one becomes pixels for a network.
 
-Every command finds images by :func:`image_names` and opens them by :func:`read_image`, so that no
+Every command finds images by :func:`image_names` and opens them by :func:`read_pixels`, so that no
 two of them see other images, or other pixels.
 
-Shapes: H x W pixels.
+Shapes: C channels, H x W pixels.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import warnings
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from a2mim.files import WORK_MARK
-from a2mim.messages import in_a_line
+from a2mim.messages import in_a_line, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+T = TypeVar("T")
+
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+        *(".jxl", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+    }
+)
+"""Those that this Pillow cannot read are among them: such an image is named, not passed over."""
+
+ARRAY_SUFFIX = ".npy"
+NOT_OURS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
+"""Folders that unpacking, storage and file managers leave behind; in two of them lie pictures."""
 
 WHITE_IS_ZERO = 0
 SIGNED = 2
 PHOTOMETRIC, SAMPLE_FORMAT, BITS = 262, 339, 258
 """Tags of TIFF, and what two of them say."""
+
+ORIENTATION = 0x0112
+"""Tag of EXIF: how the picture has to be turned or mirrored to stand upright, 1 to 8."""
+
+MOST_VALUES = 2**29
+"""Numbers in an array, at most: as many as in the largest picture that Pillow reads."""
 
 
 class DataError(Exception):
@@ -38,9 +59,10 @@ class DataError(Exception):
 def image_names(folder: Path) -> list[str]:
     """The images of a folder, searched in depth: paths relative to it, with slashes, sorted.
 
-    An image is a file with a suffix in :data:`IMAGE_SUFFIXES`, in lower or upper case. Links are
-    followed, but not in circles; what is hidden (:func:`is_hidden`) is not looked at, nor are
-    folders of runs (:func:`is_results`) below the folder: figures are no photographs.
+    An image is a file with a suffix in :data:`IMAGE_SUFFIXES`, in lower or upper case; where there
+    are none, arrays (``.npy``) are the images. Links are followed, but not in circles; what is
+    hidden (:func:`is_hidden`) is not looked at, nor are folders of runs (:func:`is_results`) below
+    the folder: figures are no photographs.
 
     Raises:
         DataError: if there is no such folder, or one in it cannot be listed.
@@ -48,9 +70,11 @@ def image_names(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"expected a folder of images, found none at {folder}")
     try:
-        return sorted(_walk(str(folder), "", frozenset()))
+        found = sorted(_walk(str(folder), "", frozenset()))
     except OSError as error:
         raise DataError(f"expected a folder of images, cannot read it: {error}") from error
+    pictures = [name for name in found if not name.lower().endswith(ARRAY_SUFFIX)]
+    return pictures or found
 
 
 def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
@@ -67,7 +91,9 @@ def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterat
             continue
         if entry.is_dir():
             yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES | {ARRAY_SUFFIX} and (
+            entry.is_file() or not os.path.exists(entry.path)  # a pipe would be waited for
+        ):
             yield prefix + entry.name
 
 
@@ -78,15 +104,15 @@ def is_results(names: Set[str]) -> bool:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is none of the user's: ``.cache``, ``._photo.jpg``, ``__MACOSX``."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in NOT_OURS
 
 
 def read_image(source: Path | bytes, name: str = "") -> Image:
     """One image file in RGB, 8 bits per channel; see :func:`to_rgb`.
 
     By Pillow: torchvision's own decoders are deprecated and as fast. No draft mode: pixels are
-    those of the full decoding. The orientation in EXIF is not applied, as in torchvision and timm.
-    Of several frames it is the first.
+    those of the full decoding. Of several frames it is the first. Arrays of one or three channels,
+    and TIFF files of these that Pillow cannot read, are read as :func:`read_pixels` does.
 
     Args:
         source: the file, or its bytes.
@@ -95,25 +121,83 @@ def read_image(source: Path | bytes, name: str = "") -> Image:
     Raises:
         DataError: if it cannot be read, or not without guessing its scale.
     """
-    from PIL import Image
+    return _opened(source, name, _rgb, lambda array: _picture(_levels(_channels_last(array, 3))))
+
+
+def read_pixels(source: Path | bytes, channels: int = 3, name: str = "") -> Image | Tensor:
+    """One image file for a network of so many channels.
+
+    ==========  ====================================================================================
+    3 channels  :func:`read_image`
+    1 channel   the same as grey of 8 bits (ITU-R 601, as Pillow's ``L``)
+    others      float32 ``(C, H, W)``: all channels of a ``.npy`` array or TIFF file ``(H, W, C)``
+                or ``(C, H, W)``, or those of a picture with transparency for C of 2 or 4. Bytes
+                are divided by 255, 16 bits by 65,535; floats stay what they are
+    ==========  ====================================================================================
+
+    Args:
+        source: the file, or its bytes.
+        channels: C.
+        name: what messages call it, if not by its path.
+
+    Raises:
+        DataError: as :func:`read_image`, or if it has another number of channels.
+    """
+    if channels == 3:
+        return read_image(source, name)
+    if channels == 1:
+        return read_image(source, name).convert("L")
+    import torch
+
+    floats_HWC = _opened(
+        source,
+        name,
+        lambda image: _floats(_bands(image, channels)),
+        lambda array: _floats(_channels_last(array, channels)),
+    )
+    return torch.from_numpy(floats_HWC).permute(2, 0, 1).contiguous()
+
+
+def _opened(
+    source: Path | bytes,
+    name: str,
+    of_image: Callable[[Image], T],
+    of_array: Callable[[NDArray[Any]], T],
+) -> T:
+    """What is made of a file, of whatever kind it is.
+
+    Raises:
+        DataError: if nothing can be made of it.
+    """
+    from PIL import Image, UnidentifiedImageError
 
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow remarks on files that it can read
-            with Image.open(file) as image:
-                return _rgb(image)
+            if (array := _npy(file)) is not None:
+                return of_array(array)
+            try:
+                with Image.open(file) as image:
+                    return of_image(image)
+            except (UnidentifiedImageError, _OtherChannels):
+                if (array := _tiff(file)) is None:
+                    raise
+                return of_array(array)
     except Exception as error:  # damaged files make Pillow raise nearly anything
         told = _told(error).replace(f" {file!r}", "")  # a place in memory says nothing
         if isinstance(source, bytes):
             told = f"{len(source)} bytes, {told}"
         else:
             name = name or str(source)
-        raise DataError(f"expected an image, cannot read {name}: {told}") from error
+        raise DataError(f"expected an image, cannot read {printable(name)}: {told}") from error
 
 
 def to_rgb(image: Image, name: str) -> Image:
     """An opened image in RGB, 8 bits per channel.
+
+    An orientation in EXIF is applied: the picture stands upright, as in viewers (torchvision and
+    timm leave it lying).
 
     ==============================  ================================================================
     8 bits or less, palettes, CMYK  as Pillow converts them, like torchvision and timm
@@ -136,13 +220,15 @@ def to_rgb(image: Image, name: str) -> Image:
         DataError: if it is refused, or its file turns out to be damaged.
     """
     try:
-        return _rgb(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _rgb(image)
     except Exception as error:
         raise DataError(f"expected an image, cannot read {name}: {_told(error)}") from error
 
 
 def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, DataError) else in_a_line(error)
+    return str(error) if isinstance(error, DataError) else printable(in_a_line(error))
 
 
 def _rgb(image: Image) -> Image:
@@ -154,20 +240,13 @@ def _rgb(image: Image) -> Image:
         raise DataError("expected numbers from 0 (black) on, got signed ones; convert it")
     if deep and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         raise DataError(f"expected 0 for black, got 0 for white in mode {image.mode}; convert it")
-    if image.mode == "RGB":
-        image.load()
-        return image
     if not deep:
-        return image.convert("RGB")
-    values_HW = np.asarray(image)
+        image.load()
+        return _upright(image if image.mode == "RGB" else image.convert("RGB"))
+    values_HW: NDArray[Any] = np.asarray(image)
+    levels_HW: NDArray[Any]
     if image.mode == "F":
-        low, high = values_HW.min(), values_HW.max()
-        if not (low >= 0 and high <= 1):  # also where they are not numbers
-            raise DataError(
-                f"expected floats in [0, 1], got {low:g} to {high:g}: nothing says which is white; "
-                "convert it"
-            )
-        levels_HW = np.round(values_HW * 255)
+        levels_HW = _levels(values_HW)
     elif image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):
         bits = int(np.max(tags.get(BITS, 16)))
         levels_HW = values_HW >> (bits - 8)
@@ -176,4 +255,151 @@ def _rgb(image: Image) -> Image:
             f"expected at most 16 bits per channel, got 32 (mode {image.mode}): nothing says which "
             "number is white; convert it"
         )
-    return Image.fromarray(levels_HW.astype(np.uint8)).convert("RGB")
+    grey = Image.fromarray(levels_HW.astype(np.uint8))
+    return _upright(_with_exif(grey, image).convert("RGB"))
+
+
+def _upright(image: Image) -> Image:
+    """Turned and mirrored as its EXIF says; damaged EXIF says nothing."""
+    from PIL import ImageOps
+
+    try:
+        turned = image.getexif().get(ORIENTATION, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:
+        return image
+
+
+def _with_exif(image: Image, original: Image) -> Image:
+    image.info = {key: value for key, value in original.info.items() if key == "exif"}
+    return image
+
+
+class _OtherChannels(DataError):
+    """A picture that has not the channels of the network, for all that Pillow can tell."""
+
+
+def _bands(image: Image, channels: int) -> NDArray[Any]:
+    """Pixels ``(H, W, C)`` of a picture with transparency.
+
+    Raises:
+        DataError: for another.
+    """
+    bands = image.getbands()
+    if len(bands) != channels or bands[-1] != "A":
+        raise _OtherChannels(
+            f"expected {channels} channels, got {len(bands)} ({image.mode}); give .npy arrays or "
+            f"TIFF files of {channels} channels"
+        )
+    image.load()
+    return np.asarray(_upright(image))
+
+
+def _npy(file: Path | io.BytesIO) -> NDArray[Any] | None:
+    """The array in a ``.npy`` file; None for another file."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            is_array = opened.read(6) == b"\x93NUMPY"
+        if not is_array:
+            return None
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    if file.getvalue()[:6] != b"\x93NUMPY":
+        return None
+    return np.load(file, allow_pickle=False)
+
+
+def _tiff(file: Path | io.BytesIO) -> NDArray[Any] | None:
+    """All channels of the first page of a TIFF file; None for another file.
+
+    Raises:
+        DataError: if the reader for these is missing.
+    """
+    data = file.read_bytes() if isinstance(file, Path) else file.getvalue()
+    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return None
+    try:
+        import tifffile
+    except ImportError as error:
+        raise DataError(
+            "Pillow cannot read this TIFF file, tifffile may: pip install 'a2mim[tiff]'"
+        ) from error
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says is raised too
+    with tifffile.TiffFile(io.BytesIO(data)) as opened:
+        page: Any = opened.pages[0]
+        if page.size > MOST_VALUES:
+            raise DataError(f"expected at most {MOST_VALUES} numbers, got {page.size}")
+        if page.photometric == WHITE_IS_ZERO:
+            raise DataError("expected 0 for black, got 0 for white; convert it")
+        array: NDArray[Any] = page.asarray()
+    return array
+
+
+def _channels_last(array: NDArray[Any], channels: int) -> NDArray[Any]:
+    """An array as ``(H, W, C)``; for a network of colours, also one of grey.
+
+    Raises:
+        DataError: if it has other channels, or it cannot be told which axis they are.
+    """
+    if array.size > MOST_VALUES:
+        raise DataError(f"expected at most {MOST_VALUES} numbers, got {array.size}")
+    if array.ndim == 2:
+        array = array[..., None]
+    wanted = (1, 3) if channels == 3 else (channels,)
+    shape = " x ".join(map(str, array.shape))
+    if array.ndim != 3 or 0 in array.shape:
+        raise DataError(f"expected an array (H, W, C) or (C, H, W), got {shape}")
+    last, first = array.shape[2] in wanted, array.shape[0] in wanted
+    if last and first:
+        raise DataError(f"expected to tell rows from channels, got an array of {shape}")
+    if not (last or first):
+        raise DataError(f"expected {' or '.join(map(str, wanted))} channels, got an array {shape}")
+    return array if last else np.moveaxis(array, 0, 2)
+
+
+def _levels(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Numbers of an array as 0 to 255, by the table of :func:`to_rgb`.
+
+    Raises:
+        DataError: if nothing says which number is white.
+    """
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype == np.uint16:
+        return (array >> 8).astype(np.uint8)
+    if array.dtype.kind != "f":
+        raise DataError(
+            f"expected bytes, 16 bits without a sign or floats in [0, 1], got {array.dtype}: "
+            "nothing says which number is white; convert it"
+        )
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 1):  # also where they are not numbers
+        raise DataError(
+            f"expected floats in [0, 1], got {low:g} to {high:g}: nothing says which is white; "
+            "convert it"
+        )
+    return np.round(array * 255).astype(np.uint8)
+
+
+def _floats(array: NDArray[Any]) -> NDArray[np.float32]:
+    """Numbers of an array of many channels; see :func:`read_pixels`.
+
+    Raises:
+        DataError: if they are not finite, or their scale is not known.
+    """
+    scale = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(array.dtype)
+    if scale is None and array.dtype.kind != "f":
+        raise DataError(f"expected bytes, 16 bits without a sign or floats, got {array.dtype}")
+    floats = np.array(array, dtype=np.float32)
+    if scale is not None:
+        floats /= scale
+        return floats
+    if not np.isfinite(floats).all():
+        raise DataError("expected finite numbers, got others")
+    return floats
+
+
+def _picture(levels_HWC: NDArray[np.uint8]) -> Image:
+    from PIL import Image
+
+    grey = levels_HWC.shape[2] == 1
+    return Image.fromarray(levels_HWC[..., 0] if grey else levels_HWC).convert("RGB")

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 import torch
@@ -24,12 +24,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from a2mim.data.arrays import ImageSet
-from a2mim.data.augment import Augment
+from a2mim.data.augment import Augment, channels_of
 from a2mim.data.contents import hash_files, hash_of
-from a2mim.data.folders import DataError, image_names, read_image, to_rgb
+from a2mim.data.folders import DataError, image_names, read_pixels, to_rgb
 from a2mim.data.limits import TOLERANCE, Tolerance
 from a2mim.data.sampler import BatchedSamples, Samples, keyed_generator, keyed_seed
 from a2mim.messages import in_a_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 
@@ -155,13 +158,41 @@ def read_or_replace(
     ) from last
 
 
-def decode(data: bytes, name: str) -> Tensor:
-    """A uint8 image ``(3, H, W)`` from a file's bytes; see :func:`a2mim.data.folders.read_image`.
+def decode(data: bytes, name: str, channels: int = 3) -> Tensor:
+    """An image ``(C, H, W)`` from a file's bytes; see :func:`a2mim.data.folders.read_pixels`.
+
+    Returns:
+        uint8 for C of 1 or 3, float32 for others.
 
     Raises:
         DataError: if it cannot be read.
     """
-    return torch.from_numpy(np.array(read_image(data, name))).permute(2, 0, 1)
+    return as_tensor(read_pixels(data, channels, name))
+
+
+def as_tensor(pixels: Image | Tensor) -> Tensor:
+    """A picture as uint8 ``(C, H, W)``; a tensor as it is."""
+    if isinstance(pixels, Tensor):
+        return pixels
+    levels = torch.from_numpy(np.array(pixels))
+    return levels[None] if levels.ndim == 2 else levels.permute(2, 0, 1)
+
+
+def with_channels(image_CHW: Tensor, channels: int, name: str) -> Tensor:
+    """An image in memory for a network of so many channels: colours become grey, grey colours.
+
+    Raises:
+        DataError: for other channels.
+    """
+    if len(image_CHW) == channels:
+        return image_CHW
+    if {len(image_CHW), channels} != {1, 3}:
+        raise DataError(f"expected {channels} channels, got {len(image_CHW)} in {name}")
+    if channels == 3:
+        return image_CHW.expand(3, -1, -1)
+    from PIL import Image
+
+    return as_tensor(Image.fromarray(image_CHW.permute(1, 2, 0).numpy()).convert("L"))
 
 
 class ArraySamples:
@@ -200,7 +231,9 @@ class ArraySamples:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"expected an image index below {len(self)}, got {index}")
-        return self._pixels_ICHW[index]
+        return with_channels(
+            self._pixels_ICHW[index], channels_of(self._augment), self.names[index]
+        )
 
     def load(self, index: int, epoch: int) -> Tensor:
         """One image ``(C, H, W)``, as ``augment`` makes it.
@@ -286,9 +319,9 @@ class DatasetSamples:
             raise DataError(in_a_line(error)) from error
         image = item[0] if isinstance(item, (tuple, list)) else item
         if isinstance(image, Image.Image):
-            return torch.from_numpy(np.array(to_rgb(image, self._name(index)))).permute(2, 0, 1)
+            image = as_tensor(to_rgb(image, self._name(index)))
         if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3:
-            return image
+            return with_channels(image, channels_of(self._augment), self._name(index))
         raise ValueError(
             f"expected a Pillow image or a uint8 tensor (C, H, W) from {self._name(index)}, got "
             f"{type(image).__name__}; build the data set without a transform"
@@ -606,4 +639,4 @@ class FolderSamples:
                 data = file.read()
         except OSError as error:
             raise DataError(f"expected an image file, cannot read it: {error}") from error
-        return decode(data, name)
+        return decode(data, name, channels_of(self._augment))

@@ -23,7 +23,7 @@ from PIL import Image
 from a2mim.data.arrays import ImageSet, digits, find_images, subset
 from a2mim.data.augment import Augment
 from a2mim.data.contents import hash_of
-from a2mim.data.folders import DataError, read_image, to_rgb
+from a2mim.data.folders import DataError, read_pixels, to_rgb
 from a2mim.data.limits import BUFFER
 from a2mim.data.named import NAMES, labels_of, named_samples, torchvision_set
 from a2mim.data.samples import (
@@ -55,13 +55,14 @@ class Source:
 
     Attributes:
         name: names its random draws.
-        read: opens it, in RGB.
+        read: opens it, for a network of so many channels (3 if not given); see
+            :func:`~a2mim.data.folders.read_pixels`.
         truth: its class, if it is known.
         file: where it is, if it is a file.
     """
 
     name: str
-    read: Callable[[], Image.Image]
+    read: Callable[..., Any]
     truth: int | None
     file: Path | None = None
 
@@ -97,7 +98,7 @@ def folder_images(folder: Path, count: int, seed: int, *, truth: bool) -> list[S
     names = [file.relative_to(folder).as_posix() for file in files]
     classes = _classes(folder, names, NO_TRUTH) if truth else dict.fromkeys(names)
     return [
-        Source(name, partial(read_image, file), classes[name], file)
+        Source(name, partial(read_pixels, file), classes[name], file)
         for name, file in zip(names, files, strict=True)
     ]
 
@@ -270,12 +271,19 @@ def some(sources: Sequence[T], count: int, seed: int) -> list[T]:
     return [sources[k] for k in subset(len(sources), count, seed)]
 
 
-def _picture(images: ImageSet, k: int) -> Image.Image:
-    return Image.fromarray(images.pixels_ICHW[k].permute(1, 2, 0).numpy())
+def _picture(images: ImageSet, k: int, channels: int = 3) -> Image.Image:
+    image = Image.fromarray(images.pixels_ICHW[k].permute(1, 2, 0).numpy())
+    return _in_channels(image, channels, images.names[k])
 
 
-def _item(dataset: Any, k: int, name: str) -> Image.Image:
-    return to_rgb(dataset[k][0], name)
+def _item(dataset: Any, k: int, name: str, channels: int = 3) -> Image.Image:
+    return _in_channels(to_rgb(dataset[k][0], name), channels, name)
+
+
+def _in_channels(image: Image.Image, channels: int, name: str) -> Image.Image:
+    if channels not in (1, 3):
+        raise DataError(f"expected {channels} channels, got 3 in {name}")
+    return image if channels == 3 else image.convert("L")
 
 
 def _names(folder: Path) -> list[str]:

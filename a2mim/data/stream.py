@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from a2mim.data.addresses import expand_shards, for_webdataset, optional, rewritten
-from a2mim.data.augment import Augment
+from a2mim.data.augment import Augment, channels_of
 from a2mim.data.contents import hash_files, hash_of
 from a2mim.data.folders import DataError
 from a2mim.data.limits import BUFFER
@@ -255,7 +255,7 @@ class _Epoch(IterableDataset):
             ):
                 number = keyed_seed("image", shard.rsplit("/", 1)[-1], name)
                 try:
-                    image_CHW = decode(data, f"{shard}/{name}")
+                    image_CHW = decode(data, f"{shard}/{name}", channels_of(stream.augment))
                 except DataError as error:
                     stream.damage.image(number, error)
                     continue

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from a2mim.data.addresses import expanded, refuse_address
-from a2mim.data.augment import Augment
+from a2mim.data.augment import Augment, channels_of
 from a2mim.data.contents import hash_files, hash_of
 from a2mim.data.folders import IMAGE_SUFFIXES, DataError, is_hidden
 from a2mim.data.sampler import keyed_generator
@@ -152,7 +152,7 @@ class TarSamples:
             data = os.pread(self._open.descriptor(self.shards[shard]), size, offset)
         except OSError as error:
             raise DataError(f"expected a shard, cannot read it: {error}") from error
-        return decode(data, self._name(index))
+        return decode(data, self._name(index), channels_of(self._augment))
 
 
 def _index(shard: str, endings: tuple[str, ...]) -> Iterator[tuple[str, int, int]]:

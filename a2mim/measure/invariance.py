@@ -618,7 +618,7 @@ def _grid(config: InvarianceConfig) -> PatchGrid:
 
 
 def _read(subject: Subject, sources: Sequence[Source]) -> Tensor:
-    return torch.stack([subject.transform(source.read()) for source in sources])
+    return torch.stack([subject.see(source) for source in sources])
 
 
 def _range(values: pd.Series) -> str:

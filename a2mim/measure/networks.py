@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ from a2mim.checkpoints.files import WeightsError
 from a2mim.checkpoints.folders import LOCAL
 from a2mim.checkpoints.layouts import DIALECTS, LAYOUTS, PLAIN
 from a2mim.checkpoints.load import HUB, UNTRAINED, Loaded, LoadReport, describe, load_model
+from a2mim.data.sources import Source
 from a2mim.files import write_whole
 from a2mim.measure.fitting import Sight, sight_of
 from a2mim.messages import UsageError
@@ -53,6 +55,14 @@ class Subject:
     colours: tuple[Sequence[float], Sequence[float]]
     untrained: Callable[[int], nn.Module]
 
+    def see(self, source: Source) -> Tensor:
+        """An image as the network wants it, ``(C, H, W)``.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
+        return self.transform(source.read(self.report.look["input_size"][0]))
+
 
 def load(name: str, config: WeightsConfig) -> Loaded:
     """The network of a name, a file, a run folder, or ``ARCHITECTURE=FILE``, strictly loaded.
@@ -69,8 +79,8 @@ def load(name: str, config: WeightsConfig) -> Loaded:
 def _load(name: str, config: WeightsConfig) -> Loaded:
     architecture, where = _parts(name)
     for key, value in (("mean", config.mean), ("std", config.std)):
-        if value and (len(value) != 3 or (key == "std" and min(value) <= 0)):
-            raise UsageError(f"expected --{key} of 3 numbers (above 0 for std), got {value}")
+        if not all(map(math.isfinite, value)) or (key == "std" and min(value, default=1) <= 0):
+            raise UsageError(f"expected --{key} of finite numbers (above 0 for std), got {value}")
     wanted = look_given(config)
     network = _own(architecture, where)
     try:
@@ -290,7 +300,12 @@ def _untrained(name: str, report: LoadReport, seed: int) -> nn.Module:
     network = _own(*_parts(name))
     if network is not None:
         return without_classifier(build(network, seed))
-    fresh = load_model(f"{UNTRAINED}{report.architecture}", options=report.options, seed=seed)
+    fresh = load_model(
+        f"{UNTRAINED}{report.architecture}",
+        options=report.options,
+        data={key: report.look[key] for key in ("mean", "std")},
+        seed=seed,
+    )
     return without_classifier(fresh.model)
 
 

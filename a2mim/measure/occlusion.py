@@ -31,7 +31,6 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from timm.data import create_transform
 from torch import Tensor, nn
 
 from a2mim.checkpoints.load import Loaded, LoadReport
@@ -523,7 +522,6 @@ def _tried(config: OcclusionConfig, plan: Plan, name: str) -> tuple[LoadReport, 
                 f"{0 if known is None else int(known.max()) + 1} classes"
             )
         label = torch.zeros_like(label)  # for now, features serve as logits
-    _, H, W = loaded.data_config["input_size"]
     players = plan.players
     maps = {}
     if players is None:
@@ -531,7 +529,7 @@ def _tried(config: OcclusionConfig, plan: Plan, name: str) -> tuple[LoadReport, 
     for occluder_name, occluder in plan.occluders.items():
         rows = occlude(
             loaded.model,
-            torch.zeros(1, 3, H, W),
+            torch.zeros(1, *loaded.data_config["input_size"]),
             label,
             players or maps,
             occluder,
@@ -577,7 +575,7 @@ def _fill(plan: Plan, loaded: Loaded) -> AnyFill | None:
 
 def _images(config: OcclusionConfig, data: dict[str, Any]) -> Images:
     """The images of the run, as a network with this data config sees them."""
-    transform = PilTransform(create_transform(**data))
+    transform = PilTransform.of(data)
     samples: Labelled
     truth = config.label == "truth"
     if config.images is None:
@@ -750,7 +748,7 @@ def _probe_samples(
             f"expected --probe-data for {source}, which has no classifier: clean "
             "images with classes, for --label truth those of --images, to train a linear probe on"
         )
-    samples = labelled_samples(data, PilTransform(create_transform(**look)))[0]
+    samples = labelled_samples(data, PilTransform.of(look))[0]
     limit = config.probe_max_train
     if limit is None or limit >= len(samples):
         return samples
@@ -851,7 +849,8 @@ class _Regions:
                     f"superpixels are the same, got {key} {' and '.join(dict.fromkeys(seen))}; "
                     "give --image-size, --crop-pct and --interpolation, or measure them one by one"
                 )
-        data = first | {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+        channels = first["input_size"][0]
+        data = first | {"mean": (0.0,) * channels, "std": (1.0,) * channels}
         return cls(_images(config, data), plan.superpixels)
 
     def __call__(self, chunk: slice) -> dict[str, PlayerMap]:

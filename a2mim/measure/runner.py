@@ -105,7 +105,7 @@ def measure(
     }
     keys, labels = [], []
     for index, source in enumerate(sources):
-        image = subject.transform(source.read())
+        image = subject.see(source)
         labels.append(_label(subject, config, source, image))
         name = _image_name(config, index, source)
         keys.append(record_key(settings | {"image": name}, image, labels[-1]))
@@ -158,7 +158,7 @@ def _game(
     subject: Subject, config: InteractionsConfig, source: Source, name: str, label: int
 ) -> ix.PatchGame | ix.TokenDropGame:
     """The game of one image."""
-    image = subject.transform(source.read())
+    image = subject.see(source)
     grid = grid_of(config)
     batch_size = config.batch_size or None
     precision: Precision = "float32" if config.precision == "auto" else config.precision

@@ -444,7 +444,12 @@ def _probe(backbone: nn.Module, image_size: int, count: int = 1) -> Any:
     try:
         return backbone.forward_features(  # type: ignore[operator]  # a timm method
             torch.zeros(
-                count, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype
+                count,
+                getattr(backbone, "in_chans", 3),
+                image_size,
+                image_size,
+                device=parameter.device,
+                dtype=parameter.dtype,
             )
         )
     except (AssertionError, RuntimeError) as error:

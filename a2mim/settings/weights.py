@@ -98,7 +98,8 @@ def weights_of(checkpoint: str, config: WeightsConfig) -> tuple[WeightsConfig, s
                 title = text if key == "name" else title
                 config = replace(config, layout=text) if key == "layout" else config
             elif key in ("mean", "std"):
-                if not isinstance(value, tuple) or len(value) != 3:
+                value = value if isinstance(value, tuple) else (value,)
+                if not all(isinstance(number, int | float) for number in value):
                     raise UsageError(f"expected {key}=R,G,B in --for {name}, got {word}")
                 if key == "mean":
                     config = replace(config, mean=value)

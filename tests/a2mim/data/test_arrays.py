@@ -237,3 +237,14 @@ def test_photographs_for_a_model_of_wide_images(tmp_path):
     expected = (cut - model.pretrained_cfg["mean"]) / model.pretrained_cfg["std"]
     np.testing.assert_allclose(images[0].permute(1, 2, 0), expected, atol=1e-5)
     assert size_of_images(create_model("test_resnet", num_classes=5)) is None
+
+
+def test_a_grey_model_has_the_mean_over_colours_and_others_none():
+    colours = {"mean": (0.1, 0.2, 0.6), "std": (0.2, 0.2, 0.5)}
+    model = create_model("test_resnet", in_chans=1, pretrained_cfg_overlay=colours)
+    config = data_config(model)
+    assert config["input_size"][0] == 1
+    assert config["mean"] == pytest.approx((0.3,))
+    assert config["std"] == pytest.approx((0.3,))
+    wide = data_config(create_model("test_resnet", in_chans=5))
+    assert (wide["input_size"][0], wide["mean"], wide["std"]) == (5, (), ())

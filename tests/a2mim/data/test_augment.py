@@ -18,6 +18,7 @@ from a2mim.data.augment import (
     CentreCrop,
     CropAndFlip,
     PilTransform,
+    channels_of,
     crop_box,
 )
 
@@ -250,3 +251,25 @@ def test_pillow_transforms_of_something_else():
     grey = PilTransform(lambda image: torch.tensor([len(image.getbands()), *image.size]).float())
     one = torch.zeros(1, 4, 5, dtype=torch.uint8)
     assert grey(one, torch.Generator()).tolist() == [1, 5, 4]
+
+
+def test_arrays_of_many_channels_go_the_way_of_pictures():
+    """Each channel as a picture of its own does, rounding aside."""
+    levels = picture(50, 70).float().div(255)
+    four = torch.cat([levels, levels[:1].flip(-1)])
+    generator = torch.Generator()
+    config = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.25,) * 3, "crop_pct": 0.9}
+    expected = PilTransform.of(config)((255 * levels).to(torch.uint8), generator)
+    wide = config | {"input_size": (4, 32, 32), "mean": (0.5,) * 4, "std": (0.25,) * 4}
+    found = PilTransform.of(wide)(four, generator)
+    assert found.shape == (4, 32, 32)
+    torch.testing.assert_close(found[:3].clamp(-2, 2), expected, rtol=0, atol=4 / 255 * 1.5)
+    for augment in (CropAndFlip(16, mean=(0.5,) * 4, std=(0.25,) * 4),):
+        assert channels_of(augment) == 4
+        whole = augment(four, generator.manual_seed(3))
+        part = CropAndFlip(16, mean=(0.5,) * 3, std=(0.25,) * 3)(
+            (255 * levels).to(torch.uint8), generator.manual_seed(3)
+        )
+        torch.testing.assert_close(whole[:3], part, rtol=0, atol=4 / 255 * 1.5)
+    assert channels_of(lambda image, generator: image) == 3
+    assert channels_of(PilTransform.of(config | {"input_size": (1, 32, 32)})) == 1

@@ -10,7 +10,14 @@ from PIL import Image
 
 from a2mim.data.arrays import find_images, image_folders, photographs
 from a2mim.data.augment import CentreCrop
-from a2mim.data.folders import DataError, image_names, is_hidden, read_image, to_rgb
+from a2mim.data.folders import (
+    DataError,
+    image_names,
+    is_hidden,
+    read_image,
+    read_pixels,
+    to_rgb,
+)
 from a2mim.data.limits import Tolerance
 from a2mim.data.samples import DatasetSamples, FolderSamples, find_training_files
 from a2mim.data.stream import ShardStream, StreamSettings
@@ -275,3 +282,199 @@ def test_folders_that_cannot_be_listed(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match="found none at"):
         image_names(tmp_path / "a.png")
+
+
+def corner(height: int = 6, width: int = 10) -> np.ndarray:
+    """A picture that no turn or mirror image of it equals."""
+    ramp = np.arange(height * width, dtype=np.uint8).reshape(height, width) * 4
+    return np.stack([ramp, ramp[::-1], ramp[:, ::-1]], axis=2)
+
+
+SUFFIXES = {
+    **{".jpg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".JPEG": "JPEG", ".gif": "GIF"},
+    **{".avif": "AVIF", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".TIFF": "TIFF"},
+    **{".png": "PNG", ".ppm": "PPM", ".pgm": "PPM", ".tga": "TGA", ".jp2": "JPEG2000"},
+}
+
+
+def test_every_kind_of_file_is_found_and_read(tmp_path):
+    expected = []
+    for suffix, kind in SUFFIXES.items():
+        Image.init()
+        if kind not in Image.SAVE:
+            continue
+        name = f"фото é.v2{suffix}"
+        Image.new("RGB", (32, 24), (200, 200, 200)).save(tmp_path / name, kind)
+        expected.append(name)
+    for left in ("._a.jpg", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / left).write_bytes(b"no image")
+    (tmp_path / "@eaDir").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "@eaDir" / "thumb.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert image_names(tmp_path) == sorted(expected)
+    for name in expected:
+        assert abs(np.asarray(read_image(tmp_path / name)).astype(int) - 200).max() <= 4
+
+
+STANDING = {
+    1: lambda p: p,
+    2: lambda p: p[:, ::-1],
+    3: lambda p: p[::-1, ::-1],
+    4: lambda p: p[::-1],
+    5: lambda p: p.transpose(1, 0, 2),
+    6: lambda p: p.transpose(1, 0, 2)[:, ::-1],
+    7: lambda p: p.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda p: p.transpose(1, 0, 2)[::-1],
+}
+"""From stored to shown pixels, by the EXIF standard: where row 0 and column 0 are."""
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", STANDING)
+def test_pictures_stand_upright(orientation, kind, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    Image.fromarray(corner()).save(tmp_path / "a", kind, exif=exif, **options)
+    expected = STANDING[orientation](corner())
+    assert np.array_equal(read_image(tmp_path / "a"), expected)
+    assert np.array_equal(read_image((tmp_path / "a").read_bytes()), expected)
+    grey = np.asarray(Image.fromarray(expected).convert("L"))
+    assert np.array_equal(read_pixels(tmp_path / "a", 1), grey)
+    with Image.open(tmp_path / "a") as opened:  # of torchvision's data sets, not yet loaded
+        assert np.array_equal(to_rgb(opened, "a"), expected)
+    with Image.open(tmp_path / "a") as opened:  # or converted
+        assert np.array_equal(to_rgb(opened.convert("RGB"), "a"), expected)
+
+
+def test_sixteen_bits_of_grey_stand_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    values = np.arange(12, dtype=np.uint16).reshape(3, 4) << 8
+    Image.fromarray(values).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(
+        np.asarray(read_image(tmp_path / "a.png"))[..., 0], np.rot90(values, -1) >> 8
+    )
+
+
+def test_damaged_exif_says_nothing(tmp_path):
+    Image.fromarray(corner()).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert np.array_equal(read_image(tmp_path / "a.png"), corner())
+
+
+def npy(array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def test_arrays_are_pictures(tmp_path):
+    for name, array in {
+        "bytes": corner(),
+        "channels first": np.moveaxis(corner(), 2, 0),
+        "sixteen": corner().astype(np.uint16) * 256 + 255,
+        "floats": corner() / 255,
+    }.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        assert np.array_equal(read_image(tmp_path / f"{name}.npy"), corner()), name
+        assert np.array_equal(read_image(npy(array)), corner()), name
+    assert len(image_names(tmp_path)) == 4
+    grey = np.stack([corner()[..., 0]] * 3, axis=2)
+    assert np.array_equal(read_image(npy(corner()[..., 0])), grey)
+    Image.fromarray(corner()).save(tmp_path / "a.png")
+    assert image_names(tmp_path) == ["a.png"]  # arrays beside pictures are something else
+
+
+def test_many_channels(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    rng = np.random.default_rng(0)
+    bytes_HWC = rng.integers(0, 256, (5, 7, 6), np.uint8)
+    expected = torch.from_numpy(bytes_HWC.astype(np.float32)).permute(2, 0, 1) / 255
+    np.save(tmp_path / "a.npy", bytes_HWC)
+    np.save(tmp_path / "b.npy", np.moveaxis(bytes_HWC, 2, 0))
+    np.save(tmp_path / "c.npy", bytes_HWC.astype(np.uint16) * 257)
+    grey = {"photometric": "minisblack"}
+    tifffile.imwrite(tmp_path / "d.tif", bytes_HWC, planarconfig="contig", **grey)
+    first = np.moveaxis(bytes_HWC, 2, 0)
+    tifffile.imwrite(tmp_path / "e.tif", first, planarconfig="separate", **grey)
+    for name in ("a.npy", "b.npy", "c.npy", "d.tif", "e.tif"):
+        for source in (tmp_path / name, (tmp_path / name).read_bytes()):
+            found = read_pixels(source, 6)
+            assert found.dtype == torch.float32
+            assert torch.allclose(found, expected, rtol=0, atol=1e-7), name
+    reflectance = rng.normal(0, 3, (5, 7, 6)).astype(np.float32)
+    assert torch.equal(
+        read_pixels(npy(reflectance), 6), torch.from_numpy(reflectance).permute(2, 0, 1)
+    )
+    tifffile.imwrite(tmp_path / "f.tif", (corner() / 255).astype(np.float32), photometric="rgb")
+    assert np.array_equal(read_image(tmp_path / "f.tif"), corner())
+
+
+def test_transparency_is_a_channel_for_networks_of_four(tmp_path):
+    four = np.concatenate([corner(), 255 - corner()[..., :1]], axis=2)
+    Image.fromarray(four).save(tmp_path / "a.png")
+    expected = torch.from_numpy(four.astype(np.float32)).permute(2, 0, 1) / 255
+    assert torch.allclose(read_pixels(tmp_path / "a.png", 4), expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("data", "channels", "message"),
+    [
+        (saved(corner(), "PNG"), 4, "expected 4 channels, got 3"),
+        (saved(corner(), "TIFF"), 5, "expected 5 channels, got an array 6 x 10 x 3"),
+        (npy(corner()), 4, "expected 4 channels, got an array 6 x 10 x 3"),
+        (npy(np.zeros((4, 9, 4))), 4, "array of 4 x 9 x 4"),
+        (npy(np.zeros((2, 3, 4, 5))), 3, "got 2 x 3 x 4 x 5"),
+        (npy(np.zeros((0, 4, 3), np.uint8)), 3, "got 0 x 4 x 3"),
+        (npy(np.zeros((4, 4, 3), np.int16)), 3, "got int16"),
+        (npy(np.full((4, 4, 3), 1.5)), 3, "got 1.5 to 1.5"),
+        (npy(np.full((4, 5, 6), np.nan)), 6, "finite"),
+        (npy(np.array([{}, 1], dtype=object)), 3, "allow_pickle=False"),
+        (npy(corner())[:-5], 3, "cannot read x"),
+        (b"", 3, "0 bytes"),
+        (b"\xff\xd8\xff\xe0", 1, "4 bytes"),
+    ],
+)
+def test_other_channels_and_numbers_are_refused_by_name(data, channels, message):
+    with pytest.raises(DataError, match=r"cannot read x: ") as refused:
+        read_pixels(data, channels, "x")
+    assert message in str(refused.value)
+
+
+def test_arrays_and_pictures_that_would_fill_the_memory(tmp_path, monkeypatch):
+    bomb = npy(np.zeros((2, 2, 3), np.uint8)).replace(b"(2, 2, 3), ", b"(99999, 99999, 3), ")
+    (tmp_path / "a.npy").write_bytes(bomb)
+    with pytest.raises(DataError, match=r"cannot read .*a\.npy"):
+        read_image(tmp_path / "a.npy")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(DataError, match="60 pixels"):
+        read_image(saved(corner(), "PNG"), "x")
+
+
+def test_damaged_files_are_refused_in_one_line(tmp_path):
+    """Bytes changed anywhere, and in the tags of TIFF: an image, or an error of one line."""
+    rng = np.random.default_rng(0)
+    whole = [saved(corner(), kind) for kind in ("TIFF", "PNG", "JPEG", "GIF", "WEBP", "BMP")]
+    refused = 0
+    for _ in range(400):
+        data = bytearray(whole[rng.integers(len(whole))])
+        tags = len(data) - int(rng.integers(1, min(len(data), 200)))
+        for place in (tags, int(rng.integers(len(data))))[: rng.integers(1, 3)]:
+            data[place] = rng.integers(256)
+        file = tmp_path / "x.tif"
+        file.write_bytes(data[: rng.integers(len(data))] if rng.random() < 0.2 else data)
+        said = ""
+        try:
+            read_image(file)
+        except DataError as error:
+            said = str(error)
+        assert said.isprintable()
+        refused += bool(said)
+    assert refused > 50
+
+
+def test_names_of_files_stay_in_the_line(tmp_path):
+    (tmp_path / "a\nb\x1b[31m.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError) as refused:
+        read_image(tmp_path / "a\nb\x1b[31m.jpg")
+    assert r"a\nb\x1b[31m.jpg" in str(refused.value)

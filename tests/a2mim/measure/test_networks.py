@@ -1,4 +1,6 @@
 import json
+import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from safetensors.torch import save_file
 from timm import create_model
 
 from a2mim.checkpoints.load import LoadReport
+from a2mim.data.folders import DataError, read_pixels
+from a2mim.data.sources import Source
 from a2mim.measure.networks import (
     called,
     check_different,
@@ -75,9 +79,41 @@ def test_options_and_normalisation(tmp_path):
             model_options([bad])
     with pytest.raises(UsageError, match="flavour"):
         load(f"test_resnet={path}", WeightsConfig(("flavour=sweet",)))
-    for bad in (WeightsConfig(mean=(0.5,)), WeightsConfig(std=(0.5, 0.0, 0.5))):
-        with pytest.raises(UsageError, match="of 3 numbers"):
+    for bad, told in (
+        (WeightsConfig(mean=(0.5,)), "of 3 numbers for images of 3 channels, got 1 and 3"),
+        (WeightsConfig(std=(0.5, 0.0, 0.5)), "above 0"),
+        (WeightsConfig(std=(0.5, math.inf, 0.5)), "finite"),
+    ):
+        with pytest.raises(UsageError, match=told):
             load(f"test_resnet={path}", bad)
+
+
+def test_networks_of_other_channels_see_such_images(tmp_path):
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 256, (160, 160, 4), np.uint8)
+    Image.fromarray(levels[..., :3]).save(tmp_path / "a.png")
+    np.save(tmp_path / "a.npy", levels)
+
+    def seen(file, **look):
+        config = WeightsConfig(crop_pct=1.0, **look)
+        subject = subject_of("untrained:test_resnet", config, "cpu", headless=True)
+        image = subject.see(Source("a", partial(read_pixels, tmp_path / file), None))
+        fresh = subject.untrained(1)
+        with torch.inference_mode():
+            assert subject.model(image[None]).shape == fresh(image[None]).shape
+        return image
+
+    grey = np.asarray(Image.fromarray(levels[..., :3]).convert("L")) / 255
+    expected = (grey - 0.5) / 0.5
+    found = seen("a.png", model_kwargs=("in_chans=1",))
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+    four = {"model_kwargs": ("in_chans=4",), "mean": (0.5,) * 4, "std": (0.1, 0.2, 0.3, 0.4)}
+    expected = (np.moveaxis(levels, 2, 0) / 255 - 0.5) / np.reshape(four["std"], (4, 1, 1))
+    np.testing.assert_allclose(seen("a.npy", **four), expected, atol=1e-5)
+    with pytest.raises(DataError, match=r"a\.png: expected 4 channels, got 3"):
+        seen("a.png", **four)
+    with pytest.raises(UsageError, match="of 4 numbers for images of 4 channels"):
+        seen("a.npy", model_kwargs=("in_chans=4",))
 
 
 def test_names_in_tables(tmp_path):
