@@ -35,7 +35,7 @@ from a2mim.runs.table import COLUMNS, per_image_rows, read_table, strength_rows,
 from a2mim.settings.demo import GRID, IMAGE_SIZE, MASK_BLOCK, DemoConfig, backbone
 from a2mim.training.loop import Interrupted, StepReport
 from a2mim.training.loop import pretrain as train
-from a2mim.training.optim import adamw, cosine_lr
+from a2mim.training.optim import adamw, cosine_lr, fused_on
 from a2mim.training.supervised import FineTuning
 from interactions.keys import torch_seeded
 
@@ -326,7 +326,7 @@ def _train(
         train(
             method,
             TensorSamples(material.train_images_ICHW),
-            adamw(method, config.lr, WEIGHT_DECAY),
+            adamw(method, config.lr, WEIGHT_DECAY, fused_on(config.device, "float32")),
             lambda step, scale: cosine_lr(step, steps, steps // 10, config.lr * scale),
             batch_size=config.batch_size,
             labels_I=labels_I,

@@ -45,9 +45,10 @@ from a2mim.probes.features import Evaluation, evaluate
 from a2mim.recipes.finetune import FinetuneConfig
 from a2mim.runs.folder import commit, process_rank
 from a2mim.runs.table import COLUMNS, read_table, write_table
+from a2mim.training.arithmetic import fastest
 from a2mim.training.loop import Saving, StepReport, pretrain
 from a2mim.training.mixing import Mixing
-from a2mim.training.optim import cosine_lr, parameter_groups, plain_cosine_lr
+from a2mim.training.optim import cosine_lr, fused_on, parameter_groups, plain_cosine_lr
 from a2mim.training.supervised import (
     FineTuning,
     decay_rules,
@@ -213,9 +214,10 @@ def finetune(
         KeyboardInterrupt: if a signal stopped it, after a checkpoint.
     """
     check(config)
+    config = replace(config, precision=config.precision or fastest(device))
     try:
         method = method_of(model, config, classes_of(train, test))
-        optimiser = optimiser_of(method, config)
+        optimiser = optimiser_of(method, config, device)
         steps_per_epoch = Batches(len(train), config.batch_size, config.seed).per_epoch
         micro_batch = config.batch_size // (config.accumulate * process_rank()[1])
         method.draw(micro_batch, keyed_generator(0))  # whether it is whole groups
@@ -376,8 +378,10 @@ def method_of(model: nn.Module, config: FinetuneConfig, classes: int) -> FineTun
     return FineTuning(model, mixing, config.smoothing, config.loss)
 
 
-def optimiser_of(method: FineTuning, config: FinetuneConfig) -> torch.optim.Optimizer:
-    """The optimiser of a configuration, over all parameters of the model.
+def optimiser_of(
+    method: FineTuning, config: FinetuneConfig, device: str = "cpu"
+) -> torch.optim.Optimizer:
+    """The optimiser of a configuration, over all parameters of the model, for cpu or cuda.
 
     Raises:
         ValueError: if there is no layer decay for the model.
@@ -386,7 +390,8 @@ def optimiser_of(method: FineTuning, config: FinetuneConfig) -> torch.optim.Opti
     groups = parameter_groups(method.model, config.lr, config.weight_decay, rules)
     if config.optimiser == "lamb":
         return Lamb(groups, lr=config.lr)
-    return torch.optim.AdamW(groups, lr=config.lr)
+    fused = fused_on(device, config.precision or fastest(device))
+    return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
 
 
 def schedule(

@@ -22,7 +22,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any, cast
@@ -92,6 +92,7 @@ from a2mim.runs.folder import (
 )
 from a2mim.runs.table import write_table
 from a2mim.settings.recipes import chosen
+from a2mim.training.arithmetic import fastest
 from a2mim.training.loop import Saving, Trained, pretrain
 from a2mim.training.optim import (
     OFFICIAL_CNN,
@@ -99,6 +100,7 @@ from a2mim.training.optim import (
     OFFICIAL_MOGANET,
     OFFICIAL_VIT,
     cosine_lr,
+    fused_on,
     parameter_groups,
     plain_cosine_lr,
     step_lr,
@@ -146,13 +148,16 @@ def run(
     launched = torch.distributed.is_initialized()  # by whom called us, who will end it
     check(config, chosen(name, RECIPES)())
     device = pick_device(device)
+    precision = config.precision or fastest(device)
+    config = replace(config, precision=precision)
     if device == "cpu":
         keep_memory()
     try:
         samples = samples_of(config)
         method = method_of(config)
         groups = parameter_groups(method, config.lr, config.weight_decay, RULES[config.rules])
-        optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+        fused = fused_on(device, precision)
+        optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
         steps_per_epoch = Batches(len(samples), config.batch_size, config.seed).per_epoch
         images_ICHW = first_images(samples, config)
         knn = online_knn(config, device)

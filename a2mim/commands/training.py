@@ -19,6 +19,7 @@ from a2mim.methods.masked_image_model import MaskedImageModel
 from a2mim.recipes.finetune import FinetuneConfig
 from a2mim.recipes.pretrain import A2mim, Cmae, CmaeTokens, PretrainConfig
 from a2mim.runs.progress import worked_with
+from a2mim.training.arithmetic import fastest
 from a2mim.training.loop import Interrupted
 from a2mim.training.state import CheckpointError
 
@@ -45,7 +46,7 @@ def engine_arguments(
         "clip": config.clip,
         "ema": config.ema,
         "seed": config.seed,
-        "precision": config.precision,
+        "precision": config.precision or fastest(device),
         "compile": config.compile,
         "channels_last": usual_layout if config.channels_last is None else config.channels_last,
         "sync_batchnorm": config.sync_batchnorm,
@@ -74,7 +75,7 @@ def start_of(
     parameters = sum(parameter.numel() for parameter in method.parameters())
     return (
         f"plan: {config.epochs} epochs of {images} images, {steps} steps of {config.batch_size}, "
-        + worked_with(device, config.precision, [parameters])
+        + worked_with(device, config.precision or fastest(device), [parameters])
     )
 
 

@@ -41,10 +41,10 @@ from a2mim.data.loader import each
 from a2mim.data.sampler import Samples, make_loader
 from a2mim.files import write_whole
 from a2mim.methods.sites import output_layout, site_of
+from a2mim.training.arithmetic import MIXED, Precision, check_precision, float32_products
 from interactions.stats import share
 
 Pool = Literal["pooled", "class_token", "mean"]
-Precision = Literal["float32", "float16", "bfloat16"]
 Progress = Callable[[int, int], None]
 """Called after every batch with the images that are done, and all."""
 
@@ -181,8 +181,7 @@ def extract(
         batch_size: B; decides speed and memory, not the features.
         device: where to run; the model is moved there. None is where the model is.
         workers: processes that load images; 0 loads in between batches.
-        precision: ``"float32"``, with PyTorch's own setting of TF32, or mixed precision;
-            ``"float16"`` needs an accelerator.
+        precision: see :mod:`a2mim.training.arithmetic`; ``"float16"`` needs an accelerator.
         cache: a folder for these features alone.
         on_batch: see :data:`Progress`.
 
@@ -479,16 +478,11 @@ def _prepared(
         raise ValueError(
             f"expected images and a batch of at least 1, got {len(samples)} and {batch_size}"
         )
-    if precision not in ("float32", "float16", "bfloat16"):
-        raise ValueError(f"expected a precision of float32, float16 or bfloat16, got {precision!r}")
     if device is None:
         weight = next(model.parameters(), None)
         device = torch.device("cpu") if weight is None else weight.device
     device = torch.device(device)
-    if precision == "float16" and device.type == "cpu":
-        raise ValueError(
-            "expected an accelerator for float16, got the CPU; use bfloat16 or float32"
-        )
+    check_precision(precision, device)
     model.to(device)
     return device
 
@@ -511,7 +505,7 @@ def _stream(
     Rows stay on the device until their chunk is full: that copy is the only time it is waited for.
     """
     total = len(samples)
-    dtype = torch.float16 if precision == "float16" else torch.bfloat16
+    dtype = MIXED.get(precision)
     loader = make_loader(
         samples,
         _in_order(start, total, batch_size),
@@ -526,7 +520,8 @@ def _stream(
             images_BCHW = batch["image"].to(device, non_blocking=True)
             with (
                 torch.inference_mode(),
-                torch.autocast(device.type, dtype, enabled=precision != "float32"),
+                torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),
+                float32_products(precision, device),
             ):
                 rows.append(compute(images_BCHW, slice(first, done)).float())
             on_batch(done, total)

@@ -5,6 +5,9 @@ Westlake-AI/openmixup), read for our notes; MAE: He et al., CVPR 2022. Facts of 
 unless a label says otherwise; the paper gives some of them differently (loss, token position).
 Learning rates are peak rates at the batch size given.
 
+Arithmetic: bfloat16 with TF32 on a GPU and float32 on a CPU, but float16 where the source says so,
+which the label of the run then tells.
+
 What the official code leaves open: published ViT runs were probably done in mixed precision, though
 their configurations say float32. Its ViT has absolute positions and a relative-position bias, which
 is timm's `Beit`.
@@ -205,7 +208,8 @@ class PretrainConfig:
         rules: table of parameter groups.
         clip: largest norm of the gradient; None does not clip.
         ema: decay per step of averaged weights, which are saved beside the last ones; None: none.
-        precision: arithmetic: float32, or mixed precision.
+        precision: arithmetic: float32 (IEEE), tf32, or mixed precision; None: bfloat16 with TF32 on
+            a GPU, float32 on a CPU.
         compile: whether to use torch.compile.
         channels_last: layout of images and kernels in memory; None: on CUDA devices without fsdp.
         sync_batchnorm: whether batch norms see the images of all processes.
@@ -258,7 +262,7 @@ class PretrainConfig:
     rules: Literal["vit", "cnn", "cnn-gamma", "moganet"] = "vit"
     clip: float | None = None
     ema: float | None = None
-    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "float16", "bfloat16"] | None = None
     compile: bool = False
     channels_last: bool | None = None
     sync_batchnorm: bool = False
@@ -366,6 +370,7 @@ def a2mim_vit_s_in1k() -> PretrainConfig:
     """A2MIM, ViT-S of the official code (768 wide, 8 deep), ImageNet-1k, 800 epochs.
 
     Source: official configuration `vit_small`, 8 x 256 images.
+    Arithmetic: float32 there, but fp16 by the names of published files; here bfloat16 on a GPU.
     Expected: 82.1 % top-1 after fine-tuning for 200 epochs (README of the official code).
     """
     small = _VIT | {"embed_dim": 768, "depth": 8, "num_heads": 8, "mlp_ratio": 3}
@@ -377,6 +382,7 @@ def a2mim_vit_b_in1k() -> PretrainConfig:
     """A2MIM, ViT-B, ImageNet-1k, 800 epochs.
 
     Source: official configuration `vit_base`, 8 x 128 images, 2 accumulated.
+    Arithmetic: float32 there, but fp16 by the names of published files; here bfloat16 on a GPU.
     Expected: 84.2 % top-1 after fine-tuning for 100 epochs (README of the official code).
     """
     return _vit(accumulate=2)
@@ -387,6 +393,7 @@ def a2mim_vit_l_in1k() -> PretrainConfig:
     """A2MIM, ViT-L, ImageNet-1k, 800 epochs.
 
     Source: official configuration `vit_large`, 8 x 128 images, 2 accumulated.
+    Arithmetic: float32 there, but fp16 by the names of published files; here bfloat16 on a GPU.
     Expected: 86.1 % top-1 after fine-tuning for 150 epochs (README of the official code).
     """
     return _vit(backbone="beit_large_patch16_224", accumulate=2)
@@ -431,7 +438,6 @@ def mae_vit_b_in1k() -> PretrainConfig:
         warmup=40,
         betas=(0.9, 0.95),
         crop=(0.2, 1.0),
-        precision="bfloat16",
     )
 
 
@@ -457,6 +463,7 @@ def a2mim_r50_in1k() -> PretrainConfig:
     """A2MIM, ResNet-50, ImageNet-1k, 300 epochs.
 
     Source: official configuration `r50_l3_sz224_init_8xb256_cos_ep300`.
+    Arithmetic: none is set there, which is float32; here bfloat16 on a GPU.
     Expected: 80.4 % top-1 after fine-tuning by RSB A2, 78.9 % by A3 (README of the official code).
     """
     return _cnn()
@@ -467,6 +474,7 @@ def a2mim_r50_in1k_ep100() -> PretrainConfig:
     """A2MIM, ResNet-50, ImageNet-1k, 100 epochs.
 
     Source: official configuration `r50_l3_sz224_init_8xb256_cos_ep100`; gamma learns at a tenth.
+    Arithmetic: none is set there, which is float32; here bfloat16 on a GPU.
     Expected: 78.8 % top-1 after fine-tuning by RSB A3 (README of the official code).
     """
     return _cnn(epochs=100, rules="cnn-gamma")
@@ -497,6 +505,7 @@ def simmim_r50_in1k() -> PretrainConfig:
     """SimMIM, ResNet-50, ImageNet-1k, 300 epochs: the baseline of A2MIM's.
 
     Source: section 4.6 of our notes: token replaced after the stem, nothing filled, plain L1.
+    Arithmetic: float16, as there.
     Expected: 79.9 % top-1 after fine-tuning by RSB A2 (README of the official code).
     """
     return _cnn(
@@ -515,6 +524,7 @@ def a2mim_r101_in1k() -> PretrainConfig:
     """A2MIM, ResNet-101, ImageNet-1k, 300 epochs: another Fourier loss than ResNet-50's.
 
     Source: official configuration `r101_l3_sz224_init_8xb256_cos_ep300`.
+    Arithmetic: none is set there, which is float32; here bfloat16 on a GPU.
     Expected: 81.9 % top-1 after fine-tuning (README of the official code).
     """
     return _cnn(backbone="resnet101", loss="official-r101")
@@ -536,6 +546,7 @@ def a2mim_r200_in1k() -> PretrainConfig:
     """A2MIM, ResNet-200, ImageNet-1k, 300 epochs, no Fourier loss.
 
     Source: official configuration `r200_l3_sz224_init_8xb256_cos_ep300`.
+    Arithmetic: none is set there, which is float32; here bfloat16 on a GPU.
     Expected: 83.0 % top-1 after fine-tuning (README of the official code).
     """
     return _cnn(backbone="resnet200", loss="official-cnn-nofreq")
@@ -558,6 +569,7 @@ def a2mim_convnext_t_in1k() -> PretrainConfig:
     """A2MIM, ConvNeXt-T, ImageNet-1k, 300 epochs, no Fourier loss.
 
     Source: official configuration `convnext_tiny`.
+    Arithmetic: float16, as there.
     Expected: no published number is known.
     """
     return _convnext()
@@ -568,6 +580,7 @@ def a2mim_convnext_s_in1k() -> PretrainConfig:
     """A2MIM, ConvNeXt-S, ImageNet-1k, 300 epochs, no Fourier loss.
 
     Source: official configuration `convnext_small_l3_sz224_init_8xb256_cos_ep300`.
+    Arithmetic: float16, as there.
     Expected: 83.7 % top-1 after fine-tuning (README of the official code).
     """
     return _convnext(backbone="convnext_small")
@@ -578,6 +591,7 @@ def a2mim_convnext_b_in1k() -> PretrainConfig:
     """A2MIM, ConvNeXt-B, ImageNet-1k, 300 epochs, no Fourier loss.
 
     Source: official configuration `convnext_base_l3_sz224_init_8xb256_cos_fp16_ep300`.
+    Arithmetic: float16, as there.
     Expected: 84.1 % top-1 after fine-tuning (README of the official code).
     """
     return _convnext(backbone="convnext_base")
@@ -590,6 +604,7 @@ def a2mim_moganet_s_in1k() -> PretrainConfig:
     Source: official configuration `moganet_s_l3_sz224_init_8xb256_cos_ep300`: its base has the
     Fourier loss, the run leaves it out. One stored version of it has lr 4e-4 and float32. The
     network is ours (`a2mim/backbones/moganet.py`), for timm has none.
+    Arithmetic: float16, as there.
     Expected: no published number is known.
     """
     return _convnext(
@@ -667,6 +682,7 @@ def a2mim_r50_in100() -> PretrainConfig:
     """A2MIM, ResNet-50, ImageNet-100, 800 epochs.
 
     Source: official configuration; its data file is missing, crops are those of ImageNet-1k.
+    Arithmetic: float16, as there.
     Expected: 89.32 % top-1 after fine-tuning for 100 epochs (README of the official code).
     """
     return _cnn(image_size=192, epochs=800, rules="cnn-gamma", precision="float16")
@@ -677,6 +693,7 @@ def a2mim_r50_cifar100() -> PretrainConfig:
     """A2MIM, ResNet-50, CIFAR-100 at 224 px, 1000 epochs.
 
     Source: official configuration, 4 x 64 images, 2 accumulated; its file name says 4 x 256.
+    Arithmetic: float16, as there.
     Expected: no published number is known.
     """
     return _cnn(
@@ -696,6 +713,7 @@ def a2mim_vit_s_cifar100() -> PretrainConfig:
     """A2MIM, ViT-S of the official code, CIFAR-100 at 224 px, 1000 epochs, no Fourier loss.
 
     Source: official configuration, 4 x 256 images, 2 accumulated.
+    Arithmetic: float16, as there.
     Expected: no published number is known.
     """
     return changed(
@@ -864,9 +882,7 @@ def cifar10_vit_gpu() -> PretrainConfig:
     Expected: not measured.
     """
     tiny = {"patch_size": 4, "class_token": False, "global_pool": "avg", "fc_norm": False}
-    return _small(
-        model_kwargs=tiny, epochs=100, batch_size=512, workers=8, precision="bfloat16", warmup=5
-    )
+    return _small(model_kwargs=tiny, epochs=100, batch_size=512, workers=8, save_every=20, warmup=5)
 
 
 @recipe
@@ -881,7 +897,7 @@ def cifar10_resnet_gpu() -> PretrainConfig:
         epochs=60,
         batch_size=512,
         workers=8,
-        precision="bfloat16",
+        save_every=20,
         warmup=5,
         **(_SMALL_RESNET | {"model_kwargs": {}}),
     )
@@ -902,7 +918,7 @@ def tiny_imagenet100_vit() -> PretrainConfig:
         epochs=100,
         batch_size=512,
         workers=8,
-        precision="bfloat16",
+        save_every=20,
         warmup=5,
         mean=IMAGENET["mean"],
         std=IMAGENET["std"],

@@ -68,8 +68,8 @@ class ProbeConfig:
     batch_size: BatchSize = 0
     workers: int = 1
     """Processes that read images."""
-    precision: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Arithmetic of the frozen network: the default, or mixed precision."""
+    precision: Literal["float32", "tf32", "float16", "bfloat16"] = "float32"
+    """Arithmetic of the frozen network: as it is, with the products of NVIDIA's GPUs, or mixed."""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
     out: Path | None = None

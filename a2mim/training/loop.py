@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -50,8 +50,10 @@ from torch.optim import Optimizer
 from a2mim.data.loader import load, stream_order
 from a2mim.data.sampler import Batches, MicroBatches, Samples, keyed_seed
 from a2mim.data.stream import ShardStream
+from a2mim.training.arithmetic import Precision, check_precision, float32_products
 from a2mim.training.sharding import exchange_parameters, gather, sharded, whole
 from a2mim.training.state import (
+    IMPLEMENTATION,
     CheckpointError,
     latest,
     load_latest,
@@ -61,7 +63,6 @@ from a2mim.training.state import (
     whole_tensors,
 )
 
-Precision = Literal["float32", "float16", "bfloat16"]
 Scalars = dict[str, Tensor]
 
 
@@ -276,8 +277,8 @@ def pretrain(
         clip: largest norm of the gradient.
         ema: decay per step of averaged weights.
         seed: names the order of images, the masks and dropout.
-        precision: ``"float32"``, with PyTorch's own setting of TF32, or mixed precision;
-            ``"float16"`` needs an accelerator.
+        precision: see :mod:`a2mim.training.arithmetic`. ``"float16"`` needs an accelerator,
+            and waits for it in every step, to know whether that is skipped.
         compile: whether to use ``torch.compile``.
         channels_last: whether images and kernels have channels last in memory, faster for CNNs.
         sync_batchnorm: with several processes, turn batch norms into those that see the images of
@@ -375,6 +376,7 @@ def pretrain(
         closing(loaded) as images,
         _quiet_strides(),
         _fastest_convolutions(device),
+        float32_products(precision, device),
     ):
         for step in range(start, steps):
             for group in optimiser.param_groups:
@@ -390,7 +392,6 @@ def pretrain(
                 after_step()
             if average is not None:
                 average.update(learner)
-            # A torch.where of numbers would copy them to the device, and wait for it.
             now = torch.full_like(bad_step, step).masked_fill_(losses["loss"].isfinite(), torch.inf)
             bad_step = torch.minimum(bad_step, now)
 
@@ -501,16 +502,13 @@ def _accelerator(
     alone = not torch.distributed.is_initialized()
     AcceleratorState._reset_state(reset_partial_state=alone)
     accelerator = Accelerator(
-        mixed_precision={"float32": "no", "float16": "fp16", "bfloat16": "bf16"}[precision],
+        mixed_precision={"float16": "fp16", "bfloat16": "bf16"}.get(precision, "no"),
         cpu=cpu,
         # given as a plugin, because an environment variable outdoes the plain number
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulate),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)],
     )
-    if precision == "float16" and accelerator.device.type == "cpu":
-        raise ValueError(
-            "expected an accelerator for float16, got the CPU; use bfloat16 or float32"
-        )
+    check_precision(precision, accelerator.device)
     return accelerator
 
 
@@ -643,7 +641,7 @@ def _settings(
 
     These matter to the order of a stream, which is added.
     """
-    passing = ("params", "param_names", "lr", "initial_lr", "foreach", "fused", "capturable")
+    passing = ("params", "param_names", "lr", "initial_lr", *IMPLEMENTATION)
     groups = [
         {"parameters": len(group["params"])}
         | {k: v for k, v in group.items() if k not in passing and not isinstance(v, Tensor)}

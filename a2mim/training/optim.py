@@ -218,7 +218,22 @@ def parameter_groups(
     return list(groups.values())
 
 
-def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+def fused_on(device: str, precision: str) -> bool | None:
+    """What AdamW's option ``fused`` should be: whether one kernel updates many parameters.
+
+    Not with float16: a fused optimiser skips a step by itself, and the engine cannot tell methods
+    with an ``after_step`` that it did.
+
+    Args:
+        device: cpu or cuda.
+        precision: of the training.
+    """
+    return True if device == "cuda" and precision != "float16" else None
+
+
+def adamw(
+    module: nn.Module, lr: float, weight_decay: float, fused: bool | None = None
+) -> torch.optim.AdamW:
     """AdamW with betas (0.9, 0.999); biases, norms, tokens and position embeddings do not decay."""
     undecayed: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
@@ -230,7 +245,7 @@ def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Adam
         {"params": decayed, "weight_decay": weight_decay},
         {"params": undecayed, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8)
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=fused)
 
 
 def cosine_lr(step: int, steps: int, warmup: int, peak: float, final: float = 0.0) -> float:

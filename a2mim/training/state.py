@@ -35,6 +35,8 @@ from a2mim.training.sharding import placed
 VERSION = 1
 _NAME = re.compile(r"step-(\d+)\.safetensors")
 _OPTIMISER = "optimiser"
+IMPLEMENTATION = ("foreach", "fused", "capturable")
+"""Options of an optimiser that say how it computes, not what: a run may go on with others."""
 
 
 class CheckpointError(Exception):
@@ -366,6 +368,8 @@ def _unpack(checkpoint: Checkpoint, optimiser: Optimizer) -> dict[str, Any]:
     for key, value in saved.items():
         owner, index, name = key.split("/", 2)
         if owner == "group":
+            if name in IMPLEMENTATION:
+                continue
             before = groups[int(index)].get(name)
             groups[int(index)][name] = tuple(value) if isinstance(before, tuple) else value
         else:

@@ -15,10 +15,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from PIL import Image
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from a2mim.data.augment import CropAndFlip
 from a2mim.data.folders import DataError
@@ -28,7 +31,7 @@ from a2mim.data.samples import DatasetSamples
 from a2mim.data.stream import ShardStream, StreamSettings
 from a2mim.data.tar import write_shards
 from a2mim.methods.siamese import RelaxedMAE
-from a2mim.training import state
+from a2mim.training import loop, state
 from a2mim.training.loop import (
     Interrupted,
     Saving,
@@ -459,6 +462,68 @@ def test_convolutions_are_the_fastest_on_a_gpu_while_it_trains(device, tried):
     with _fastest_convolutions(torch.device(device)):
         assert torch.backends.cudnn.benchmark == tried
     assert not torch.backends.cudnn.benchmark
+
+
+class Waited(TorchDispatchMode):
+    """Notes copies between devices that the host waits for."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = operation(*args, **kwargs)
+        tensors = [x for x in tree_leaves((args, result)) if isinstance(x, torch.Tensor)]
+        between = len({tensor.device for tensor in tensors}) > 1
+        copies = operation in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        quiet = kwargs.get("non_blocking") or (len(args) == 3 and args[2])
+        if between and copies and not quiet:
+            self.seen.append(str(operation))
+        return result
+
+
+@pytest.fixture
+def on_meta(monkeypatch):
+    """Training on a device without numbers: whoever asks for one gets an error.
+
+    That is what .item(), .tolist(), .cpu(), float() and bool() do, and all whose shape depends on
+    numbers. What the engine reads at reports is given to it, and counted.
+    """
+    met = []
+
+    def meet(accelerator, bad_step, stop, due, losses):
+        met.append(bad_step)
+        return loop._Meeting(dict.fromkeys(losses, 1.0), stop=stop, due=due)
+
+    monkeypatch.setattr(Accelerator, "device", property(lambda self: torch.device("meta")))
+    monkeypatch.setattr(loop, "_meet", meet)
+    monkeypatch.setattr(loop, "whole", lambda norm: 1.0)
+    return met
+
+
+@pytest.mark.parametrize("options", [{"clip": 1.0}, {"accumulate": 3, "labels_I": LABELS}])
+def test_between_reports_nobody_waits_for_the_device(options, on_meta):
+    method, _ = make_classifier() if "labels_I" in options else make(dropout=0.1)
+    method.to("meta")
+    optimiser = torch.optim.AdamW(method.parameters(), lr=1.0)
+    with Waited() as waited:
+        fit((method, optimiser), steps=9, log_every=4, batch_size=6, **options)
+    assert {x["exp_avg"].device.type for x in optimiser.state.values()} == {"meta"}
+    assert len(on_meta) == 5  # steps 3, 6 and 9 end epochs, 4 and 8 are logged
+    assert waited.seen == []
+
+
+def test_the_spy_sees_who_waits():
+    here, there = torch.ones(3), torch.ones((), device="meta")
+    with Waited() as waited:
+        here.to("meta", non_blocking=True)
+        here.to("meta")
+        there.expand(3).clone().copy_(here)
+    assert waited.seen == ["aten._to_copy.default", "aten.copy_.default"]
+    for waits in (torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.cpu, torch.nonzero, bool):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            waits(there)
 
 
 def test_compiling_is_asked_for(monkeypatch):

@@ -27,6 +27,7 @@ from a2mim.training.optim import (
     cosine_lr,
     ema_decay,
     explain_groups,
+    fused_on,
     layer_decay_rules,
     parameter_groups,
     plain_cosine_lr,
@@ -422,3 +423,9 @@ def test_the_average_with_timm():
         expected = m * expected + (1 - m) * weight
     assert math.isclose(average.module.weight.item(), expected, rel_tol=1e-6)
     assert average.module.running_mean.item() == 40
+
+
+def test_one_kernel_for_all_parameters_on_a_gpu_but_for_float16():
+    assert fused_on("cuda", "bfloat16")
+    assert fused_on("cuda", "float16") is fused_on("cpu", "bfloat16") is None
+    assert adamw(nn.Linear(2, 2), 1e-3, 0.1, fused=True).defaults["fused"]

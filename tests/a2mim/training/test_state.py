@@ -253,3 +253,24 @@ def test_an_optimiser_that_keeps_something_else_is_refused(tmp_path):
     optimiser.param_groups[0]["schedule"] = print
     with pytest.raises(TypeError, match="AdamW keeps a builtin_function_or_method as schedule"):
         save_checkpoint(tmp_path, 1, modules={"m": model}, optimiser=optimiser, settings={})
+
+
+def test_how_an_optimiser_computes_is_its_own_matter(tmp_path):
+    """A run that began with one kernel for all parameters goes on without, and the other way."""
+    for fused in (True, None):
+        made = [nn.Linear(3, 2), nn.Linear(3, 2)]
+        ours = torch.optim.AdamW(made[0].parameters(), lr=0.1, fused=fused)
+        made[0](torch.ones(1, 3)).sum().backward()
+        ours.step()
+        folder = tmp_path / str(fused)
+        save_checkpoint(folder, 1, modules={"m": made[0]}, optimiser=ours, settings={})
+        theirs = torch.optim.AdamW(made[1].parameters(), lr=0.2, fused=None if fused else True)
+        restore(load_latest(folder, {}), {"m": made[1]}, theirs)
+        assert theirs.param_groups[0]["fused"] is (None if fused else True)
+        assert theirs.param_groups[0]["lr"] == 0.1
+        for one in made:
+            one.zero_grad()
+            one(torch.ones(1, 3)).sum().backward()
+        ours.step()
+        theirs.step()
+        torch.testing.assert_close(made[0].weight, made[1].weight, rtol=0, atol=1e-6)
