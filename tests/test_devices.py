@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import interactions as ix
 from a2mim.data.arrays import ImageSet
-from a2mim.data.augment import CentreCrop
+from a2mim.data.augment import CentreCrop, CropAndFlip
+from a2mim.data.resident import resident
 from a2mim.data.sampler import keyed_generator
 from a2mim.data.samples import ArraySamples
 from a2mim.methods.mae import MaskedAutoencoder
@@ -406,6 +407,18 @@ def test_images_of_a_loader(kind, what, agrees):
         return extract(model, samples, batch_size=4).features_ID
 
     agrees(run)
+
+
+@pytest.mark.parametrize("size", [16, 48])
+def test_crops_of_images_on_the_device(size, agrees):
+    generator = torch.Generator().manual_seed(5)
+    shape = (20, 3, 32, 28)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    names = tuple(str(k) for k in range(20))
+    images = ImageSet(pixels, torch.zeros(20, dtype=torch.int64), names, ("all",))
+    augment = CropAndFlip(size)
+    samples = resident(ArraySamples(images, augment, seed=0), augment, seed=0)
+    agrees(lambda device: samples.batch(range(20), [1] * 20, device))
 
 
 @pytest.mark.parametrize("kind", ["knn", "lbfgs", "sgd"])
