@@ -35,6 +35,9 @@ THREADS = 8
 FLIP = 4 * CROP_ATTEMPTS
 """Number of the draw that decides the flip; those of the attempts come before it."""
 
+ATTEMPTS = (np.arange(3), np.arange(3, CROP_ATTEMPTS))
+"""Attempts that are drawn together: few images need more than the first ones."""
+
 RADIUS = {"bilinear": 1, "bicubic": 2}
 
 
@@ -188,21 +191,24 @@ def crop_boxes(
     low, high = math.log(ratio[0]), math.log(ratio[1])
     boxes_B4 = np.empty((len(height_B), 4), np.int64)
     left_L = np.arange(len(height_B))
-    for attempt in range(CROP_ATTEMPTS):
-        if not len(left_L):
-            return boxes_B4
-        drawn_L4 = draws(left_L, 4 * attempt + np.arange(4))
-        height_L, width_L = height_B[left_L], width_B[left_L]
-        area_L = height_L * width_L * (scale[0] + (scale[1] - scale[0]) * drawn_L4[:, 0])
-        aspect_L = np.exp(low + (high - low) * drawn_L4[:, 1])
-        w_L = np.rint(np.sqrt(area_L * aspect_L)).astype(np.int64)
-        h_L = np.rint(np.sqrt(area_L / aspect_L)).astype(np.int64)
-        fits_L = (w_L > 0) & (w_L <= width_L) & (h_L > 0) & (h_L <= height_L)
-        top_L = (drawn_L4[:, 2] * (height_L - h_L + 1)).astype(np.int64)
-        left = (drawn_L4[:, 3] * (width_L - w_L + 1)).astype(np.int64)
-        found_L4 = np.column_stack([top_L, left, h_L, w_L])
-        boxes_B4[left_L[fits_L]] = found_L4[fits_L]
-        left_L = left_L[~fits_L]
+    for attempts_A in ATTEMPTS:
+        numbers = (4 * attempts_A[:, None] + np.arange(4)).ravel()
+        area, aspect, top, left = (
+            draws(left_L, numbers).reshape(len(left_L), len(attempts_A), 4).transpose(2, 0, 1)
+        )
+        height_L1, width_L1 = height_B[left_L, None], width_B[left_L, None]
+        area_LA = height_L1 * width_L1 * (scale[0] + (scale[1] - scale[0]) * area)
+        aspect_LA = np.exp(low + (high - low) * aspect)
+        w_LA = np.rint(np.sqrt(area_LA * aspect_LA))
+        h_LA = np.rint(np.sqrt(area_LA / aspect_LA))
+        fits_LA = (w_LA > 0) & (w_LA <= width_L1) & (h_LA > 0) & (h_LA <= height_L1)
+        rows_L, first_L = np.arange(len(left_L)), fits_LA.argmax(axis=1)
+        boxes_LA4 = np.stack(
+            [top * (height_L1 - h_LA + 1), left * (width_L1 - w_LA + 1), h_LA, w_LA], axis=-1
+        )
+        found_L = fits_LA[rows_L, first_L]
+        boxes_B4[left_L[found_L]] = boxes_LA4[rows_L, first_L][found_L]
+        left_L = left_L[~found_L]
     for k in left_L:
         boxes_B4[k] = central_box(int(height_B[k]), int(width_B[k]), ratio)
     return boxes_B4

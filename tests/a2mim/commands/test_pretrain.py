@@ -19,6 +19,7 @@ from a2mim.commands import pretrain as module
 from a2mim.commands.pretrain import first_images, method_of, samples_of
 from a2mim.commands.watching import pictures
 from a2mim.data.folders import DataError
+from a2mim.data.resident import ResidentSamples
 from a2mim.data.sampler import Batches, keyed_seed
 from a2mim.messages import UsageError
 from a2mim.methods.siamese import ImageLevel, TokenLevel
@@ -393,13 +394,33 @@ def test_how_many_unreadable_images_are_put_up_with(tmp_path):
     for k in range(3):
         (tmp_path / f"{k}.png").write_bytes(b"damaged")
     Image.new("RGB", (40, 40)).save(tmp_path / "3.png")
-    few, none = (
-        samples_of(configured("cifar10-vit", [f"data=folder:{tmp_path}", f"unreadable={share}"]))
-        for share in (0.5, 0)
-    )
-    assert few.load(0, 0).shape == (3, 32, 32)
-    with pytest.raises(DataError, match="at most 0 unreadable images"):
-        none.load(0, 0)
+    for resident in (0, 1):
+        few, none = (
+            configured(
+                "cifar10-vit",
+                [f"data=folder:{tmp_path}", f"unreadable={share}", f"resident={resident}"],
+            )
+            for share in (0.5, 0)
+        )
+        assert samples_of(few).load(0, 0).shape == (3, 32, 32)
+        with pytest.raises(DataError, match="at most 0 unreadable images"):
+            samples_of(none).load(0, 0)
+
+
+def test_a_set_is_held_in_memory_if_it_needs_no_more_than_was_said(tmp_path):
+    """128 images of 64 x 64 pixels are 1.5 MiB."""
+    for k in range(128):
+        Image.new("RGB", (64, 64), (k, k, k)).save(tmp_path / f"{k:03d}.png")
+    for data, resident, held in (
+        (f"folder:{tmp_path}", 2, True),
+        (f"folder:{tmp_path}", 1, False),
+        (f"folder:{tmp_path}", 0, False),
+        ("digits", 3, True),  # 2.6 MiB
+    ):
+        config = configured("digits-vit", [f"data={data}", f"resident={resident}"])
+        samples = samples_of(config)
+        assert isinstance(samples, ResidentSamples) == held
+        assert samples.load(3, 0).dtype == torch.uint8
 
 
 def test_other_images_under_the_same_names_are_another_run(tmp_path, monkeypatch):

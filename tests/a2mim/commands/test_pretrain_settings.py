@@ -37,6 +37,12 @@ from a2mim.recipes.pretrain import METHODS, RECIPES, changed, with_method
         ("a2mim", {"fsdp": True, "channels_last": True}, "--fsdp or --channels-last, got both"),
         ("a2mim", {"fsdp": True, "unused_parameters": True}, "--fsdp or --unused-parameters"),
         ("a2mim", {"weight_decay": -1}, "--weight-decay of at least 0, got -1"),
+        ("a2mim", {"resident": -1}, "--resident of at least 0, got -1"),
+        (
+            "a2mim",
+            {"data": "stream:a.tar", "stream_images": 9, "resident": 0},
+            "--resident for images by index, got it for a stream",
+        ),
         ("a2mim", {"depthwise": -1}, "--depthwise of at least 0, got -1"),
         ("mae", {"decoder": (16, 1, 0)}, "width and heads of --decoder above 0, got 16 1 0"),
         ("a2mim", {"trackers": ("wand",)}, "got 'wand'; did you mean wandb?"),

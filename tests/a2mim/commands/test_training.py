@@ -26,8 +26,12 @@ from a2mim.training.state import CheckpointError
 def test_settings_become_arguments_of_the_engine(config):
     arguments = engine_arguments(config, "cpu", 1000)
     assert arguments.keys() <= inspect.signature(pretrain).parameters.keys()
-    for key in arguments.keys() - {"cpu", "channels_last", "log_every"}:
+    for key in arguments.keys() - {"cpu", "channels_last", "log_every", "precision"}:
         assert arguments[key] == getattr(config, key)
+    assert arguments["precision"] == "float32"
+    assert engine_arguments(config, "cuda", 1000)["precision"] == "bfloat16"
+    said = replace(config, precision="tf32")
+    assert engine_arguments(said, "cuda", 1000)["precision"] == "tf32"
     assert arguments["cpu"] is True
     assert arguments["channels_last"] is False
     assert engine_arguments(config, "cuda", 1000)["channels_last"] is True
