@@ -26,10 +26,13 @@ from torch.utils._pytree import tree_leaves
 from a2mim.data.augment import CropAndFlip
 from a2mim.data.folders import DataError
 from a2mim.data.limits import Tolerance
+from a2mim.data.resident import TensorSamples
 from a2mim.data.sampler import Batches, keyed_generator, keyed_seed
 from a2mim.data.samples import DatasetSamples
 from a2mim.data.stream import ShardStream, StreamSettings
 from a2mim.data.tar import write_shards
+from a2mim.methods.masked_image_model import MaskedImageModel
+from a2mim.methods.masking import BlockMask
 from a2mim.methods.siamese import RelaxedMAE
 from a2mim.training import loop, state
 from a2mim.training.loop import (
@@ -512,6 +515,18 @@ def test_between_reports_nobody_waits_for_the_device(options, on_meta):
     assert {x["exp_avg"].device.type for x in optimiser.state.values()} == {"meta"}
     assert len(on_meta) == 5  # steps 3, 6 and 9 end epochs, 4 and 8 are logged
     assert waited.seen == []
+
+
+def test_nor_does_a2mim_have_it_waited_for(on_meta):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = timm.create_model("test_vit", num_classes=0, img_size=16, patch_size=4)
+    method = MaskedImageModel(backbone, BlockMask(16, block=8), loss="official-vit").to("meta")
+    optimiser = torch.optim.AdamW(method.parameters(), lr=1.0)
+    with Waited() as waited:
+        fit((method, optimiser), steps=9, samples=TensorSamples(torch.zeros(20, 3, 16, 16)))
+    assert len(on_meta) == 9
+    assert len(waited.seen) < 9  # images and constants go to the device, once and not in every step
 
 
 def test_the_spy_sees_who_waits():
