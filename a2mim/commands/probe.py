@@ -26,8 +26,15 @@ from a2mim.commands import finetune
 from a2mim.data.arrays import subset
 from a2mim.data.augment import Augment, PilTransform
 from a2mim.data.samples import SomeSamples
-from a2mim.data.sources import labelled_samples, photographs_with_classes, set_name, without_folders
+from a2mim.data.sources import (
+    known_classes,
+    labelled_samples,
+    photographs_with_classes,
+    set_name,
+    without_folders,
+)
 from a2mim.files import write_whole
+from a2mim.measure.fitting import unlike
 from a2mim.measure.networks import (
     called,
     check_different,
@@ -79,6 +86,7 @@ class Number:
         predictions_J: int64, the class that was predicted for every test image.
         labels_J: int64, the right ones.
         details: everything else, in JSON.
+        left_out: numbers of the test images that could not be read.
     """
 
     measure: str
@@ -90,6 +98,7 @@ class Number:
     predictions_J: Tensor
     labels_J: Tensor
     details: dict[str, Any] = field(default_factory=dict)
+    left_out: Sequence[int] = ()
 
 
 @nothing_left_empty()
@@ -240,7 +249,9 @@ def _predictions(number: Number) -> pd.DataFrame:
         {
             "measure": number.measure,
             "seed": number.seed,
-            "image": np.arange(len(number.labels_J)),
+            "image": np.delete(
+                np.arange(len(number.labels_J) + len(number.left_out)), number.left_out
+            ),
             "label": number.labels_J.numpy(),
             "predicted": number.predictions_J.numpy(),
         }
@@ -255,7 +266,11 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
             "none; use linear, sgd, knn or finetune"
         )
     transform = PilTransform.of(loaded.data_config)
-    (samples,) = _samples(config, transform)
+    outputs = loaded.report.classes
+    count = known_classes(config.images, config.data, outputs)
+    if why := unlike([outputs], count, None, set_name(config.images, config.data)):
+        raise UsageError(f"expected a classifier of the images' classes, but {why}")
+    (samples,) = _samples(config, transform, outputs)
     with _progress("evaluating", len(samples)) as on_batch:
         found = evaluate(
             loaded.model,
@@ -273,7 +288,7 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
     details = {"data_config": _plain(loaded.data_config), **found.setting}
     yield Number(
         *("clean_top1", found.accuracy, found.interval, setting, 0, 0),
-        *(found.predicted_I, found.labels_I, details),
+        *(found.predicted_I, found.labels_I, details, found.setting.get("left_out", ())),
     )
     yield Number(
         *("clean_top5", top5.estimate, (top5.low, top5.high), setting, 0, 0),
@@ -319,6 +334,7 @@ def _frozen(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Ite
                 "grid": result.grid,
                 **result.settings,
             },
+            tables[1].setting.get("left_out", ()),
         )
 
 
@@ -407,10 +423,15 @@ def _sizes(reports: Sequence[LoadReport]) -> list[int]:
     return [report.parameters for report in reports]
 
 
-def _samples(config: ProbeConfig, transform: Augment = lambda image, _: image) -> list[Any]:
+def _samples(
+    config: ProbeConfig,
+    transform: Augment = lambda image, _: image,
+    outputs: int | None = None,
+) -> list[Any]:
     """The images of the run: for training and testing, or with ``--method clean`` for testing."""
     if config.images is not None:
-        return [_some(photographs_with_classes(config.images, transform), config.max_test)]
+        photographs = photographs_with_classes(config.images, transform, outputs=outputs)
+        return [_some(photographs, config.max_test)]
     train, test = labelled_samples(config.data, transform)
     samples = [_some(train, config.max_train), _some(test, config.max_test)]
     return samples[1:] if config.method == "clean" else samples

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from a2mim.data.folders import DataError, image_names, is_hidden, read_image, read_pixels
+from a2mim.data.folders import (
+    IMAGE_SUFFIXES,
+    DataError,
+    check_readable,
+    image_names,
+    is_hidden,
+    read_image,
+    read_pixels,
+    remark,
+)
+from a2mim.data.limits import TOLERANCE, Tolerance
+
+THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -226,15 +240,100 @@ def _read(
 
 
 def find_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
-    """At most ``count`` of :func:`a2mim.data.folders.image_names`, in order, drawn by ``seed``.
+    """At most ``count`` of :func:`a2mim.data.folders.image_names`; see :func:`drawn`.
+
+    Raises:
+        DataError: if there are fewer than 2.
+    """
+    found = at_least_two(folder)
+    chosen = drawn(folder, found, count, seed)
+    if len(chosen) < 2:
+        raise DataError(
+            f"expected at least 2 images in {folder} that can be read, {len(chosen)} can"
+        )
+    return [folder / found[k] for k in chosen]
+
+
+def at_least_two(folder: Path) -> list[str]:
+    """:func:`a2mim.data.folders.image_names` of a folder.
 
     Raises:
         DataError: if there are fewer than 2.
     """
     found = image_names(folder)
     if len(found) < 2:
-        raise DataError(f"expected at least 2 images in {folder}, found {len(found)}")
-    return [folder / found[k] for k in subset(len(found), count, seed)]
+        raise DataError(
+            f"expected at least 2 images in {folder}, found {len(found)}; images end in "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return found
+
+
+def drawn(
+    folder: Path,
+    names: Sequence[str],
+    count: int,
+    seed: int,
+    tolerance: Tolerance = TOLERANCE,
+) -> list[int]:
+    """Indices of at most ``count`` images that can be read, in order, drawn by ``seed``.
+
+    One that cannot be read is left out and named, and the next of the draw takes its place. With
+    none they are those of :func:`subset`.
+
+    Args:
+        folder: of the images.
+        names: of all images.
+        count: how many.
+        seed: which, if there are more.
+        tolerance: how many unreadable ones are put up with.
+
+    Raises:
+        DataError: if there are too many.
+    """
+    order = subset(len(names), count, seed)
+    if len(names) > count:
+        first, generator = set(order), torch.Generator().manual_seed(seed)
+        rest = torch.randperm(len(names), generator=generator).tolist()
+        order += [k for k in rest if k not in first]
+    chosen: list[int] = []
+    faults: list[str] = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        while order and len(chosen) < count:
+            batch, order = order[: count - len(chosen)], order[count - len(chosen) :]
+            files = [folder / names[k] for k in batch]
+            for k, fault in zip(batch, pool.map(fault_of, files), strict=True):
+                if fault:
+                    faults.append(fault)
+                    remark(f"left out, cannot be read ({len(faults)} so far): {fault}")
+                else:
+                    chosen.append(k)
+            tried = len(chosen) + len(faults)
+            if len(faults) > tolerance.allowed(tried):
+                raise DataError(
+                    f"expected at most {tolerance.allowed(tried)} unreadable images among {tried} "
+                    f"in {folder}, got {len(faults)}; repair or remove them. The first: {faults[0]}"
+                )
+    return sorted(chosen)
+
+
+def fault_of(file: Path) -> str:
+    """Why a file is no image, in a line; empty if it is one."""
+    try:
+        status = file.stat()
+    except OSError:
+        return _fault_of(file, 0, 0)
+    return _fault_of(file, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1_000_000)
+def _fault_of(file: Path, changed: int, size: int) -> str:
+    # Kept, because every measure of a comparison draws the same images again.
+    try:
+        check_readable(file)
+    except DataError as error:
+        return str(error).removeprefix("expected an image, cannot read ")
+    return ""
 
 
 def photographs(

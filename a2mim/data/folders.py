@@ -13,6 +13,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Set
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 IMAGE_SUFFIXES = frozenset(
@@ -54,6 +56,12 @@ MOST_VALUES = 2**29
 
 class DataError(Exception):
     """Data that cannot be used; the message says what was expected, what came and what to do."""
+
+
+@lru_cache(maxsize=10_000)
+def remark(message: str) -> None:
+    """Warn of something in the data, once: folders are read again for every network."""
+    logger.warning("%s", message)
 
 
 def image_names(folder: Path) -> list[str]:
@@ -156,6 +164,27 @@ def read_pixels(source: Path | bytes, channels: int = 3, name: str = "") -> Imag
         lambda array: _floats(_channels_last(array, channels)),
     )
     return torch.from_numpy(floats_HWC).permute(2, 0, 1).contiguous()
+
+
+def check_readable(file: Path) -> None:
+    """See whether a file is whole, for a network of whatever channels.
+
+    Of a JPEG all is read and little computed: a third of the time of :func:`read_image`.
+
+    Raises:
+        DataError: if it is not.
+    """
+    _opened(file, "", _checked, lambda array: None)
+
+
+def _checked(image: Image) -> None:
+    if image.format == "JPEG":
+        image.draft(image.mode, (1, 1))
+        image.load()
+    elif len(image.getbands()) == 3 or image.mode in ("F", "L", "P", "1") or image.mode[0] == "I":
+        _rgb(image)
+    else:
+        image.load()
 
 
 def _opened(

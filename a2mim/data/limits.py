@@ -24,6 +24,10 @@ class Tolerance:
         if self.least < 0 or not 0 <= self.share <= 1:
             raise ValueError(f"expected least >= 0 and a share in [0, 1], got {self}")
 
+    def allowed(self, images: int) -> int:
+        """How many of so many images may be unreadable."""
+        return max(self.least, int(self.share * images))
+
     def advice(self) -> str:
         """What to do at the limit; at the command line the share is ``--unreadable``."""
         return (

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from a2mim.data.arrays import ImageSet
+from a2mim.data.arrays import ImageSet, drawn
 from a2mim.data.augment import Augment, channels_of
 from a2mim.data.contents import hash_files, hash_of
 from a2mim.data.folders import DataError, image_names, read_pixels, to_rgb
@@ -73,9 +73,7 @@ class Damage:
             return
         self._bad_I[index] = 1
         found = self.indices()
-        logger.warning(
-            "replaced by another image (%d so far): %s: %s", len(found), name_of(index), error
-        )
+        logger.warning("cannot be read (%d so far): %s: %s", len(found), name_of(index), error)
         if not self.together:
             names = ", ".join(name_of(k) for k in found[:5])
             named = f": {names}{', ...' if len(found) > 5 else ''}"
@@ -92,7 +90,7 @@ class Damage:
             DataError: if there are.
         """
         count, read = self.count(), int((self._read_I | self._bad_I).sum())
-        allowed = max(self._tolerance.least, int(self._tolerance.share * read))
+        allowed = self._tolerance.allowed(read)
         if count > allowed:
             raise DataError(
                 f"expected at most {allowed} unreadable images among {read}, got {count}{named}; "
@@ -600,6 +598,7 @@ class FolderSamples:
         self.names = files.names
         self.labels_I = files.labels_I
         self._root = str(files.root)
+        self._tolerance = tolerance
         self._augment = augment
         self._seed = seed
         self.damage = Damage(len(files), tolerance)
@@ -628,6 +627,14 @@ class FolderSamples:
         """One image ``(C, H, W)``, as ``augment`` makes it; raises what :meth:`pixels` does."""
         generator = keyed_generator("augment", self._seed, epoch, index)
         return self._augment(self.pixels(index, epoch), generator)
+
+    def draw(self, count: int, seed: int) -> list[int]:
+        """Indices of at most ``count`` images that can be read, in order, drawn by ``seed``.
+
+        Raises:
+            DataError: if too many cannot be read.
+        """
+        return drawn(Path(self._root), self.names, count, seed, self._tolerance)
 
     def _name(self, index: int) -> str:
         return os.path.join(self._root, self.names[index])

@@ -9,8 +9,6 @@ of ``a2mim.data.folders.image_names``.
 
 from __future__ import annotations
 
-import csv
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +18,11 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
-from a2mim.data.arrays import ImageSet, digits, find_images, subset
+from a2mim.data.arrays import ImageSet, at_least_two, digits, drawn, find_images, subset
 from a2mim.data.augment import Augment
 from a2mim.data.contents import hash_of
-from a2mim.data.folders import DataError, read_pixels, to_rgb
+from a2mim.data.folders import DataError, image_names, read_pixels, to_rgb
+from a2mim.data.labels import Classes, classes_of_images, has_classes
 from a2mim.data.limits import BUFFER
 from a2mim.data.named import NAMES, labels_of, named_samples, torchvision_set
 from a2mim.data.samples import (
@@ -81,34 +80,81 @@ class Source:
             raise DataError(f"cannot read {self.file}: {error.strerror}") from error
 
 
-def folder_images(folder: Path, count: int, seed: int, *, truth: bool) -> list[Source]:
+def folder_images(
+    folder: Path, count: int, seed: int, *, truth: bool, outputs: int | None = None
+) -> list[Source]:
     """At most ``count`` images of a folder, searched in depth, drawn by ``seed``.
 
     Args:
         folder: the folder.
         count: how many.
         seed: which, if there are more.
-        truth: whether classes are read from ``labels.csv`` in the folder (file,class_index).
+        truth: whether their classes are read (:mod:`a2mim.data.labels`).
+        outputs: of the networks that are judged by them.
 
     Raises:
-        DataError: if there are fewer than 2 images.
+        DataError: if there are fewer than 2 images, or too many cannot be read.
         UsageError: if classes are wanted and not there.
     """
     files = find_images(folder, count, seed)
-    names = [file.relative_to(folder).as_posix() for file in files]
-    classes = _classes(folder, names, NO_TRUTH) if truth else dict.fromkeys(names)
-    return [
-        Source(name, partial(read_pixels, file), classes[name], file)
-        for name, file in zip(names, files, strict=True)
-    ]
+    index = _classes(folder, outputs, NO_TRUTH).index if truth else {}
+    sources = []
+    for file in files:
+        name = file.relative_to(folder).as_posix()
+        sources.append(Source(name, partial(read_pixels, file), index.get(name), file))
+    return sources
+
+
+def folder_has_classes(folder: Path) -> bool:
+    """Whether something tells classes of its images, be it right or wrong.
+
+    Raises:
+        DataError: if there is no such folder.
+    """
+    return has_classes(folder, image_names(folder))
+
+
+def known_classes(images: Path | None, data: str, outputs: int | None = None) -> int | None:
+    """How many classes ``--images`` or ``--data`` have; None if only numbers of them are known.
+
+    Args:
+        images: the folder, if it is one.
+        data: the name of the data set, if it is one.
+        outputs: of the networks that are judged by them.
+
+    Raises:
+        DataError: if there are no images.
+        UsageError: if images have no classes.
+    """
+    if images is None:
+        return classes_of(data)
+    return _classes(images, outputs, NO_TRUTH).count
+
+
+def only_number(outputs: Sequence[int]) -> int | None:
+    """The number of outputs of all classifiers; None if they differ, or there is none."""
+    numbers = {number for number in outputs if number}
+    return numbers.pop() if len(numbers) == 1 else None
 
 
 def named_images(data: str, count: int, seed: int) -> list[Source]:
-    """At most ``count`` test images of a data set, with their classes.
+    """At most ``count`` test images of a data set or of ``folder:PATH``, with their classes.
 
     Raises:
         DataError: if there is no data set of that name, or it cannot be had.
     """
+    if (root := _root(data)) is not None:
+        files = find_test_files(root, find_training_files(root).classes)
+        assert files.labels_I is not None
+        return [
+            Source(
+                files.names[k],
+                partial(read_pixels, root / files.names[k]),
+                int(files.labels_I[k]),
+                root / files.names[k],
+            )
+            for k in drawn(root, files.names, count, seed)
+        ]
     if data == "digits":
         images = digits(32)[1]
         images = images.take(images.draw(count, seed))
@@ -134,6 +180,8 @@ def classes_of(data: str) -> int | None:
     Raises:
         DataError: if there is no data set of that name, or it cannot be had.
     """
+    if (root := _root(data)) is not None:
+        return len(find_training_files(root).classes)
     labels_I = (
         digits(32)[1].labels_I if data == "digits" else labels_of(torchvision_set(data, "test"))
     )
@@ -224,22 +272,24 @@ def labelled_samples(
     return train, test
 
 
-def photographs_with_classes(folder: Path, augment: Augment, *, instead: str = "") -> FolderSamples:
-    """The images of a folder, searched in depth, with the classes of ``labels.csv`` in it.
+def photographs_with_classes(
+    folder: Path, augment: Augment, *, outputs: int | None = None, instead: str = ""
+) -> FolderSamples:
+    """The images of a folder, searched in depth, with their classes (:mod:`a2mim.data.labels`).
 
     Args:
         folder: the folder.
         augment: from uint8 pixels to the network's input.
+        outputs: of the network that is judged by them.
         instead: what else can be done where there are no classes, for the message.
 
     Raises:
         DataError: if there are fewer than 2 images.
         UsageError: if an image has no class.
     """
-    names = _names(folder)
-    classes = _classes(folder, names, instead)
-    labels_I = torch.tensor([classes[name] for name in names])
-    return FolderSamples(ImageFiles(folder, PackedNames(names), labels_I), augment, seed=0)
+    index = _classes(folder, outputs, instead).index
+    files = ImageFiles(folder, PackedNames(index), torch.tensor(list(index.values())))
+    return FolderSamples(files, augment, seed=0)
 
 
 def photographs_without_classes(folder: Path, augment: Augment) -> FolderSamples:
@@ -252,7 +302,7 @@ def photographs_without_classes(folder: Path, augment: Augment) -> FolderSamples
     Raises:
         DataError: if there are fewer than 2 images.
     """
-    return FolderSamples(ImageFiles(folder, PackedNames(_names(folder))), augment, seed=0)
+    return FolderSamples(ImageFiles(folder, PackedNames(at_least_two(folder))), augment, seed=0)
 
 
 def without_folders(data: str) -> str:
@@ -271,6 +321,12 @@ def some(sources: Sequence[T], count: int, seed: int) -> list[T]:
     return [sources[k] for k in subset(len(sources), count, seed)]
 
 
+def _root(data: str) -> Path | None:
+    """The folder of ``folder:PATH``; None for another source."""
+    kind, _, where = data.partition(":")
+    return Path(where) if kind == "folder" and where else None
+
+
 def _picture(images: ImageSet, k: int, channels: int = 3) -> Image.Image:
     image = Image.fromarray(images.pixels_ICHW[k].permute(1, 2, 0).numpy())
     return _in_channels(image, channels, images.names[k])
@@ -286,40 +342,5 @@ def _in_channels(image: Image.Image, channels: int, name: str) -> Image.Image:
     return image if channels == 3 else image.convert("L")
 
 
-def _names(folder: Path) -> list[str]:
-    return [file.relative_to(folder).as_posix() for file in find_images(folder, sys.maxsize)]
-
-
-def _classes(folder: Path, names: list[str], instead: str) -> dict[str, int]:
-    """The class of every name, from ``labels.csv``; rows may repeat, but not contradict another."""
-    table = folder / "labels.csv"
-    classes: dict[str, int] = {}
-    rows: dict[str, int] = {}
-    try:
-        with table.open(newline="", encoding="utf-8") as lines:
-            reader = csv.DictReader(lines)
-            for row in reader:
-                name, text = row["file"], row["class_index"]
-                if not (text or "").strip().isdecimal():
-                    raise UsageError(
-                        f"expected a class index, 0 or more, in line {reader.line_num} of {table}, "
-                        f"got {text!r} for {name}"
-                    )
-                index = int(text)
-                if classes.setdefault(name, index) != index:
-                    raise UsageError(
-                        f"expected one class for {name} in {table}, got {classes[name]} in line "
-                        f"{rows[name]} and {index} in line {reader.line_num}"
-                    )
-                rows.setdefault(name, reader.line_num)
-        return {name: classes[name] for name in names}
-    except OSError as error:
-        raise UsageError(
-            f"expected classes in {table}, cannot read it ({error.strerror}); write the columns "
-            f"file,class_index with a row for every image{instead}"
-        ) from error
-    except (KeyError, ValueError) as error:  # ValueError: no text
-        raise UsageError(
-            f"expected the columns file,class_index and a row for every image in {table}, "
-            f"missing or wrong: {error}"
-        ) from error
+def _classes(folder: Path, outputs: int | None, instead: str) -> Classes:
+    return classes_of_images(folder, at_least_two(folder), outputs=outputs, instead=instead)

@@ -16,9 +16,11 @@ from matplotlib.figure import Figure
 import interactions as ix
 from a2mim.data.sources import (
     Source,
-    classes_of,
+    folder_has_classes,
     folder_images,
+    known_classes,
     named_images,
+    only_number,
     set_name,
     some,
 )
@@ -102,6 +104,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
     sights = [_sight(subject) for subject in subjects]
     given = as_setting(grid_of(config)) if config.protocol else config.grid
     config = replace(config, grid=as_setting(fitting_grid(given, sights)))
+    sources = _as_outputs(config, sources, sights)
     if config.label == "auto" and config.reward not in ENCODER_REWARDS:
         config, why = _labelled(config, sources, sights)
         if rank == 0:
@@ -391,6 +394,24 @@ def _sight(subject: Subject) -> Sight:
     return sight_of(subject.name, subject.model, report.look["input_size"], report.classes)
 
 
+def _as_outputs(
+    config: InteractionsConfig, sources: list[Source], sights: Sequence[Sight]
+) -> list[Source]:
+    """Images whose classes are numbered as the outputs of the networks, where they have names.
+
+    Raises:
+        UsageError: if classes are wanted that the networks do not have.
+    """
+    if config.images is None or config.reward in ENCODER_REWARDS or sources[0].truth is None:
+        return sources
+    classifiers = [sight.classes for sight in sights]
+    outputs = only_number(classifiers)
+    count = known_classes(config.images, "", outputs)
+    if config.label == "truth" and (why := unlike(classifiers, count, None, config.images.name)):
+        raise UsageError(f"expected classes of the networks for --label truth, but {why}")
+    return folder_images(config.images, config.count, config.seed, truth=True, outputs=outputs)
+
+
 def _labelled(
     config: InteractionsConfig, sources: Sequence[Source], sights: Sequence[Sight]
 ) -> tuple[InteractionsConfig, str]:
@@ -399,11 +420,12 @@ def _labelled(
     known = [truth for truth in truths if truth is not None]
     if len(known) < len(truths):
         return replace(config, label="prediction"), "no classes of images are known"
-    of_data = classes_of(config.data) if config.data else None
-    why = unlike([sight.classes for sight in sights], of_data, max(known), config.data)
+    classifiers = [sight.classes for sight in sights]
+    of_data = known_classes(config.images, config.data, only_number(classifiers))
+    why = unlike(classifiers, of_data, max(known), set_name(config.images, config.data))
     if why:
         return replace(config, label="prediction"), why
-    return replace(config, label="truth"), config.data or "labels.csv"
+    return replace(config, label="truth"), config.data or "the classes of the folder"
 
 
 def _check(config: InteractionsConfig) -> None:
@@ -479,7 +501,7 @@ def _sources(config: InteractionsConfig) -> list[Source]:
         return named_images(config.data, config.count, config.seed)
     truth = config.label == "truth"
     if config.label == "auto" and config.reward not in ENCODER_REWARDS:
-        truth = (config.images / "labels.csv").is_file()
+        truth = folder_has_classes(config.images)
     return folder_images(config.images, config.count, config.seed, truth=truth)
 
 

@@ -38,11 +38,14 @@ from a2mim.data.arrays import subset
 from a2mim.data.augment import PilTransform
 from a2mim.data.contents import hash_of
 from a2mim.data.folders import DataError
-from a2mim.data.samples import SomeSamples
+from a2mim.data.samples import FolderSamples, SomeSamples
 from a2mim.data.sources import (
     NO_TRUTH,
     Labelled,
+    folder_has_classes,
+    known_classes,
     labelled_samples,
+    only_number,
     photographs_with_classes,
     photographs_without_classes,
     set_name,
@@ -242,7 +245,7 @@ def occlusion(config: OcclusionConfig) -> None:
     saliency = None
     if plan.salient:
         saliency = usable(partial(_Saliency.of, config, plan, [data for _, data in tried]))
-    images = _images(config, tried[0][1])
+    images = _images(config, tried[0][1], tried[0][0].classes)
     each = f"{len(plan.occluders)} occluders x {_variants(config, plan)} forwards"
     total = len(images.names) * len(plan.occluders) * _variants(config, plan)
     print(
@@ -407,18 +410,20 @@ def _label(
 ) -> tuple[Literal["truth", "prediction"], str]:
     """The true classes as labels where they can be, else predictions; and why."""
     if config.images is not None:
-        if not (config.images / "labels.csv").is_file():
-            return "prediction", "there is no labels.csv"
-        labels_I = photographs_with_classes(config.images, _nothing, instead=NO_TRUTH).labels_I
-        of_data = None
+        if not folder_has_classes(config.images):
+            return "prediction", "there is no labels.csv, and no folders by class"
+        outputs = only_number(classifiers)
+        samples = photographs_with_classes(config.images, _nothing, outputs=outputs)
+        labels_I = samples.labels_I
+        of_data = known_classes(config.images, "", outputs)
     else:
         labels_I = labelled_samples(config.data, _nothing)[1].labels_I
         of_data = None if labels_I is None else int(labels_I.max()) + 1
     if labels_I is None:
         return "prediction", f"{config.data} has no classes"
-    data = without_folders(config.data)
+    data = set_name(config.images, config.data)
     why = unlike(classifiers, of_data, int(labels_I.max()), data)
-    return ("prediction", why) if why else ("truth", data or "labels.csv")
+    return ("prediction", why) if why else ("truth", f"the classes of {data}")
 
 
 def _nothing(image: Any, generator: Any) -> Any:
@@ -511,7 +516,12 @@ def _published(config: OcclusionConfig) -> Plan:
 def _tried(config: OcclusionConfig, plan: Plan, name: str) -> tuple[LoadReport, dict[str, Any]]:
     """A network's report and data config, once a masked image of zeros has gone through it."""
     loaded = load(name, config.weights)
-    images = _images(config, loaded.data_config)
+    outputs = loaded.report.classes
+    if config.label == "truth" and config.images is not None and outputs:
+        count = known_classes(config.images, "", outputs)
+        if why := unlike([outputs], count, None, config.images.name):
+            raise UsageError(f"expected classes of the networks for --label truth, but {why}")
+    images = _images(config, loaded.data_config, outputs)
     k = int(images.labels_I.argmax())  # a class that the network does not know is noticed here
     label = images.labels_I[[k]]
     if not loaded.report.classes:
@@ -573,18 +583,23 @@ def _fill(plan: Plan, loaded: Loaded) -> AnyFill | None:
     return plan.fill(loaded.data_config["mean"], loaded.data_config["std"])
 
 
-def _images(config: OcclusionConfig, data: dict[str, Any]) -> Images:
-    """The images of the run, as a network with this data config sees them."""
+def _images(config: OcclusionConfig, data: dict[str, Any], outputs: int | None = None) -> Images:
+    """The images of the run, as a network with this data config, and these outputs, sees them."""
     transform = PilTransform.of(data)
     samples: Labelled
     truth = config.label == "truth"
     if config.images is None:
         samples = labelled_samples(config.data, transform)[1]
     elif truth:
-        samples = photographs_with_classes(config.images, transform, instead=NO_TRUTH)
+        samples = photographs_with_classes(
+            config.images, transform, outputs=outputs, instead=NO_TRUTH
+        )
     else:
         samples = photographs_without_classes(config.images, transform)
-    indices = subset(len(samples), config.count, config.seed)
+    if isinstance(samples, FolderSamples):
+        indices = samples.draw(config.count, config.seed)
+    else:
+        indices = subset(len(samples), config.count, config.seed)
     if len(indices) < 2:
         raise DataError(f"expected at least 2 images, got {len(indices)}")
     names = [_name(samples, k) for k in indices]
@@ -623,7 +638,7 @@ def _measure(
     if not missing:
         return
     ready = load(config.checkpoints[number], config.weights)
-    images = _images(config, ready.data_config)
+    images = _images(config, ready.data_config, ready.report.classes)
     model = _classifier(config, ready, number, work)
     each = _variants(config, plan)
     total = each * len(plan.occluders) * len(images.names)

@@ -24,10 +24,13 @@ from a2mim.checkpoints.load import LoadReport, assumptions
 from a2mim.data.arrays import subset
 from a2mim.data.sources import (
     Source,
-    classes_of,
+    folder_has_classes,
     folder_images,
+    known_classes,
     labelled_samples,
     named_images,
+    only_number,
+    set_name,
     without_folders,
 )
 from a2mim.measure.fitting import FEWEST as FEWEST_PATCHES
@@ -243,7 +246,8 @@ def planned(config: CompareConfig) -> Plan:
         )
     config = replace(config, grid=as_setting(grid))
     panels, apart = _panels(config, networks, tried, notes)
-    sources = _sources(config, _affordable(config, panels))
+    outputs = only_number([network.classes for network in networks])
+    sources = _sources(config, _affordable(config, panels), outputs)
     config = replace(config, count=len(sources))
     headless = [network.title for network in networks if not network.classes]
     probed = headless and "predictions" in panels and "predictions" not in apart
@@ -479,13 +483,13 @@ def _forwards(config: CompareConfig, panels: Sequence[Panel]) -> dict[Panel, int
     return forwards
 
 
-def _sources(config: CompareConfig, count: int) -> list[Source]:
+def _sources(config: CompareConfig, count: int, outputs: int | None) -> list[Source]:
     """The images, with their classes where they are known and count."""
     if config.images is None:
         sources = named_images(config.data, count, config.seed)
     else:
-        truth = config.label != "prediction" and (config.images / "labels.csv").is_file()
-        sources = folder_images(config.images, count, config.seed, truth=truth)
+        truth = config.label != "prediction" and folder_has_classes(config.images)
+        sources = folder_images(config.images, count, config.seed, truth=truth, outputs=outputs)
     if len(sources) < FEWEST:
         raise UsageError(f"expected at least {FEWEST} images, found {len(sources)}")
     return sources
@@ -502,7 +506,7 @@ def _judged(
     """The label of predictions and interactions, and whether the latter are about features."""
     truth = all(source.truth is not None for source in sources)
     if config.label == "truth" and not truth:
-        where = config.images / "labels.csv" if config.images else config.data
+        where = config.images or config.data
         raise UsageError(f"expected classes in {where} for --label truth, found none")
     classifiers = [network.classes for network in networks if network.classes]
     headless = len(classifiers) < len(networks)
@@ -538,9 +542,12 @@ def _judged(
 
 def _unlike(config: CompareConfig, classifiers: Sequence[int], sources: Sequence[Source]) -> str:
     """Why classes cannot judge these classifiers, in plain words; empty if they can."""
-    of_data = classes_of(config.data) if config.data else None
     truths = [source.truth for source in sources if source.truth is not None]
-    return unlike(classifiers, of_data, max(truths, default=None), config.data)
+    of_data = None
+    if truths or config.data:
+        of_data = known_classes(config.images, config.data, only_number(classifiers))
+    name = set_name(config.images, config.data)
+    return unlike(classifiers, of_data, max(truths, default=None), name)
 
 
 def batch_of(count: int) -> int:

@@ -12,8 +12,9 @@ of "absurdly low" ones), so it is written out beside the features. SimMIM's own 
 
 The network is in eval mode: batch norms use, and keep, their running statistics. Images go through
 in order, in batches that never cross the border of a chunk, and a chunk is what a cache holds: so
-an image meets the same batch whether or not the run was resumed. An image that cannot be read is an
-error; another one in its place, as in training, would be measured in its name.
+an image meets the same batch whether or not the run was resumed. An image that cannot be read is
+left out, and the setting says which; too many are an error. (The one that is loaded in its place,
+as in training, is not measured in its name: its row is dropped.)
 
 Shapes: I images, B in a batch, X in a chunk, C channels, H x W pixels, D features, K classes,
 N tokens of E channels, h x w feature cells.
@@ -186,7 +187,7 @@ def extract(
         on_batch: see :data:`Progress`.
 
     Raises:
-        DataError: if an image cannot be read, or the cache cannot be used.
+        DataError: if too many images cannot be read, or the cache cannot be used.
         FloatingPointError: if a feature is not finite.
         ValueError: if the model lacks what the readout asks for, or for arguments out of range.
     """
@@ -225,7 +226,9 @@ def extract(
         on_batch=on_batch,
         on_chunk=keep_and_write,
     )
-    return Features(features_ID, getattr(samples, "labels_I", None), setting)
+    read_I, setting = _read(features_ID, setting)
+    labels_I = getattr(samples, "labels_I", None)
+    return Features(features_ID[read_I], None if labels_I is None else labels_I[read_I], setting)
 
 
 @dataclass(frozen=True)
@@ -293,7 +296,7 @@ def evaluate(
         on_batch: see :data:`Progress`.
 
     Raises:
-        DataError: if an image cannot be read.
+        DataError: if too many images cannot be read.
         FloatingPointError: if a log-probability is not finite.
         ValueError: for labels that do not fit, or for arguments out of range.
     """
@@ -328,9 +331,10 @@ def evaluate(
         on_batch=on_batch,
         on_chunk=lambda first, rows_X3: chunks.append(rows_X3),
     )
-    rank_I, predicted_I, log_p_I = torch.cat(chunks).unbind(1)
-    setting = _setting(model, samples, precision)
-    return Evaluation(rank_I.long(), predicted_I.long(), log_p_I.clone(), labels_I, setting)
+    rows_I3 = torch.cat(chunks)
+    read_I, setting = _read(rows_I3, _setting(model, samples, precision))
+    rank_I, predicted_I, log_p_I = rows_I3[read_I].unbind(1)
+    return Evaluation(rank_I.long(), predicted_I.long(), log_p_I.clone(), labels_I[read_I], setting)
 
 
 def _judged(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
@@ -543,12 +547,6 @@ def _in_order(start: int, stop: int, batch_size: int) -> Iterator[list[tuple[int
 
 def _check_chunk(rows_XD: Tensor, samples: Samples, first: int) -> None:
     damage = getattr(samples, "damage", None)
-    if damage is not None and (unreadable := damage.indices()):
-        names = ", ".join(_name(samples, index) for index in unreadable[:5])
-        raise DataError(
-            f"expected images that can be read, {len(unreadable)} cannot: {names}"
-            f"{', ...' if len(unreadable) > 5 else ''}; repair them or leave them out"
-        )
     bad = (~rows_XD.isfinite()).any(1).nonzero()[:, 0]
     if len(bad):
         raise FloatingPointError(
@@ -556,6 +554,18 @@ def _check_chunk(rows_XD: Tensor, samples: Samples, first: int) -> None:
             f"{_name(samples, first + int(bad[0]))}; see whether the weights are finite, or use "
             "precision float32"
         )
+    for index in damage.indices() if damage is not None else ():
+        if first <= index < first + len(rows_XD):
+            rows_XD[index - first] = torch.nan
+
+
+def _read(rows_ID: Tensor, setting: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """Which images could be read, bool ``(I,)``, and the setting that names the others."""
+    read_I = ~rows_ID[:, 0].isnan()
+    left_out = (~read_I).nonzero()[:, 0].tolist()
+    if not read_I.any():
+        raise DataError("expected images that can be read, got none")
+    return read_I, {**setting, "left_out": left_out} if left_out else setting
 
 
 def _name(samples: Samples, index: int) -> str:

@@ -32,7 +32,7 @@ class ProbeConfig:
     left out."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """For --method clean: a folder of test images, searched in the same way, with labels.csv
-    (file,class_index) in it."""
+    (file,class_index, or names of classes) in it, or in folders by class."""
     method: Literal["linear", "sgd", "knn", "finetune", "clean"] = "linear"
     """linear: logistic regression by L-BFGS on frozen features; sgd: as published, on features of
     one view; knn: 20 nearest neighbours; finetune: the whole network by a recipe; clean: top-1 of

@@ -24,7 +24,11 @@ Images = Annotated[
     tyro.conf.arg(
         metavar="DIR",
         help="Folder of images, searched in depth: links are followed, hidden files and folders "
-        "left out. labels.csv in it (file,class_index) tells classes.",
+        "left out. Pictures stand upright, as their EXIF says; of several frames it is the first. "
+        "Those that cannot be read are left out and named, too many are refused. Classes are those "
+        "of labels.csv in it (file,class_index, or names of classes), else the outermost folders. "
+        "Names are numbered by classes.txt, one a line; else by ImageNet's table, if they are its "
+        "WordNet numbers and networks have 1,000 outputs; else in alphabetical order.",
     ),
 ]
 Data = Annotated[

@@ -3,13 +3,17 @@ import pytest
 from PIL import Image
 
 from a2mim.data import sources as sources_module
+from a2mim.data.arrays import drawn
 from a2mim.data.augment import CropAndFlip
 from a2mim.data.folders import DataError
 from a2mim.data.limits import Tolerance
 from a2mim.data.sources import (
     classes_of,
+    folder_has_classes,
     folder_images,
+    known_classes,
     named_images,
+    only_number,
     photographs_with_classes,
     some,
     training_samples,
@@ -117,15 +121,51 @@ def test_bad_folders(photos, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"at least 2 images in .*, found 0"):
         folder_images(tmp_path / "empty", 2, 0, truth=False)
-    (photos / "labels.csv").write_text("file,class_index\na/0.png,x\n")
-    with pytest.raises(UsageError, match=r"line 2 of .*'x'"):
+    (photos / "labels.csv").write_text("file,class_index\n2.png,1\na/0.png,x\na/1.PNG,1\n")
+    with pytest.raises(UsageError, match=r"line 3 of .*'x'"):
         folder_images(photos, 2, 0, truth=True)
     (photos / "labels.csv").unlink()
     with pytest.raises(UsageError, match="expected classes in"):
         folder_images(photos, 2, 0, truth=True)
-    (photos / "2.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"cannot read .*2\.png"):
-        folder_images(photos, 9, 0, truth=False)[0].read()
+
+
+def test_images_that_cannot_be_read_are_left_out_and_named(photos, caplog):
+    """The next of the draw takes their place, so that there are as many; too many are refused."""
+    sound = {seed: folder_images(photos, 2, seed, truth=False) for seed in range(9)}
+    (photos / "2.png").write_bytes((photos / "a/0.png").read_bytes()[:40])
+    for seed, before in sound.items():
+        sources = folder_images(photos, 2, seed, truth=True)
+        assert [(s.name, s.truth) for s in sources] == [("a/0.png", 3), ("a/1.PNG", 7)]
+        if "2.png" not in [source.name for source in before]:
+            assert [s.name for s in sources] == [s.name for s in before]
+    (said,) = {record.getMessage() for record in caplog.records}
+    assert "1 so far" in said
+    assert f"{photos / '2.png'}: " in said
+    (photos / "a/1.PNG").write_bytes(b"")
+    with pytest.raises(DataError, match=r"at least 2 images in .*, 1 can"):
+        folder_images(photos, 9, 0, truth=False)
+    with pytest.raises(DataError, match=r"at most 1 unreadable images among 3 .* got 2"):
+        drawn(photos, ["a/0.png", "a/1.PNG", "2.png"], 9, 0, Tolerance(1, 0))
+
+
+def test_class_folders_by_any_way(tmp_path):
+    """``--images`` of such a folder, and ``--data folder:`` of train and val in it."""
+    for split in ("train", "val"):
+        for klass in ("newt", "cat", "ant")[: 3 if split == "train" else 2]:
+            (tmp_path / split / klass).mkdir(parents=True)
+            Image.new("L", (4, 4), 7).save(tmp_path / split / klass / "0.png")
+    data = f"folder:{tmp_path}"
+    sources = named_images(data, 9, 0)
+    assert [(s.name, s.truth) for s in sources] == [("val/cat/0.png", 1), ("val/newt/0.png", 2)]
+    assert [s.read().getpixel((0, 0)) for s in sources] == [(7, 7, 7)] * 2
+    assert (classes_of(data), known_classes(None, data)) == (3, 3)
+    images = tmp_path / "train"
+    assert folder_has_classes(images)
+    assert not folder_has_classes(tmp_path)
+    sources = folder_images(images, 9, 0, truth=True)
+    assert [s.truth for s in sources] == [0, 1, 2]
+    assert known_classes(images, "") == 3
+    assert [only_number(n) for n in ((3, 0, 3), (3, 4), (0,), ())] == [3, None, None, None]
 
 
 READERS = {

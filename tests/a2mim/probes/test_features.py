@@ -17,6 +17,7 @@ from torch.nn import functional
 from a2mim.data.arrays import ImageSet
 from a2mim.data.augment import CentreCrop, CropAndFlip, PilTransform
 from a2mim.data.folders import DataError
+from a2mim.data.limits import Tolerance
 from a2mim.data.samples import ArraySamples, FolderSamples, find_training_files
 from a2mim.probes import features
 from a2mim.probes.features import Features, Readout, evaluate, extract
@@ -418,16 +419,26 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_image_is_an_error_with_its_name(folder, workers, tmp_path):
+def test_unreadable_images_are_left_out_and_named(folder, workers, tmp_path):
     files = find_training_files(folder)
-    samples = FolderSamples(files, CentreCrop(16), seed=0)
+    whole = extract(nn.Flatten(), FolderSamples(files, CentreCrop(16), seed=0))
+    before = evaluate(nn.Flatten(), FolderSamples(files, CentreCrop(16), seed=0))
     (folder / files.names[4]).write_bytes(b"")
-    message = f"1 cannot: {files.names[4]}; repair them or leave them out"
-    with pytest.raises(DataError, match=message):
-        extract(nn.Flatten(), samples, workers=workers, cache=tmp_path / "cache")
-    assert [file.name for file in (tmp_path / "cache").iterdir()] == ["features.json"]
-    with pytest.raises(DataError, match=message):
-        evaluate(nn.Flatten(), samples, workers=workers)
+    rest = [k for k in range(12) if k != 4]
+    for _ in range(2):  # also from the cache
+        samples = FolderSamples(files, CentreCrop(16), seed=0)
+        found = extract(nn.Flatten(), samples, workers=workers, cache=tmp_path / "cache")
+        assert torch.equal(found.features_ID, whole.features_ID[rest])
+        assert torch.equal(found.labels_I, whole.labels_I[rest])
+        assert found.setting["left_out"] == [4]
+    judged = evaluate(nn.Flatten(), samples, workers=workers)
+    assert torch.equal(judged.rank_I, before.rank_I[rest])
+    assert torch.equal(judged.labels_I, before.labels_I[rest])
+    assert judged.setting["left_out"] == [4]
+    assert "left_out" not in before.setting
+    strict = FolderSamples(files, CentreCrop(16), 0, Tolerance(0, 0))
+    with pytest.raises(DataError, match=f"at most 0 unreadable .* got 1: .*{files.names[4]}"):
+        evaluate(nn.Flatten(), strict, workers=workers)
 
 
 def test_folders_and_pillow_transforms(folder):
