@@ -239,7 +239,9 @@ def samples_of(config: PretrainConfig) -> Images:
         DataError: if they cannot be had.
         ValueError: if there are not as many.
     """
-    augment = CropAndFlip(config.image_size, config.crop, mean=None, interpolation=INTERPOLATION)
+    augment = CropAndFlip(
+        config.image_size, config.crop, mean=None, std=config.std, interpolation=INTERPOLATION
+    )
     read = training_samples(
         config.data,
         augment,
