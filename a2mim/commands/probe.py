@@ -25,6 +25,7 @@ from a2mim.checkpoints.load import Loaded, LoadReport
 from a2mim.commands import finetune
 from a2mim.data.arrays import subset
 from a2mim.data.augment import Augment, PilTransform
+from a2mim.data.folders import remark
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import (
     known_classes,
@@ -34,6 +35,7 @@ from a2mim.data.sources import (
     without_folders,
 )
 from a2mim.files import write_whole
+from a2mim.measure import doubts
 from a2mim.measure.fitting import unlike
 from a2mim.measure.networks import (
     called,
@@ -196,6 +198,14 @@ def _judge(config: ProbeConfig, name: str, part: Path, device: str) -> None:
     else:
         judge = _clean if config.method == "clean" else _frozen
         numbers = list(judge(config, loaded, part, device))
+        first = numbers[0]
+        said = doubts.of_labels(
+            f"{constant['model']} ({constant['weights']})",
+            first.predictions_J.numpy(),
+            first.labels_J.numpy(),
+        )
+        for doubt in said:
+            print(doubt)
         rows = pd.concat([_rows(number) for number in numbers])
         if config.seeds > 1:
             values = np.array([number.value for number in numbers])
@@ -301,7 +311,10 @@ def _frozen(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Ite
     transform = PilTransform.of(loaded.data_config)
     readout = Readout(config.pool, config.block, config.final_norm)
     tables: list[Features] = []
-    for split, some in zip(("training", "test"), _samples(config, transform), strict=True):
+    both = _samples(config, transform)
+    for doubt in doubts.of_training(*both):
+        remark(doubt)
+    for split, some in zip(("training", "test"), both, strict=True):
         with _progress(f"{split} features", len(some)) as on_batch:
             tables.append(
                 extract(

@@ -65,6 +65,18 @@ def hash_files(files: Sequence[Path], names: Iterable[str]) -> str:
     return hash_of(*zip(names, sizes, hashes, strict=True))
 
 
+def file_hashes(files: Sequence[Path]) -> list[str]:
+    """A hash of the bytes of each file; :data:`UNREADABLE` for one that cannot be read."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(_hash, files))
+
+
+def file_sizes(files: Sequence[Path]) -> list[int]:
+    """The bytes of each file; 0 for one that is not there."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [0 if state is None else state[0] for state in pool.map(_state, files)]
+
+
 def hash_of(*parts: object) -> str:
     """A hash of anything that ``repr`` tells apart; of bytes, of all of them."""
     digest = hashlib.blake2b(digest_size=16)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from a2mim.data.arrays import ImageSet, drawn
 from a2mim.data.augment import Augment, channels_of
-from a2mim.data.contents import hash_files, hash_of
+from a2mim.data.contents import file_hashes, file_sizes, hash_files, hash_of
 from a2mim.data.folders import DataError, image_names, read_pixels, to_rgb
 from a2mim.data.limits import TOLERANCE, Tolerance
 from a2mim.data.sampler import BatchedSamples, Samples, keyed_generator, keyed_seed
@@ -627,6 +627,16 @@ class FolderSamples:
         """One image ``(C, H, W)``, as ``augment`` makes it; raises what :meth:`pixels` does."""
         generator = keyed_generator("augment", self._seed, epoch, index)
         return self._augment(self.pixels(index, epoch), generator)
+
+    def identities(self, indices: Sequence[int]) -> list[tuple[str, int | None, str]]:
+        """Name, class and a hash of the file of some images."""
+        hashes = file_hashes([Path(self._name(k)) for k in indices])
+        labels = [None if self.labels_I is None else int(self.labels_I[k]) for k in indices]
+        return list(zip([self.names[k] for k in indices], labels, hashes, strict=True))
+
+    def sizes(self) -> list[int]:
+        """Of the files in bytes; 0 for those that are not there."""
+        return file_sizes([Path(self._name(k)) for k in range(len(self))])
 
     def draw(self, count: int, seed: int) -> list[int]:
         """Indices of at most ``count`` images that can be read, in order, drawn by ``seed``.

@@ -24,6 +24,7 @@ from a2mim.data.sources import (
     set_name,
     some,
 )
+from a2mim.measure import doubts as doubtful
 from a2mim.measure.fitting import Sight, as_setting, fitting_grid, sight_of, unlike
 from a2mim.measure.interaction_summary import contexts_of, spending_of, summarised, write_summary
 from a2mim.measure.networks import (
@@ -122,8 +123,14 @@ def interaction_curves(config: InteractionsConfig) -> None:
         "sha256": [subject.report.sha256 for subject in subjects],
     }
     pairs = zip(config.checkpoints, subjects, strict=True)
+    identities = [source.identity() for source in sources]
+    doubts = doubtful.of_images(identities)
+    for subject in subjects:
+        doubts += doubtful.of_subject(subject, sources)
+    if rank == 0 and doubts:
+        print("\n".join(doubts))
     everything = settings | {
-        "images": [source.identity() for source in sources],
+        "images": identities,
         "models": [identity(name, subject.report) for name, subject in pairs],
     }
     names = nicknames([subject.report for subject in subjects])
@@ -153,7 +160,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
             time.sleep(0.1)
         (work / f"done-{other}").unlink()
     ran = _ran(measured)
-    finish_run(work, out, settings | {"ran": ran}, time.perf_counter() - start)
+    finish_run(work, out, settings | {"ran": ran, "doubts": doubts}, time.perf_counter() - start)
     tidy_records(out / "records", share.used)
     _report(config, measured, out)
 

@@ -40,6 +40,7 @@ from a2mim.checkpoints.load import LoadReport
 from a2mim.data.sampler import keyed_generator
 from a2mim.data.sources import Source, folder_images, named_images, set_name
 from a2mim.files import write_whole
+from a2mim.measure import doubts as doubtful
 from a2mim.measure.fills import plain_fill
 from a2mim.measure.fitting import as_setting, fitting_grid, parsed_grid
 from a2mim.measure.networks import (
@@ -135,12 +136,14 @@ class Prepared:
         sources: the images.
         reports: what became of the weights of each checkpoint.
         device: where networks go.
+        doubts: what looks wrong about the networks, in sentences.
     """
 
     dataset: str
     sources: Sequence[Source]
     reports: Sequence[LoadReport]
     device: str
+    doubts: tuple[str, ...] = ()
 
     def worked_with(self, precision: str) -> str:
         """The end of the line before the start."""
@@ -257,16 +260,18 @@ def prepare(
         sources = named_images(config.data, config.count, config.seed)
     else:
         sources = folder_images(config.images, config.count, config.seed, truth=False)
-    reports = []
+    reports, doubts = [], list[str]()
     for name in config.checkpoints:
         subject = subject_of(name, config.weights, device, headless=True)
         with _of(name):
             attempt(subject.model, _read(subject, sources[:1]).to(device))
+        doubts += doubtful.of_subject(subject, sources)
         reports.append(subject.report)
     check_different(reports)
     for report in reports:
         print(report)
-    return Prepared(set_name(config.images, config.data), sources, reports, device)
+    dataset = set_name(config.images, config.data)
+    return Prepared(dataset, sources, reports, device, tuple(doubts))
 
 
 def check_images(config: InvarianceConfig | SpectrumConfig) -> None:
@@ -319,9 +324,12 @@ def measure_all(
     pairs = zip(config.checkpoints, prepared.reports, strict=True)
     everything = settings | {
         "run": command,
-        "images": [source.identity() for source in prepared.sources],
+        "images": (identities := [source.identity() for source in prepared.sources]),
         "checkpoints": [identity(name, report) for name, report in pairs],
     }
+    doubts = [*doubtful.of_images(identities), *prepared.doubts]
+    for doubt in doubts:
+        print(doubt)
     out = out_of(config.out, command, nicknames(prepared.reports), everything)
     work = open_run(out, everything, resume=config.resume)
     (work / "images").mkdir(exist_ok=True)
@@ -336,7 +344,7 @@ def measure_all(
                 measure(subject, paths)
         files.append(paths)
     write_reports(prepared.reports, work / "weights.json")
-    return out, work, settings, files
+    return out, work, settings | {"doubts": doubts}, files
 
 
 def write_images(work: Path, number: int, report: LoadReport, table: pd.DataFrame) -> None:

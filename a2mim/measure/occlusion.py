@@ -52,6 +52,7 @@ from a2mim.data.sources import (
     without_folders,
 )
 from a2mim.files import write_arrays, write_whole
+from a2mim.measure import doubts as doubtful
 from a2mim.measure.fills import FILLS, AnyFill, Colours
 from a2mim.measure.fitting import as_setting, fitting_grid, parsed_grid, unlike
 from a2mim.measure.networks import (
@@ -232,7 +233,8 @@ def occlusion(config: OcclusionConfig) -> None:
     config = _fitted(config)
     plan = _plan(config)
     # All are tried before the first is measured: what is wrong is not found out after hours.
-    tried = [usable(partial(_tried, config, plan, name)) for name in config.checkpoints]
+    doubts: list[str] = []
+    tried = [usable(partial(_tried, config, plan, name, doubts)) for name in config.checkpoints]
     reports = [report for report, _ in tried]
     check_different(reports)
     for report in reports:
@@ -246,6 +248,10 @@ def occlusion(config: OcclusionConfig) -> None:
     if plan.salient:
         saliency = usable(partial(_Saliency.of, config, plan, [data for _, data in tried]))
     images = _images(config, tried[0][1], tried[0][0].classes)
+    if isinstance(images.samples, FolderSamples):
+        doubts += doubtful.of_images(images.samples.identities(images.indices))
+    if doubts:
+        print("\n".join(doubts))
     each = f"{len(plan.occluders)} occluders x {_variants(config, plan)} forwards"
     total = len(images.names) * len(plan.occluders) * _variants(config, plan)
     print(
@@ -298,11 +304,15 @@ def occlusion(config: OcclusionConfig) -> None:
         for report, probe in zip(reports, probes, strict=True)
     ]
     rows = usable(partial(_rows, config, plan, reports, files))
+    said = [] if config.label != "truth" else _of_labels(reports, files)
+    if said:
+        print("\n".join(said))
+    doubts += said
     write_table(rows, work / "rows.csv")
     write_summary(summarised(rows), SUMMARY, work)
     write_whole(work / "occlusion.json", json.dumps(about, indent=2) + "\n")
     save(figures(rows), work)
-    finish_run(work, out, settings, time.perf_counter() - start)
+    finish_run(work, out, settings | {"doubts": doubts}, time.perf_counter() - start)
     shutil.rmtree(out / "parts")
     print(summary(rows))
     print(f"\ntable: {out / 'summary.csv'}   figure: {out / 'occlusion.png'}")
@@ -513,8 +523,13 @@ def _published(config: OcclusionConfig) -> Plan:
     )
 
 
-def _tried(config: OcclusionConfig, plan: Plan, name: str) -> tuple[LoadReport, dict[str, Any]]:
-    """A network's report and data config, once a masked image of zeros has gone through it."""
+def _tried(
+    config: OcclusionConfig, plan: Plan, name: str, doubts: list[str]
+) -> tuple[LoadReport, dict[str, Any]]:
+    """A network's report and data config, once a masked image of zeros has gone through it.
+
+    What looks wrong about it joins the doubts.
+    """
     loaded = load(name, config.weights)
     outputs = loaded.report.classes
     if config.label == "truth" and config.images is not None and outputs:
@@ -554,6 +569,9 @@ def _tried(config: OcclusionConfig, plan: Plan, name: str) -> tuple[LoadReport, 
                 f"expected --fractions that {occluder_name} tells apart on {plan.n} {what}, "
                 f"got {plan.fractions}, which hide {[round(h, 4) for h in rows['hidden']]}"
             )
+    few_BCHW = images.read(slice(0, doubtful.LOOKED_AT))
+    title = f"{loaded.report.architecture} ({called(loaded.report)})"
+    doubts += doubtful.of_network(title, loaded.model, few_BCHW)
     return loaded.report, loaded.data_config
 
 
@@ -921,6 +939,17 @@ def _rows(
         ]
         made.append(result_rows(networks, **constant))
     return pd.concat(made, ignore_index=True)
+
+
+def _of_labels(reports: Sequence[LoadReport], files: Sequence[dict[str, Path]]) -> list[str]:
+    """Whether labels look wrong, from what networks say of whole images."""
+    doubts = []
+    for report, file in zip(reports, files, strict=True):
+        whole = read_images_table(next(iter(file.values()))).groupby("image").first()
+        title = f"{report.architecture} ({called(report)})"
+        predicted_I, labels_I = (whole[key].to_numpy() for key in ("clean_predicted", "label"))
+        doubts += doubtful.of_labels(title, predicted_I, labels_I)
+    return doubts
 
 
 def _setting(config: OcclusionConfig, plan: Plan, occluder: str, report: LoadReport) -> str:

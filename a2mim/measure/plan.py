@@ -17,7 +17,8 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from timm.data import create_transform
+from torch import Tensor, nn
 
 from a2mim.checkpoints.custom import AS_IT_IS
 from a2mim.checkpoints.load import LoadReport, assumptions
@@ -33,10 +34,12 @@ from a2mim.data.sources import (
     set_name,
     without_folders,
 )
+from a2mim.measure import doubts as doubtful
 from a2mim.measure.fitting import FEWEST as FEWEST_PATCHES
 from a2mim.measure.fitting import Sight, as_setting, fitting_grid, sight_of, unlike
 from a2mim.measure.interactions import LEAST_BUDGET
 from a2mim.measure.networks import (
+    called,
     check_different,
     load,
     look_given,
@@ -210,6 +213,7 @@ class _Tried:
         sight: their size, and its patches.
         speed: forwards a second.
         no_maps: why its maps cannot be had; empty if they can.
+        doubts: what looks wrong about it, in sentences.
     """
 
     report: LoadReport
@@ -217,6 +221,7 @@ class _Tried:
     sight: Sight
     speed: float
     no_maps: str
+    doubts: tuple[str, ...] = ()
 
 
 def planned(config: CompareConfig) -> Plan:
@@ -263,8 +268,11 @@ def planned(config: CompareConfig) -> Plan:
     notes += [
         f"{network.title}: {AS_IT_IS}." for network in networks if AS_IT_IS in network.report.notes
     ]
+    identities = [source.identity() for source in sources]
+    notes += doubtful.of_images(identities)
+    notes += [doubt for one in tried for doubt in one.doubts]
     decides = {
-        "files": [source.identity() for source in sources],
+        "files": identities,
         "looks": [one.look for one in tried],
         "options": [str(report.options) for report in reports],
         "code": [own_code(name) for name in config.checkpoints],
@@ -316,6 +324,8 @@ def _try(name: str, config: CompareConfig) -> _Tried:
     images_BCHW = torch.zeros(TIMED_IMAGES, *loaded.data_config["input_size"], device=config.device)
     sight = sight_of(name, model, loaded.data_config["input_size"])
     speed = _speed(model, images_BCHW, config.precision)
+    title = f"{loaded.report.architecture} ({called(loaded.report)})"
+    doubts = doubtful.of_network(title, model, _few(config, loaded.data_config))
     no_maps = ""
     if "spectrum" not in config.skip:
         try:
@@ -325,7 +335,18 @@ def _try(name: str, config: CompareConfig) -> _Tried:
             maps_of(model, [images_BCHW[:1]], layers=layers)
         except ValueError as error:
             no_maps = str(error)
-    return _Tried(loaded.report, loaded.data_config, sight, speed, no_maps)
+    return _Tried(loaded.report, loaded.data_config, sight, speed, no_maps, tuple(doubts))
+
+
+def _few(config: CompareConfig, look: Mapping[str, Any]) -> Tensor:
+    """A few of the images, as a network sees them, ``(B, C, H, W)``."""
+    count = doubtful.LOOKED_AT
+    if config.images is None:
+        sources = named_images(config.data, count, config.seed)
+    else:
+        sources = folder_images(config.images, count, config.seed, truth=False)
+    transform = create_transform(**look)
+    return torch.stack([transform(source.read(look["input_size"][0])) for source in sources])
 
 
 def _as_given(report: LoadReport, given: Mapping[str, Any]) -> LoadReport:
