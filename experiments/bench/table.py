@@ -3,7 +3,7 @@
 A row compares two ways to do the same work on the same machine within the same minutes; absolute
 times belong to that machine only. Speed never gates a test.
 
-    interactions/overhead/*   seconds on top of the bare model              bench_timing
+    interactions/overhead/*   seconds on top of the bare model, on a GPU the fastest  bench_timing
     interactions/memory       MiB beyond an idle process                    bench_memory
     interactions/forwards/*   forwards for the published error of J         bench_estimator
     interactions/coverage/*   share of 95 % intervals that hold the truth   bench_estimator
