@@ -106,7 +106,9 @@ def test_the_rows_there_are(monkeypatch):
     } <= set(names)
     assert list(available_rows(repeats=1, on_gpu=True)) == [
         "interactions/overhead/gpu/vit_small",
+        "interactions/overhead/gpu/vit_base",
         "interactions/overhead/gpu/resnet50",
+        "interactions/overhead/gpu/convnext_tiny",
         "pretrain/step/gpu/vit_base",
         "pretrain/step/gpu/resnet50",
         "occlusion/overhead/gpu/vit_small",
