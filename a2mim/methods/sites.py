@@ -211,8 +211,19 @@ def last_norm(backbone: nn.Module) -> nn.Module | None:
     for owner, name in ((backbone, "fc_norm"), (getattr(backbone, "head", None), "norm")):
         norm = getattr(owner, name, None)
         if isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity):
-            return norm
+            return norm if is_of_features(backbone, norm) else None
     return None
+
+
+def is_of_features(backbone: nn.Module, norm: nn.Module) -> bool:
+    """Whether a norm is for the last features: not for a hidden layer, as in InceptionNeXt's head.
+
+    Args:
+        backbone: a timm model.
+        norm: of its head.
+    """
+    weight, width = getattr(norm, "weight", None), getattr(backbone, "num_features", None)
+    return weight is None or width is None or len(weight) == width
 
 
 def with_last_norm(backbone: nn.Module, features_BEhw: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ from a2mim.data.folders import DataError
 from a2mim.data.loader import each
 from a2mim.data.sampler import Samples, make_loader
 from a2mim.files import write_whole
-from a2mim.methods.sites import output_layout, site_of
+from a2mim.methods.sites import is_of_features, output_layout, site_of
 from a2mim.training.arithmetic import MIXED, Precision, check_precision, float32_products
 from interactions.stats import share
 
@@ -453,7 +453,9 @@ def _norms(model: nn.Module, names: tuple[str, ...]) -> Iterator[tuple[str, nn.M
         module: Any = model
         for part in name.split("."):
             module = getattr(module, part, None)
-        if isinstance(module, nn.Module) and not isinstance(module, nn.Identity):
+        if not isinstance(module, nn.Module) or isinstance(module, nn.Identity):
+            continue
+        if name not in POOLED_NORMS or is_of_features(model, module):
             yield name, module
 
 

@@ -122,7 +122,7 @@ def spectrum_rows(
     Maps are reduced to some numbers per image as they are computed. Batches change nothing.
 
     Args:
-        model: a timm ViT (also BEiT, EVA, DeiT) or Swin, or a CNN, in eval mode.
+        model: a timm network or a CNN, in eval mode.
         images: batches ``(B, C, H, W)``, ready for the model.
         layers: which maps, of :func:`~interactions.networks.layers.stream_names`; all if left out.
         names: one per image; ``"0"``, ``"1"``, ... if left out.

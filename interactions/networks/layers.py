@@ -10,6 +10,9 @@ as it is inside the true network, whatever scales, positions and shortcuts that 
 after its embedding, after every attention and after every MLP; a CNN after its stem and after every
 block. That much is certain, since a table says where the stream of these timm networks is.
 
+Of any other network of timm that has tokens, or layers beside convolutions, it is the maps that
+timm's ``forward_intermediates`` gives: the outputs of its stages or blocks.
+
 Any other convolutional network is searched for blocks, and what is handed over is the output of
 each, whether or not a shortcut leads around it. A block is
 
@@ -190,7 +193,7 @@ def layer_features(
     with torch.inference_mode(), arithmetic(precision, images_BCHW.device):
         if not _is_timm(model):
             return {(OUTPUT, OUTPUT): _vector(model(images_BCHW))}
-        tokens, final = _layer_tokens(model, images_BCHW, layers)
+        tokens, final = _layer_tokens(model, images_BCHW, layers, token_drop)
         visible: dict[tuple[int, int], Tensor] = {}  # by grid: many layers have the same
         for layer, (patches_BLD, prefix_BPD, grid) in tokens.items():
             patches_BLD = _at_least_float32(patches_BLD)
@@ -230,7 +233,7 @@ def mean_of_visible(patches_BLD: Tensor, visible_BL: Tensor) -> Tensor:
 
 
 def stream_names(model: nn.Module) -> tuple[str, ...]:
-    """The maps of a network's residual stream, in order; of other CNNs, those after their blocks.
+    """The maps of a network's residual stream, in order; of others, those after blocks or stages.
 
     Returns:
         25 names for 12 transformer blocks, 17 for a ResNet-50. The first is ``"stem"`` where the
@@ -242,7 +245,8 @@ def stream_names(model: nn.Module) -> tuple[str, ...]:
     """
     known = _known(model)
     if not known:
-        return tuple(name for name, _ in _found(model))
+        found = _listed(model) or [name for name, _ in _found(model)]
+        return tuple(found)
     names = ["stem"]
     for name, block in known:
         after_attention = _AFTER_ATTENTION.get(type(block).__name__)
@@ -262,7 +266,7 @@ def residual_stream(
 
     Args:
         model: a timm ViT (also BEiT, EVA, DeiT), Swin, ResNet or ConvNeXt, whose stream this is; or
-            another convolutional network, for the outputs of its blocks.
+            another network of timm or of convolutions, for the outputs of its blocks or stages.
         visit: takes names and maps; a map may be a view of what the network computes with.
         layers: which maps; all if left out. Blocks that never run, or whose output is no map, can
             be left out.
@@ -282,8 +286,13 @@ def residual_stream(
         if name in layers:
             visit(name, map_BEhw)
 
-    known = _known(model)
-    with _known_stream(model, known, see) if known else _found_stream(model, see, layers):
+    if known := _known(model):
+        stream = _known_stream(model, known, see)
+    elif _listed(model):
+        stream = _listed_stream(model, see, layers)
+    else:
+        stream = _found_stream(model, see, layers)
+    with stream:
         yield
 
 
@@ -375,6 +384,37 @@ def _found_stream(model: nn.Module, visit: Visit, layers: Sequence[str]) -> Iter
         )
 
 
+@contextmanager
+def _listed_stream(model: nn.Module, visit: Visit, layers: Sequence[str]) -> Iterator[None]:
+    """The maps that timm itself gives, by a second pass beside each of the network's own."""
+    names = _listed(model)
+    asked = [k for k, name in enumerate(names) if name in layers]
+
+    def see(module: nn.Module, args: tuple[Any, ...]) -> None:
+        timm_model: Any = model
+        maps = timm_model.forward_intermediates(args[0], indices=asked, intermediates_only=True)
+        for k, map_BEhw in zip(asked, maps, strict=True):
+            visit(names[k], map_BEhw)
+
+    handle = model.register_forward_pre_hook(see)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _listed(model: nn.Module) -> list[str]:
+    """The maps that timm lists of a network of its own, where its blocks cannot be searched."""
+    if not _is_timm(model):
+        return []
+    try:
+        _found(model)
+    except ValueError:
+        names = [name for name in layer_names(model) if name not in (NORM, OUTPUT)]
+        return names if len(set(names)) == len(names) > 1 else []
+    return []
+
+
 class _Tokens(NamedTuple):
     """What one layer holds: patch tokens or cells of a map, and prefix tokens."""
 
@@ -384,7 +424,7 @@ class _Tokens(NamedTuple):
 
 
 def _layer_tokens(
-    model: nn.Module, images_BCHW: Tensor, layers: Sequence[str]
+    model: nn.Module, images_BCHW: Tensor, layers: Sequence[str], dropped: bool
 ) -> tuple[dict[str, _Tokens], Tensor]:
     """The tokens of layers, in the order of the network, and what its head reads."""
     names = layer_names(model)
@@ -392,22 +432,40 @@ def _layer_tokens(
     asked = inside or [0]  # timm wants one at least
     timm_model: Any = model
     if not _has_tokens(model):
-        final, maps = timm_model.forward_intermediates(images_BCHW, asked)
-        found = [_Tokens(x.flatten(2).mT, x[:, :0].flatten(2), tuple(x.shape[2:])) for x in maps]
-        return dict(zip([names[k] for k in inside], found, strict=False)), final
-    prefix, grid = timm_model.num_prefix_tokens, _token_cells(model, images_BCHW)
+        final, maps = timm_model.forward_intermediates(images_BCHW, indices=asked, stop_early=False)
+        return dict(zip([names[k] for k in inside], map(_cells, maps), strict=False)), final
+    prefix = int(getattr(model, "num_prefix_tokens", 0))
     final, taken = timm_model.forward_intermediates(
-        images_BCHW, asked, return_prefix_tokens=prefix > 0, output_fmt="NLC"
+        images_BCHW,
+        indices=asked,
+        stop_early=False,  # the head reads the end
+        output_fmt="NLC" if dropped else "NCHW",  # tokens that are left have no grid
+        **({"return_prefix_tokens": True} if prefix else {}),
     )
-    if not prefix:
-        taken = [(patches_BLD, patches_BLD[:, :0]) for patches_BLD in taken]
-    tokens = {
-        names[k]: _Tokens(patches_BLD, prefix_BPD, grid)
-        for k, (patches_BLD, prefix_BPD) in zip(inside, taken, strict=False)
-    }
+    found = []
+    for one in taken:
+        patches, prefix_BPD = one if prefix else (one, one[:, :0])
+        grid = (0, 0) if dropped else (patches.shape[2], patches.shape[3])
+        # Tokens lie in memory as the network has them, so that their mean is the same to the bit.
+        patches_BLD = patches if dropped else patches.flatten(2).mT.contiguous()
+        found.append(_Tokens(patches_BLD, prefix_BPD if prefix else patches_BLD[:, :0], grid))
+    tokens = dict(zip([names[k] for k in inside], found, strict=False))
     if NORM in layers:
-        tokens[NORM] = _Tokens(final[:, prefix:], final[:, :prefix], grid)
+        tokens[NORM] = _last_tokens(final, prefix, found[-1].grid)
     return tokens, final
+
+
+def _cells(map_BEhw: Tensor) -> _Tokens:
+    """The cells of a map as tokens."""
+    h, w = map_BEhw.shape[2:]
+    return _Tokens(map_BEhw.flatten(2).mT, map_BEhw[:, :0].flatten(2), (h, w))
+
+
+def _last_tokens(final: Tensor, prefix: int, grid: tuple[int, int]) -> _Tokens:
+    """What is behind the last norm: tokens, or a map with its channels last."""
+    if final.ndim == 4:
+        return _cells(final.movedim(3, 1))
+    return _Tokens(final[:, prefix:], final[:, :prefix], grid)
 
 
 def _dropping(

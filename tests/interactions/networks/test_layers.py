@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from interactions.networks.layers import (
+    OUTPUT,
     layer_features,
     layer_names,
     readouts_of,
@@ -590,19 +591,13 @@ def test_an_output_that_is_no_map():
 @pytest.mark.parametrize(
     ("architecture", "what"),
     [
-        ("poolformerv2_s12", r"Scale at stages\.2\.blocks\.0\.res_scale1"),
-        ("maxvit_rmlp_pico_rw_256", r"LayerNorm at stages\.0\.blocks\.0\.attn_block\.norm1"),
-        ("hiera_tiny_224", "Hiera with parameters of Hiera itself"),
-        ("mvitv2_tiny", r"LayerNorm at stages\.0"),
-        ("levit_128s", r"Attention at stages\.0\.blocks\.0\.attn"),
-        ("edgenext_xx_small", r"ConvBlock at stages\.0\.blocks\.0"),
         (torchvision.models.convnext_tiny, r"ConvNeXt with LayerNorm at features\.1\.0\.block\.2"),
         (torchvision.models.vit_b_32, "with parameters of VisionTransformer itself"),
     ],
 )
 def test_other_layouts_are_refused(architecture, what):
     with torch.device("meta"):
-        model = create_model(architecture) if isinstance(architecture, str) else architecture()
+        model = architecture()
     with pytest.raises(ValueError, match=what):
         stream_names(model)
 
@@ -632,3 +627,60 @@ def test_too_few_blocks():
             stream_names(model)
     with pytest.raises(ValueError, match="Linear with parameters of Linear itself"):
         stream_names(nn.Linear(2, 2))
+
+
+LISTED = {
+    "test_mambaout": ({}, [f"stages.{k}" for k in range(4)], lambda x: x.movedim(3, 1)),
+    "test_maxvit": ({"img_size": 64}, None, None),
+    "cait_xxs24_224": (
+        {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3},
+        ["blocks.0", "blocks.1"],
+        lambda x: x.mT.unflatten(2, (4, 4)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_other_maps_of_timm_are_those_of_its_modules(name):
+    options, expected, to_map = LISTED[name]
+    model = create_model(name, **options).eval()
+    names, seen, hooked = stream_names(model), {}, {}
+    assert expected is None or list(names) == expected
+    handles = [
+        model.get_submodule(layer).register_forward_hook(
+            lambda module, args, out, layer=layer: hooked.__setitem__(layer, out)
+        )
+        for layer in names
+    ]
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode(), residual_stream(model, seen.__setitem__, names[1:]):
+        outputs = model(images)
+    for handle in handles:
+        handle.remove()
+    assert list(seen) == list(names[1:])
+    for layer, map_BEhw in seen.items():
+        out = hooked[layer]
+        torch.testing.assert_close(map_BEhw, to_map(out) if to_map else out)
+    with torch.inference_mode():
+        assert torch.equal(model(images), outputs)  # and nothing is left behind
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("hiera_tiny_224", {"img_size": 64, "embed_dim": 16, "num_heads": 1}),
+        ("naflexvit_base_patch16_gap", {"embed_dim": 24, "depth": 2, "num_heads": 3}),
+        ("qwen3_vit_88m", {"embed_dim": 24, "depth": 2, "num_heads": 3, "img_size": 64}),
+    ],
+)
+def test_features_where_timm_has_other_arguments(name, options):
+    """The head reads the end of the network whichever layers are asked for."""
+    model = create_model(name, **options).eval()
+    images = torch.rand(2, 3, 64, 64)
+    first = layer_names(model)[0]
+    features = layer_features(model, images, layers=(first, OUTPUT))
+    with torch.inference_mode():
+        maps = model.forward_intermediates(images, intermediates_only=True)
+        expected = model.forward_head(model.forward_features(images), pre_logits=True)
+    torch.testing.assert_close(features[OUTPUT, OUTPUT], expected)
+    torch.testing.assert_close(features[first, "mean"], maps[0].mean(dim=(2, 3)))
