@@ -1,10 +1,10 @@
 """Weights from files that others wrote: tensors by name, and nothing of the file is ever run.
 
 Safetensors, or what ``torch.save`` wrote (.pth, .pt, .th, .bin, .tar, ...), read by
-``torch.load(weights_only=True)``. Published files carry settings beside their weights
-(``argparse.Namespace``, ``yacs`` nodes, numpy numbers, paths): these few names are read as inert
-placeholders, the classes themselves are neither imported nor called. A file that needs more is
-refused.
+``torch.load(weights_only=True)``, which builds tensors and plain containers. Published files carry
+more beside their weights (settings, numpy arrays and random states, the history of mmengine):
+whatever else a file names is read as an inert placeholder. Its classes and functions are neither
+imported nor called. Names that torch blocks (``os.system`` and the like) end the reading.
 
 The content hash of weights is SHA-256 over, for each tensor by sorted name,
 
@@ -21,6 +21,7 @@ import hashlib
 import re
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,14 +36,17 @@ from a2mim.messages import in_a_line
 
 Variant = Literal["plain", "ema"]
 
+AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "target_encoder")
+"""Entries with an exponential moving average (timm, DeiT, ConvNeXt, mmengine, YOLO, I-JEPA)."""
+
 WRAPPERS = (
-    *("state_dict", "model", "model_state_dict", "model_state", "module", "net"),
-    *("teacher", "student"),
+    *("state_dict", "model", "model_state_dict", "model_state", "module", "net", "network"),
+    *("teacher", "student", "encoder", "backbone", *AVERAGES),
 )
 """Entries that hold the weights of a checkpoint; the first that is there is taken."""
 
-AVERAGED = {"state_dict": "state_dict_ema", "model": "model_ema"}
-"""Entry -> the entry with its exponential moving average (timm, DeiT, ConvNeXt)."""
+MOST_NAMES = 200
+"""Names of classes and functions that a file may have beside its weights."""
 
 
 class WeightsError(Exception):
@@ -52,23 +56,24 @@ class WeightsError(Exception):
 class _Inert:
     """Stands for an object of a file that is not looked at."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         pass
 
     def __setstate__(self, state: object) -> None:
         pass
 
 
-_PLACEHOLDERS: list[Any] = [
-    (_Inert, "argparse.Namespace"),
-    (_Inert, "numpy.dtype"),
-    (_Inert, "numpy.core.multiarray.scalar"),
-    (_Inert, "numpy._core.multiarray.scalar"),
-    (_Inert, "pathlib.PosixPath"),
-    (_Inert, "pathlib.WindowsPath"),
-    (_Inert, "pathlib._local.PosixPath"),
-    (OrderedDict, "yacs.config.CfgNode"),  # a dict: torch fills only its own kinds of dicts
-]
+def _empty_dict(*_: object) -> dict[Any, Any]:
+    """Stands for a class of dicts: torch fills only its own kinds, and no others."""
+    return {}
+
+
+_PLACEHOLDERS: dict[str, Any] = {
+    "yacs.config.CfgNode": OrderedDict,
+    "collections.defaultdict": _empty_dict,
+    "omegaconf.dictconfig.DictConfig": _Inert,
+}
+"""Names of classes -> what is built instead; an inert object for every other."""
 
 
 @dataclass(frozen=True)
@@ -170,33 +175,69 @@ def _read_safetensors(path: Path) -> StateFile:
         ) from error
     if not tensors:
         raise WeightsError(f"expected weights, {path} holds no tensors")
+    _check_floating(tensors, path)
     return StateFile(path, tensors, metadata=metadata)
 
 
 def _unpickled(path: Path) -> Any:
     """The contents of a file of ``torch.save``; big ones stay on the disk until they are used."""
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
+        _check_zip(path)
+    inert: dict[str, Any] = {}
+    while True:
+        try:
+            with (
+                warnings.catch_warnings(),
+                torch.serialization.safe_globals([(of, name) for name, of in inert.items()]),
+            ):
+                warnings.simplefilter("ignore")  # remarks on old formats, which can be read
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        except Exception as error:  # damaged files make the unpickler raise nearly anything
+            found = re.search(r"GLOBAL\s+([\w.]+)", str(error))
+            asked = found[1] if found else ""
+            name = asked if "." in asked else f"builtins.{asked}"
+            blocked = re.search(r"whose module [\w.]+ is blocked", str(error))
+            if not asked or blocked or name in inert or len(inert) >= MOST_NAMES:
+                raise _unreadable(path, error, asked) from error
+            inert[name] = _PLACEHOLDERS.get(name, type(name, (_Inert,), {}))
+
+
+def _check_zip(path: Path) -> None:
+    """Whether all bytes of a zip are those that were written, and whether it is no program."""
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_PLACEHOLDERS):
-            warnings.simplefilter("ignore")  # remarks on old formats, which can be read
-            return torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except Exception as error:  # damaged files make the unpickler raise nearly anything
-        asked = re.search(r"GLOBAL\s+([\w.]+)", str(error))
-        if asked:
-            raise WeightsError(
-                f"expected weights only, {path} also asks to run {asked[1]} and was not opened; if "
-                "you trust it, load it where it was made and save the state_dict alone"
-            ) from error
-        # What surrounds the reason is torch's advice to unpickle the file all the same.
-        said = re.search(
-            r"WeightsUnpickler error:(.*?)(Check the doc|Please file|$)", str(error), re.S
-        )
-        what = " ".join((said[1] if said else type(error).__name__).split())[:200]
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError) as error:
         raise WeightsError(
-            f"expected weights (safetensors or torch.save), cannot read {path}: it is damaged, cut "
-            f"short, something else, or more than weights ({what})"
+            f"expected weights, {path} is damaged ({one_line(error)}); download or copy it again"
         ) from error
+    if damaged is not None:
+        raise WeightsError(
+            f"expected weights, {path} is damaged: the checksum of {damaged} is another than when "
+            "it was written; download or copy it again"
+        )
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise WeightsError(
+            f"expected weights, {path} is a TorchScript program, which would have to be run; where "
+            "you trust it, torch.save(torch.jit.load(FILE).state_dict(), OTHER) makes weights of it"
+        )
+
+
+def _unreadable(path: Path, error: Exception, asked: str) -> WeightsError:
+    if asked:
+        return WeightsError(
+            f"expected weights only, {path} also asks to run {asked} and was not opened; if "
+            "you trust it, load it where it was made and save the state_dict alone"
+        )
+    # What surrounds the reason is torch's advice to unpickle the file all the same.
+    said = re.search(r"WeightsUnpickler error:(.*?)(Check the doc|Please file|$)", str(error), re.S)
+    what = " ".join((said[1] if said else type(error).__name__).split())[:200]
+    return WeightsError(
+        f"expected weights (safetensors or torch.save), cannot read {path}: it is damaged, cut "
+        f"short, something else, or more than weights ({what})"
+    )
 
 
 def _unwrapped(path: Path, contents: Any, ema: Variant) -> StateFile:
@@ -205,6 +246,12 @@ def _unwrapped(path: Path, contents: Any, ema: Variant) -> StateFile:
     others: dict[str, str] = {}
     arch = None
     for _ in range(5):  # a damaged or hostile file may hold itself
+        if isinstance(contents, _Inert):
+            raise WeightsError(
+                f"expected weights by name, {path} holds a whole {type(contents).__name__}, whose "
+                "code would have to be run; if you trust it, load it where it was made and save "
+                "the state_dict alone"
+            )
         if isinstance(contents, Tensor) or not isinstance(contents, Mapping):
             raise WeightsError(
                 f"expected weights by name, {path} holds one {type(contents).__name__}"
@@ -214,9 +261,9 @@ def _unwrapped(path: Path, contents: Any, ema: Variant) -> StateFile:
         inner = next((name for name in WRAPPERS if isinstance(contents.get(name), Mapping)), None)
         if inner is None:
             break
-        averaged = AVERAGED.get(inner)
-        if ema == "ema" and isinstance(contents.get(averaged), Mapping):
-            inner = averaged
+        if ema == "ema":
+            held = (name for name in AVERAGES if isinstance(contents.get(name), Mapping))
+            inner = next(held, inner)
         others |= {f"{k}": _what(v) for k, v in contents.items() if k != inner}
         wrapper.append(str(inner))
         contents = contents[inner]
@@ -227,6 +274,7 @@ def _unwrapped(path: Path, contents: Any, ema: Variant) -> StateFile:
             f"expected weights by name, {path} holds no tensors but "
             + (first_names(sorted(others), 5) or "nothing")
         )
+    _check_floating(tensors, path)
     odd = sorted(name for name, tensor in tensors.items() if not _is_ordinary(tensor))
     if odd:
         raise WeightsError(
@@ -234,6 +282,22 @@ def _unwrapped(path: Path, contents: Any, ema: Variant) -> StateFile:
             + first_names(odd)
         )
     return StateFile(path, tensors, tuple(wrapper), others, arch)
+
+
+def _check_floating(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Weights and biases are floating-point numbers; only counters and indices are not."""
+    whole = sorted(
+        name
+        for name, tensor in tensors.items()
+        if name.rpartition(".")[2] in ("weight", "bias")
+        and not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized)
+    )
+    if whole:
+        kind = str(tensors[whole[0]].dtype).removeprefix("torch.")
+        raise WeightsError(
+            f"expected weights as floating-point numbers, {path} has {kind} in "
+            f"{first_names(whole)}; scales of quantised weights are not read"
+        )
 
 
 def _is_ordinary(tensor: Tensor) -> bool:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from a2mim.checkpoints.architectures import classes_of, infer, structure, untold
 from a2mim.checkpoints.files import (
-    AVERAGED,
+    AVERAGES,
     WRAPPERS,
     StateFile,
     Variant,
@@ -554,11 +554,11 @@ def _assumed_set(file: StateFile, renamed: Renamed, ema: Variant) -> tuple[Assum
         taken = "under their own names" if ema == "plain" else "under ema_*"
         assumed.append(Assumed("set of weights", taken, why))
     sets = [name for name, what in file.others.items() if what.startswith("dict of")]
-    averaged = sorted(set(sets) & {AVERAGED.get(entry) for entry in file.wrapper})
+    averaged = [] if set(AVERAGES) & set(file.wrapper) else [n for n in AVERAGES if n in sets]
     if averaged and ema == "plain":
         why = f"the file also holds averages, {averaged[0]}, which timm itself would take"
         assumed.append(Assumed("set of weights", "not averaged", why))
-    if rest := [name for name in sets if name in WRAPPERS]:
+    if rest := [name for name in sets if name in WRAPPERS and name not in AVERAGES]:
         why = f"the file also holds {first_names(rest)}"
         assumed.append(Assumed("entry", ".".join(file.wrapper), why))
     return tuple(assumed)

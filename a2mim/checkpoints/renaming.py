@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from a2mim.checkpoints.files import AVERAGED, StateFile, Variant, WeightsError, first_names
+from a2mim.checkpoints.files import AVERAGES, StateFile, Variant, WeightsError, first_names
 from a2mim.checkpoints.layouts import DIALECTS, LAYOUTS, PLAIN, Dialect, Layout
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -93,7 +93,7 @@ def _variant(entries: Entries, ema: Variant, file: StateFile) -> tuple[Entries, 
         reason = f"{OTHER_SET}, taken with ema='ema'"
         kept = {key: entry for key, entry in entries.items() if not _is_twin(key)}
         return kept, {entries[key][0]: reason for key in found}
-    if not found and not set(file.wrapper) & set(AVERAGED.values()):
+    if not found and not set(file.wrapper) & set(AVERAGES):
         raise WeightsError(f"expected averaged weights beside the others, {file.path} has none")
     kept, dropped = {}, {}
     for twin, key in twins.items():

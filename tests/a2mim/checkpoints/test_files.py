@@ -1,6 +1,7 @@
 import hashlib
 import os
 import pickle
+import warnings
 from argparse import Namespace
 from collections import OrderedDict
 from pathlib import PurePosixPath
@@ -132,11 +133,103 @@ def test_code_in_a_file_is_not_run(zipped, tmp_path):
 
 def test_a_pickled_module_is_refused_by_name(tmp_path):
     path = saved(torch.nn.Linear(1, 1), tmp_path)
-    with pytest.raises(WeightsError, match=r"torch.nn.modules.linear.Linear .*save the state_dict"):
+    with pytest.raises(WeightsError, match=r"torch.nn.modules.linear.Linear.*save the state_dict"):
         read_state(path)
-    path = saved({"model": STATE, "path": PurePosixPath("x")}, tmp_path)
-    with pytest.raises(WeightsError, match="PurePosixPath"):
+
+
+class History:
+    """As mmengine's: an array and functions by name, pickled with its class."""
+
+    def __init__(self):
+        self.log_history = np.arange(3.0)
+        self.methods = {"mean": np.mean}
+
+
+def never(*_, **__):
+    raise AssertionError("a function of the file was called")
+
+
+class Calls:
+    """Its pickle calls a function of this file, as hostile ones call others."""
+
+    def __reduce__(self):
+        return never, (1,)
+
+
+class Fills(dict):
+    """A dict of its own class, whose items torch would not fill."""
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_whatever_else_a_file_holds_is_skipped_and_never_called(zipped, tmp_path):
+    import collections
+    import functools
+    import random
+
+    beside = {
+        "array": np.eye(3),
+        "numbers": [np.float32(1), np.int64(2)],
+        "rng": {"python": random.getstate(), "numpy": np.random.RandomState(0).get_state()},
+        "hub": {"history": collections.OrderedDict(loss=History())},
+        "partial": functools.partial(never, 1),
+        "default": collections.defaultdict(list, {"a": [1]}),
+        "called": Calls(),
+        "path": PurePosixPath("x"),
+        "args": Namespace(lr=0.1, out=[Namespace()]),
+    }
+    contents = {"state_dict": STATE, **beside}
+    file = read_state(saved(contents, tmp_path, _use_new_zipfile_serialization=zipped))
+    equal(file.tensors)
+    assert set(file.others) == set(beside)
+    for value in file.others.values():  # descriptions, and no objects
+        assert isinstance(value, str)
+
+
+def test_weights_inside_what_is_skipped_are_not_made_up(tmp_path):
+    with pytest.raises(WeightsError, match="holds no tensors|a whole|cannot read"):
+        read_state(saved({"state": Namespace(weights=STATE)}, tmp_path))
+
+
+def test_a_flipped_bit_is_seen(tmp_path):
+    path = saved({"a.weight": torch.arange(1000.0)}, tmp_path)
+    data = bytearray(path.read_bytes())
+    place = data.find(torch.arange(1000.0).numpy().tobytes())
+    data[place + 2000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match="damaged: the checksum of"):
         read_state(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int8, torch.bool, torch.uint8])
+def test_whole_numbers_are_no_weights(dtype, tmp_path):
+    state = {"a.weight": torch.ones(2, 2, dtype=dtype), "a.bias": torch.ones(2)}
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(WeightsError, match=f"{kind} in a.weight"):
+        read_state(saved(state, tmp_path))
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=f"{kind} in a.weight"):
+        read_state(tmp_path / "w.safetensors")
+
+
+def test_programs_are_refused(tmp_path):
+    path = tmp_path / "w.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.ones(1, 1)), path)
+    with pytest.raises(WeightsError, match="TorchScript"):
+        read_state(path)
+
+
+@pytest.mark.parametrize(
+    "entry", ["ema", "state_dict_ema", "model_ema", "ema_state_dict", "target_encoder"]
+)
+def test_every_entry_of_averages(entry, tmp_path):
+    averages = {name: tensor + 1 for name, tensor in STATE.items()}
+    path = saved({"state_dict": STATE, entry: averages}, tmp_path)
+    equal(read_state(path).tensors)
+    equal(read_state(path, "ema").tensors, averages)
+    path = saved({entry: averages}, tmp_path)  # and alone
+    equal(read_state(path).tensors, averages)
 
 
 @pytest.mark.parametrize(
