@@ -71,6 +71,10 @@ def infer(
     if "patch_embed.proj.weight" in state and "blocks.0.attn.qkv.weight" in state:
         _check_shapes(state, where)
         _one_of_each_block(state, where)
+        if layout.name == "dinov3":
+            return _dinov3(state, layout, options, where)
+        if "norm_pre.weight" in state:
+            raise _doubt(_clip_choices(state), "they differ in the activation", where)
         beit = _is_beit(state)
         if layout.data is None:
             names = _beit_choices() if beit else _vit_choices(state)
@@ -117,8 +121,14 @@ def structure(
         _refuse_doubtful_heads(state, width, where)
     if "fc_norm.weight" in state and "norm.weight" not in state:
         told["global_pool"] = "avg"
+    if "reg_token" in state:
+        told["reg_tokens"] = state["reg_token"].shape[1]
     if "pos_embed" in state:
         told["img_size"] = _image_size(state, _position_grid(state, where))
+        if "reg_token" in state:
+            told["no_embed_class"] = (
+                isqrt(state["pos_embed"].shape[1]) ** 2 == (state["pos_embed"].shape[1])
+            )
     return told
 
 
@@ -156,9 +166,43 @@ def _vit(
         made["qkv_bias"] = False
     if "blocks.0.ls1.gamma" in state:
         made["init_values"] = 1e-5
+    gate = state.get("blocks.0.mlp.fc2.weight")
+    if gate is not None and gate.ndim == 2 and 2 * gate.shape[1] == ratio * width:
+        name = "vit_giant_patch14_dinov2"
+        made |= {"patch_size": patch, "embed_dim": width, "depth": depth, "num_heads": heads}
+        made["mlp_ratio"] = ratio
     if "cls_token" not in state:
         made |= {"class_token": False, "global_pool": "avg", "fc_norm": "fc_norm.weight" in state}
     return name, made | structure(name, state, layout, options, where)
+
+
+def _dinov3(
+    state: State, layout: Layout, options: Mapping[str, Any], where: str
+) -> tuple[str, dict[str, Any]]:
+    width, _, patch, _ = state["patch_embed.proj.weight"].shape
+    gated = "blocks.0.mlp.fc1_g.weight" in state
+    biased = "_qkvb" if "blocks.0.attn.q_bias" in state else ""
+    if width in (1024, 4096):
+        size = {1024: "large", 4096: "7b"}[width]
+        names = [f"vit_{size}_patch16_dinov3{biased}.{data}" for data in ("lvd1689m", "sat493m")]
+        raise _doubt(names, "they differ in normalisation", where)
+    hidden = state["blocks.0.mlp.fc2.weight"].shape[1]
+    return f"vit_small{'_plus' if gated else ''}_patch16_dinov3{biased}", {
+        "patch_size": patch,
+        "embed_dim": width,
+        "depth": _depth(state),
+        "num_heads": options.get("num_heads") or _heads(state, layout, width, where),
+        "mlp_ratio": hidden / width,
+        "num_reg_tokens": state["reg_token"].shape[1],
+        "global_pool": "token",
+    }
+
+
+def _clip_choices(state: State) -> list[str]:
+    width, _, patch, _ = state["patch_embed.proj.weight"].shape
+    size = _SIZES.get((width, _depth(state)))
+    names = [f"vit_{size}_patch{patch}_clip_{of}224" for of in ("", "quickgelu_")]
+    return [name for name in names if timm.is_model(name)]
 
 
 def _beit(

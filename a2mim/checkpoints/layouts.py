@@ -8,7 +8,9 @@ SimMIM's Swin is (``encoder.``, Microsoft names).
 
 Sources: the key tables of the public repositories facebookresearch/mae, moco-v3, dino, ConvNeXt,
 microsoft/SimMIM, Swin-Transformer, bytedance/ibot, keyu-tian/SparK, Westlake-AI/openmixup,
-open-mmlab/mmpretrain, pytorch/vision.
+open-mmlab/mmpretrain, pytorch/vision, facebookresearch/moco, ijepa, vturrisi/solo-learn; the
+converters of huggingface/transformers (vit_mae, dinov2_with_registers, dinov3_vit, ijepa,
+data2vec), and of timm (DINOv2, DINOv3, CLIP).
 """
 
 from __future__ import annotations
@@ -18,7 +20,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.data import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
 from torch import Tensor
 
 State = Mapping[str, Tensor]
@@ -38,7 +45,8 @@ class Rename:
 
     Attributes:
         pattern: a regular expression, matched at the start of a name.
-        becomes: a template as of ``re.sub``, or a function of the match.
+        becomes: a template as of ``re.sub``, or a function of the match. Names that end in ``#0``,
+            ``#1``, ... are parts of one tensor, one below the other: queries, keys and values.
         change: what happens to the values, where names are not all that differs.
     """
 
@@ -57,6 +65,7 @@ class Dialect:
         renames: the first row that matches a name is used.
         drops: pattern -> why such tensors are not needed.
         note: what to mind when weights without a classifier are used.
+        settle: what is left to do with all tensors at once, by timm's names.
     """
 
     name: str
@@ -64,6 +73,7 @@ class Dialect:
     renames: tuple[Rename, ...]
     drops: Mapping[str, str] = field(default_factory=dict)
     note: str | None = None
+    settle: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,8 @@ def fixed_positions(width: int, grid: int, *, rows_first: bool) -> Tensor:
 
 def has_fixed_positions(state: State, *, rows_first: bool) -> bool:
     """Whether ``pos_embed`` is the fixed table of MoCo v3 (``rows_first``) or of MAE."""
-    table = state.get("pos_embed", state.get("backbone.pos_embed"))
+    names = ("pos_embed", "backbone.pos_embed", *(f"{p}{_HF_POSITIONS}" for p in ("", "vit.")))
+    table = next((state[name] for name in names if name in state), None)
     if table is None or table.ndim != 3 or table.shape[2] % 4:
         return False
     grid = round((table.shape[1] - 1) ** 0.5)
@@ -119,6 +130,15 @@ def has_fixed_positions(state: State, *, rows_first: bool) -> bool:
         return False
     fixed = fixed_positions(table.shape[2], grid, rows_first=rows_first)
     return torch.allclose(table.float(), fixed, atol=1e-3)
+
+
+def _without_class(state: State) -> bool:
+    """Whether ``pos_embed`` is MAE's fixed table for patches alone, as in I-JEPA."""
+    table = state.get("pos_embed")
+    if "cls_token" in state or table is None or table.ndim != 3:
+        return False
+    none = torch.zeros_like(table[:, :1])
+    return has_fixed_positions({"pos_embed": torch.cat([none, table], dim=1)}, rows_first=False)
 
 
 def _starts(state: State, *prefixes: str) -> bool:
@@ -150,6 +170,40 @@ def _ibot(state: State, arch: str | None) -> bool:
     return "masked_embed" in state or "backbone.masked_embed" in state
 
 
+def _dinov2(state: State, arch: str | None) -> bool:
+    token = state.get("mask_token")
+    flat = token is not None and token.ndim == 2 and "blocks.0.ls1.gamma" in state
+    return (flat and "storage_tokens" not in state) or "register_tokens" in state
+
+
+def _dinov3(state: State, arch: str | None) -> bool:
+    return "storage_tokens" in state or "layer.0.attention.q_proj.weight" in state
+
+
+def _hf_dinov2(state: State, arch: str | None) -> bool:
+    return any(key.endswith("encoder.layer.0.layer_scale1.lambda1") for key in state)
+
+
+def _hf_mae(state: State, arch: str | None) -> bool:
+    return any(key.endswith(_HF_QUERY) for key in state) and (
+        "decoder.mask_token" in state or has_fixed_positions(state, rows_first=False)
+    )
+
+
+def _beit(state: State, arch: str | None) -> bool:
+    shared = "rel_pos_bias.relative_position_bias_table" in state
+    return shared and ("mask_token" in state or "lm_head.weight" in state)
+
+
+def _simclr(state: State, arch: str | None) -> bool:
+    return "backbone.layer1.0.conv1.weight" in state and "backbone.fc.0.weight" in state
+
+
+def _solo(state: State, arch: str | None) -> bool:
+    heads = ("projector.", "predictor.", "momentum_backbone.", "prototypes.", "classifier.")
+    return _starts(state, "backbone.") and _starts(state, *heads)
+
+
 def _openmixup(state: State, arch: str | None) -> bool:
     marks = ("backbone.mask_token", "backbone.mask_gamma", "neck.decoder_pred.0.weight")
     names = ("layers.0.attn.q_bias", "mask_gamma")
@@ -169,6 +223,8 @@ def _mm_mocov3(state: State, arch: str | None) -> bool:
     )
 
 
+_HF_POSITIONS = "embeddings.position_embeddings"
+_HF_QUERY = "encoder.layer.0.attention.attention.query.weight"
 _PROJECTION = "projection head of pre-training"
 _DECODER = "decoder of pre-training"
 _TOKEN = "mask token of pre-training"
@@ -180,7 +236,141 @@ _MM_DROPS = {
     r"momentum_encoder\.": _COPY,
 }
 
+_TEXT = "the text tower"
+CLIP: Mapping[str, object] = {
+    "mean": OPENAI_CLIP_MEAN,
+    "std": OPENAI_CLIP_STD,
+    "crop_pct": 1.0,
+    "interpolation": "bicubic",
+}
+
 LAYOUTS = (
+    Layout(
+        "dinov2",
+        _dinov2,
+        "",
+        {r"mask_token$": _TOKEN, r"(dino|ibot)_head\.": _PROJECTION},
+    ),
+    Layout(
+        "dinov3",
+        _dinov3,
+        r"(dinov3_vit\.|model\.)?",
+        {
+            r"(.*\.)?mask_token$": _TOKEN,
+            r"(.*\.)?attn\.qkv\.bias_mask$": "the mask of the key bias, which is 0",
+            r"rope_embed\.periods$": "computed by timm",
+            r"local_cls_norm\.": "norm of local crops in pre-training",
+        },
+        heads={1280: 20, 4096: 32},
+        data={**IMAGENET, "crop_pct": 1.0},
+    ),
+    Layout(
+        "huggingface-dinov2",
+        _hf_dinov2,
+        r"(dinov2(_with_registers)?\.)?",
+        {
+            r"(.*\.)?mask_token$": _TOKEN,
+            r"classifier\.": "a classifier of class token and mean patch, which timm does not have",
+        },
+    ),
+    Layout(
+        "huggingface-mae",
+        _hf_mae,
+        r"(vit\.)?",
+        {r"decoder\.": _DECODER, r"(vit\.)?pooler\.": "pooler that MAE does not train"},
+    ),
+    Layout(
+        "huggingface",
+        lambda state, arch: any(key.endswith(_HF_QUERY) for key in state),
+        r"(vit|deit|ijepa)\.",
+        {
+            r"(\w+\.)?pooler\.": "a pooler of the class token, which timm does not have",
+            r"(\w+\.)?embeddings\.mask_token$": _TOKEN,
+        },
+        data=None,
+    ),
+    Layout(
+        "clip",
+        lambda state, arch: "visual.class_embedding" in state,
+        r"visual\.",
+        {
+            r"(transformer|token_embedding|ln_final)\.": _TEXT,
+            r"(positional_embedding|text_projection|logit_scale|logit_bias|attn_mask)$": _TEXT,
+            r"text\.": _TEXT,
+            r"(input_resolution|context_length|vocab_size)$": "a size",
+            r"visual\.proj$": "projection to the space of texts",
+        },
+        data=CLIP,
+    ),
+    Layout(
+        "huggingface-clip",
+        lambda state, arch: "vision_model.embeddings.class_embedding" in state,
+        r"vision_model\.",
+        {
+            r"(text_model|text_projection|logit_scale)\b": _TEXT,
+            r"visual_projection\.": "projection to the space of texts",
+            r".*position_ids$": "numbers of the positions",
+        },
+        data=CLIP,
+    ),
+    Layout(
+        "open_clip",
+        lambda state, arch: _starts(state, "visual.trunk."),
+        r"visual\.trunk\.",
+        {
+            r"(text|transformer|token_embedding|ln_final)\.": _TEXT,
+            r"(positional_embedding|text_projection|logit_scale|logit_bias|attn_mask)$": _TEXT,
+            r"visual\.head\.": "projection to the space of texts",
+        },
+        data=None,
+    ),
+    Layout(
+        "beitv2",
+        lambda state, arch: _beit(state, arch) and _starts(state, "cls_pt_layers."),
+        "",
+        {
+            r"(mask_token|lm_head\.)": _TOKEN,
+            r"cls_pt_(layers|norm|lm_head)\.|cls_pt_rel": "blocks of pre-training alone",
+        },
+    ),
+    Layout("beit", _beit, "", {r"mask_token$": _TOKEN, r"lm_head\.": _PROJECTION}, data=None),
+    Layout(
+        "mocov2",
+        lambda state, arch: _starts(state, "encoder_q."),
+        r"encoder_q\.",
+        {
+            r"encoder_k\.": _COPY,
+            r"queue": "the queue of pre-training",
+            r"encoder_q\.fc\.": _PROJECTION,
+        },
+        data=_BILINEAR,
+    ),
+    Layout("simclr", _simclr, r"backbone\.", {r"backbone\.fc\.\d": _PROJECTION}),
+    Layout(
+        "byol",
+        lambda state, arch: _starts(state, "online_encoder.net."),
+        r"online_encoder\.net\.",
+        {
+            r"net\.": "the network under its other name",
+            r"target_encoder\.": _COPY,
+            r"online_encoder\.projector\.|online_predictor\.": _PROJECTION,
+            r"online_encoder\.net\.fc\.": "a classifier that BYOL does not train",
+        },
+    ),
+    Layout(
+        "solo-learn",
+        _solo,
+        r"backbone\.",
+        {
+            r"momentum_": _COPY,
+            r"(projector|predictor|prototypes|queue|head)\b": _PROJECTION,
+            r"classifier\.": "a classifier trained beside",
+        },
+    ),
+    Layout(
+        "ijepa",
+        lambda state, arch: "blocks.0.attn.qkv.weight" in state and _without_class(state),
+    ),
     Layout(
         "mocov3",
         _mocov3,
@@ -256,7 +446,149 @@ def _tv_stage(rest: str) -> Callable[[re.Match[str]], str]:
     return lambda match: f"stages.{int(match[1]) // 2}.blocks.{match[2]}.{rest}"
 
 
+def _first_axes(count: int) -> Callable[[Tensor], Tensor]:
+    return lambda values: values.reshape(*(1,) * count, *values.shape)
+
+
+def _dinov2_registers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The position of the class token is added to it: with registers timm gives it none."""
+    if "reg_token" in state and "pos_embed" in state and "cls_token" in state:
+        positions = state["pos_embed"]
+        state["cls_token"] = state["cls_token"] + positions[:, :1]
+        state["pos_embed"] = positions[:, 1:]
+    return state
+
+
+def _dinov3_biases(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Queries and values have a bias of their own in timm; that of the keys is masked."""
+    for name in [name for name in state if name.endswith("attn.qkv.bias")]:
+        of_q, _, of_v = state.pop(name).chunk(3)
+        state[name.replace("qkv.bias", "q_bias")] = of_q
+        state[name.replace("qkv.bias", "v_bias")] = of_v
+    gated = "blocks.0.mlp.gate.weight" in state
+    for name in [name for name in state if ".mlp.up." in name or ".mlp.gate." in name]:
+        to = {True: "fc1_g", False: "fc1_x" if gated else "fc1"}[".gate." in name]
+        state[re.sub(r"\.(up|gate)\.", f".{to}.", name)] = state.pop(name)
+    return state
+
+
+_HF = r"encoder\.layer\.(\d+)\."
+_HF_ROWS = (
+    Rename(r"embeddings\.cls_token$", "cls_token"),
+    Rename(r"embeddings\.distillation_token$", "dist_token"),
+    Rename(r"embeddings\.register_tokens$", "reg_token"),
+    Rename(r"embeddings\.position_embeddings$", "pos_embed"),
+    Rename(r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    Rename(_HF + r"attention\.attention\.query\.(\w+)$", r"blocks.\1.attn.qkv.\2#0"),
+    Rename(_HF + r"attention\.attention\.key\.(\w+)$", r"blocks.\1.attn.qkv.\2#1"),
+    Rename(_HF + r"attention\.attention\.value\.(\w+)$", r"blocks.\1.attn.qkv.\2#2"),
+    Rename(_HF + r"attention\.output\.dense\.", r"blocks.\1.attn.proj."),
+    Rename(_HF + r"layernorm_before\.", r"blocks.\1.norm1."),
+    Rename(_HF + r"layernorm_after\.", r"blocks.\1.norm2."),
+    Rename(_HF + r"intermediate\.dense\.", r"blocks.\1.mlp.fc1."),
+    Rename(_HF + r"output\.dense\.", r"blocks.\1.mlp.fc2."),
+    Rename(_HF + r"layer_scale([12])\.lambda1$", r"blocks.\1.ls\2.gamma"),
+    Rename(_HF + r"mlp\.weights_in\.", r"blocks.\1.mlp.fc1."),
+    Rename(_HF + r"mlp\.weights_out\.", r"blocks.\1.mlp.fc2."),
+    Rename(_HF, r"blocks.\1."),
+    Rename(r"layernorm\.", "norm."),
+    Rename(r"classifier\.", "head."),
+    Rename(r"cls_classifier\.", "head."),
+    Rename(r"distillation_classifier\.", "head_dist."),
+)
+_CLIP = r"transformer\.resblocks\.(\d+)\."
+_HF_CLIP = r"encoder\.layers\.(\d+)\."
+
 DIALECTS = (
+    Dialect(
+        "DINOv2",
+        r"register_tokens",
+        (
+            Rename(r"register_tokens$", "reg_token"),
+            Rename(r"blocks\.(\d+)\.mlp\.w12\.", r"blocks.\1.mlp.fc1."),
+            Rename(r"blocks\.(\d+)\.mlp\.w3\.", r"blocks.\1.mlp.fc2."),
+        ),
+        settle=_dinov2_registers,
+    ),
+    Dialect(
+        "DINOv2, gated",
+        r"blocks\.0\.mlp\.w12\.weight",
+        (
+            Rename(r"blocks\.(\d+)\.mlp\.w12\.", r"blocks.\1.mlp.fc1."),
+            Rename(r"blocks\.(\d+)\.mlp\.w3\.", r"blocks.\1.mlp.fc2."),
+        ),
+    ),
+    Dialect(
+        "DINOv3",
+        r"storage_tokens",
+        (
+            Rename(r"storage_tokens$", "reg_token"),
+            Rename(r"blocks\.(\d+)\.ls([12])\.gamma$", r"blocks.\1.gamma_\2"),
+            Rename(r"blocks\.(\d+)\.mlp\.w1\.", r"blocks.\1.mlp.fc1_g."),
+            Rename(r"blocks\.(\d+)\.mlp\.w2\.", r"blocks.\1.mlp.fc1_x."),
+            Rename(r"blocks\.(\d+)\.mlp\.w3\.", r"blocks.\1.mlp.fc2."),
+        ),
+        settle=_dinov3_biases,
+    ),
+    Dialect(
+        "Hugging Face DINOv3",
+        r"layer\.0\.attention\.q_proj\.weight",
+        (
+            Rename(r"embeddings\.cls_token$", "cls_token"),
+            Rename(r"embeddings\.register_tokens$", "reg_token"),
+            Rename(r"embeddings\.patch_embeddings\.", "patch_embed.proj."),
+            Rename(r"layer\.(\d+)\.attention\.q_proj\.weight$", r"blocks.\1.attn.qkv.weight#0"),
+            Rename(r"layer\.(\d+)\.attention\.k_proj\.weight$", r"blocks.\1.attn.qkv.weight#1"),
+            Rename(r"layer\.(\d+)\.attention\.v_proj\.weight$", r"blocks.\1.attn.qkv.weight#2"),
+            Rename(r"layer\.(\d+)\.attention\.([qv])_proj\.bias$", r"blocks.\1.attn.\2_bias"),
+            Rename(r"layer\.(\d+)\.attention\.o_proj\.", r"blocks.\1.attn.proj."),
+            Rename(r"layer\.(\d+)\.layer_scale([12])\.lambda1$", r"blocks.\1.gamma_\2"),
+            Rename(r"layer\.(\d+)\.mlp\.up_proj\.", r"blocks.\1.mlp.up."),
+            Rename(r"layer\.(\d+)\.mlp\.gate_proj\.", r"blocks.\1.mlp.gate."),
+            Rename(r"layer\.(\d+)\.mlp\.down_proj\.", r"blocks.\1.mlp.fc2."),
+            Rename(r"layer\.(\d+)\.", r"blocks.\1."),
+        ),
+        settle=_dinov3_biases,
+    ),
+    Dialect(
+        "Hugging Face ViT",
+        _HF + r"attention\.attention\.query\.weight",
+        _HF_ROWS,
+        settle=_dinov2_registers,
+    ),
+    Dialect(
+        "CLIP",
+        _CLIP + r"attn\.in_proj_weight",
+        (
+            Rename(r"class_embedding$", "cls_token", _first_axes(2)),
+            Rename(r"positional_embedding$", "pos_embed", _first_axes(1)),
+            Rename(r"conv1\.", "patch_embed.proj."),
+            Rename(r"ln_pre\.", "norm_pre."),
+            Rename(r"ln_post\.", "norm."),
+            Rename(_CLIP + r"ln_([12])\.", r"blocks.\1.norm\2."),
+            Rename(_CLIP + r"attn\.in_proj_", r"blocks.\1.attn.qkv."),
+            Rename(_CLIP + r"attn\.out_proj\.", r"blocks.\1.attn.proj."),
+            Rename(_CLIP + r"mlp\.c_fc\.", r"blocks.\1.mlp.fc1."),
+            Rename(_CLIP + r"mlp\.c_proj\.", r"blocks.\1.mlp.fc2."),
+        ),
+    ),
+    Dialect(
+        "Hugging Face CLIP",
+        _HF_CLIP + r"self_attn\.q_proj\.weight",
+        (
+            Rename(r"embeddings\.class_embedding$", "cls_token", _first_axes(2)),
+            Rename(r"embeddings\.position_embedding\.weight$", "pos_embed", _first_axes(1)),
+            Rename(r"embeddings\.patch_embedding\.", "patch_embed.proj."),
+            Rename(r"pre_layrnorm\.", "norm_pre."),
+            Rename(r"post_layernorm\.", "norm."),
+            Rename(_HF_CLIP + r"self_attn\.q_proj\.(\w+)$", r"blocks.\1.attn.qkv.\2#0"),
+            Rename(_HF_CLIP + r"self_attn\.k_proj\.(\w+)$", r"blocks.\1.attn.qkv.\2#1"),
+            Rename(_HF_CLIP + r"self_attn\.v_proj\.(\w+)$", r"blocks.\1.attn.qkv.\2#2"),
+            Rename(_HF_CLIP + r"self_attn\.out_proj\.", r"blocks.\1.attn.proj."),
+            Rename(_HF_CLIP + r"layer_norm([12])\.", r"blocks.\1.norm\2."),
+            Rename(_HF_CLIP, r"blocks.\1."),
+        ),
+    ),
     Dialect(
         "mmcv ViT",
         r"layers\.0\.ln1\.weight",

@@ -12,12 +12,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from a2mim.checkpoints.files import AVERAGES, StateFile, Variant, WeightsError, first_names
 from a2mim.checkpoints.layouts import DIALECTS, LAYOUTS, PLAIN, Dialect, Layout
 
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+_PREFIXES = ("module.", "model.")
+_WRAPPED = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module)\."
+)
+"""What compiling, sharding and checkpointing put into names, at any depth."""
+
+_ROOTS = (
+    *("patch_embed.proj.weight", "patch_embed.projection.weight", "conv_proj.weight"),
+    *("layer1.0.conv1.weight", "stem.0.weight", "conv_stem.weight", "features.0.0.weight"),
+    *("downsample_layers.0.0.weight", "embeddings.patch_embeddings.projection.weight"),
+    *("embeddings.patch_embeddings.weight", "visual.conv1.weight"),
+)
+"""Names that stand at the root of a network."""
+
+_AVERAGED = re.compile(r"ema|teacher|momentum|target|averaged|swa|shadow", re.I)
+BESIDE = "beside the network, under other names"
 _NOT_AVERAGED = (
     "running_mean",
     "running_var",
@@ -62,18 +78,69 @@ def rename(file: StateFile, ema: Variant = "plain", layout: str | None = None) -
         WeightsError: if two tensors would have one name, a set is not complete, or there is no
             backbone or no such layout.
     """
-    entries, dropped = _variant(_without_common_prefix(file.tensors), ema, file)
+    inside, beside, averaged = _network(_without_common_prefix(file.tensors), ema, layout, file)
+    entries, dropped = _variant(inside, "plain" if averaged else ema, file)
+    dropped |= beside
     chosen = _layout(layout, {key: tensor for key, (_, tensor) in entries.items()}, file.arch)
     tensors, dialect, more = _renamed(entries, chosen, file.path)
     return Renamed(chosen, dialect.name, tensors, dropped | more, dialect.note)
 
 
 def _without_common_prefix(tensors: Mapping[str, Tensor]) -> Entries:
-    """Names without what wrappers put before all of them."""
-    entries = {name: (name, tensor) for name, tensor in tensors.items()}
+    """Names without what wrappers put into them, or before all of them."""
+    entries = {_WRAPPED.sub("", name): (name, tensor) for name, tensor in tensors.items()}
+    if len(entries) != len(tensors):
+        raise WeightsError("expected other names without the prefixes of wrappers, got one twice")
     while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in entries)), None):
         entries = {key.removeprefix(prefix): entry for key, entry in entries.items()}
     return entries
+
+
+def _network(
+    entries: Entries, ema: Variant, layout: str | None, file: StateFile
+) -> tuple[Entries, dict[str, str], bool]:
+    """The tensors of one network without what stands before them, and what is dropped beside it.
+
+    Lightning, ``AveragedModel`` and one's own trainers keep losses, counters and other networks
+    beside it. Files of a known layout stay as they are.
+
+    Returns:
+        The tensors, what is dropped, and whether these are averages.
+    """
+    state = {key: tensor for key, (_, tensor) in entries.items()}
+    if layout is not None or not _is_generic(state, file.arch):
+        return entries, {}, False
+    found = {
+        key.removesuffix(root)
+        for key in entries
+        for root in _ROOTS
+        if key == root or key.endswith(f".{root}")
+    }
+    if not found or "" in found:
+        return entries, {}, False
+    averages = {prefix for prefix in found if _AVERAGED.search(prefix)}
+    wanted = found
+    if averages and averages != found:
+        wanted = averages if ema == "ema" else found - averages
+    if len(wanted) > 1:
+        raise WeightsError(
+            f"expected one network, {file.path} has {len(wanted)}, whose names begin with "
+            f"{first_names(sorted(wanted))}; save the one that is meant alone"
+        )
+    (whole,) = wanted
+    parts = [whole[: k + 1] for k, letter in enumerate(whole) if letter == "."]
+    for prefix in parts:  # a layout may begin before the network itself
+        inside = {k.removeprefix(prefix): v for k, v in entries.items() if k.startswith(prefix)}
+        known = not _is_generic({key: tensor for key, (_, tensor) in inside.items()}, file.arch)
+        if known or prefix == whole:
+            beside = {v[0]: BESIDE for k, v in entries.items() if not k.startswith(prefix)}
+            return inside, beside, ema == "ema" and wanted == averages
+    raise AssertionError("unreachable")
+
+
+def _is_generic(state: Mapping[str, Tensor], arch: str | None) -> bool:
+    """Whether no layout but the last, timm's own, knows these names."""
+    return _layout(None, state, arch).name == LAYOUTS[-1].name
 
 
 def _variant(entries: Entries, ema: Variant, file: StateFile) -> tuple[Entries, dict[str, str]]:
@@ -148,7 +215,43 @@ def _renamed(
             if row.change is not None:
                 tensor = _changed(row.change, origin, tensor, path)
         _put(renamed, key, (origin, tensor), path)
+    renamed = _merged(renamed, path)
+    if dialect.settle is not None:
+        renamed = _settled(dialect.settle, renamed, path)
     return renamed, dialect, dropped
+
+
+def _merged(entries: Entries, path: Path) -> Entries:
+    """Queries, keys and values as one tensor each."""
+    merged: Entries = {}
+    parts: dict[str, dict[int, tuple[str, Tensor]]] = {}
+    for key, entry in entries.items():
+        name, mark, number = key.partition("#")
+        if mark:
+            parts.setdefault(name, {})[int(number)] = entry
+        else:
+            merged[key] = entry
+    for name, of in parts.items():
+        tensors = [of[k][1] for k in sorted(of)]
+        if sorted(of) != [0, 1, 2] or len({tensor.shape for tensor in tensors}) > 1:
+            shapes = ", ".join(f"{origin} {tuple(tensor.shape)}" for origin, tensor in of.values())
+            raise WeightsError(
+                f"expected queries, keys and values of one shape for {name}, {path} has {shapes}"
+            )
+        _put(merged, name, (", ".join(of[k][0] for k in range(3)), torch.cat(tensors)), path)
+    return merged
+
+
+def _settled(
+    settle: Callable[[dict[str, Tensor]], dict[str, Tensor]], entries: Entries, path: Path
+) -> Entries:
+    origins = {key: origin for key, (origin, _) in entries.items()}
+    try:
+        state = settle({key: tensor for key, (_, tensor) in entries.items()})
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise WeightsError(f"expected other shapes in {path}: {error}") from error
+    lost = sorted(origins.keys() - state.keys())  # each of them has become others
+    return {key: (origins.get(key) or first_names(lost), value) for key, value in state.items()}
 
 
 def _changed(change: Callable[[Tensor], Tensor], origin: str, tensor: Tensor, path: Path) -> Tensor:

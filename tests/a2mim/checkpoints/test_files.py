@@ -186,7 +186,7 @@ def test_whatever_else_a_file_holds_is_skipped_and_never_called(zipped, tmp_path
 
 
 def test_weights_inside_what_is_skipped_are_not_made_up(tmp_path):
-    with pytest.raises(WeightsError, match="holds no tensors|a whole|cannot read"):
+    with pytest.raises(WeightsError, match="holds no tensors"):
         read_state(saved({"state": Namespace(weights=STATE)}, tmp_path))
 
 

@@ -808,3 +808,283 @@ def test_a_size_asked_for_of_a_file_of_a_cnn(tmp_path):
 def test_a_size_that_is_none():
     with pytest.raises(WeightsError, match=r"one or two whole numbers, got \(96,\)"):
         load_model("untrained:test_resnet", options={"img_size": (96,)})
+
+
+# Layouts of self-supervised methods and of other libraries: names by hand, after their converters.
+
+HEADED = {"num_heads": 2}
+
+
+def hf_vit(state, of="vit.", norms=("layernorm_before", "layernorm_after")):
+    """transformers: ViTModel and, with other names of norms and MLP, Dinov2Model."""
+    dino = norms[0] == "norm1"
+    out = {}
+    for name, tensor in state.items():
+        match = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(\w+)", name)
+        if not match:
+            new = {
+                "cls_token": "embeddings.cls_token",
+                "reg_token": "embeddings.register_tokens",
+                "pos_embed": "embeddings.position_embeddings",
+                "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+                "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+                "norm.weight": "layernorm.weight",
+                "norm.bias": "layernorm.bias",
+            }[name]
+            out[of + new] = tensor
+            continue
+        layer, part, end = f"{of}encoder.layer.{match[1]}.", match[2], match[3]
+        if part == "attn.qkv":
+            for kind, value in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                out[f"{layer}attention.attention.{kind}.{end}"] = value
+        elif part in ("ls1", "ls2"):
+            out[f"{layer}layer_scale{part[2]}.lambda1"] = tensor
+        else:
+            new = {
+                "attn.proj": "attention.output.dense",
+                "norm1": norms[0],
+                "norm2": norms[1],
+                "mlp.fc1": "mlp.fc1" if dino else "intermediate.dense",
+                "mlp.fc2": "mlp.fc2" if dino else "output.dense",
+            }[part]
+            out[f"{layer}{new}.{end}"] = tensor
+    return out
+
+
+def with_registers(state):
+    """As DINOv2 has them: the class token has a position, which timm adds to the token."""
+    state = dict(state)
+    position = noise(1, 1, 24)
+    state["cls_token"] = state["cls_token"] - position
+    state["pos_embed"] = torch.cat([position, state["pos_embed"]], dim=1)
+    return state
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+@pytest.mark.parametrize("of", ["official", "transformers"])
+def test_dinov2(of, registers, tmp_path):
+    options = {"reg_tokens": registers, "no_embed_class": True} if registers else {}
+    model = vit(init_values=1e-5, **options)
+    state = with_registers(tensors(model)) if registers else tensors(model)
+    if of == "official":
+        if registers:
+            state["register_tokens"] = state.pop("reg_token")
+        state["mask_token"] = noise(1, 24)
+        dropped, layout = {"mask_token"}, "dinov2"
+    else:
+        state = hf_vit(state, "", ("norm1", "norm2")) | {"embeddings.mask_token": noise(1, 24)}
+        dropped, layout = {"embeddings.mask_token"}, "huggingface-dinov2"
+    loaded = load_model(saved(state, tmp_path), options=HEADED)
+    same(model, loaded)
+    assert (loaded.report.layout, set(loaded.report.dropped)) == (layout, dropped)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("of", ["official", "transformers"])
+def test_dinov3(of, gated, tmp_path):
+    name = f"vit_small{'_plus' if gated else ''}_patch16_dinov3_qkvb"
+    options = {"embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0, "patch_size": 8}
+    model = scrambled(create_model(name, global_pool="token", **options))
+    state, out = tensors(model), {}
+    mlp = {"fc1_g": "w1", "fc1_x": "w2", "fc2": "w3"} if gated else {"fc1": "fc1", "fc2": "fc2"}
+    if of == "transformers":
+        mlp = {"fc1_g": "gate_proj", "fc1_x": "up_proj", "fc1": "up_proj", "fc2": "down_proj"}
+    for name, tensor in state.items():
+        match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+        if not match:
+            new = {"reg_token": "storage_tokens"}.get(name, name)
+            if of == "transformers":
+                new = {
+                    "cls_token": "embeddings.cls_token",
+                    "reg_token": "embeddings.register_tokens",
+                    "patch_embed.proj.weight": "embeddings.patch_embeddings.weight",
+                    "patch_embed.proj.bias": "embeddings.patch_embeddings.bias",
+                }.get(name, name)
+            out[new] = tensor
+            continue
+        block, part = match[1], match[2]
+        part = re.sub(r"mlp\.(\w+)", lambda m: f"mlp.{mlp[m[1]]}", part)
+        if of == "official":
+            part = re.sub(r"gamma_(\d)", r"ls\1.gamma", part)
+            out[f"blocks.{block}.{part}"] = tensor
+        elif part == "attn.qkv.weight":
+            for kind, value in zip("qkv", tensor.chunk(3), strict=True):
+                out[f"layer.{block}.attention.{kind}_proj.weight"] = value
+        else:
+            part = re.sub(r"gamma_(\d)", r"layer_scale\1.lambda1", part)
+            part = re.sub(r"attn\.([qv])_bias", r"attention.\1_proj.bias", part)
+            part = part.replace("attn.proj", "attention.o_proj")
+            out[f"layer.{block}.{part}"] = tensor
+    if of == "official":
+        for block in range(2):
+            q, v = (out.pop(f"blocks.{block}.attn.{kind}_bias") for kind in "qv")
+            out[f"blocks.{block}.attn.qkv.bias"] = torch.cat([q, torch.zeros(24), v])
+            out[f"blocks.{block}.attn.qkv.bias_mask"] = noise(72)
+        out |= {"mask_token": noise(1, 24), "rope_embed.periods": noise(3)}
+    else:
+        out["embeddings.mask_token"] = noise(1, 1, 24)
+    loaded = load_model(saved(out, tmp_path), options=HEADED)
+    assert loaded.report.layout == "dinov3"
+    same(model, loaded)
+    assert len(loaded.report.dropped) == (4 if of == "official" else 1)
+
+
+def test_transformers_mae_and_vit(tmp_path):
+    model = vit()
+    state = hf_vit(tensors(model))
+    decoder = {"decoder.mask_token": noise(1, 1, 8), "decoder.decoder_pred.weight": noise(4, 8)}
+    loaded = load_model(saved(state | decoder, tmp_path), options=HEADED)
+    same(model, loaded)
+    assert loaded.report.layout == "huggingface-mae"
+    assert set(loaded.report.dropped) == set(decoder)
+    pooler = {"vit.pooler.dense.weight": noise(24, 24)}
+    path = saved(state | pooler, tmp_path)
+    with pytest.raises(WeightsError, match="they differ in normalisation"):
+        load_model(path, options=HEADED)
+    loaded = load_model(path, architecture=VIT, options=TINY)
+    same(model, loaded)
+    assert set(loaded.report.dropped) == set(pooler)
+
+
+CLIP = "vit_base_patch16_clip_224"
+
+
+@pytest.mark.parametrize("of", ["openai", "transformers"])
+def test_clip_towers(of, tmp_path):
+    model = scrambled(create_model(CLIP, **TINY, num_classes=0))
+    out = {}
+    for name, tensor in tensors(model).items():
+        if of == "openai":
+            name = name.replace("patch_embed.proj", "conv1").replace("norm_pre", "ln_pre")
+            name = re.sub(r"^norm\.", "ln_post.", name)
+            name = re.sub(r"^blocks\.", "transformer.resblocks.", name)
+            for a, b in (
+                ("norm", "ln_"),
+                ("attn.qkv.", "attn.in_proj_"),
+                ("attn.proj", "attn.out_proj"),
+                ("mlp.fc1", "mlp.c_fc"),
+                ("mlp.fc2", "mlp.c_proj"),
+            ):
+                name = name.replace(a, b)
+            name = {"cls_token": "class_embedding", "pos_embed": "positional_embedding"}.get(
+                name, name
+            )
+            shape = {"class_embedding": (24,), "positional_embedding": (17, 24)}
+            out[f"visual.{name}"] = tensor.reshape(shape.get(name, tensor.shape))
+            continue
+        name = name.replace("patch_embed.proj", "embeddings.patch_embedding")
+        name = re.sub(r"^norm\.", "post_layernorm.", name.replace("norm_pre", "pre_layrnorm"))
+        name = re.sub(r"^blocks\.(\d+)\.norm", r"encoder.layers.\1.layer_norm", name)
+        name = re.sub(r"^blocks\.", "encoder.layers.", name)
+        name = name.replace("attn.proj", "self_attn.out_proj")
+        if name == "cls_token":
+            out["vision_model.embeddings.class_embedding"] = tensor.reshape(24)
+        elif name == "pos_embed":
+            out["vision_model.embeddings.position_embedding.weight"] = tensor[0]
+        elif ".attn.qkv." in name:
+            for kind, value in zip("qkv", tensor.chunk(3), strict=True):
+                new = name.replace("attn.qkv", f"self_attn.{kind}_proj")
+                out[f"vision_model.{new}"] = value
+        else:
+            out[f"vision_model.{name}"] = tensor
+    text = {
+        "openai": {
+            "visual.proj": noise(24, 8),
+            "logit_scale": noise(1),
+            "token_embedding.weight": noise(4, 8),
+            "transformer.resblocks.0.attn.in_proj_weight": noise(24, 8),
+        },
+        "transformers": {
+            "text_model.embeddings.token_embedding.weight": noise(4, 8),
+            "visual_projection.weight": noise(8, 24),
+            "logit_scale": noise(1),
+        },
+    }[of]
+    path = saved(out | text, tmp_path)
+    with pytest.raises(WeightsError, match="they differ in the activation"):
+        load_model(path, options=HEADED)
+    loaded = load_model(path, architecture=CLIP, options=TINY)
+    same(model, loaded)
+    assert set(loaded.report.dropped) == set(text)
+
+
+def test_towers_of_open_clip_that_are_of_timm(tmp_path):
+    model = vit()
+    text = {"text.token_embedding.weight": noise(4, 8), "logit_scale": noise(1)}
+    text["visual.head.proj.weight"] = noise(8, 24)
+    path = saved(prefixed("visual.trunk.", tensors(model)) | text, tmp_path)
+    loaded = load_model(path, architecture=VIT, options=TINY)
+    same(model, loaded)
+    assert (loaded.report.layout, set(loaded.report.dropped)) == ("open_clip", set(text))
+
+
+def resnet():
+    return scrambled(create_model("test_resnet", num_classes=0))
+
+
+RESNETS = {
+    "mocov2": (
+        lambda s: {"state_dict": prefixed("module.encoder_q.", s), "arch": "resnet50"},
+        ("module.encoder_k.conv1.weight", "module.queue", "module.encoder_q.fc.0.weight"),
+    ),
+    "simclr": (lambda s: {"state_dict": prefixed("backbone.", s)}, ("backbone.fc.0.weight",)),
+    "byol": (
+        lambda s: prefixed("online_encoder.net.", s),
+        ("net.conv1.weight", "target_encoder.net.conv1.weight", "online_predictor.net.0.weight"),
+    ),
+    "solo-learn": (
+        lambda s: {"state_dict": prefixed("backbone.", s), "pytorch-lightning_version": "2"},
+        ("projector.0.weight", "momentum_backbone.conv1.weight", "classifier.weight"),
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", RESNETS)
+def test_contrastive_resnets(layout, tmp_path):
+    wrap, beside = RESNETS[layout]
+    model = resnet()
+    contents = wrap(tensors(model))
+    contents.get("state_dict", contents).update({name: noise(2, 2) for name in beside})
+    loaded = load_model(saved(contents, tmp_path))
+    same(model, loaded, size=64)
+    assert loaded.report.layout == layout
+    assert len(loaded.report.dropped) == len(beside)
+
+
+def test_ijepa(tmp_path):
+    model = vit(class_token=False, global_pool="avg", fc_norm=False)
+    state = tensors(model)
+    state["pos_embed"] = fixed_positions(24, 4, rows_first=False)[:, 1:]
+    model.load_state_dict(state)
+    other = {name: tensor + 1 for name, tensor in state.items() if name != "pos_embed"}
+    other["pos_embed"] = state["pos_embed"]
+    contents = {
+        "encoder": prefixed("module.", state),
+        "target_encoder": prefixed("module.", other),
+        "predictor": {"module.x": noise(2)},
+        "epoch": 300,
+    }
+    path = saved(contents, tmp_path)
+    loaded = load_model(path, options=HEADED)
+    same(model, loaded)
+    assert loaded.report.layout == "ijepa"
+    model.load_state_dict(other)
+    same(model, load_model(path, options=HEADED, ema="ema"))
+
+
+@pytest.mark.parametrize("layout", ["beit", "beitv2"])
+def test_official_beit_and_data2vec(layout, tmp_path):
+    shared = {"use_shared_rel_pos_bias": True, "use_abs_pos_emb": False}
+    model = beit(**shared)
+    beside = {"mask_token": noise(1, 1, 24), "lm_head.weight": noise(8, 24)}
+    if layout == "beitv2":
+        beside["cls_pt_layers.0.norm1.weight"] = noise(24)
+    path = saved({"model": tensors(model) | beside}, tmp_path)
+    if layout == "beit":  # data2vec's files have the same names
+        with pytest.raises(WeightsError, match="they differ in normalisation"):
+            load_model(path)
+        loaded = load_model(path, architecture="beit_base_patch16_224", options=TINY)
+    else:
+        loaded = load_model(path)
+    same(model, loaded)
+    assert set(loaded.report.dropped) == set(beside)

@@ -70,7 +70,7 @@ def test_two_sets_of_weights():
         (["a", "b", "ema_a"], {"ema": "ema"}, "expected an average of b, w.pth has none"),
         (["a", "ema_b"], {}, r"every ema_\* tensor to belong to one other, w.pth has ema_b"),
         (["a.b", "a_b", "ema_a_b"], {}, r"every ema_\* tensor to belong .* do not tell which"),
-        (["a"], {"layout": "nope"}, "expected a layout out of mocov3, .*timm, got 'nope'"),
+        (["a"], {"layout": "nope"}, "expected a layout out of .*mocov3, .*timm, got 'nope'"),
         (["backbone.a", "a", "neck.b"], {}, "expected one tensor for a, w.pth has backbone.a and"),
         (["decoder.0.weight"], {}, r"expected weights of a backbone, w.pth \(simmim\) has none"),
     ],
@@ -78,3 +78,63 @@ def test_two_sets_of_weights():
 def test_what_cannot_be_renamed(names, options, message):
     with pytest.raises(WeightsError, match=message):
         rename(file(*names), **options)
+
+
+NET = ("patch_embed.proj.weight", "blocks.0.norm1.weight")
+
+
+def wrapped(prefix, *names):
+    return [prefix + name for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "beside"),
+    [
+        (wrapped("module._orig_mod.", *NET), []),
+        (["_orig_mod.patch_embed.proj.weight", "blocks._orig_mod.0.norm1.weight"], []),
+        (
+            [
+                "_fsdp_wrapped_module.patch_embed.proj.weight",
+                "blocks.0._fsdp_wrapped_module._checkpoint_wrapped_module.norm1.weight",
+            ],
+            [],
+        ),
+        ([*wrapped("module.", *NET), "n_averaged"], ["n_averaged"]),
+        ([*wrapped("model.", *NET), "loss.weight", "step"], ["loss.weight", "step"]),
+        ([*wrapped("net.", *NET), "metric.total"], ["metric.total"]),
+        ([*wrapped("model.encoder.", *NET), "head.weight"], ["head.weight"]),
+        (
+            [*wrapped("model.", *NET), *wrapped("model_ema.module.", *NET)],
+            wrapped("model_ema.module.", *NET),
+        ),
+    ],
+)
+def test_what_wrappers_put_before_names_goes_wherever_it_stands(names, beside):
+    renamed = rename(file(*names))
+    assert sorted(renamed.tensors) == sorted(NET)
+    assert sorted(renamed.dropped) == sorted(beside)
+    assert len(renamed.tensors) + len(renamed.dropped) == len(names)
+
+
+def test_averages_beside_a_network_under_their_own_prefix():
+    names = [*wrapped("model.", *NET), *wrapped("model_ema.module.", *NET)]
+    renamed = rename(file(*names), ema="ema")
+    assert all(origin.startswith("model_ema.") for origin, _ in renamed.tensors.values())
+
+
+def test_two_networks_of_which_none_is_meant():
+    names = [*wrapped("one.", *NET), *wrapped("two.", *NET)]
+    with pytest.raises(WeightsError, match=r"has 2, whose names begin with one\., two\."):
+        rename(file(*names))
+
+
+def test_queries_keys_and_values_become_one():
+    names = [f"encoder.layer.0.attention.attention.{n}.weight" for n in ("query", "key", "value")]
+    parts = {name: torch.full((2, 4), float(k)) for k, name in enumerate(names)}
+    ((name, (origin, tensor)),) = rename(file(**parts)).tensors.items()
+    assert name == "blocks.0.attn.qkv.weight"
+    assert origin == ", ".join(names)
+    assert torch.equal(tensor[:, 0], torch.tensor([0.0, 0, 1, 1, 2, 2]))
+    del parts[names[1]]
+    with pytest.raises(WeightsError, match="expected queries, keys and values of one shape"):
+        rename(file(**parts))
