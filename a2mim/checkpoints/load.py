@@ -291,6 +291,9 @@ def load_model(
     data = {**plan.data, **(data or {})}
     asked = image_size or (options or {}).get("img_size")
     config = _data_config(model, data, asked)
+    if image_size is not None:
+        _check_size(model.eval(), config["input_size"], plan.architecture)
+    report = replace(report, notes=(*report.notes, *unseen(model, config["input_size"])))
     return _ready(model, config, _with_look(report, plan, config, data))
 
 
@@ -412,6 +415,9 @@ def _load_named(
         assumed=() if untrained else assumed_classes(_outputs(model)),
     )
     config = _data_config(model, data, options.get("img_size"))
+    if options.get("img_size"):
+        _check_size(model.eval(), config["input_size"], known)
+    report = replace(report, notes=(*report.notes, *unseen(model, config["input_size"])))
     return _ready(model, config, replace(report, look=look_of(config)))
 
 
@@ -436,6 +442,41 @@ def _create(name: str, options: dict[str, Any], pretrained: bool = False) -> nn.
             else "see the options"
         )
         raise WeightsError(f"cannot make {name} of timm: {one_line(error)}; {advice}") from error
+
+
+def _check_size(model: nn.Module, size: Sequence[int], name: str) -> None:
+    """One blank image of a size that was asked for: many networks are for others alone."""
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, *size))
+    except Exception as error:  # networks refuse sizes by whatever fails first
+        why = f" ({one_line(error)})" if str(error) else ""
+        raise WeightsError(
+            f"expected an image size that {name} can run, got {pixels(size[1:])}{why}; leave it "
+            "out for the network's own"
+        ) from error
+
+
+def unseen(model: nn.Module, size: Sequence[int]) -> list[str]:
+    """A note on the pixels of an image that no patch covers: none where patches divide it.
+
+    Args:
+        model: a timm network.
+        size: channels, height and width of its images.
+    """
+    embedding: Any = getattr(model, "patch_embed", None)
+    proj = getattr(embedding, "proj", None)
+    if not isinstance(proj, nn.Conv2d) or proj.stride != proj.kernel_size:
+        return []
+    padded = getattr(embedding, "dynamic_img_pad", False) or proj.padding not in ((0, 0), "valid")
+    H, W = (edge % patch for edge, patch in zip(size[1:], proj.kernel_size, strict=True))
+    if padded or not (H or W):
+        return []
+    p, q = proj.kernel_size
+    return [
+        f"the last {H} rows and {W} columns of pixels are seen by no patch: patches of {p} x {q} "
+        f"px do not divide {pixels(size[1:])}"
+    ]
 
 
 def _ready(model: nn.Module, config: dict[str, Any], report: LoadReport) -> Loaded:

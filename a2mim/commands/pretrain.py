@@ -23,7 +23,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from inspect import signature
+from inspect import isfunction, signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -477,7 +477,9 @@ def backbone_of(config: PretrainConfig) -> nn.Module:
 
 def description(backbone: nn.Module, config: PretrainConfig) -> dict[str, object]:
     """How to make the network that the saved weights belong to, for people and for timm."""
-    sized = "img_size" in signature(type(backbone)).parameters
+    # A class that takes **kwargs, as that of distilled networks, hands them to the one before it.
+    makers = [vars(of).get("__init__") for of in type(backbone).__mro__]
+    sized = any("img_size" in signature(made).parameters for made in makers if isfunction(made))
     return {
         "architecture": config.backbone,
         "num_classes": 0,

@@ -1088,3 +1088,22 @@ def test_official_beit_and_data2vec(layout, tmp_path):
         loaded = load_model(path)
     same(model, loaded)
     assert set(loaded.report.dropped) == set(beside)
+
+
+def test_a_size_that_a_network_cannot_run_is_one_line():
+    with pytest.raises(WeightsError, match="that crossvit_tiny_240 can run, got 64 px"):
+        load_model("untrained:crossvit_tiny_240", image_size=64)
+
+
+def test_pixels_that_no_patch_covers_are_told():
+    name, options = "untrained:vit_tiny_patch16_224", {"depth": 1}
+    notes = load_model(name, options={**options, "img_size": (70, 64)}).report.notes
+    assert any("last 6 rows and 0 columns" in note for note in notes)
+    image = torch.zeros(1, 3, 70, 64)
+    other = image.clone()
+    other[:, :, 64:] = 9.0  # a second way: these pixels change nothing
+    model = load_model(name, options={**options, "img_size": (70, 64)}).model
+    with torch.inference_mode():
+        assert torch.equal(model(image), model(other))
+    notes = load_model(name, options={**options, "img_size": 64}).report.notes
+    assert not any("no patch" in note for note in notes)

@@ -679,3 +679,24 @@ def test_which_images_are_few_is_named_by_a_seed():
     assert ten == seen("few=10", "seed=3")  # the run's seed draws crops and weights
     assert not ten & seen("few=10", "few_seed=1")
     assert seen("few=1") < ten
+
+
+def test_a_distilled_network_is_described_with_its_size(tmp_path):
+    """Its class takes ``**kwargs``: what is written is read back, and computes the same."""
+    from safetensors.torch import save_file
+
+    from a2mim.commands.pretrain import description
+    from a2mim.recipes.pretrain import PretrainConfig
+
+    options = {"embed_dim": 24, "depth": 1, "num_heads": 2, "patch_size": 8}
+    name = "deit_tiny_distilled_patch16_224"
+    backbone = timm.create_model(name, img_size=32, num_classes=0, **options).eval()
+    config = PretrainConfig(backbone=name, model_kwargs=options, image_size=32)
+    told = description(backbone, config)
+    assert told["model_args"]["img_size"] == 32
+    save_file(backbone.state_dict(), tmp_path / "backbone.safetensors")
+    (tmp_path / "backbone.json").write_text(json.dumps(told))
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        got = load_model(tmp_path / "backbone.safetensors").model(images)
+        torch.testing.assert_close(got, backbone(images))
