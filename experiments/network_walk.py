@@ -205,8 +205,8 @@ def a2mim_step(model: nn.Module, images_BCHW: Tensor) -> None:
     method = MaskedImageModel(
         model.train(), BlockMask(images_BCHW.shape[-1], images_BCHW.shape[-1] // 2)
     )
-    generator = torch.Generator().manual_seed(0)
-    method(images_BCHW, method.draw(len(images_BCHW), generator))["loss"].backward()
+    visible_BN = method.draw(torch.arange(len(images_BCHW)), seed=0)
+    method(images_BCHW, visible_BN)["loss"].backward()
 
 
 MEASURES: dict[str, Callable[[nn.Module, Tensor], None]] = {
