@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +57,21 @@ def left_over(folder: Path) -> list[Path]:
     """What killed processes have left of :func:`whole` below a folder."""
     ends = (path for path in folder.rglob("*.partial") if path.is_file())
     return [path for path in ends if path.name.split(".")[-2].isdigit()]
+
+
+def remove_made(folder: Path, names: str) -> None:
+    """Remove the files of a folder that a run made, in depth, and the folders that it leaves empty.
+
+    Anything else in it, somebody has put there: it stays where it is.
+
+    Args:
+        folder: one that need not be there.
+        names: pattern of the whole names of files that the run made.
+    """
+    paths = sorted(folder.rglob("*"), reverse=True)  # what is in a folder comes before it
+    for path in (*paths, folder):
+        if path.is_dir() and not path.is_symlink():
+            with suppress(OSError):
+                path.rmdir()
+        elif re.fullmatch(names, path.name):
+            path.unlink(missing_ok=True)

@@ -382,7 +382,8 @@ def _load_named(
     if not known.startswith(HUB) and not timm.is_model(known):
         hint = did_you_mean(known, timm.list_models(), most=3)
         raise WeightsError(
-            f"expected the name of a timm model, {HUB}user/repo or a file, got {name!r}{hint}"
+            f"expected the name of a timm model, {HUB}USER/NAME, {UNTRAINED}NAME, a run folder, a "
+            f"file, NETWORK=FILE or CODE.py:FUNCTION=FILE, got {name!r}{hint}"
         )
     random = sorted({"num_classes", "in_chans"} & {k for k, v in options.items() if v})
     if random and not untrained:

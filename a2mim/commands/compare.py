@@ -37,12 +37,10 @@ from a2mim.measure.spectrum import spectrum
 from a2mim.messages import UsageError
 from a2mim.runs.folder import (
     commit,
-    is_finished,
     is_run,
     label_run,
     nothing_left_empty,
     open_run,
-    out_of,
     place_run,
 )
 from a2mim.runs.table import COLUMNS, ENERGY, read_table, write_table
@@ -115,11 +113,10 @@ def run(config: CompareConfig) -> Comparison:
     config = plan.config
     everything = {**plan.settings, **plan.decides}
     names = nicknames([network.report for network in plan.networks])
-    out = out_of(config.out, "compare", names, everything)
-    if config.resume and is_finished(out, plan.key):
-        print(f"{out} is this comparison, finished before; --no-resume measures it again")
-        return Comparison(out)
-    work = open_run(out, everything, resume=config.resume)
+    opened = open_run(config.out, "compare", names, everything, resume=config.resume)
+    if opened.finished:
+        return Comparison(opened.out)
+    work, out = opened.work, opened.out
     # Interactions first: their pilot may find the budget too small.
     order = sorted(plan.forwards, key=lambda panel: panel != "interactions")
     # The folder belongs to the plan's key, so that a finished panel in it is one of this plan.
@@ -146,7 +143,7 @@ def run(config: CompareConfig) -> Comparison:
     comparison = Comparison(work)
     comparison.save_figures()
     comparison.to_html(work / "compare.html")
-    place_run(work, out)
+    place_run(opened)
     comparison = Comparison(out)
     print(comparison)
     print(f"\npage: {out / 'compare.html'}   table: {out / 'rows.csv'}")

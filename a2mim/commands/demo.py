@@ -7,7 +7,6 @@ Each backbone is trained twice with the same supervised budget: from its random 
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -25,11 +24,11 @@ from a2mim import BlockMask, MaskedImageModel, load_backbone, save_backbone
 from a2mim.data.arrays import ImageSet, cifar10, digits, image_folders
 from a2mim.data.folders import DataError
 from a2mim.data.resident import TensorSamples
-from a2mim.files import write_arrays
+from a2mim.files import remove_made, write_arrays
 from a2mim.messages import UsageError
 from a2mim.report.demo import findings, summary_table, write_report
 from a2mim.report.figures import draw_all
-from a2mim.runs.folder import commit, finish_run, nothing_left_empty, open_run, out_of, pick_device
+from a2mim.runs.folder import commit, finish_run, nothing_left_empty, open_run, pick_device
 from a2mim.runs.progress import progress
 from a2mim.runs.table import COLUMNS, per_image_rows, read_table, strength_rows, write_table
 from a2mim.settings.demo import GRID, IMAGE_SIZE, MASK_BLOCK, DemoConfig, backbone
@@ -76,12 +75,15 @@ def demo(config: DemoConfig) -> None:
     start = time.perf_counter()
     config = replace(config, device=pick_device(config.device))
     material = load(config)
-    settings = {key: value for key, value in asdict(config).items() if key != "out"}
+    settings = {key: value for key, value in asdict(config).items() if key not in ("out", "resume")}
     settings["data"] = material.name
     images = {"train": material.train.fingerprint(), "test": material.test.fingerprint()}
     everything = settings | images
-    out = out_of(config.out, "demo", [material.name.removeprefix("folder:")], everything)
-    work = open_run(out, everything)
+    names = [material.name.removeprefix("folder:")]
+    opened = open_run(config.out, "demo", names, everything, resume=config.resume)
+    if opened.finished:
+        return
+    work, out = opened.work, opened.out
     print(
         f"{material.name}: {len(material.train)} training and {len(material.test)} test images, "
         f"{material.classes} classes; seed {config.seed}; {config.device}"
@@ -103,8 +105,8 @@ def demo(config: DemoConfig) -> None:
     write_table(rows, work / "rows.csv")
     draw_all(work)
     write_report(work, config=settings)
-    shutil.rmtree(work / "parts")
-    finish_run(work, out, settings, time.perf_counter() - start)
+    remove_made(work / "parts", r"\w+-\w+\.csv")
+    finish_run(opened, settings, time.perf_counter() - start)
     print()
     print(summary_table(rows))
     print()

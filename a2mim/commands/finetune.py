@@ -11,7 +11,6 @@ mean of the accuracies a_1 ... a_k, with the interval of Student's t, cut at 0 a
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -39,7 +38,7 @@ from a2mim.data.folders import DataError
 from a2mim.data.sampler import Batches, keyed_generator
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import Labelled, labelled_samples, without_folders
-from a2mim.files import write_whole
+from a2mim.files import remove_made, write_whole
 from a2mim.messages import UsageError
 from a2mim.probes.features import Evaluation, evaluate
 from a2mim.recipes.finetune import FinetuneConfig
@@ -49,6 +48,7 @@ from a2mim.training.arithmetic import fastest
 from a2mim.training.loop import Saving, StepReport, pretrain
 from a2mim.training.mixing import Mixing
 from a2mim.training.optim import cosine_lr, fused_on, parameter_groups, plain_cosine_lr
+from a2mim.training.state import CHECKPOINT
 from a2mim.training.supervised import (
     FineTuning,
     decay_rules,
@@ -286,7 +286,7 @@ def finetune(
         }
     )[list(COLUMNS)]
     write_table(table, work / "rows.csv")
-    shutil.rmtree(work / "checkpoints", ignore_errors=True)
+    remove_made(work / "checkpoints", CHECKPOINT)
     return table
 
 

@@ -61,7 +61,7 @@ from a2mim.data.sampler import Batches, keyed_seed
 from a2mim.data.samples import RepeatedSamples, SomeSamples, few_images
 from a2mim.data.sources import Training, labelled_samples, training_samples, without_folders
 from a2mim.data.stream import ShardStream
-from a2mim.files import write_whole
+from a2mim.files import remove_made, write_whole
 from a2mim.measure.fills import plain_fill
 from a2mim.messages import UsageError, did_you_mean
 from a2mim.methods.mae import MaskedAutoencoder
@@ -85,7 +85,6 @@ from a2mim.runs.folder import (
     label_run,
     nothing_left_empty,
     open_run,
-    out_of,
     pick_device,
     place_run,
     process_rank,
@@ -105,7 +104,7 @@ from a2mim.training.optim import (
     plain_cosine_lr,
     step_lr,
 )
-from a2mim.training.state import latest
+from a2mim.training.state import CHECKPOINT, latest
 from a2mim.training.trackers import Trackers
 from interactions import plots
 from interactions.keys import torch_seeded
@@ -174,8 +173,10 @@ def run(
     deciding = {key: value for key, value in settings.items() if key not in UNDECIDING}
     rank, ranks = process_rank()
     everything = deciding | {"images": contents}
-    out = out_of(out, "pretrain", [name], everything)
-    work = open_run(out, everything, resume=resume or rank > 0)
+    opened = open_run(out, "pretrain", [name], everything, resume=resume)
+    if opened.finished:
+        return
+    work, out = opened.work, opened.out
     steps = config.epochs * steps_per_epoch
     watch = Watch(method, config, steps, steps_per_epoch, images_ICHW, knn)
     running = running_link(out)
@@ -186,7 +187,7 @@ def run(
         print(start_of(method, config, len(samples), steps, device))
         if cut:
             print(cut)
-        print(f"log while it runs: {work / 'log.jsonl'}")
+        print(f"log while it runs: {running / 'log.jsonl'}")
     try:
         with errors_explained():
             trained = pretrain(
@@ -219,8 +220,8 @@ def run(
         figure.savefig(work / "reconstructions.png")
         write_table(log.rows(name, config), work / "rows.csv")
         label_run(work, settings, time.perf_counter() - start)
-        place_run(work, out)
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        place_run(opened)
+        remove_made(out / "checkpoints", CHECKPOINT)
         remove_link(running)
     last = log.reports[-1]
     print(f"{name}: {steps} steps, loss {last['loss']:.4f}")
@@ -354,8 +355,7 @@ def save(method: Masked, trained: Trained, about: str, work: Path) -> None:
             write_whole(work / f"backbone{end}.json", about)
     # What timm's "local-dir:" reads: the same two files under the names that it looks for.
     folder = work / "timm"
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that a full disk ended
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)  # of an attempt that a full disk ended
     write_whole(folder / "config.json", about)
     _same(work / "backbone.safetensors", folder / "model.safetensors")
     last = latest(work / "checkpoints")

@@ -8,7 +8,6 @@ weights, the features, the hyper-parameters that were tried.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,10 +33,11 @@ from a2mim.data.sources import (
     set_name,
     without_folders,
 )
-from a2mim.files import write_whole
+from a2mim.files import remove_made, write_whole
 from a2mim.measure import doubts
 from a2mim.measure.fitting import unlike
 from a2mim.measure.networks import (
+    Networks,
     called,
     check_different,
     identity,
@@ -48,7 +48,7 @@ from a2mim.measure.networks import (
 )
 from a2mim.messages import UsageError
 from a2mim.probes import linear as probes
-from a2mim.probes.features import Features, Readout, evaluate, extract
+from a2mim.probes.features import CACHED, Features, Readout, evaluate, extract
 from a2mim.probes.knn import knn_probe
 from a2mim.probes.linear import WEIGHT_DECAYS
 from a2mim.probes.results import ProbeResult
@@ -59,16 +59,18 @@ from a2mim.runs.folder import (
     keep_memory,
     nothing_left_empty,
     open_run,
-    out_of,
     pick_device,
 )
 from a2mim.runs.progress import progress, worked_with
-from a2mim.runs.table import COLUMNS, read_table, write_table
+from a2mim.runs.table import COLUMNS, joined, write_table
 from a2mim.settings.probe import ProbeConfig
 from a2mim.settings.recipes import chosen
 from a2mim.settings.weights import check_checkpoints
 from interactions import stats
 from interactions.stats import Interval
+
+PARTS = r"rows\.csv|predictions\.csv|details\.json|" + CACHED
+"""What lies in the folder of a checkpoint while the run works: its files, by their names."""
 
 AT_ONCE = 256
 """Images through the network at once, where that is automatic."""
@@ -117,11 +119,11 @@ def probe(config: ProbeConfig) -> None:
     if device == "cpu":
         keep_memory()
     # All are loaded before the first is judged: a wrong one is not found out after hours.
-    reports = [load(name, config.weights).report for name in config.checkpoints]
+    networks = Networks(config.weights)
+    reports = [networks(name).report for name in config.checkpoints]
     check_different(reports)
     for report in reports:
         print(report)
-    print(f"plan: {config.method}, {worked_with(device, config.precision, _sizes(reports))}")
     settings = asdict(config)
     for key in ("device", "out", "resume", "batch_size", "workers"):
         settings.pop(key)
@@ -134,17 +136,21 @@ def probe(config: ProbeConfig) -> None:
         "checkpoints": [identity(name, report) for name, report in pairs],
         "images": [samples.contents() for samples in _samples(config)],
     }
-    out = out_of(config.out, "probe", nicknames(reports), everything)
-    work = open_run(out, everything, resume=config.resume)
+    run = open_run(config.out, "probe", nicknames(reports), everything, resume=config.resume)
+    if run.finished:
+        return
+    work, out = run.work, run.out
+    print(f"plan: {config.method}, {worked_with(device, config.precision, _sizes(reports))}")
     parts = [work / f"part-{number:03d}" for number in range(len(reports))]
+
+    def one(number: int) -> pd.DataFrame:
+        name = config.checkpoints[number]
+        return _judge(config, name, networks.take(name), parts[number], device)
+
     try:
-        for name, part in zip(config.checkpoints, parts, strict=True):
-            if not (part / "rows.csv").exists():
-                part.mkdir(exist_ok=True)
-                _judge(config, name, part, device)
+        rows = joined([part / "rows.csv" for part in parts], one)
     except (FloatingPointError, ValueError) as error:
         raise UsageError(str(error)) from error
-    rows = pd.concat([read_table(part / "rows.csv") for part in parts], ignore_index=True)
     write_table(rows, work / "rows.csv")
     about = [
         {"weights": kept(report), "numbers": json.loads((part / "details.json").read_text())}
@@ -159,8 +165,8 @@ def probe(config: ProbeConfig) -> None:
         ]
         write_whole(work / "predictions.csv", pd.concat(predictions).to_csv(index=False))
         for part in parts:
-            shutil.rmtree(part)
-    finish_run(work, out, settings, time.perf_counter() - start)
+            remove_made(part, PARTS)
+    finish_run(run, settings, time.perf_counter() - start)
     print(summary(rows).to_string(index=False))
     print(f"table: {out / 'rows.csv'}   how each number came about: probe.json beside it")
 
@@ -182,9 +188,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     ]
 
 
-def _judge(config: ProbeConfig, name: str, part: Path, device: str) -> None:
-    """One checkpoint: rows, predictions and details in its own folder, the rows last."""
-    loaded = load(name, config.weights)
+def _judge(config: ProbeConfig, name: str, loaded: Loaded, part: Path, device: str) -> pd.DataFrame:
+    """The rows of one checkpoint; predictions and details go into its own folder."""
     constant = {
         "run": "probe",
         "model": loaded.report.architecture,
@@ -221,7 +226,7 @@ def _judge(config: ProbeConfig, name: str, part: Path, device: str) -> None:
         predicted = pd.concat(predictions).assign(weights=constant["weights"])
         write_whole(part / "predictions.csv", predicted.to_csv(index=False))
     write_whole(part / "details.json", json.dumps(details, indent=2) + "\n")
-    write_table(rows.assign(**constant)[list(COLUMNS)], part / "rows.csv")
+    return rows.assign(**constant)[list(COLUMNS)]
 
 
 def _rows(number: Number) -> pd.DataFrame:
@@ -368,13 +373,22 @@ def _fit_of(config: ProbeConfig, device: str) -> Callable[[Features, Features, i
     return lambda train, test, seed: probes.sgd_probe(train, test, recipe, seed=seed, device=device)
 
 
+def _recipe_of(config: ProbeConfig) -> str:
+    if not config.recipe:
+        raise UsageError(
+            f"expected --recipe NAME for --method {config.method}, got none; a2mim configs lists "
+            "them"
+        )
+    return config.recipe
+
+
 def sgd_recipe(config: ProbeConfig) -> probes.SgdRecipe:
     """The recipe of ``--method sgd``, with the learning rates to choose from.
 
     Raises:
-        UsageError: if there is none of that name.
+        UsageError: if there is none of that name, or no name.
     """
-    recipe = chosen(config.recipe, probes.RECIPES)
+    recipe = chosen(_recipe_of(config), probes.RECIPES)
     return replace(recipe, lrs=config.lrs) if config.lrs else recipe
 
 
@@ -382,9 +396,9 @@ def finetune_recipe(config: ProbeConfig) -> FinetuneConfig:
     """The recipe of ``--method finetune``, with the settings that were given.
 
     Raises:
-        UsageError: if there is none of that name.
+        UsageError: if there is none of that name, or no name.
     """
-    recipe = config.finetune or chosen(config.recipe, RECIPES)()
+    recipe = config.finetune or chosen(_recipe_of(config), RECIPES)()
     return replace(recipe, data=config.data)
 
 

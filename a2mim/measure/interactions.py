@@ -47,7 +47,6 @@ from a2mim.runs.folder import (
     keep_memory,
     nothing_left_empty,
     open_run,
-    out_of,
     pick_device,
     process_rank,
 )
@@ -134,8 +133,10 @@ def interaction_curves(config: InteractionsConfig) -> None:
         "models": [identity(name, subject.report) for name, subject in pairs],
     }
     names = nicknames([subject.report for subject in subjects])
-    out = out_of(config.out, "interactions", names, everything)
-    work = open_run(out, everything, resume=config.resume or rank > 0)
+    run = open_run(config.out, "interactions", names, everything, resume=config.resume)
+    if run.finished:
+        return
+    work, out = run.work, run.out
     share = Share(work / "records", rank, world)
     if config.budget:
         try:
@@ -160,7 +161,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
             time.sleep(0.1)
         (work / f"done-{other}").unlink()
     ran = _ran(measured)
-    finish_run(work, out, settings | {"ran": ran, "doubts": doubts}, time.perf_counter() - start)
+    finish_run(run, settings | {"ran": ran, "doubts": doubts}, time.perf_counter() - start)
     tidy_records(out / "records", share.used)
     _report(config, measured, out)
 
@@ -449,6 +450,12 @@ def _check(config: InteractionsConfig) -> None:
         raise UsageError(f"expected --batch-size of at least 0, got {config.batch_size}")
     if config.budget and config.protocol:
         raise UsageError("expected --budget without --protocol, whose design is fixed")
+    default = InteractionsConfig(())
+    for name in ("grid", "orders", "pairs", "radius", "replicates", "windows"):
+        if config.protocol and getattr(config, name) != getattr(default, name):
+            raise UsageError(
+                f"expected --protocol or --{name}, got both; the protocol decides about it"
+            )
     if config.fill == "token_drop" and config.reward in ENCODER_REWARDS:
         raise UsageError(
             "expected --fill token_drop with a --reward of the classifier, got "

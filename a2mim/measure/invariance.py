@@ -44,13 +44,13 @@ from a2mim.measure import doubts as doubtful
 from a2mim.measure.fills import plain_fill
 from a2mim.measure.fitting import as_setting, fitting_grid, parsed_grid
 from a2mim.measure.networks import (
+    Networks,
     Subject,
     called,
     check_different,
     identity,
     nicknames,
     recorded,
-    sights_of,
     subject_of,
     write_reports,
 )
@@ -67,13 +67,13 @@ from a2mim.report.figures_features import (
     last_layer,
 )
 from a2mim.runs.folder import (
+    Run,
     commit,
     counted,
     finish_run,
     keep_memory,
     nothing_left_empty,
     open_run,
-    out_of,
     pick_device,
     safe_name,
 )
@@ -136,6 +136,7 @@ class Prepared:
         sources: the images.
         reports: what became of the weights of each checkpoint.
         device: where networks go.
+        networks: by the names of checkpoints.
         doubts: what looks wrong about the networks, in sentences.
     """
 
@@ -143,6 +144,7 @@ class Prepared:
     sources: Sequence[Source]
     reports: Sequence[LoadReport]
     device: str
+    networks: Networks
     doubts: tuple[str, ...] = ()
 
     def worked_with(self, precision: str) -> str:
@@ -161,34 +163,38 @@ def invariance(config: InvarianceConfig) -> None:
     start = time.perf_counter()
     config = replace(config, fractions=_fractions(config))
     check_images(config)
+    networks = Networks(config.weights)
     if config.grid is None:
-        grid = fitting_grid(None, sights_of(config.checkpoints, config.weights))
+        grid = fitting_grid(None, networks.sights(config.checkpoints))
         config = replace(config, grid=as_setting(grid))
     _check(config)
-    prepared = _shuffled(prepare(config, partial(_try, config)), config.seed)
+    prepared = _shuffled(prepare(config, networks, partial(_try, config)), config.seed)
     images = len(prepared.sources)
     if images < FEWEST:
         raise UsageError(f"expected at least {FEWEST} images, found {images}")
     print(_plan(config, prepared))
     sizes = batch_sizes(images, config.cka_batch)
-    out, work, settings, files = measure_all(
+    done = measure_all(
         *("invariance", config, prepared),
         [f"{k:05d}.npz" for k in range(len(sizes))],
         partial(_measure, config, prepared, sizes),
     )
+    if done is None:
+        return
+    run, settings, files = done
     made = zip(prepared.reports, files, strict=True)
     rows = pd.concat([_rows(config, prepared, *one) for one in made], ignore_index=True)
     for number, (report, paths) in enumerate(zip(prepared.reports, files, strict=True)):
-        write_images(work, number, report, of_images(paths))
-    write_table(rows, work / "rows.csv")
-    write_summary(invariance_table(rows), SUMMARY, work)
+        write_images(run.work, number, report, of_images(paths))
+    write_table(rows, run.work / "rows.csv")
+    write_summary(invariance_table(rows), SUMMARY, run.work)
     drawn = figures(rows)
-    save(drawn, work)
-    finish_run(work, out, settings, time.perf_counter() - start)
+    save(drawn, run.work)
+    finish_run(run, settings, time.perf_counter() - start)
     print(summary(rows))
     print(
-        f"\ntable: {out / 'summary.csv'}   figures: {', '.join(drawn)} beside it   "
-        f"image by image: {out / 'images'}, {out / 'batches'}"
+        f"\ntable: {run.out / 'summary.csv'}   figures: {', '.join(drawn)} beside it   "
+        f"image by image: {run.out / 'images'}, {run.out / 'batches'}"
     )
 
 
@@ -239,12 +245,15 @@ def summary(rows: pd.DataFrame) -> str:
 
 
 def prepare(
-    config: InvarianceConfig | SpectrumConfig, attempt: Callable[[nn.Module, Tensor], object]
+    config: InvarianceConfig | SpectrumConfig,
+    networks: Networks,
+    attempt: Callable[[nn.Module, Tensor], object],
 ) -> Prepared:
     """Find the images, and try every checkpoint before the first is measured.
 
     Args:
         config: of the command.
+        networks: by the names of checkpoints.
         attempt: takes a network and one image ``(1, C, H, W)``, and raises a ValueError if it
             cannot be measured as it should.
 
@@ -262,7 +271,7 @@ def prepare(
         sources = folder_images(config.images, config.count, config.seed, truth=False)
     reports, doubts = [], list[str]()
     for name in config.checkpoints:
-        subject = subject_of(name, config.weights, device, headless=True)
+        subject = subject_of(name, config.weights, device, headless=True, loaded=networks(name))
         with _of(name):
             attempt(subject.model, _read(subject, sources[:1]).to(device))
         doubts += doubtful.of_subject(subject, sources)
@@ -271,7 +280,7 @@ def prepare(
     for report in reports:
         print(report)
     dataset = set_name(config.images, config.data)
-    return Prepared(dataset, sources, reports, device, tuple(doubts))
+    return Prepared(dataset, sources, reports, device, networks, tuple(doubts))
 
 
 def check_images(config: InvarianceConfig | SpectrumConfig) -> None:
@@ -295,7 +304,7 @@ def measure_all(
     prepared: Prepared,
     parts: Sequence[str],
     measure: Callable[[Subject, Sequence[Path]], None],
-) -> tuple[Path, Path, dict[str, Any], list[list[Path]]]:
+) -> tuple[Run, dict[str, Any], list[list[Path]]] | None:
     """Measure all checkpoints; what an interrupted run has measured is not measured again.
 
     Args:
@@ -306,8 +315,8 @@ def measure_all(
         measure: writes those of a network that are not there.
 
     Returns:
-        The output folder, the work folder with ``weights.json``, ``images`` and ``batches`` in it,
-        the settings of the run, and the files of rows of each checkpoint.
+        The run, with ``weights.json``, ``images`` and ``batches`` in its work folder, its settings,
+        and the files of rows of each checkpoint; None if it finished before.
 
     Raises:
         UsageError: if a checkpoint cannot be measured.
@@ -330,21 +339,26 @@ def measure_all(
     doubts = [*doubtful.of_images(identities), *prepared.doubts]
     for doubt in doubts:
         print(doubt)
-    out = out_of(config.out, command, nicknames(prepared.reports), everything)
-    work = open_run(out, everything, resume=config.resume)
-    (work / "images").mkdir(exist_ok=True)
+    names = nicknames(prepared.reports)
+    run = open_run(config.out, command, names, everything, resume=config.resume)
+    if run.finished:
+        return None
+    (run.work / "images").mkdir(exist_ok=True)
     files = []
     for number, (name, report) in enumerate(zip(config.checkpoints, prepared.reports, strict=True)):
-        folder = work / "batches" / _file_of(number, report)
+        folder = run.work / "batches" / _file_of(number, report)
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / part for part in parts]
         if not all(path.exists() for path in paths):
             with _of(name):
-                subject = subject_of(name, config.weights, prepared.device, headless=True)
+                loaded = prepared.networks.take(name)
+                subject = subject_of(
+                    name, config.weights, prepared.device, headless=True, loaded=loaded
+                )
                 measure(subject, paths)
         files.append(paths)
-    write_reports(prepared.reports, work / "weights.json")
-    return out, work, settings | {"doubts": doubts}, files
+    write_reports(prepared.reports, run.work / "weights.json")
+    return run, settings | {"doubts": doubts}, files
 
 
 def write_images(work: Path, number: int, report: LoadReport, table: pd.DataFrame) -> None:

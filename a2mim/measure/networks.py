@@ -33,6 +33,10 @@ GENERIC = (
 """What files of weights are called whatever is in them."""
 
 
+KEPT = 500_000_000
+"""Parameters of networks that are kept in memory until they are measured, at most: 2 GB."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """One network under measurement.
@@ -108,18 +112,56 @@ def _load(name: str, config: WeightsConfig) -> Loaded:
         raise UsageError(_for_the_command_line(error)) from error
 
 
-def sights_of(names: Sequence[str], config: WeightsConfig) -> list[Sight]:
-    """How networks see images, each loaded for that alone.
+class Networks:
+    """Networks by name, each loaded once: to look at, to try and to measure.
 
-    Raises:
-        UsageError: as :func:`load`.
+    Of more than :data:`KEPT` parameters in all, the rest is loaded anew for each of these.
+
+    Args:
+        config: how weights become a network.
     """
-    sights = []
-    for name in names:
-        loaded = load(name, config)
-        size = loaded.data_config["input_size"]
-        sights.append(sight_of(name, loaded.model, size, loaded.report.classes))
-    return sights
+
+    def __init__(self, config: WeightsConfig) -> None:
+        self._config = config
+        self._kept: dict[str, Loaded] = {}
+
+    def __call__(self, name: str) -> Loaded:
+        """A network that is not changed.
+
+        Raises:
+            UsageError: as :func:`load`.
+        """
+        if name not in self._kept:
+            loaded = load(name, self._config)
+            if loaded.report.parameters + self._parameters() > KEPT:
+                return loaded
+            self._kept[name] = loaded
+        return self._kept[name]
+
+    def take(self, name: str) -> Loaded:
+        """A network that is not asked for again.
+
+        Raises:
+            UsageError: as :func:`load`.
+        """
+        kept = self._kept.pop(name, None)
+        return load(name, self._config) if kept is None else kept
+
+    def sights(self, names: Sequence[str]) -> list[Sight]:
+        """How networks see images.
+
+        Raises:
+            UsageError: as :func:`load`.
+        """
+        sights = []
+        for name in names:
+            loaded = self(name)
+            size = loaded.data_config["input_size"]
+            sights.append(sight_of(name, loaded.model, size, loaded.report.classes))
+        return sights
+
+    def _parameters(self) -> int:
+        return sum(loaded.report.parameters for loaded in self._kept.values())
 
 
 def look_given(config: WeightsConfig) -> dict[str, Any]:
@@ -129,7 +171,12 @@ def look_given(config: WeightsConfig) -> dict[str, Any]:
 
 
 def subject_of(
-    name: str, config: WeightsConfig, device: str, *, headless: bool | None = False
+    name: str,
+    config: WeightsConfig,
+    device: str,
+    *,
+    headless: bool | None = False,
+    loaded: Loaded | None = None,
 ) -> Subject:
     """A network to measure on images.
 
@@ -139,11 +186,12 @@ def subject_of(
         device: where it goes.
         headless: take the classifier off, if there is one: the network gives features. None: leave
             the network as it is, with or without one.
+        loaded: the network, if it is loaded.
 
     Raises:
         UsageError: as :func:`load`, or if there is no classifier and one is wanted.
     """
-    loaded = load(name, config)
+    loaded = loaded or load(name, config)
     model = loaded.model
     if headless:
         model = without_classifier(model)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -51,11 +50,12 @@ from a2mim.data.sources import (
     set_name,
     without_folders,
 )
-from a2mim.files import write_arrays, write_whole
+from a2mim.files import remove_made, write_arrays, write_whole
 from a2mim.measure import doubts as doubtful
 from a2mim.measure.fills import FILLS, AnyFill, Colours
 from a2mim.measure.fitting import as_setting, fitting_grid, parsed_grid, unlike
 from a2mim.measure.networks import (
+    Networks,
     called,
     check_different,
     identity,
@@ -63,7 +63,6 @@ from a2mim.measure.networks import (
     load,
     nicknames,
     recorded,
-    sights_of,
     without_path,
 )
 from a2mim.measure.occlusion_tables import (
@@ -77,7 +76,7 @@ from a2mim.measure.occlusion_tables import (
 )
 from a2mim.measure.runner import usable
 from a2mim.messages import UsageError, did_you_mean
-from a2mim.probes.features import extract
+from a2mim.probes.features import CACHED, extract
 from a2mim.probes.linear import fit_linear
 from a2mim.report.figures import save
 from a2mim.report.figures_features import occlusion_measures
@@ -88,7 +87,6 @@ from a2mim.runs.folder import (
     keep_memory,
     nothing_left_empty,
     open_run,
-    out_of,
     pick_device,
     safe_name,
 )
@@ -116,6 +114,9 @@ from interactions.occlusion.saliency import (
 )
 from interactions.patches import PatchGrid
 from interactions.segments import PlayerMap, superpixels
+
+PARTS = r"\d{3}-\w+-\d{5}\.csv\.gz|(superpixels|saliency)-\d{5}\.npz|probe-\d{3}\.json|" + CACHED
+"""What lies in the folder of parts: its files, by their names."""
 
 CHUNK = 64
 """Images of a chunk, but for masks that more images share."""
@@ -230,11 +231,14 @@ def occlusion(config: OcclusionConfig) -> None:
     config = replace(config, device=pick_device(config.device))
     if config.device == "cpu":
         keep_memory()
-    config = _fitted(config)
+    networks = Networks(config.weights)
+    config = _fitted(config, networks)
     plan = _plan(config)
     # All are tried before the first is measured: what is wrong is not found out after hours.
     doubts: list[str] = []
-    tried = [usable(partial(_tried, config, plan, name, doubts)) for name in config.checkpoints]
+    tried = [
+        usable(partial(_tried, config, plan, networks, name, doubts)) for name in config.checkpoints
+    ]
     reports = [report for report, _ in tried]
     check_different(reports)
     for report in reports:
@@ -252,12 +256,6 @@ def occlusion(config: OcclusionConfig) -> None:
         doubts += doubtful.of_images(images.samples.identities(images.indices))
     if doubts:
         print("\n".join(doubts))
-    each = f"{len(plan.occluders)} occluders x {_variants(config, plan)} forwards"
-    total = len(images.names) * len(plan.occluders) * _variants(config, plan)
-    print(
-        f"plan: {len(images.names)} images x {each}: {counted(total)} for each checkpoint, "
-        + worked_with(config.device, config.precision, [one.parameters for one in reports])
-    )
     settings = {
         key: value
         for key, value in asdict(config).items()
@@ -288,12 +286,20 @@ def occlusion(config: OcclusionConfig) -> None:
             if not report.classes
         ],
     }
-    out = out_of(config.out, "occlusion", nicknames(reports), everything)
-    work = open_run(out, everything, resume=config.resume)
+    run = open_run(config.out, "occlusion", nicknames(reports), everything, resume=config.resume)
+    if run.finished:
+        return
+    work, out = run.work, run.out
+    each = f"{len(plan.occluders)} occluders x {_variants(config, plan)} forwards"
+    total = len(images.names) * len(plan.occluders) * _variants(config, plan)
+    print(
+        f"plan: {len(images.names)} images x {each}: {counted(total)} for each checkpoint, "
+        + worked_with(config.device, config.precision, [one.parameters for one in reports])
+    )
     (work / "parts").mkdir(exist_ok=True)
     chunks = [slice(k, k + plan.chunk) for k in range(0, len(images.names), plan.chunk)]
     for number in range(len(reports)):
-        usable(partial(_measure, config, plan, number, chunks, work, saliency, regions))
+        usable(partial(_measure, config, plan, number, chunks, work, networks, saliency, regions))
     files = _joined(plan, reports, len(chunks), work)
     probes = [_probe(work, number) for number in range(len(reports))]
     about = [
@@ -312,8 +318,8 @@ def occlusion(config: OcclusionConfig) -> None:
     write_summary(summarised(rows), SUMMARY, work)
     write_whole(work / "occlusion.json", json.dumps(about, indent=2) + "\n")
     save(figures(rows), work)
-    finish_run(work, out, settings | {"doubts": doubts}, time.perf_counter() - start)
-    shutil.rmtree(out / "parts")
+    finish_run(run, settings | {"doubts": doubts}, time.perf_counter() - start)
+    remove_made(out / "parts", PARTS)
     print(summary(rows))
     print(f"\ntable: {out / 'summary.csv'}   figure: {out / 'occlusion.png'}")
 
@@ -400,12 +406,12 @@ def _check_attribution(
         )
 
 
-def _fitted(config: OcclusionConfig) -> OcclusionConfig:
+def _fitted(config: OcclusionConfig, networks: Networks) -> OcclusionConfig:
     """With a grid and a label that fit networks and images, where they were left open."""
     open_grid = config.grid is None and not (config.preset or config.superpixels)
     if not open_grid and config.label != "auto":
         return config
-    sights = sights_of(config.checkpoints, config.weights)
+    sights = networks.sights(config.checkpoints)
     if open_grid:
         config = replace(config, grid=as_setting(fitting_grid(None, sights)))
     if config.label == "auto":
@@ -524,13 +530,13 @@ def _published(config: OcclusionConfig) -> Plan:
 
 
 def _tried(
-    config: OcclusionConfig, plan: Plan, name: str, doubts: list[str]
+    config: OcclusionConfig, plan: Plan, networks: Networks, name: str, doubts: list[str]
 ) -> tuple[LoadReport, dict[str, Any]]:
     """A network's report and data config, once a masked image of zeros has gone through it.
 
     What looks wrong about it joins the doubts.
     """
-    loaded = load(name, config.weights)
+    loaded = networks(name)
     outputs = loaded.report.classes
     if config.label == "truth" and config.images is not None and outputs:
         count = known_classes(config.images, "", outputs)
@@ -643,6 +649,7 @@ def _measure(
     number: int,
     chunks: Sequence[slice],
     work: Path,
+    networks: Networks,
     saliency: _Saliency | None,
     regions: _Regions | None,
 ) -> None:
@@ -655,7 +662,7 @@ def _measure(
     ]
     if not missing:
         return
-    ready = load(config.checkpoints[number], config.weights)
+    ready = networks.take(config.checkpoints[number])
     images = _images(config, ready.data_config, ready.report.classes)
     model = _classifier(config, ready, number, work)
     each = _variants(config, plan)

@@ -14,7 +14,6 @@ works, each chunk of images that is done is a file, and is not measured again.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,7 +25,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from a2mim.checkpoints.load import LoadReport
-from a2mim.files import write_whole
+from a2mim.files import remove_made, write_whole
 from a2mim.measure import invariance
 from a2mim.measure.invariance import (
     Prepared,
@@ -38,7 +37,7 @@ from a2mim.measure.invariance import (
     tidy,
     write_images,
 )
-from a2mim.measure.networks import Subject
+from a2mim.measure.networks import Networks, Subject
 from a2mim.report.figures import save
 from a2mim.report.figures_features import ends_of_stream, spectra, spectrum_table, stream_over_depth
 from a2mim.runs.folder import counted, finish_run, nothing_left_empty
@@ -50,6 +49,9 @@ from interactions.networks.layers import stream_names
 
 CHUNK = 64
 """Images of a chunk, whatever the batch size."""
+
+BATCHES = r"\d{5}\.csv\.gz"
+"""Names of the files of rows of chunks."""
 
 SUMMARY = {
     "model": "network",
@@ -77,32 +79,35 @@ def spectrum(config: SpectrumConfig) -> None:
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
-    prepared = prepare(config, partial(_try, config))
+    prepared = prepare(config, Networks(config.weights), partial(_try, config))
     forwards = counted(len(prepared.sources))
     print(
         f"plan: {forwards} forwards for each checkpoint, {prepared.worked_with(config.precision)}"
     )
     chunks = range(0, len(prepared.sources), CHUNK)
-    out, work, settings, files = measure_all(
+    done = measure_all(
         *("spectrum", config, prepared),
         [f"{k:05d}.csv.gz" for k, _ in enumerate(chunks)],
         partial(_measure, config, prepared),
     )
+    if done is None:
+        return
+    run, settings, files = done
     made = []
     for number, (report, paths) in enumerate(zip(prepared.reports, files, strict=True)):
         images = pd.concat([_read_rows(path) for path in paths], ignore_index=True)
-        write_images(work, number, report, images)
+        write_images(run.work, number, report, images)
         made.append(_rows(config, prepared, report, images))
     rows = pd.concat(made, ignore_index=True)
-    write_table(rows, work / "rows.csv")
-    write_summary(spectrum_table(rows), SUMMARY, work)
-    save(figures(rows), work)
-    finish_run(work, out, settings, time.perf_counter() - start)
-    shutil.rmtree(out / "batches")
+    write_table(rows, run.work / "rows.csv")
+    write_summary(spectrum_table(rows), SUMMARY, run.work)
+    save(figures(rows), run.work)
+    finish_run(run, settings, time.perf_counter() - start)
+    remove_made(run.out / "batches", BATCHES)
     print(summary(rows))
     print(
-        f"\ntable: {out / 'summary.csv'}   figures: spectra, depth beside it   "
-        f"image by image: {out / 'images'}"
+        f"\ntable: {run.out / 'summary.csv'}   figures: spectra, depth beside it   "
+        f"image by image: {run.out / 'images'}"
     )
 
 

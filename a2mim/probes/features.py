@@ -55,6 +55,8 @@ POOLED_NORMS = ("fc_norm", "head.norm")
 """Where timm keeps a norm that follows the pooling and belongs to the features."""
 
 CHUNK = 4096  # images per file of a cache
+CACHED = r"features(-\d{9}\.safetensors|\.json)"
+"""Names of the files of a cache."""
 SHOWN = 8  # images whose pixels tell one set of images from another
 VERSION = 1
 

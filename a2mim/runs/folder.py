@@ -9,7 +9,8 @@ a result is complete or not there. What was there before is moved to ``<out>.pre
 ``.previous-2``, ...), unless the new folder holds every file of it.
 
 Without ``--out`` the folder is ``results/<command>/<name>-<key>``, and ``latest`` beside it is a
-link to the last one that was finished.
+link to the last one that was finished, or asked for again. A run that is finished is not measured
+again: the same command, by the same code, says where it is.
 
 While it works, a process holds a lock in its folder: the same command started twice is refused.
 """
@@ -30,6 +31,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -108,50 +110,65 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def out_of(
-    out: Path | None, command: str, names: Sequence[str], config: Mapping[str, object]
-) -> Path:
-    """The output folder of a run: the given one, or ``results/<command>/<name>-<key>``.
+@dataclass(frozen=True)
+class Run:
+    """A run: where it works, and where its results will be.
+
+    Attributes:
+        out: output folder.
+        work: folder to work in; it is not there for a run that is finished.
+        finished: whether the same command finished before, and there is nothing to do.
+    """
+
+    out: Path
+    work: Path
+    finished: bool = False
+
+
+def open_run(
+    out: Path | None,
+    command: str,
+    names: Sequence[str],
+    config: Mapping[str, object],
+    *,
+    resume: bool = True,
+) -> Run:
+    """A run, new, or with what an interrupted one of the same command left, or finished before.
 
     Args:
-        out: as the user gave it.
+        out: output folder as the user gave it; ``results/<command>/<name>-<key>`` if left out.
         command: of ``a2mim``.
         names: what the run is about; the first two are part of the folder's name.
-        config: as for :func:`open_run`.
-    """
-    if out is not None:
-        return out
-    name = "-".join(safe_name(name)[:NAME_LENGTH] for name in names[:2])
-    more = f"-and-{len(names) - 2}-more" if len(names) > 2 else ""
-    return Path("results") / command / f"{name}{more}-{run_key(config)}"
-
-
-def open_run(out: Path, config: Mapping[str, object], *, resume: bool = True) -> Path:
-    """The work folder of a run, new or with what an interrupted run of the same command left.
-
-    Args:
-        out: where the finished run will be.
         config: everything that decides the result: settings, and hashes of images and weights.
-        resume: whether to go on with what is left; else it is moved aside.
+        resume: whether to go on with what is left, and to leave a finished run as it is; else what
+            is left is moved aside.
 
     Raises:
         UsageError: if ``out`` exists and is not a run folder, or cannot be written, or another
             process is at work on this run.
     """
+    key = run_key(config)
+    if out is None:
+        name = "-".join(safe_name(name)[:NAME_LENGTH] for name in names[:2])
+        more = f"-and-{len(names) - 2}-more" if len(names) > 2 else ""
+        out = Path("results") / command / f"{name}{more}-{key}"
+    first = process_rank()[0] == 0  # the others of its group share the folder with it
+    named = out.name if out.name.endswith(f"-{key}") else f"{out.name}.{key}"
+    work = out.resolve().with_name(f"{named}.partial")
+    if resume and _is_finished(out, key):
+        if first:
+            print(f"finished before: {out}; --no-resume measures it again")
+            _link_latest(out.resolve(), key)
+        return Run(out, work, finished=True)
     if os.path.lexists(out) and not is_run(out):
         raise UsageError(
             f"expected a new folder or an earlier run at {out}, found something else; "
             "choose another --out"
         )
-    out = out.resolve()
-    key = run_key(config)
-    named = out.name if out.name.endswith(f"-{key}") else f"{out.name}.{key}"
-    work = out.with_name(f"{named}.partial")
-    first = process_rank()[0] == 0  # the others of its group share the folder with it
-    if first and not work.exists():
-        _name_others(work, out)
-    made = [path for path in (work, *work.parents) if not path.exists()]
     try:
+        if first and not work.exists():
+            _name_others(work, out.resolve())
+        made = [path for path in (work, *work.parents) if not path.exists()]
         work.mkdir(parents=True, exist_ok=True)
         if first:
             _open[work] = _Open(made, _locked(work))
@@ -160,8 +177,8 @@ def open_run(out: Path, config: Mapping[str, object], *, resume: bool = True) ->
             _mark(work, key)
     except OSError as error:
         _close(work)
-        raise UsageError(f"cannot write to {out.parent}: {error.strerror}") from error
-    return work
+        raise UsageError(f"cannot write to {work.parent}: {error.strerror}") from error
+    return Run(out, work)
 
 
 @contextmanager
@@ -280,10 +297,14 @@ def is_run(folder: Path) -> bool:
     ).is_file()
 
 
-def is_finished(out: Path, key: str) -> bool:
+def _is_finished(out: Path, key: str) -> bool:
     """Whether the run of that key is there, made by the code that runs."""
     label = _label(out)
-    return is_run(out) and label.get("key") == key and label.get("commits") == [commit()]
+    if not is_run(out) or label.get("key") != key:
+        return False
+    # Where there is no checkout, the commit is unknown and the version tells.
+    code = [label.get("commits"), cast(Any, label["versions"]).get("a2mim")]
+    return code == [[commit()], _version("a2mim")]
 
 
 def _label(folder: Path) -> dict[str, object]:
@@ -295,10 +316,10 @@ def _label(folder: Path) -> dict[str, object]:
     return label if isinstance(label, dict) else {}
 
 
-def finish_run(work: Path, out: Path, config: Mapping[str, object], seconds: float) -> None:
-    """Write ``config.json`` and put the work folder in the place of ``out``."""
-    label_run(work, config, seconds)
-    place_run(work, out)
+def finish_run(run: Run, config: Mapping[str, object], seconds: float) -> None:
+    """Write ``config.json`` and put the work folder in its place."""
+    label_run(run.work, config, seconds)
+    place_run(run)
 
 
 def label_run(work: Path, config: Mapping[str, object], seconds: float) -> None:
@@ -311,9 +332,9 @@ def label_run(work: Path, config: Mapping[str, object], seconds: float) -> None:
     write_whole(work / "config.json", json.dumps(label, default=str, indent=2) + "\n")
 
 
-def place_run(work: Path, out: Path) -> None:
-    """Put the work folder in the place of ``out``; what is there is moved aside, and said."""
-    out = out.resolve()
+def place_run(run: Run) -> None:
+    """Put the work folder in its place; what is there is moved aside, and said."""
+    work, out = run.work, run.out.resolve()
     key = json.loads((work / WORK_MARK).read_text())["key"]
     for path in left_over(work):
         path.unlink(missing_ok=True)
@@ -334,8 +355,7 @@ def place_run(work: Path, out: Path) -> None:
             _remove_folders(aside)
         except OSError:
             print(f"moved previous results to {aside}")
-    if out.name.endswith(f"-{key}"):
-        _link_latest(out)
+    _link_latest(out, key)
 
 
 def _fresh(path: Path) -> Path:
@@ -369,10 +389,10 @@ def _holds(work: Path, out: Path) -> bool:
     return True
 
 
-def _link_latest(out: Path) -> None:
-    """Point ``latest`` beside a folder to it, unless something else is called so."""
+def _link_latest(out: Path, key: str) -> None:
+    """Point ``latest`` beside a folder that we named to it, unless something else is called so."""
     link = out.with_name(LATEST)
-    if os.path.lexists(link) and not link.is_symlink():
+    if not out.name.endswith(f"-{key}") or (os.path.lexists(link) and not link.is_symlink()):
         return
     new = out.with_name(f"{LATEST}.{os.getpid()}")
     with suppress(OSError):  # not every file system has links

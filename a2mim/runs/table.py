@@ -6,7 +6,7 @@ Figures, reports and notebooks are made from such tables and from nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +88,22 @@ def read_table(path: Path) -> pd.DataFrame:
     if tuple(rows.columns) != COLUMNS:
         raise ValueError(f"expected a results table in {path}, got the columns {list(rows)}")
     return rows
+
+
+def joined(parts: Sequence[Path], make: Callable[[int], pd.DataFrame]) -> pd.DataFrame:
+    """The rows of all parts of a run, in their order; a part that is there is not made again.
+
+    A part is written last: where it is, nothing of it is missing.
+
+    Args:
+        parts: a table for each.
+        make: from the number of a part to its rows.
+    """
+    for number, part in enumerate(parts):
+        if not part.exists():
+            part.parent.mkdir(exist_ok=True)
+            write_table(make(number), part)
+    return pd.concat([read_table(part) for part in parts], ignore_index=True)
 
 
 def per_image_rows(

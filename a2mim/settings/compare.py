@@ -12,12 +12,22 @@ number.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from a2mim.settings.shared import Checkpoints, Count, Data, Grid, Images, Precision, Seed
+from a2mim.settings.shared import (
+    Checkpoints,
+    Count,
+    Data,
+    Device,
+    Grid,
+    Images,
+    Out,
+    Precision,
+    Resume,
+    Seed,
+)
 from a2mim.settings.weights import WeightsConfig
 
 Panel = Literal["predictions", "interactions", "similarity", "spectrum"]
@@ -57,10 +67,6 @@ class CompareConfig:
     precision: Precision = "float32"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    out: Path | None = None
-    """Output folder; by default results/compare/NAME-KEY, with a key of settings and data."""
-    device: str = "auto"
-    """Device: cpu, cuda, or auto (cuda if there is one)."""
-    resume: bool = True
-    """Go on where an interrupted run of the same command was, and leave a finished one as it is, or
-    start anew."""
+    out: Out = None
+    device: Device = "auto"
+    resume: Resume = True

@@ -11,8 +11,9 @@ in words which way each comparison came out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from a2mim.settings.shared import Device, Out, Resume
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,10 +37,9 @@ class DemoConfig:
     left out."""
     seed: int = 0
     """Names every random draw: initial weights, order of images, masks, pairs, contexts."""
-    out: Path | None = None
-    """Output folder; by default results/demo/NAME-KEY, with a key of settings and data."""
-    device: str = "auto"
-    """Device: cpu, cuda, or auto (cuda if there is one)."""
+    out: Out = None
+    device: Device = "auto"
+    resume: Resume = True
     mask_ratio: float = 0.6
     """Hidden share of the blocks in pre-training."""
     pretrain_steps: int = 400

@@ -10,7 +10,6 @@ Expected: the published curves are U-shaped on CNNs; no value is promised for a 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import tyro
@@ -21,9 +20,12 @@ from a2mim.settings.shared import (
     Checkpoints,
     Count,
     Data,
+    Device,
     Grid,
     Images,
+    Out,
     PlainFill,
+    Resume,
     Seed,
 )
 from a2mim.settings.weights import WeightsConfig
@@ -69,7 +71,8 @@ class InteractionsConfig:
     target at the lowest cost or, if that is more than the budget, make J most precise. 0: images
     and pairs as given."""
     protocol: Literal["", "iclr22", "a2mim"] = ""
-    """Take grid, pairs, contexts, orders and seed of a publication instead of those settings."""
+    """Take grid, pairs, contexts, orders and their draws from a publication, instead of those
+    settings."""
     reward: Literal[
         "auto",
         "log_odds",
@@ -91,9 +94,6 @@ class InteractionsConfig:
     compile: bool = False
     """Compile networks: worth a minute's wait on a GPU from some hundred thousand forwards on."""
     batch_size: BatchSize = 0
-    out: Path | None = None
-    """Output folder; by default results/interactions/NAME-KEY, with a key of settings and data."""
-    resume: bool = True
-    """Go on where an interrupted run of the same command was, or start anew."""
-    device: str = "auto"
-    """Device: cpu, cuda, or auto (cuda if there is one)."""
+    out: Out = None
+    resume: Resume = True
+    device: Device = "auto"

@@ -15,7 +15,6 @@ photographs an untrained ViT is above 0.9 nearly everywhere, which is why it sta
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -25,10 +24,13 @@ from a2mim.settings.shared import (
     Checkpoints,
     Count,
     Data,
+    Device,
     Grid,
     Images,
+    Out,
     PlainFill,
     Precision,
+    Resume,
     Seed,
 )
 from a2mim.settings.weights import WeightsConfig
@@ -68,9 +70,6 @@ class InvarianceConfig:
     precision: Precision = "float32"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    out: Path | None = None
-    """Output folder; by default results/invariance/NAME-KEY, with a key of settings and data."""
-    device: str = "auto"
-    """Device: cpu, cuda, or auto (cuda if there is one)."""
-    resume: bool = True
-    """Go on where an interrupted run of the same command was, or start anew."""
+    out: Out = None
+    device: Device = "auto"
+    resume: Resume = True

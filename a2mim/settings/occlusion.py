@@ -12,12 +12,22 @@ Expected: near 70 % top-1 for DeiT-S and near 0.1 % for ResNet-50 with half of t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from a2mim.settings.shared import BatchSize, Checkpoints, Count, Grid, Images, Precision, Seed
+from a2mim.settings.shared import (
+    BatchSize,
+    Checkpoints,
+    Count,
+    Device,
+    Grid,
+    Images,
+    Out,
+    Precision,
+    Resume,
+    Seed,
+)
 from a2mim.settings.weights import WeightsConfig
 
 Fill = Literal[
@@ -92,9 +102,6 @@ class OcclusionConfig:
     precision: Precision = "float32"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    out: Path | None = None
-    """Output folder; by default results/occlusion/NAME-KEY, with a key of settings and data."""
-    device: str = "auto"
-    """Device: cpu, cuda, or auto (cuda if there is one)."""
-    resume: bool = True
-    """Go on where an interrupted run of the same command was, or start anew."""
+    out: Out = None
+    device: Device = "auto"
+    resume: Resume = True

@@ -11,7 +11,7 @@ import tyro
 
 from a2mim.recipes.pretrain import METHODS, RECIPES, PretrainConfig, with_method
 from a2mim.settings.recipes import chosen
-from a2mim.settings.shared import value_of
+from a2mim.settings.shared import Device, Resume, value_of
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,8 @@ class Pretrain:
     out: Path | None = None
     """Output folder; by default results/pretrain/RECIPE-KEY, with a key of settings and data. While
     the run works, OUT.running leads to it: OUT.running/log.jsonl is the log in JSON lines."""
-    device: str = "auto"
-    """Device: cpu, cuda, or auto (cuda if there is one)."""
-    resume: bool = True
-    """Go on where an interrupted run of the same command was, or start anew."""
+    device: Device = "auto"
+    resume: Resume = True
 
 
 def pretrain_options(arguments: Sequence[str]) -> Pretrain | None:

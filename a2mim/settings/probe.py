@@ -17,7 +17,7 @@ import tyro
 
 from a2mim.recipes.finetune import RECIPES, FinetuneConfig
 from a2mim.settings.recipes import chosen
-from a2mim.settings.shared import BatchSize, Checkpoints, value_of
+from a2mim.settings.shared import BatchSize, Checkpoints, Device, Out, Resume, value_of
 from a2mim.settings.weights import WeightsConfig
 
 
@@ -72,12 +72,9 @@ class ProbeConfig:
     """Arithmetic of the frozen network: as it is, with the products of NVIDIA's GPUs, or mixed."""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    out: Path | None = None
-    """Output folder; by default results/probe/NAME-KEY, with a key of settings and data."""
-    device: str = "auto"
-    """Device: cpu, cuda, or auto (cuda if there is one)."""
-    resume: bool = True
-    """Go on where an interrupted run of the same command was, or start anew."""
+    out: Out = None
+    device: Device = "auto"
+    resume: Resume = True
 
 
 @dataclass(frozen=True)
@@ -104,6 +101,6 @@ def finetune_options(arguments: Sequence[str]) -> FinetuneProbe | None:
     if value_of("--method", arguments) != "finetune":
         return None
     name = value_of("--recipe", arguments)
-    return (
-        None if name is None else FinetuneProbe(ProbeConfig(tyro.MISSING), chosen(name, RECIPES)())
-    )
+    if name is None:
+        return None
+    return FinetuneProbe(ProbeConfig(tyro.MISSING), chosen(name, RECIPES)())

@@ -30,8 +30,7 @@ def chosen(name: str, recipes: Mapping[str, T]) -> T:
 def as_options(config: Any, prefix: str = "", without: Collection[str] = ()) -> list[str]:
     """The settings of a dataclass as options of the command line, one for each line.
 
-    Settings of nested dataclasses have no prefix of their own; those that are empty texts, to be
-    given by the user, are left out.
+    Settings of nested dataclasses have no prefix of their own.
 
     Args:
         config: the dataclass.
@@ -45,7 +44,7 @@ def as_options(config: Any, prefix: str = "", without: Collection[str] = ()) -> 
             lines += as_options(value, prefix)
         elif isinstance(value, bool):
             lines.append(f"--{prefix}{'' if value else 'no-'}{name.removeprefix(prefix)}")
-        elif value != "":
+        else:
             words = [str(value)]
             if isinstance(value, dict):
                 words = options_as_text(value)
@@ -79,9 +78,9 @@ def show_recipe(name: str, recipes: Mapping[str, Mapping[str, Any]]) -> str:
             about.append("settings, of which --lrs can be given:")
         else:
             tuning = "finetune" in command
-            lines = (
-                as_options(config, "finetune.", ("data", "seed")) if tuning else as_options(config)
-            )
+            prefix, without = ("finetune.", ("data", "seed")) if tuning else ("", ())
+            # Images that the user names are in the command above.
+            lines = as_options(config, prefix, (*without, "data") if data else without)
             about.append("settings, as options:")
         parts.append("\n".join([f"{command} {name}{data}", *about, *(f"  {x}" for x in lines)]))
     return "\n\n".join(parts)

@@ -39,7 +39,12 @@ Data = Annotated[
     ),
 ]
 Count = Annotated[
-    int, tyro.conf.arg(metavar="N", help="At most this many images, drawn by the random seed.")
+    int,
+    tyro.conf.arg(
+        metavar="N",
+        help="At most this many images, drawn by the random seed. The default is what a command "
+        "can afford: interactions take thousands of forwards an image, spectra take one.",
+    ),
 ]
 Seed = Annotated[
     int,
@@ -78,6 +83,21 @@ AnyPrecision = Annotated[
         help="Arithmetic of the network; model: in the number format of its own weights; auto: on "
         "a GPU the fastest whose noise floor is below 1 % of the smallest strength of the first "
         "image, float32 on a CPU."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    tyro.conf.arg(
+        metavar="DIR",
+        help="Output folder; by default results/COMMAND/NAME-KEY, with a key of settings and data.",
+    ),
+]
+Device = Annotated[str, tyro.conf.arg(help="Device: cpu, cuda, or auto (cuda if there is one).")]
+Resume = Annotated[
+    bool,
+    tyro.conf.arg(
+        help="Go on where an interrupted run of the same command was, and leave a finished one as "
+        "it is; --no-resume starts anew."
     ),
 ]
 PlainFill = Literal["zero", "black", "white", "image_mean", "blur", "token_drop"]

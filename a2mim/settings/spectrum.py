@@ -10,11 +10,21 @@ notes, section 6.5); no value is promised.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import tyro
 
-from a2mim.settings.shared import BatchSize, Checkpoints, Count, Data, Images, Precision, Seed
+from a2mim.settings.shared import (
+    BatchSize,
+    Checkpoints,
+    Count,
+    Data,
+    Device,
+    Images,
+    Out,
+    Precision,
+    Resume,
+    Seed,
+)
 from a2mim.settings.weights import WeightsConfig
 
 
@@ -36,9 +46,6 @@ class SpectrumConfig:
     precision: Precision = "float32"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    out: Path | None = None
-    """Output folder; by default results/spectrum/NAME-KEY, with a key of settings and data."""
-    device: str = "auto"
-    """Device: cpu, cuda, or auto (cuda if there is one)."""
-    resume: bool = True
-    """Go on where an interrupted run of the same command was, or start anew."""
+    out: Out = None
+    device: Device = "auto"
+    resume: Resume = True

@@ -33,7 +33,8 @@ from a2mim.training import sharding
 from a2mim.training.sharding import placed
 
 VERSION = 1
-_NAME = re.compile(r"step-(\d+)\.safetensors")
+CHECKPOINT = r"step-(\d+)\.safetensors"
+"""Names of checkpoints."""
 _OPTIMISER = "optimiser"
 IMPLEMENTATION = ("foreach", "fused", "capturable")
 """Options of an optimiser that say how it computes, not what: a run may go on with others."""
@@ -280,7 +281,7 @@ def _files(folder: Path) -> list[Path]:
     """Checkpoints by step."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    found = [path for path in folder.iterdir() if re.fullmatch(CHECKPOINT, path.name)]
     return sorted(found, key=lambda path: path.name)
 
 

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from a2mim.files import left_over, whole, write_arrays, write_whole
+from a2mim.files import left_over, remove_made, whole, write_arrays, write_whole
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
@@ -43,3 +43,17 @@ def test_what_a_killed_process_left_is_found(tmp_path):
     left.touch()
     (tmp_path / "mine.partial").touch()
     assert left_over(tmp_path) == [left]
+
+
+def test_what_a_run_made_goes_and_what_others_put_there_stays(tmp_path):
+    folder = tmp_path / "parts"
+    for path in ("a/part-001.csv", "a/part-notes.csv", "b/c/part-002.csv", "part-003.csv.txt"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+    (folder / "b" / "part-004.csv").symlink_to(tmp_path)
+    remove_made(folder, r"part-\d{3}\.csv")
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    assert left == {"a", "a/part-notes.csv", "part-003.csv.txt"}
+    remove_made(folder, ".*")
+    assert os.listdir(tmp_path) == []
+    remove_made(folder, ".*")

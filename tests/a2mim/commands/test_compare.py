@@ -121,7 +121,7 @@ def test_a_finished_comparison_is_not_measured_again(comparison, compared, monke
     assert isinstance(found, Comparison)
     pd.testing.assert_frame_equal(found.scores(), comparison.scores())
     assert capsys.readouterr().out.splitlines()[-1] == (
-        f"{comparison.folder} is this comparison, finished before; --no-resume measures it again"
+        f"finished before: {comparison.folder}; --no-resume measures it again"
     )
     for changes in ({"seed": 1}, {"resume": False}):
         with pytest.raises(AssertionError, match="measured again"):

@@ -96,6 +96,14 @@ def test_a_run_leaves_a_backbone_a_log_and_pictures(finished):
     assert list((finished / "tensorboard").iterdir())
 
 
+def test_a_finished_run_is_not_made_again(finished, monkeypatch, capsys):
+    monkeypatch.setattr(module, "pretrain", None)
+    run("digits-vit", TINY, "", finished, device="cpu")
+    assert capsys.readouterr().out.splitlines() == [
+        f"finished before: {finished}; --no-resume measures it again"
+    ]
+
+
 def test_the_checkpoint_of_a_run_has_its_decoder_and_mask_token(finished, tmp_path):
     """What it made of hidden patches is drawn again from it, to the byte."""
     config = configured("digits-vit", TINY)
@@ -200,7 +208,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(finished, tmp_path):
     process.kill()
     process.wait()
     assert not out.exists()
+    (checkpoints,) = tmp_path.glob("again.*.partial/checkpoints")
+    (checkpoints / "notes.txt").write_text("mine")
     run("digits-vit", TINY, "", out, device="cpu")
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["notes.txt"]
     exported = [f"exports/epoch-000{epoch}/model.safetensors" for epoch in range(3)]
     for name in ("backbone.safetensors", "rows.csv", "reconstructions.png", *exported):
         assert (out / name).read_bytes() == (finished / name).read_bytes()

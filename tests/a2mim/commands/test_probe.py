@@ -95,6 +95,21 @@ def test_a_linear_probe_and_all_that_explains_it(config, capsys):
     assert "a.safetensors" in capsys.readouterr().out
 
 
+def test_a_finished_run_is_not_measured_again(config, monkeypatch, capsys):
+    def unwanted(*_given):
+        raise AssertionError("measured again")
+
+    config = changed(config, method="knn")
+    probe(config)
+    monkeypatch.setattr(probe_module, "_judge", unwanted)
+    capsys.readouterr()
+    probe(config)
+    said = capsys.readouterr().out.splitlines()
+    assert f"finished before: {config.out}; --no-resume measures it again" in said
+    with pytest.raises(AssertionError, match="measured again"):
+        probe(changed(config, resume=False))
+
+
 @pytest.mark.parametrize("method", ["knn", "linear"])
 def test_batches_workers_and_resume_change_nothing(config, method, monkeypatch):
     whole = changed(config, method=method, out=config.out.with_name("whole"))
@@ -102,22 +117,27 @@ def test_batches_workers_and_resume_change_nothing(config, method, monkeypatch):
     odd = changed(config, method=method, batch_size=17, workers=2)
     judge = probe_module._judge
 
-    def stopped(config, name, part, device):
+    def stopped(config, name, loaded, part, device):
         if part.name == "part-001":
             raise KeyboardInterrupt
-        judge(config, name, part, device)
+        return judge(config, name, loaded, part, device)
 
     monkeypatch.setattr(probe_module, "_judge", stopped)
     with pytest.raises(KeyboardInterrupt):
         probe(odd)
     assert not odd.out.exists()
+    (part,) = odd.out.parent.glob("out.*.partial/part-000")
+    (part / "notes.txt").write_text("mine")
     judged = []
     monkeypatch.setattr(
-        probe_module, "_judge", lambda *given: (judged.append(given[2].name), judge(*given))
+        probe_module, "_judge", lambda *given: judged.append(given[3].name) or judge(*given)
     )
     probe(odd)
     assert judged == ["part-001"]  # the first is not judged again
     assert table(odd) == table(whole)
+    assert [str(path.relative_to(odd.out)) for path in odd.out.rglob("part-*/*")] == [
+        "part-000/notes.txt"
+    ]
 
 
 def test_images_that_change_are_never_mixed(config, tmp_path, monkeypatch):
@@ -131,10 +151,10 @@ def test_images_that_change_are_never_mixed(config, tmp_path, monkeypatch):
     config = changed(config, data=f"folder:{folder}", method="knn", neighbours=3)
     judge = probe_module._judge
 
-    def stopped(config, name, part, device):
+    def stopped(config, name, loaded, part, device):
         if part.name == "part-001":
             raise KeyboardInterrupt
-        judge(config, name, part, device)
+        return judge(config, name, loaded, part, device)
 
     with monkeypatch.context() as patch:
         patch.setattr(probe_module, "_judge", stopped)

@@ -120,6 +120,20 @@ class Stop(Exception):
     pass
 
 
+def test_a_finished_run_is_not_measured_again(config, monkeypatch, capsys):
+    def unwanted(*_given):
+        raise AssertionError("measured again")
+
+    interaction_curves(config)
+    monkeypatch.setattr(module, "measure", unwanted)
+    capsys.readouterr()
+    interaction_curves(config)
+    said = capsys.readouterr().out.splitlines()
+    assert f"finished before: {config.out}; --no-resume measures it again" in said
+    with pytest.raises(AssertionError, match="measured again"):
+        interaction_curves(changed(config, resume=False))
+
+
 def test_an_interrupted_run_goes_on_to_the_same_bytes(config, tmp_path, monkeypatch):
     interaction_curves(config)
     measured = []
@@ -521,6 +535,8 @@ def test_half_precision_is_said(config, capsys):
         ({"budget": 10}, "--budget of at least"),
         ({"budget": -1}, "--budget of at least 0"),
         ({"budget": 10**6, "protocol": "a2mim"}, "--budget without --protocol"),
+        ({"pairs": 3, "protocol": "a2mim"}, "--protocol or --pairs"),
+        ({"grid": 4, "protocol": "iclr22"}, "--protocol or --grid"),
         ({"fill": "token_drop", "reward": "features"}, "with a --reward of the classifier"),
         ({"fill": "token_drop"}, "timm VisionTransformer, whose tokens can be dropped, got ResNet"),
         ({"batch_size": -1}, "--batch-size of at least 0"),

@@ -12,7 +12,9 @@ from timm import create_model
 from a2mim.checkpoints.load import LoadReport
 from a2mim.data.folders import DataError, read_pixels
 from a2mim.data.sources import Source
+from a2mim.measure import networks as module
 from a2mim.measure.networks import (
+    Networks,
     called,
     check_different,
     identity,
@@ -262,3 +264,27 @@ def test_settings_of_one_network_reach_it_alone_and_its_name_the_tables(tmp_path
     assert recorded(WeightsConfig()).keys() == vars(WeightsConfig()).keys() - {"per_network"}
     folder = WeightsConfig(per_network=((str(path), "name=Ours"),))
     assert recorded(folder)["per_network"] == [("test_resnet.safetensors", "name=Ours")]
+
+
+def test_networks_are_loaded_once_as_far_as_they_are_kept(monkeypatch):
+    names, loads, real = ("untrained:test_vit", "untrained:test_resnet"), [], module.load
+
+    def counting(name, config):
+        loads.append(name)
+        return real(name, config)
+
+    monkeypatch.setattr(module, "load", counting)
+    networks = Networks(WeightsConfig())
+    sights = networks.sights(names)
+    assert [(sight.height, sight.classes) for sight in sights] == [(160, 1000)] * 2
+    tried = [networks(name) for name in names]
+    assert all(networks.take(name) is one for name, one in zip(names, tried, strict=True))
+    assert loads == list(names)
+    networks.take(names[0])
+    assert len(loads) == 3  # taken before
+    monkeypatch.setattr(module, "KEPT", tried[0].report.parameters)
+    loads.clear()
+    few = Networks(WeightsConfig())
+    for name in (*names, *names):
+        few(name)
+    assert loads == [*names, names[1]]

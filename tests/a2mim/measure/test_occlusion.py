@@ -168,6 +168,20 @@ def test_the_tables_are_what_the_library_measures(config, capsys, drawn):
     assert summary(rows) in capsys.readouterr().out
 
 
+def test_a_finished_run_is_not_measured_again(config, monkeypatch, capsys):
+    def unwanted(*_given):
+        raise AssertionError("measured again")
+
+    occlusion(config)
+    monkeypatch.setattr(module, "_measure", unwanted)
+    capsys.readouterr()
+    occlusion(config)
+    said = capsys.readouterr().out.splitlines()
+    assert f"finished before: {config.out}; --no-resume measures it again" in said
+    with pytest.raises(AssertionError, match="measured again"):
+        occlusion(changed(config, resume=False))
+
+
 @pytest.mark.parametrize("batch_size", [0, 7])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(config, batch_size, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 8)
@@ -187,6 +201,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(config, batch_size, tmp_pa
         occlusion(again)
     assert not again.out.exists()
     before = list(parts)
+    (work,) = tmp_path.glob("again.*.partial")
+    (work / "parts" / "notes.txt").write_text("mine")
 
     def counting(path, content):
         real(path, content)
@@ -194,6 +210,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(config, batch_size, tmp_pa
 
     monkeypatch.setattr(module, "write_whole", counting)
     occlusion(again)
+    assert [path.name for path in (again.out / "parts").iterdir()] == ["notes.txt"]
+    (again.out / "parts" / "notes.txt").unlink()
     assert before[-1] == "001-random-00000.csv.gz"
     assert parts[len(before) :] == [
         *("001-random-00001.csv.gz", "001-random-00002.csv.gz", "occlusion.json")
@@ -260,7 +278,7 @@ def test_batches_and_chunks_change_nothing_but_rounding(config, monkeypatch):
     tables = []
     for chunk, batch_size in ((64, 1), (64, 0), (6, 5)):
         monkeypatch.setattr(module, "CHUNK", chunk)
-        one = changed(config, batch_size=batch_size, fill="uniform_noise")
+        one = changed(config, batch_size=batch_size, fill="uniform_noise", resume=False)
         occlusion(one)
         tables.append(images_of(one, 1))
     for table in tables[1:]:

@@ -93,6 +93,20 @@ def test_the_table_is_what_the_library_says(config, capsys):
     assert not list(config.out.glob("part-*"))
 
 
+def test_a_finished_run_is_not_measured_again(config, monkeypatch, capsys):
+    def unwanted(*_given):
+        raise AssertionError("measured again")
+
+    spectrum(config)
+    monkeypatch.setattr(module, "_measure", unwanted)
+    capsys.readouterr()
+    spectrum(config)
+    said = capsys.readouterr().out.splitlines()
+    assert f"finished before: {config.out}; --no-resume measures it again" in said
+    with pytest.raises(AssertionError, match="measured again"):
+        spectrum(changed(config, resume=False))
+
+
 def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     whole = changed(config, out=config.out.with_name("whole"))
     spectrum(whole)

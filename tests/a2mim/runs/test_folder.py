@@ -12,22 +12,24 @@ from a2mim.runs.folder import (
     commit,
     counted,
     finish_run,
-    is_finished,
     nothing_left_empty,
     open_run,
-    out_of,
     provenance,
     run_key,
     safe_name,
 )
 
 
+def opened(out, settings, **more):
+    return open_run(out, "probe", ["a/b net", "c", "d"], settings, **more)
+
+
 def test_a_run_appears_when_it_is_complete(tmp_path):
     out = tmp_path / "results" / "run"
-    work = open_run(out, {"seed": 0})
-    (work / "rows.csv").write_text("rows")
+    run = opened(out, {"seed": 0})
+    (run.work / "rows.csv").write_text("rows")
     assert not out.exists()
-    finish_run(work, out, {"seed": 0}, seconds=1.234)
+    finish_run(run, {"seed": 0}, seconds=1.234)
     assert sorted(p.name for p in out.iterdir()) == ["config.json", "rows.csv"]
     assert [p.name for p in out.parent.iterdir()] == ["run"]
     label = json.loads((out / "config.json").read_text())
@@ -39,25 +41,26 @@ def test_a_run_appears_when_it_is_complete(tmp_path):
 
 def test_the_same_command_finds_its_work_and_another_does_not(tmp_path):
     out = tmp_path / "run"
-    work = open_run(out, {"seed": 0})
-    (work / "half").write_text("done")
-    assert (open_run(out, {"seed": 0}) / "half").read_text() == "done"
-    assert not (open_run(out, {"seed": 1}) / "half").exists()
+    run = opened(out, {"seed": 0})
+    (run.work / "half").write_text("done")
+    assert (opened(out, {"seed": 0}).work / "half").read_text() == "done"
+    assert not (opened(out, {"seed": 1}).work / "half").exists()
 
 
 def test_unfinished_work_that_is_not_gone_on_with_is_named(tmp_path, capsys):
-    first = open_run(tmp_path / "run[1]", {"seed": 0})
-    open_run(tmp_path / "run[1]", {"seed": 0})
+    first = opened(tmp_path / "run[1]", {"seed": 0})
+    opened(tmp_path / "run[1]", {"seed": 0})
     assert capsys.readouterr().out == ""
-    second = open_run(tmp_path / "run[1]", {"seed": 1})
+    second = opened(tmp_path / "run[1]", {"seed": 1})
     said = capsys.readouterr().out
-    assert first.name in said
-    assert second.name in said
+    assert first.work.name in said
+    assert second.work.name in said
 
 
 def test_a_key_names_settings(tmp_path):
     key = run_key({"seed": 0, "images": "a"})
-    assert open_run(tmp_path / "run", {"images": "a", "seed": 0}).name == f"run.{key}.partial"
+    run = opened(tmp_path / "run", {"images": "a", "seed": 0})
+    assert run.work.name == f"run.{key}.partial"
     assert run_key({"seed": 1, "images": "a"}) != key
 
 
@@ -66,42 +69,59 @@ def test_other_code_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
     codes = ["one", "two", "two", "one"]
     for code in codes:
         monkeypatch.setattr("a2mim.runs.folder.commit", lambda code=code: code)
-        work = open_run(out, {})
-        (work / "rows.csv").touch()
+        run = opened(out, {})
+        (run.work / "rows.csv").touch()
     said = capsys.readouterr().out.splitlines()
     assert ["one -> two" in said[0], "two -> one" in said[1]] == [True, True]
-    finish_run(work, out, {}, seconds=0)
+    finish_run(run, {}, seconds=0)
     label = json.loads((out / "config.json").read_text())
     assert label["commits"] == ["one", "two", "one"]
     assert label["commit"] == "one"
-    assert not is_finished(out, run_key({}))  # not by this code alone
-    assert not is_finished(out, run_key({"seed": 1}))
+    assert not opened(out, {}).finished  # not by this code alone
 
 
-def test_a_finished_run_is_known_by_key_and_code(tmp_path, monkeypatch):
-    finished(tmp_path / "run")
-    assert is_finished(tmp_path / "run", run_key({}))
-    monkeypatch.setattr("a2mim.runs.folder.commit", lambda: "other")
-    assert not is_finished(tmp_path / "run", run_key({}))
+def test_a_finished_run_is_not_made_again(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    finished(out)
+    assert opened(out, {}).finished
+    assert os.listdir(tmp_path) == ["run"]
+    assert capsys.readouterr().out.splitlines() == [
+        f"finished before: {out}; --no-resume measures it again"
+    ]
+    monkeypatch.setenv("RANK", "1")  # of several processes the first says so
+    assert opened(out, {}).finished
+    assert capsys.readouterr().out == ""
+    monkeypatch.delenv("RANK")
+    assert not opened(out, {"seed": 1}).finished
+    assert not opened(out, {}, resume=False).finished
+    (out / "rows.csv").rename(tmp_path / "rows.csv")
+    with pytest.raises(UsageError, match="found something else"):
+        opened(out, {})
+    (tmp_path / "rows.csv").rename(out / "rows.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr("a2mim.runs.folder.commit", lambda: "other")
+        assert not opened(out, {}).finished
+    monkeypatch.setattr("a2mim.runs.folder._version", lambda package: "other")
+    assert not opened(out, {}).finished  # as where no commit is known
 
 
 def test_runs_of_other_settings_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outs = []
     for seed in range(3):
-        outs.append(out_of(None, "probe", ["a/b net", "c", "d"], {"seed": seed}))
-        finished(outs[-1], seed=seed)
+        outs.append(finished(None, seed=seed))
         assert os.readlink("results/probe/latest") == outs[-1].name
+    assert opened(None, {"seed": 0}).finished
+    assert os.readlink("results/probe/latest") == outs[0].name
     assert outs[0] == Path("results/probe") / f"a-b-net-c-and-1-more-{run_key({'seed': 0})}"
     names = sorted(os.listdir("results/probe"))
     assert names == sorted([*(out.name for out in outs), "latest"])
-    assert out_of(Path("mine"), "probe", ["a"], {}) == Path("mine")
 
 
 def test_what_is_called_latest_and_is_no_link_stays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("results/probe/latest").mkdir(parents=True)
-    finished(out_of(None, "probe", ["a"], {}))
+    finished(None)
     assert not Path("results/probe/latest").is_symlink()
     finished(tmp_path / "x" / "run")  # named by the user
     assert os.listdir(tmp_path / "x") == ["run"]
@@ -114,9 +134,9 @@ def test_numbers_for_people():
 def test_starting_anew(tmp_path, capsys):
     out = tmp_path / "run"
     for k in range(3):
-        work = open_run(out, {"seed": 0}, resume=False)
-        assert not (work / "half").exists()
-        (work / "half").write_text(str(k))
+        run = opened(out, {"seed": 0}, resume=False)
+        assert not (run.work / "half").exists()
+        (run.work / "half").write_text(str(k))
     assert [path.read_text() for path in sorted(tmp_path.glob("*.unfinished*/half"))] == ["0", "1"]
     assert capsys.readouterr().out.count("moved unfinished work to") == 2
 
@@ -131,10 +151,10 @@ def test_a_run_that_is_refused_leaves_nothing(tmp_path):
 
 
 def refused(out, *files):
-    work = open_run(out, {})
-    (work / "parts").mkdir(exist_ok=True)
+    run = opened(out, {})
+    (run.work / "parts").mkdir(exist_ok=True)
     for file in files:
-        (work / file).touch()
+        (run.work / file).touch()
     raise UsageError("no")
 
 
@@ -142,7 +162,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from a2mim.runs.folder import open_run
-open_run(Path(sys.argv[1]), {})
+open_run(Path(sys.argv[1]), "probe", ["a"], {})
 print("at work", flush=True)
 sys.stdin.read()
 """
@@ -161,17 +181,18 @@ def test_one_process_at_a_time(tmp_path, monkeypatch):
     said = rf"already running \(PID {holder.pid} on "
     for resume in (True, False):
         with pytest.raises(UsageError, match=said):
-            open_run(out, {}, resume=resume)
+            opened(out, {}, resume=resume)
     assert (work / "part").exists()
-    open_run(out, {"seed": 1})  # another run
+    opened(out, {"seed": 1})  # another run
     monkeypatch.setenv("RANK", "1")
-    assert open_run(out, {}) == work  # a process of the same group
+    run = opened(out, {})  # a process of the same group
+    assert run.work == work
     monkeypatch.delenv("RANK")
     holder.kill()
     holder.communicate()
-    assert open_run(out, {}) == open_run(out, {}) == work
-    (work / "rows.csv").touch()
-    finish_run(work, out, {}, seconds=1)
+    assert opened(out, {}) == opened(out, {}) == run
+    (run.work / "rows.csv").touch()
+    finish_run(run, {}, seconds=1)
     assert {path.name for path in out.iterdir()} == {"part", "rows.csv", "config.json"}
 
 
@@ -181,14 +202,14 @@ def test_another_projects_config_does_not_make_a_run(tmp_path):
     (model / "config.json").write_text('{"architecture": "deit_small"}')
     (model / "model.safetensors").write_text("weights")
     with pytest.raises(UsageError, match="found something else"):
-        open_run(model, {})
+        opened(model, {})
     assert (model / "model.safetensors").read_text() == "weights"
 
 
 def test_the_folder_one_is_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="found something else"):
-        open_run(Path("."), {})
+        opened(Path("."), {})
 
 
 def test_code_in_somebody_elses_repository_has_no_commit(tmp_path, monkeypatch):
@@ -201,9 +222,9 @@ def test_code_in_somebody_elses_repository_has_no_commit(tmp_path, monkeypatch):
 def test_other_peoples_folders_are_safe(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UsageError, match="found something else; choose another --out"):
-        open_run(tmp_path, {})
+        opened(tmp_path, {})
     with pytest.raises(UsageError, match="cannot write to"):
-        open_run(tmp_path / "thesis.tex" / "run", {})
+        opened(tmp_path / "thesis.tex" / "run", {})
 
 
 def test_provenance_names_no_path():
@@ -235,10 +256,11 @@ def test_freed_memory_is_kept():
 
 
 def finished(out, name="one", **settings):
-    work = open_run(out, settings)
-    (work / "rows.csv").write_text(name)
-    finish_run(work, out, settings, 1.0)
-    assert not work.exists()
+    run = opened(out, settings, resume=False)
+    (run.work / "rows.csv").write_text(name)
+    finish_run(run, settings, 1.0)
+    assert not run.work.exists()
+    return run.out
 
 
 def test_an_earlier_run_is_moved_aside_unless_it_is_the_same(tmp_path, capsys):
@@ -286,17 +308,18 @@ def test_what_somebody_put_into_a_run_is_not_lost(tmp_path, seed):
 
 
 def test_a_note_among_unfinished_work_goes_with_it(tmp_path):
-    work = open_run(tmp_path / "run", {})
-    (work / "notes.txt").write_text("mine")
-    finished(tmp_path / "run")
+    run = opened(tmp_path / "run", {})
+    (run.work / "notes.txt").write_text("mine")
+    (run.work / "rows.csv").touch()
+    finish_run(opened(tmp_path / "run", {}), {}, 1.0)
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
 def test_what_appears_in_the_place_of_a_run_is_moved_aside(tmp_path):
-    work = open_run(tmp_path / "run", {})
-    (work / "rows.csv").touch()
+    run = opened(tmp_path / "run", {})
+    (run.work / "rows.csv").touch()
     (tmp_path / "run").write_text("mine")
-    finish_run(work, tmp_path / "run", {}, 1.0)
+    finish_run(run, {}, 1.0)
     assert (tmp_path / "run.previous").read_text() == "mine"
     assert (tmp_path / "run" / "rows.csv").exists()
 

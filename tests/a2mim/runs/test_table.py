@@ -6,6 +6,7 @@ import interactions as ix
 from a2mim.runs.checks import InvariantError
 from a2mim.runs.table import (
     COLUMNS,
+    joined,
     occlusion_from,
     per_image_rows,
     read_table,
@@ -140,3 +141,19 @@ def test_words_are_kept_as_they_are(tmp_path):
     pd.testing.assert_frame_equal(back, rows, check_dtype=False)
     for name, word in words.items():
         assert back[name].tolist() == [word, word]
+
+
+def test_parts_of_a_run_are_made_once_and_joined(tmp_path):
+    parts, made = [tmp_path / name / "rows.csv" for name in ("a", "b")], []
+    rows, _ = measured_rows()
+
+    def one(number):
+        assert parts[number].parent.is_dir()
+        made.append(number)
+        return rows.assign(seed=number)
+
+    first = joined(parts, one)
+    assert first["seed"].tolist() == [0] * len(rows) + [1] * len(rows)
+    parts[1].unlink()  # as of an interrupted run
+    pd.testing.assert_frame_equal(joined(parts, one), first)
+    assert made == [0, 1, 1]

@@ -55,6 +55,7 @@ class Outer:
 
 def test_settings_of_every_type_as_options():
     assert as_options(Outer()) == [
+        "--data ''",
         "--name 'two words'",
         "--rate 0.0003",
         "--no-on",
