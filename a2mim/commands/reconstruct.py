@@ -53,7 +53,6 @@ from a2mim.runs.folder import (
     is_run,
     nothing_left_empty,
     open_run,
-    out_of,
     pick_device,
     safe_name,
 )
@@ -99,7 +98,7 @@ def reconstruct(config: ReconstructConfig) -> None:
     reports = [network.report for network in networks]
     check_different(reports)
     settings = asdict(config)
-    for key in ("device", "out", "images", "data"):
+    for key in ("device", "out", "resume", "images", "data"):
         settings.pop(key)
     settings["dataset"] = set_name(config.images, config.data)
     settings["weights"] = recorded(config.weights)
@@ -113,8 +112,10 @@ def reconstruct(config: ReconstructConfig) -> None:
         "images": [source.identity() for source in sources],
         "checkpoints": [identity(name, report) for name, report in pairs],
     }
-    out = out_of(config.out, "reconstruct", names, everything)
-    work = open_run(out, everything)
+    run = open_run(config.out, "reconstruct", names, everything, resume=config.resume)
+    if run.finished:
+        return
+    work, out = run.work, run.out
     tables = []
     for number, (name, network) in enumerate(zip(names, networks, strict=True)):
         stacks, table = _reconstructed(network, sources, config, device)
@@ -125,7 +126,7 @@ def reconstruct(config: ReconstructConfig) -> None:
     write_table(pd.concat(tables, ignore_index=True), work / "rows.csv")
     write_reports(reports, work / "weights.json")
     save(figures_of_pictures(work), work)
-    finish_run(work, out, settings, time.perf_counter() - start)
+    finish_run(run, settings, time.perf_counter() - start)
     print(f"\npicture: {out / 'reconstructions.png'}   table: {out / 'rows.csv'}")
 
 

@@ -9,12 +9,11 @@ Expected: pictures; the error of hidden pixels beside that of their mean colour.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from a2mim.settings.shared import Checkpoints, Data, Images, Seed
+from a2mim.settings.shared import Checkpoints, Data, Device, Images, Out, Resume, Seed
 from a2mim.settings.weights import WeightsConfig
 
 
@@ -39,7 +38,6 @@ class ReconstructConfig:
     seed: Seed = 0
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    out: Path | None = None
-    """Output folder; by default results/reconstruct/NAME-KEY, with a key of settings and data."""
-    device: str = "auto"
-    """Device: cpu, cuda, or auto (cuda if there is one)."""
+    out: Out = None
+    device: Device = "auto"
+    resume: Resume = True

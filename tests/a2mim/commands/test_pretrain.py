@@ -441,7 +441,7 @@ def test_other_images_under_the_same_names_are_another_run(tmp_path, monkeypatch
     folder.mkdir()
     (folder / "9.png").write_bytes(b"damaged")
 
-    def refuse(out, config, **_):
+    def refuse(out, command, names, config, **_):
         keys.append(run_key(config))
         raise UsageError("seen")
 
