@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 import tyro
 
 from a2mim.messages import UsageError, did_you_mean
+from a2mim.settings.numbers import check_numbers
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ def parse(
         default: what is not given; as the dataclass says if left out.
 
     Raises:
-        UsageError: for an option that there is not.
+        UsageError: for an option that there is not, or a number that cannot be.
         SystemExit: with code 0 after help, and 2 for what cannot be, which is explained by then.
     """
     _describe(settings)
@@ -47,6 +48,7 @@ def parse(
         hint = did_you_mean(name, _options(settings, given), most=3)
         hint = hint or f"; {given['prog']} --help lists them"
         raise UsageError(f"expected options of a2mim {command}, got {name}{hint}")
+    check_numbers(parsed)
     return parsed
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from a2mim.messages import UsageError, did_you_mean
+from a2mim.settings.numbers import Within
 
 
 def model_options(pairs: Sequence[str]) -> dict[str, object]:
@@ -70,13 +71,13 @@ class WeightsConfig:
     ema: bool = False
     """Of two sets of weights in a file or run, take the averaged ones (OpenMixup: those under
     ema_*)."""
-    image_size: int | None = None
+    image_size: Annotated[int | None, Within(1)] = None
     """Edge of the images in pixels, if not the network's own; positions are resampled."""
     mean: tuple[float, ...] = ()
     """Mean colour of the normalisation, instead of the weights' own."""
-    std: tuple[float, ...] = ()
+    std: Annotated[tuple[float, ...], Within(0, above=True)] = ()
     """Standard deviation of the normalisation, instead of the weights' own."""
-    crop_pct: float | None = None
+    crop_pct: Annotated[float | None, Within(0, above=True)] = None
     """Share of the short side that the central crop covers, instead of the weights' own."""
     interpolation: Literal["", "bilinear", "bicubic"] = ""
     """How images are resized, instead of as the weights' own."""

@@ -1,0 +1,63 @@
+"""What numbers a setting may be: declared where the setting is, checked in one place.
+
+Every number of every setting is finite and fits into 64 bits. A setting that has narrower limits
+says so in its type, ``Annotated[float, Within(0, 1)]``; of several numbers each one is meant.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from a2mim.messages import UsageError
+
+LARGEST = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Within:
+    """Limits of a number.
+
+    Attributes:
+        low: the least that it may be.
+        high: the most.
+        above: whether it has to be above ``low``.
+    """
+
+    low: float = -LARGEST
+    high: float = LARGEST
+    above: bool = False
+
+    def holds(self, number: float) -> bool:
+        """Whether a number is finite and within the limits."""
+        inside = self.low < number if self.above else self.low <= number
+        return math.isfinite(number) and inside and number <= self.high
+
+    def __str__(self) -> str:
+        ends = []
+        if self.low > -LARGEST:
+            ends.append(f"{'above' if self.above else 'at least'} {self.low:g}")
+        if self.high < LARGEST:
+            ends.append(f"at most {self.high:g}")
+        return " and ".join(ends) or "a finite number of 64 bits"
+
+
+def check_numbers(config: Any) -> None:
+    """See whether the numbers of a dataclass of settings, and of those in it, can be.
+
+    Raises:
+        UsageError: naming the option and the number.
+    """
+    hints = get_type_hints(type(config), include_extras=True)
+    for name in (field.name for field in fields(config)):
+        value = getattr(config, name)
+        if is_dataclass(value):
+            check_numbers(value)
+            continue
+        said = getattr(hints[name], "__metadata__", ())
+        limits = next((one for one in said if isinstance(one, Within)), Within())
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, int | float) and not limits.holds(one):
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"expected {option} {limits}, got {one}")
