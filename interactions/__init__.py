@@ -18,6 +18,7 @@ from interactions.games.encoders import encoder_games
 from interactions.games.exact import ExactGame, exact
 from interactions.games.image import PatchGame, PatchGames
 from interactions.games.token_drop import TokenDropGame
+from interactions.inputs import prepare
 from interactions.networks.layers import layer_features
 from interactions.occlusion import masks as occluders
 from interactions.occlusion.patch_drop import OcclusionCurve, occlusion_curve
@@ -26,6 +27,7 @@ from interactions.orders.adaptive import measure, refine, spending
 from interactions.orders.attribution import Marginals, ShapleyValues, marginals, shapley
 from interactions.orders.contexts import IID, AllContexts, Windows
 from interactions.orders.estimator import PUBLISHED_RATIOS, Design, Interactions
+from interactions.orders.measurements import Measurements
 from interactions.orders.pairs import AdjacentPairs, AllPairs, NeighbourPairs, RandomPairs
 from interactions.orders.planning import Plan, plan
 from interactions.orders.published import protocol
@@ -49,6 +51,7 @@ __all__ = [
     "Interactions",
     "Interval",
     "Marginals",
+    "Measurements",
     "NeighbourPairs",
     "OcclusionCurve",
     "PatchGame",
@@ -77,6 +80,7 @@ __all__ = [
     "occlusion_curve",
     "plan",
     "plots",
+    "prepare",
     "protocol",
     "refine",
     "shapley",

@@ -86,6 +86,11 @@ def black(mean_C: Sequence[float], std_C: Sequence[float]) -> FixedFill:
     return constant([-m / s for m, s in zip(mean_C, std_C, strict=True)])
 
 
+def white(mean_C: Sequence[float], std_C: Sequence[float]) -> Fill:
+    """Pixel value 1 before normalisation with these constants."""
+    return constant([(1 - m) / s for m, s in zip(mean_C, std_C, strict=True)])
+
+
 def blur(sigma: float = 10.0, radius: int | None = None) -> Fill:
     """A Gaussian blur of the image itself, with reflected borders.
 

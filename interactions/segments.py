@@ -56,6 +56,10 @@ class PlayerMap:
                 f"to {last}; number them anew"
             )
 
+    def __repr__(self) -> str:
+        H, W = self.players_HW.shape
+        return f"PlayerMap({self.n} players, {H} x {W})"
+
     @cached_property
     def n(self) -> int:
         """The number of players."""

@@ -13,9 +13,7 @@ AnyFill = ix.fills.Fill | ix.fills.NamedFill
 FILLS: dict[str, Callable[[Colours, Colours, int], AnyFill]] = {
     "zero": lambda mean, std, seed: ix.fills.zero,
     "black": lambda mean, std, seed: ix.fills.black(mean, std),
-    "white": lambda mean, std, seed: ix.fills.constant(
-        [(1 - m) / s for m, s in zip(mean, std, strict=True)]
-    ),
+    "white": lambda mean, std, seed: ix.fills.white(mean, std),
     "image_mean": lambda mean, std, seed: ix.fills.image_mean,
     "blur": lambda mean, std, seed: ix.fills.blur(),
     "blur21": lambda mean, std, seed: ix.fills.blur(10, radius=10),

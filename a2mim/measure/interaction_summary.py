@@ -19,7 +19,7 @@ from a2mim.report.figures import of
 from a2mim.runs.checks import check_mean_of_J
 from a2mim.runs.table import strength_from
 from a2mim.runs.table import write_summary as write_columns
-from interactions.orders.strength import is_exact
+from interactions.orders.estimator import is_exact
 
 COLUMNS = {
     "kind": "order, band (of orders), difference (of a band, paired over images) or "
@@ -92,7 +92,7 @@ def summarised(rows: pd.DataFrame, measured: Sequence[Measured], target: float) 
         tables.append(orders.assign(kind="order", **own))
         tables.append(found.bands().assign(kind="band", **own))
     for (model, weights), found in zip(names[1:], strengths[1:], strict=True):
-        if found.images != strengths[0].images:
+        if found.images != strengths[0].images or len(found.images) < 2:
             continue
         own = {
             "model": model,

@@ -29,8 +29,8 @@ from a2mim.runs.folder import safe_name
 from a2mim.runs.progress import forwards
 from a2mim.runs.records import read_record, record_key, shard, write_record
 from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
+from interactions.games.base import predicted_class
 from interactions.games.encoders import Kind
-from interactions.games.image import predicted_class
 from interactions.networks.inference import Precision
 from interactions.orders.adaptive import can_grow, wanted_replicates
 from interactions.orders.estimator import add_to_each, measure_each, orders_of

@@ -37,7 +37,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count as naturals
 from itertools import groupby, islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -57,6 +57,7 @@ from interactions.features.cka import (
     without_mean,
 )
 from interactions.features.moments import Moments
+from interactions.inputs import batches_of, fill_of
 from interactions.keys import permutation, raw_words, torch_seeded
 from interactions.networks.inference import (
     Precision,
@@ -74,6 +75,7 @@ from interactions.networks.layers import (
 )
 from interactions.occlusion.patch_drop import TENTHS, random_drop
 from interactions.patches import PatchGrid, hide
+from interactions.progress import Bar, until_interrupted
 from interactions.stats import Interval
 
 if TYPE_CHECKING:
@@ -261,11 +263,11 @@ def default_fractions(against: Against = "whole") -> tuple[float, ...]:
 
 def invariance(
     model: nn.Module,
-    images: Iterable[Tensor],
+    images: Any,
     grid: PatchGrid,
     *,
     untrained: nn.Module | None,
-    fill: fills.Fill | None = fills.zero,
+    fill: str | fills.Fill | None = fills.zero,
     against: Against = "whole",
     fractions: Sequence[float] | None = None,
     repeats: int = 3,
@@ -278,10 +280,14 @@ def invariance(
     batch_size: int | None = None,
     precision: Precision = "float32",
     level: float = 0.95,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """How similar features of occluded images are to those of their partners, layer by layer.
 
-    The :func:`summarised` rows of :func:`similarity_rows`, which has the arguments.
+    The :func:`summarised` rows of :func:`similarity_rows`, which has the arguments. Images are also
+    pictures (:func:`interactions.inputs.batches_of`), and fills have names as in
+    :class:`interactions.PatchGame`. With ``progress`` there is a bar, and an interrupt ends the
+    measurement alone, with a warning: the table of the batches that are done is returned.
 
     Returns:
         The table of :func:`summarised`, with ``hiding`` (``"fill"`` or ``"token_drop"``) and
@@ -290,25 +296,28 @@ def invariance(
     Raises:
         ValueError: as :func:`similarity_rows`.
     """
-    batches = similarity_rows(
+    batches, known = batches_of(images, model)
+    filler: fills.Fill | None = fill_of(fill, model)
+    rows = similarity_rows(
         model,
-        images,
+        batches,
         grid,
         untrained=untrained,
-        fill=fill,
+        fill=filler,
         against=against,
         fractions=fractions,
         repeats=repeats,
         layers=layers,
         readouts=readouts,
         names=names,
-        count=count,
+        count=known if count is None else count,
         seed=seed,
         cka_batch=cka_batch,
         batch_size=batch_size,
         precision=precision,
     )
-    table = summarised(batches, level)
+    with Bar(known, "images", shown=progress) as bar:
+        table = summarised(until_interrupted(rows, bar, lambda batch: len(batch.images)), level)
     table.insert(2, "hiding", "token_drop" if fill is None else "fill")
     table.insert(3, "against", against)
     return table

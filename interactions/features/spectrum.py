@@ -29,13 +29,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count as naturals
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from interactions.features.moments import Moments
+from interactions.inputs import batches_of
 from interactions.networks.inference import (
     Precision,
     automatic_batch_size,
@@ -44,6 +45,7 @@ from interactions.networks.inference import (
     running,
 )
 from interactions.networks.layers import residual_stream, stream_names
+from interactions.progress import Bar, until_interrupted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,22 +92,28 @@ def variances(maps_BEHH: Tensor) -> Tensor:
 
 def spectrum(
     model: nn.Module,
-    images: Iterable[Tensor],
+    images: Any,
     *,
     layers: Sequence[str] | None = None,
     batch_size: int | None = None,
     precision: Precision = "float32",
     level: float = 0.95,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Delta log amplitude and variance of every map of a network's residual stream.
 
-    The :func:`summarised` rows of :func:`spectrum_rows`, which has the arguments.
+    The :func:`summarised` rows of :func:`spectrum_rows`, which has the arguments. Images are also
+    pictures (:func:`interactions.inputs.batches_of`). With ``progress`` there is a bar, and an
+    interrupt ends the measurement alone, with a warning: the table of the batches that are done is
+    returned.
 
     Raises:
         ValueError: as :func:`spectrum_rows`, and without images.
     """
-    rows = spectrum_rows(model, images, layers=layers, batch_size=batch_size, precision=precision)
-    return summarised(rows, level)
+    batches, known = batches_of(images, model)
+    rows = spectrum_rows(model, batches, layers=layers, batch_size=batch_size, precision=precision)
+    with Bar(known, "images", shown=progress) as bar:
+        return summarised(until_interrupted(rows, bar, lambda of: of["image"].nunique()), level)
 
 
 def spectrum_rows(

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from interactions.networks.inference import Precision, check_precision
+from interactions.inputs import is_path, label_of, logits_of, names_of, one_image
+from interactions.networks.inference import Precision, check_precision, running
 from interactions.patches import Players
 
 
@@ -58,8 +59,7 @@ def log_odds(logits_BC: Tensor, label: int) -> Tensor:
     Raises:
         ValueError: with a single class, where 1-p is 0.
     """
-    _check_class(logits_BC, label)
-    logits_BC = logits_BC.double()
+    logits_BC = _checked(logits_BC, label).double()
     if logits_BC.shape[1] < 2:
         raise ValueError("expected at least 2 classes for log-odds, got 1; use the logit reward")
     others = torch.cat([logits_BC[:, :label], logits_BC[:, label + 1 :]], dim=1)
@@ -68,20 +68,17 @@ def log_odds(logits_BC: Tensor, label: int) -> Tensor:
 
 def logit(logits_BC: Tensor, label: int) -> Tensor:
     """The raw output z_y of the class."""
-    _check_class(logits_BC, label)
-    return logits_BC[:, label].double()
+    return _checked(logits_BC, label)[:, label].double()
 
 
 def log_prob(logits_BC: Tensor, label: int) -> Tensor:
     """log p of the class: bounded above by 0, so it flattens where the network is sure."""
-    _check_class(logits_BC, label)
-    return logits_BC.double().log_softmax(dim=1)[:, label]
+    return _checked(logits_BC, label).double().log_softmax(dim=1)[:, label]
 
 
 def probability(logits_BC: Tensor, label: int) -> Tensor:
     """p of the class: saturates at both ends, where second differences vanish."""
-    _check_class(logits_BC, label)
-    return logits_BC.double().softmax(dim=1)[:, label]
+    return _checked(logits_BC, label).double().softmax(dim=1)[:, label]
 
 
 REWARDS: dict[str, Reward] = {
@@ -92,7 +89,28 @@ REWARDS: dict[str, Reward] = {
 }
 
 
-def _check_class(logits_BC: Tensor, label: int) -> None:
+def reward_of(reward: str | Reward) -> Reward:
+    """A reward, also by its name.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if isinstance(reward, str):
+        if reward not in REWARDS:
+            raise ValueError(f"expected a reward of {', '.join(REWARDS)}, got {reward!r}")
+        return REWARDS[reward]
+    return reward
+
+
+def unit_of(reward: Reward) -> str:
+    """What the values of a reward are called in figures."""
+    names = {known: name for name, known in REWARDS.items()}
+    return names.get(reward, getattr(reward, "__name__", "value")).replace("_", " ")
+
+
+def _checked(outputs: Any, label: int) -> Tensor:
+    """The logits of a model's outputs."""
+    logits_BC = logits_of(outputs)
     if not isinstance(logits_BC, Tensor) or logits_BC.ndim != 2:
         got = tuple(logits_BC.shape) if isinstance(logits_BC, Tensor) else type(logits_BC).__name__
         raise ValueError(
@@ -101,6 +119,7 @@ def _check_class(logits_BC: Tensor, label: int) -> None:
         )
     if not 0 <= label < logits_BC.shape[1]:
         raise ValueError(f"label {label} is not one of the model's {logits_BC.shape[1]} classes")
+    return logits_BC
 
 
 class OnImage(Protocol):
@@ -126,6 +145,39 @@ class OnImage(Protocol):
     def precision(self) -> Precision: ...  # noqa: D102
 
 
+def adapt(game: OnImage) -> None:
+    """Turn what a game is given into what it plays with, and check it.
+
+    Pictures are prepared (:func:`interactions.inputs.prepare`), words become functions, and the
+    label ``"prediction"`` becomes a class.
+
+    Raises:
+        TypeError: for an image or a label that is none.
+        ValueError: as :func:`check_playable`.
+    """
+
+    def put(**values: object) -> None:
+        for name, value in values.items():
+            object.__setattr__(game, name, value)
+
+    given, model = game.image_CHW, game.model
+    if is_path(given) and game.image == "0":
+        put(image=names_of(None, given, 1)[0])
+    put(image_CHW=one_image(given, model), reward=reward_of(game.reward))
+    check_playable(game)
+    if isinstance(game.label, str):
+        if game.label != "prediction":
+            raise ValueError(f"expected a class or 'prediction', got {game.label!r}")
+        put(label=predicted_class(model, game.image_CHW))
+    put(label=label_of(game.label))
+
+
+def predicted_class(model: nn.Module, image_CHW: Tensor) -> int:
+    """The class that a classifier gives to a whole image."""
+    with torch.inference_mode(), running(model, "float32") as ready:
+        return int(logits_of(model(ready(image_CHW[None]))).argmax(dim=1))
+
+
 def check_playable(game: OnImage) -> None:
     """Raise a ValueError if a game's image, model or settings cannot be played with."""
     if game.image_CHW.ndim != 3:
@@ -144,3 +196,12 @@ def check_playable(game: OnImage) -> None:
         game.players.check_image(*game.image_CHW.shape[1:])
     except ValueError as error:
         raise ValueError(f"image {game.image}: {error}") from error
+
+
+def described(game: OnImage) -> str:
+    """A game in one line."""
+    C, H, W = game.image_CHW.shape
+    return (
+        f"{type(game).__name__}({game.image!r}, {type(game.model).__name__}, label {game.label}, "
+        f"{C} x {H} x {W}, {game.n} players, {unit_of(game.reward)})"
+    )

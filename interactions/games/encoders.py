@@ -90,7 +90,7 @@ def encoder_games(
     Args:
         encoder: maps images to features ``(B, D)``, such as a timm model with ``num_classes=0``; in
             eval mode.
-        images_BCHW: images ready for the encoder.
+        images_BCHW: images, as in :class:`~interactions.games.image.PatchGames`.
         players: the regions of all images.
         kind: the reward.
         names: one name per image; ``"0"``, ``"1"``, ... if left out.

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interactions.games.base import Game
+from interactions.inputs import coalitions_of
 from interactions.orders.pairs import AllPairs
 
 MAX_PLAYERS = 16
@@ -105,8 +106,12 @@ class ExactGame:
         if not np.isfinite(self.values_K).all():
             raise ValueError(f"{self.image}: expected finite values")
 
+    def __repr__(self) -> str:
+        return f"ExactGame({self.image!r}, {self.n} players, {len(self.values_K)} values)"
+
     def __call__(self, coalitions_KN: Tensor) -> Tensor:
         """Values of coalitions, looked up; see :class:`~interactions.games.base.Game`."""
+        coalitions_KN = coalitions_of(coalitions_KN, self.n)
         index_K = (coalitions_KN.long() << torch.arange(self.n)).sum(dim=1)
         return torch.from_numpy(self.values_K[index_K.numpy()])
 

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interactions.games.base import Reward, check_playable, log_odds
+from interactions.games.base import Reward, adapt, described, log_odds
 from interactions.games.stream import values_of
+from interactions.inputs import coalitions_of
 from interactions.networks.inference import Precision
 from interactions.networks.masking import Masked, made_of, token_grid, with_modules
 from interactions.patches import PatchGrid
@@ -34,11 +35,11 @@ class TokenDropGame:
     Attributes:
         model: a timm ``VisionTransformer`` with absolute positions that reads its class token
             (``global_pool="token"``: a mean over no tokens does not exist); in eval mode.
-        image_CHW: one image, ready for the model.
-        label: the class whose reward is played for.
+        image_CHW: as in :class:`~interactions.games.image.PatchGame`.
+        label: as in :class:`~interactions.games.image.PatchGame`.
         players: a grid whose cells are made of whole patches of the model.
         image: the image's name, for random draws and error messages.
-        reward: from the model's outputs and the label to the value.
+        reward: as in :class:`~interactions.games.image.PatchGame`.
         batch_size: as in :class:`~interactions.games.image.PatchGame`.
         precision: as in :class:`~interactions.games.image.PatchGame`.
     """
@@ -53,7 +54,7 @@ class TokenDropGame:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        check_playable(self)
+        adapt(self)
         tokens = token_grid(self.model, *self.image_CHW.shape[1:])
         if tokens is None or "patch_drop" not in self.model._modules:
             raise ValueError(
@@ -70,6 +71,9 @@ class TokenDropGame:
                 "expected a model that reads its class token (global_pool='token'): the mean over "
                 "tokens does not exist where all are hidden"
             )
+
+    def __repr__(self) -> str:
+        return described(self)
 
     @property
     def compile(self) -> bool:
@@ -94,7 +98,7 @@ class TokenDropGame:
         Raises:
             ValueError: if the outputs are not what the reward reads, or a value is not finite.
         """
-        return values_of(self, coalitions_KN)
+        return values_of(self, coalitions_of(coalitions_KN, self.n))
 
     def masked(self, ready: Callable[[Tensor], Tensor]) -> Callable[[int], Masked]:
         """The image as the network sees it; see :class:`~interactions.games.stream.Stream`."""

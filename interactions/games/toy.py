@@ -15,6 +15,8 @@ from math import comb
 import torch
 from torch import Tensor
 
+from interactions.inputs import coalitions_of
+
 
 @dataclass(frozen=True)
 class SizeGame:
@@ -35,7 +37,7 @@ class SizeGame:
     def __call__(self, coalitions_KN: Tensor) -> Tensor:
         """Values of coalitions."""
         table = torch.tensor([self.worth(k) for k in range(self.n + 1)], dtype=torch.float64)
-        return table[coalitions_KN.sum(dim=1)]
+        return table[coalitions_of(coalitions_KN, self.n).sum(dim=1)]
 
     def interaction(self, i: int, j: int, order: int) -> float:
         """I^(m)(i, j) for m = ``order``."""
@@ -60,8 +62,12 @@ class DividendGame:
     dividends: Mapping[frozenset[int], float]
     image: str = "dividend game"
 
+    def __repr__(self) -> str:
+        return f"DividendGame({self.image!r}, {self.n} players, {len(self.dividends)} teams)"
+
     def __call__(self, coalitions_KN: Tensor) -> Tensor:
         """Values of coalitions."""
+        coalitions_KN = coalitions_of(coalitions_KN, self.n)
         values_K = torch.zeros(len(coalitions_KN), dtype=torch.float64)
         for team, dividend in self.dividends.items():
             values_K += dividend * coalitions_KN[:, sorted(team)].all(dim=1).double()
@@ -96,8 +102,12 @@ class ParityGame:
     weights: Mapping[frozenset[int], float]
     image: str = "parity game"
 
+    def __repr__(self) -> str:
+        return f"ParityGame({self.image!r}, {self.n} players, {len(self.weights)} teams)"
+
     def __call__(self, coalitions_KN: Tensor) -> Tensor:
         """Values of coalitions."""
+        coalitions_KN = coalitions_of(coalitions_KN, self.n)
         values_K = torch.zeros(len(coalitions_KN), dtype=torch.float64)
         for team, weight in self.weights.items():
             odd_K = (coalitions_KN[:, sorted(team)].sum(dim=1) % 2).double()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,13 @@ class OcclusionCurve:
     images: tuple[str, ...]
     fractions_F: NDArray[np.float64]
     correct_IF: NDArray[np.float64]
+
+    def __repr__(self) -> str:
+        F = self.fractions_F
+        return (
+            f"OcclusionCurve({len(self.images)} images, {len(F)} fractions {F[0]:g} to {F[-1]:g}, "
+            f"area {self.area()})"
+        )
 
     def intervals(self, level: float = 0.95) -> list[Interval]:
         """Accuracy at each fraction, with the interval over images."""
@@ -109,23 +116,24 @@ def random_drop(
 
 def occlusion_curve(
     model: nn.Module,
-    images_ICHW: Tensor,
-    labels_I: Tensor,
+    images_ICHW: Any,
+    labels_I: Any,
     grid: PatchGrid,
     *,
     fractions: Sequence[float] = TENTHS,
     repeats: int = 1,
-    fill: fills.Fill = fills.zero,
+    fill: str | fills.Fill = fills.zero,
     names: Sequence[str] | None = None,
     seed: int = 0,
     batch_size: int = 256,
+    progress: bool = False,
 ) -> OcclusionCurve:
     """Top-1 predictions under random patch drop.
 
     Args:
         model: a classifier in eval mode.
-        images_ICHW: images ready for the model.
-        labels_I: their classes.
+        images_ICHW: images, as for :func:`~interactions.occlusion.predictions.occlude`.
+        labels_I: their classes, or ``"prediction"``.
         grid: the players.
         fractions: hidden fractions, ascending.
         repeats: independent masks per image.
@@ -133,6 +141,7 @@ def occlusion_curve(
         names: image names, the keys of their masks; ``"0"``, ``"1"``, ... if left out.
         seed: the seed of the experiment.
         batch_size: masked images through the model at once; it does not change the masks.
+        progress: show a progress bar; an interrupt then leaves the images that are done.
 
     Raises:
         ValueError: if the model is in training mode, if labels or distinct names are not as many
@@ -150,8 +159,9 @@ def occlusion_curve(
         names=names,
         seed=seed,
         batch_size=batch_size,
+        progress=progress,
     )
-    shape = len(images_ICHW), len(fractions), repeats
+    shape = len(rows) // (len(fractions) * repeats), len(fractions), repeats
     return OcclusionCurve(
         images=tuple(rows["image"][:: shape[1] * repeats]),
         fractions_F=rows["hidden"].to_numpy().reshape(shape)[0, :, 0],  # the same for all images

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import log
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -34,6 +34,13 @@ from torch import Tensor, nn
 
 from interactions import fills
 from interactions.games.token_drop import KeepVisible
+from interactions.inputs import (
+    fill_of,
+    labels_of,
+    logits_of,
+    names_of,
+    prepare,
+)
 from interactions.networks.inference import (
     Precision,
     arithmetic,
@@ -44,8 +51,9 @@ from interactions.networks.inference import (
     running,
 )
 from interactions.networks.masking import made_of, token_grid, with_modules
-from interactions.occlusion.masks import TENTHS, Occluder, Scene
+from interactions.occlusion.masks import OCCLUDERS, TENTHS, Occluder, Scene
 from interactions.patches import PatchGrid, Players
+from interactions.progress import Bar, interruptible
 from interactions.segments import PlayerMap
 
 if TYPE_CHECKING:
@@ -60,8 +68,8 @@ SIZES = ("confidence", "p_true", "p_clean", "drop", "nll", "brier", "kl", "js", 
 MEASURES = (*FLAGS, *CLASSES, *SIZES)
 """What is measured for each masked image: yes or no, classes, and numbers."""
 
-_AT_ONCE = 4096
-"""Masked images of one chunk: the images of a chunk are together on the device."""
+_AT_ONCE, _AT_ONCE_WATCHED = 4096, 256
+"""Masked images of one chunk, which are together on the device; fewer where somebody watches."""
 
 
 class WithProbe(nn.Module):
@@ -137,19 +145,20 @@ class Variant:
 
 def occlude(
     model: Classifier,
-    images_ICHW: Tensor,
-    labels_I: Tensor,
+    images_ICHW: Any,
+    labels_I: Any,
     players: Players | Mapping[str, PlayerMap],
-    occluder: Occluder,
+    occluder: Occluder | str,
     *,
     fractions: Sequence[float] = TENTHS,
     repeats: int = 1,
-    fill: fills.Fill | fills.NamedFill | None = fills.zero,
+    fill: str | fills.Fill | fills.NamedFill | None = fills.zero,
     names: Sequence[str] | None = None,
     saliency_IN: Tensor | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     precision: Precision = "float32",
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Measure predictions on masked images.
 
@@ -159,20 +168,26 @@ def occlude(
     Args:
         model: a classifier; a module has to be in eval mode, a function gets images on the device
             where they are. Encoders: see :class:`WithProbe`.
-        images_ICHW: images ready for the model.
-        labels_I: their classes.
+        images_ICHW: images ready for the model, or pictures: see
+            :func:`interactions.inputs.prepare`.
+        labels_I: their classes, or ``"prediction"`` for those that the model gives to whole images.
         players: the regions; for superpixels one map per image name, of one number of players.
-        occluder: which are hidden, of :data:`~interactions.occlusion.masks.OCCLUDERS` or one's own.
+        occluder: which are hidden, of :data:`~interactions.occlusion.masks.OCCLUDERS`, also by
+            name, or one's own.
         fractions: hidden fractions, ascending.
         repeats: independent masks per image.
-        fill: what hidden pixels become; None leaves the tokens of hidden patches out instead (timm
+        fill: what hidden pixels become, also by name as in :class:`interactions.PatchGame`; None
+            leaves the tokens of hidden patches out instead (timm
             ``VisionTransformer`` only), which is another experiment, not another colour.
-        names: distinct image names, the keys of their masks; ``"0"``, ``"1"``, ... if left out.
+        names: distinct image names, the keys of their masks; those of files, or ``"0"``, ``"1"``,
+            ... if left out.
         saliency_IN: for salient occluders; see :mod:`interactions.occlusion.saliency`.
         seed: the seed of the experiment.
         batch_size: images through the model at once; chosen for the device if left out. It does
             not change the masks.
         precision: of the network.
+        progress: show a progress bar. An interrupt then ends the measurement alone, with a warning:
+            the rows of the images that are done are returned.
 
     Returns:
         One row per image, fraction and repeat, in this order: image, fraction (as asked for),
@@ -184,7 +199,14 @@ def occlude(
             fractions, players or saliency that do not fit the occluder, or outputs that are not
             finite.
     """
-    images = _checked(model, images_ICHW, labels_I, names, repeats, batch_size, precision)
+    images_ICHW, labels_I, images = _checked(
+        model, images_ICHW, labels_I, names, repeats, batch_size, precision
+    )
+    if isinstance(occluder, str):
+        if occluder not in OCCLUDERS:
+            raise ValueError(f"expected an occluder of {', '.join(OCCLUDERS)}, got {occluder!r}")
+        occluder = OCCLUDERS[occluder]
+    filler: fills.Fill | fills.NamedFill | None = fill_of(fill, model)
     if list(fractions) != sorted(set(fractions)):
         raise ValueError(f"expected distinct ascending fractions, got {tuple(fractions)}")
     scene = _players_of_all(players, images, *images_ICHW.shape[2:])
@@ -196,20 +218,26 @@ def occlude(
         dim=2,
     )
     shape = visible_IFRN.shape[:3]
-    if fill is None:
+    if filler is None:
         _check_droppable(model, images_ICHW, players, visible_IFRN)
     device = _device(model, images_ICHW)
     parts = []
-    step = max(1, _AT_ONCE // (shape[1] * shape[2]))
-    with torch.inference_mode(), _running(model, precision, device) as ready:
+    at_once = _AT_ONCE_WATCHED if progress else _AT_ONCE
+    step = max(1, at_once // (shape[1] * shape[2]))
+    with (
+        Bar(len(images), "images", shown=progress) as bar,
+        interruptible(bar),
+        torch.inference_mode(),
+        _running(model, precision, device) as ready,
+    ):
         size = batch_size or _batch_size(model, ready(images_ICHW[:1]), precision, device)
         for start in range(0, len(images), step):
             chunk = slice(start, start + step)
             # Images, masks and fills go to the device once, for all batches.
             whole_BCHW = images_ICHW[chunk].to(device)
             images_BCHW, filled = ready(whole_BCHW), None
-            if fill is not None:
-                filled = ready(_fill_of(fill, images[chunk])(whole_BCHW))
+            if filler is not None:
+                filled = ready(_fill_of(filler, images[chunk])(whole_BCHW))
             clean = _Clean.of(model, images_BCHW, labels_I[chunk], images[chunk], size)
             visible_KN = visible_IFRN[chunk].flatten(0, 2)
             there_KN = visible_KN.to(device)
@@ -218,15 +246,17 @@ def occlude(
                 if filled is None
                 else _with_fill(model, images_BCHW, images[chunk], players, there_KN, filled)
             )
-            parts.append(_measured(outputs, visible_KN, clean, size, fill is None))
-    masks_IFR = _hashes(visible_IFRN, players, images)
-    return _rows(torch.cat(parts), images, fractions, masks_IFR, labels_I)
+            parts.append(_measured(outputs, visible_KN, clean, size, filler is None))
+            bar.advance(len(clean.labels_B))
+    images = images[: bar.done]
+    masks_IFR = _hashes(visible_IFRN[: bar.done], players, images)
+    return _rows(torch.cat(parts), images, fractions, masks_IFR, labels_I[: bar.done])
 
 
 def variant_effects(
     model: Classifier,
-    images_ICHW: Tensor,
-    labels_I: Tensor,
+    images_ICHW: Any,
+    labels_I: Any,
     variants: Sequence[Variant],
     *,
     repeats: int = 1,
@@ -261,7 +291,9 @@ def variant_effects(
     Raises:
         ValueError: as for :func:`occlude`.
     """
-    images = _checked(model, images_ICHW, labels_I, names, repeats, batch_size, precision)
+    images_ICHW, labels_I, images = _checked(
+        model, images_ICHW, labels_I, names, repeats, batch_size, precision
+    )
     places = [variant.at for variant in variants]
     if not places or places != sorted(set(places)):
         raise ValueError(f"expected variants at distinct ascending places, got {places}")
@@ -335,10 +367,11 @@ class _Clean:
             which_B: the clean image of each; on the device.
             hidden_B: hidden shares.
         """
+        logits_BC = _two_axes(logits_BC)
         label_B1 = self.labels_B[which_B][:, None]
         clean_B1 = self.predicted_B[which_B][:, None]
         clean_BC = self.logits_BC[which_B]
-        finite_B = (_two_axes(logits_BC).isfinite() & clean_BC.isfinite()).all(dim=1)
+        finite_B = (logits_BC.isfinite() & clean_BC.isfinite()).all(dim=1)
         logits_BC = logits_BC.double()
         own_B1 = logits_BC.gather(1, label_B1)
         # Equal logits count as argmax does: the first class is the larger one.
@@ -477,28 +510,39 @@ def _without_tokens(
 
 def _checked(
     model: Classifier,
-    images_ICHW: Tensor,
-    labels_I: Tensor,
+    images: Any,
+    labels: Any,
     names: Sequence[str] | None,
     repeats: int,
     batch_size: int | None,
     precision: Precision,
-) -> tuple[str, ...]:
-    """The images' names, once everything that all measurements share has been checked."""
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Images, labels and names, once all that measurements share has been checked."""
     if isinstance(model, nn.Module) and model.training:
         raise ValueError("expected a model in eval mode, got one in training mode")
-    if images_ICHW.ndim != 4 or not len(images_ICHW):
-        raise ValueError(
-            f"expected at least one image, (I, C, H, W), got {tuple(images_ICHW.shape)}"
-        )
     if repeats < 1 or (batch_size is not None and batch_size < 1):
         raise ValueError(f"expected at least 1 repeat and batch, got {repeats} and {batch_size}")
     check_precision(precision)
-    images = tuple(map(str, range(len(images_ICHW)))) if names is None else tuple(names)
-    for what, count in (("labels", len(labels_I)), ("distinct names", len(set(images)))):
-        if count != len(images_ICHW) or len(images) != len(images_ICHW):
-            raise ValueError(f"expected {len(images_ICHW)} {what}, got {count}")
-    return images
+    images_ICHW = prepare(images, model)
+    if not len(images_ICHW):
+        raise ValueError(
+            f"expected at least one image, (I, C, H, W), got {tuple(images_ICHW.shape)}"
+        )
+    names = names_of(names, images, len(images_ICHW))
+    if isinstance(labels, str):
+        if labels != "prediction":
+            raise ValueError(f"expected classes or 'prediction', got {labels!r}")
+        device = _device(model, images_ICHW)
+        with torch.inference_mode(), arithmetic("float32", device):
+            labels = in_batches(
+                lambda which_B1: _two_axes(model(images_ICHW[which_B1[:, 0]].to(device))).argmax(1),
+                torch.arange(len(images_ICHW))[:, None],
+                batch_size or 32,
+            )
+    labels_I = labels_of(labels)
+    if len(labels_I) != len(images_ICHW):
+        raise ValueError(f"expected {len(images_ICHW)} labels, got {len(labels_I)}")
+    return images_ICHW, labels_I, names
 
 
 def _players_of_all(
@@ -576,10 +620,13 @@ def _batch_size(
     )
 
 
-def _two_axes(logits_BC: Tensor) -> Tensor:
-    if logits_BC.ndim != 2:
+def _two_axes(outputs: Any) -> Tensor:
+    """The logits of a model's outputs."""
+    logits_BC = logits_of(outputs)
+    if not isinstance(logits_BC, Tensor) or logits_BC.ndim != 2:
+        got = tuple(logits_BC.shape) if isinstance(logits_BC, Tensor) else type(outputs).__name__
         raise ValueError(
-            f"expected a classifier that gives logits (B, C), got {tuple(logits_BC.shape)}; put a "
+            f"expected a classifier that gives logits (B, C), got {got}; put a "
             "probe on an encoder (WithProbe)"
         )
     return logits_BC

@@ -13,7 +13,7 @@ A budget is spent where a forward lowers the sum of squared relative errors most
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +21,16 @@ from numpy.typing import NDArray
 
 from interactions.games.base import Game
 from interactions.orders.contexts import IID, Windows
-from interactions.orders.estimator import Design, Interactions, add_to_each, measure_each
+from interactions.orders.estimator import (
+    Design,
+    Interactions,
+    add_to_each,
+    is_exact,
+    measure_each,
+)
+from interactions.orders.measurements import Measurements
 from interactions.orders.planning import Noise, noise_of
-from interactions.orders.strength import is_exact
+from interactions.progress import Bar, interruptible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +56,8 @@ def measure(
     target: float | None = TARGET,
     budget: int | None = None,
     max_contexts: int = MAX_CONTEXTS,
-) -> list[Interactions]:
+    progress: bool = False,
+) -> Measurements:
     """Estimate the interactions of each game, with more contexts where they are noisy.
 
     All games are measured by ``design`` first; then orders get more contexts as :func:`refine`
@@ -60,12 +68,17 @@ def measure(
     game is measured by ``design`` alone.
 
     Args:
-        games: what is played; wrap it in a progress bar to watch. Gone through again for more
-            contexts, so a generator is kept as a list.
+        games: what is played. Gone through again for more contexts, so a generator is kept as a
+            list.
         design: which pairs, contexts and orders.
         target: wanted relative error of J at every order; None to add nothing.
         budget: most forwards over all games; the design itself is always measured.
         max_contexts: the most contexts per pair and order.
+        progress: show a progress bar. An interrupt then ends the measurement alone, with a warning:
+            images that were measured are returned; while contexts are added, as they were before.
+
+    Returns:
+        The records, a list with tables, files and strengths.
 
     Raises:
         ValueError: for a target, budget or limit that is not above 0, or a game of fewer than 3
@@ -74,10 +87,15 @@ def measure(
     _check(target, budget, max_contexts)
     if target is not None and isinstance(games, Iterable) and iter(games) is games:
         games = list(games)
-    records = list(measure_each(games, design))
-    if target is None or not can_grow(records, design):
+    records = Measurements()
+    total = len(games) if isinstance(games, Sized) else None
+    with Bar(total, "images", shown=progress) as bar, interruptible(bar):
+        for record in measure_each(games, design):
+            records.append(record)
+            bar.advance()
+    if bar.interrupted or target is None or not can_grow(records, design):
         return records
-    return refine(games, records, design, target=target, budget=budget, max_contexts=max_contexts)
+    return _refined(games, records, design, target, budget, max_contexts, progress)
 
 
 def can_grow(records: Sequence[Interactions], design: Design) -> bool:
@@ -99,7 +117,8 @@ def refine(
     target: float = TARGET,
     budget: int | None = None,
     max_contexts: int = MAX_CONTEXTS,
-) -> list[Interactions]:
+    progress: bool = False,
+) -> Measurements:
     """Add contexts to measured games at the orders where that makes J more precise.
 
     The decision is made over all records together, so they must be all that J is computed from.
@@ -111,6 +130,7 @@ def refine(
         target: wanted relative error of J at every order.
         budget: most forwards over all games, those of ``records`` included.
         max_contexts: the most contexts per pair and order.
+        progress: as for :func:`measure`.
 
     Returns:
         The records, with more replicates at some orders.
@@ -125,9 +145,31 @@ def refine(
             f"expected at least {FEWEST_IMAGES} images of numbers, 2 pairs and 4 replicates of "
             "random contexts to see where more are needed"
         )
-    refined = list(records)
+    return _refined(games, records, design, target, budget, max_contexts, progress)
+
+
+def _refined(
+    games: Iterable[Game],
+    records: Sequence[Interactions],
+    design: Design,
+    target: float,
+    budget: int | None,
+    max_contexts: int,
+    progress: bool,
+) -> Measurements:
+    refined = Measurements(records)
     while wanted := wanted_replicates(refined, target, budget, max_contexts):
-        refined = list(add_to_each(games, refined, design, wanted))
+        grown = Measurements()
+        with (
+            Bar(len(refined), "images with more contexts", shown=progress) as bar,
+            interruptible(bar, "images have the contexts that all of them had before", needed=0),
+        ):
+            for record in add_to_each(games, refined, design, wanted):
+                grown.append(record)
+                bar.advance()
+        if bar.interrupted:  # all images with one number of contexts
+            break
+        refined = grown
     return refined
 
 

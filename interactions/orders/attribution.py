@@ -58,6 +58,10 @@ class Marginals:
     replicates_RNO: NDArray[np.float64]
     forwards: int
 
+    def __repr__(self) -> str:
+        R, N, O = self.replicates_RNO.shape
+        return f"Marginals({self.image!r}, {N} players, {O} orders, {R} permutations)"
+
     @property
     def mean_NO(self) -> NDArray[np.float64]:
         """The unbiased estimate of phi^(m)(i)."""
@@ -85,6 +89,10 @@ class ShapleyValues:
     n: int
     replicates_RN: NDArray[np.float64]
     forwards: int
+
+    def __repr__(self) -> str:
+        R, N = self.replicates_RN.shape
+        return f"ShapleyValues({self.image!r}, {N} players, {R} permutations)"
 
     @property
     def mean_N(self) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import comb
 
 import numpy as np
 import torch
@@ -122,10 +123,36 @@ class Interactions:
     per_replicate: int
     forwards: int
 
+    def __repr__(self) -> str:
+        P, R, O = self.replicates_PRO.shape[:3]
+        return (
+            f"Interactions({self.image!r}, {P} pairs of {self.n} players, {O} orders, "
+            f"up to {R} x {self.per_replicate} contexts, {self.forwards} forwards)"
+        )
+
     @property
     def mean_PO(self) -> NDArray[np.float64]:
         """The unbiased estimate of I^(m)(i, j); with one more axis for vectors."""
         return np.nanmean(self.replicates_PRO, axis=1)
+
+    @property
+    def se_PO(self) -> NDArray[np.float64]:
+        """Standard error of :attr:`mean_PO` over contexts: 0 if exact, NaN of one replicate.
+
+        Raises:
+            ValueError: for a game of vectors.
+        """
+        if self.replicates_PRO.ndim == 4:
+            raise ValueError("expected interactions that are numbers, got vectors")
+        se_PO = np.empty((len(self.pairs_P2), len(self.orders_O)))
+        for o in range(len(self.orders_O)):
+            x_PR = self.replicates(o)
+            R = x_PR.shape[1]
+            if is_exact(self, o):
+                se_PO[:, o] = 0
+            else:
+                se_PO[:, o] = x_PR.std(axis=1, ddof=1) / np.sqrt(R) if R > 1 else np.nan
+        return se_PO
 
     def replicates(self, o: int) -> NDArray[np.float64]:
         """The replicates ``(P, R)`` of the o-th order, as many as it has; vectors ``(P, R, D)``."""
@@ -133,6 +160,15 @@ class Interactions:
         missing_R = np.isnan(replicates_PR[0]).reshape(replicates_PR.shape[1], -1).any(axis=1)
         # In rows, so that sums are rounded as those of a plain array are.
         return np.ascontiguousarray(replicates_PR[:, ~missing_R])
+
+
+def is_exact(record: Interactions, o: int) -> bool:
+    """Whether nothing is sampled at the o-th order: one context exists, or all were enumerated."""
+    order, others = int(record.orders_O[o]), record.n - 2
+    if order in (0, others):
+        return True
+    enumerated = max(comb(others, int(m)) for m in record.orders_O)
+    return record.replicates(o).shape[1] == 1 and record.per_replicate == enumerated
 
 
 def measure_one(game: Game, design: Design) -> Interactions:

@@ -28,9 +28,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from interactions.orders.estimator import Design, Interactions
+from interactions.orders.estimator import Design, Interactions, is_exact
 from interactions.orders.pairs import NeighbourPairs, RandomPairs
-from interactions.orders.strength import energies, is_exact, strength
+from interactions.orders.strength import energies, strength
 
 Array = NDArray[np.float64]
 
@@ -135,6 +135,13 @@ class Plan:
     forwards: int
     J_O: Array
     error_O: Array
+
+    def __repr__(self) -> str:
+        return (
+            f"Plan({self.images} images x {self.pairs} pairs, {self.replicates_O.min()} to "
+            f"{self.replicates_O.max()} replicates, at most {self.forwards} forwards, relative "
+            f"error {self.error:.2g})"
+        )
 
     @property
     def relative_O(self) -> Array:

@@ -48,7 +48,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interactions import plots
-from interactions.orders.estimator import Interactions, order_of
+from interactions.orders.estimator import Interactions, is_exact, order_of
 from interactions.stats import (
     Interval,
     Tested,
@@ -456,16 +456,7 @@ class Strength:
         return replace(found, low=float(low), high=float(high))
 
     def _bands(self, middle: tuple[float, float]) -> dict[str, NDArray[np.bool_]]:
-        first, last = (order_of(ratio, self.n) for ratio in middle)
-        # Of few players, these may be the ends, which are not between other ratios.
-        first = max(first, 1) if middle[0] > 0 else first
-        last = max(min(last, self.n - 3), first - 1) if middle[1] < 1 else last
-        bands = {
-            "low": self.orders_O < first,
-            "middle": (first <= self.orders_O) & (self.orders_O <= last),
-            "high": last < self.orders_O,
-        }
-        return {name: inside_O for name, inside_O in bands.items() if inside_O.any()}
+        return bands_of(self.orders_O, self.n, middle)
 
     def _inside(self, low: float, high: float) -> NDArray[np.bool_]:
         first, last = order_of(low, self.n), order_of(high, self.n)
@@ -473,6 +464,22 @@ class Strength:
         if not inside_O.any():
             raise ValueError(f"no measured order from {first} to {last}")
         return inside_O
+
+
+def bands_of(
+    orders_O: NDArray[np.int64], n: int, middle: tuple[float, float] = MIDDLE
+) -> dict[str, NDArray[np.bool_]]:
+    """Which of the orders are low, middle and high ones, for the bands that have any."""
+    first, last = (order_of(ratio, n) for ratio in middle)
+    # Of few players, these may be the ends, which are not between other ratios.
+    first = max(first, 1) if middle[0] > 0 else first
+    last = max(min(last, n - 3), first - 1) if middle[1] < 1 else last
+    bands = {
+        "low": orders_O < first,
+        "middle": (first <= orders_O) & (orders_O <= last),
+        "high": last < orders_O,
+    }
+    return {name: inside_O for name, inside_O in bands.items() if inside_O.any()}
 
 
 def strength(
@@ -678,15 +685,6 @@ def _root(energy_IO: Array, se_O: Array) -> Array:
     from_O = np.maximum(se_O / 2, np.finfo(float).tiny)
     above_IO = np.sqrt(np.maximum(energy_IO, from_O))
     return np.where(energy_IO >= from_O, above_IO, (energy_IO + from_O) / (2 * np.sqrt(from_O)))
-
-
-def is_exact(record: Interactions, o: int) -> bool:
-    """Whether nothing is sampled at the o-th order: one context exists, or all were enumerated."""
-    order, others = int(record.orders_O[o]), record.n - 2
-    if order in (0, others):
-        return True
-    enumerated = max(comb(others, int(m)) for m in record.orders_O)
-    return record.replicates(o).shape[1] == 1 and record.per_replicate == enumerated
 
 
 def _per_image(records: Sequence[Interactions], estimator: str) -> Array:

@@ -141,8 +141,8 @@ def test_bad_input_names_the_image_and_the_problem():
         PatchGame(make_model().train(), image, 0, GRID)
     with pytest.raises(ValueError, match=r"image cat\.png: expected .* a 5 x 5 grid divides"):
         PatchGame(model, image, 0, PatchGrid(5, 5), image="cat.png")
-    with pytest.raises(ValueError, match=r"expected \(C, H, W\)"):
-        PatchGame(model, make_images(1), 0, GRID)
+    with pytest.raises(ValueError, match=r"\(C, H, W\), got \(32, 32\)"):
+        PatchGame(model, image[0], 0, GRID)
     with pytest.raises(ValueError, match="batch size of at least 1"):
         PatchGame(model, image, 0, GRID, batch_size=0)
     with pytest.raises(ValueError, match="expected 2 labels, got 1"):
@@ -180,14 +180,14 @@ class Wrapped(nn.Module):
         self.model = model
 
     def forward(self, images):
-        return {"logits": self.model(images)}
+        return {"scores": self.model(images)}
 
 
 def test_any_module_with_a_reward_that_reads_it():
     model, image = make_model(), make_images(1)[0]
     coalitions = make_coalitions(5, 16)
     game = PatchGame(
-        Wrapped(model).eval(), image, 2, GRID, reward=lambda out, k: log_odds(out["logits"], k)
+        Wrapped(model).eval(), image, 2, GRID, reward=lambda out, k: log_odds(out["scores"], k)
     )
     torch.testing.assert_close(game(coalitions), PatchGame(model, image, 2, GRID)(coalitions))
     with pytest.raises(ValueError, match="got dict; give a reward that reads"):
