@@ -9,6 +9,7 @@ print(ix.strength(records).to_frame())
 """
 
 from interactions import fills, plots, stats
+from interactions.explanation import Explanation, explain
 from interactions.features.cka import cka
 from interactions.features.invariance import invariance
 from interactions.features.spectrum import spectrum
@@ -47,6 +48,7 @@ __all__ = [
     "AllPairs",
     "Design",
     "ExactGame",
+    "Explanation",
     "Game",
     "Interactions",
     "Interval",
@@ -68,6 +70,7 @@ __all__ = [
     "cka",
     "encoder_games",
     "exact",
+    "explain",
     "fills",
     "hide",
     "invariance",
