@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from a2mim.measure import interactions, invariance, occlusion, spectrum
 from a2mim.measure.comparison import redraw_comparison
+from a2mim.measure.explanations import explanations
 from a2mim.messages import UsageError
 from a2mim.report import demo
 from a2mim.report.figures import figures_of_pictures, save
@@ -51,6 +52,8 @@ def redraw(run: Path) -> None:
             f"figures of a2mim {command} are not drawn from a table; nothing was changed in {run}"
         )
     figures = FIGURES[command](rows) if command in FIGURES else figures_of_pictures(run)
+    if command == "interactions":
+        figures |= explanations(run)
     save(figures, run)
     for name in figures:
         print(run / f"{name}.png")

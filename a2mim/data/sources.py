@@ -83,10 +83,10 @@ class Source:
 def folder_images(
     folder: Path, count: int, seed: int, *, truth: bool, outputs: int | None = None
 ) -> list[Source]:
-    """At most ``count`` images of a folder, searched in depth, drawn by ``seed``.
+    """At most ``count`` images of a folder, searched in depth, drawn by ``seed``; or one file.
 
     Args:
-        folder: the folder.
+        folder: the folder, or a picture, whose class is looked for in the folder of it.
         count: how many.
         seed: which, if there are more.
         truth: whether their classes are read (:mod:`a2mim.data.labels`).
@@ -96,7 +96,10 @@ def folder_images(
         DataError: if there are fewer than 2 images, or too many cannot be read.
         UsageError: if classes are wanted and not there.
     """
-    files = find_images(folder, count, seed)
+    if folder.is_file():
+        folder, files = folder.parent, [folder]
+    else:
+        files = find_images(folder, count, seed)
     index = _classes(folder, outputs, NO_TRUTH).index if truth else {}
     sources = []
     for file in files:
@@ -118,7 +121,7 @@ def known_classes(images: Path | None, data: str, outputs: int | None = None) ->
     """How many classes ``--images`` or ``--data`` have; None if only numbers of them are known.
 
     Args:
-        images: the folder, if it is one.
+        images: the folder, or a picture in it, if it is one.
         data: the name of the data set, if it is one.
         outputs: of the networks that are judged by them.
 
@@ -128,7 +131,7 @@ def known_classes(images: Path | None, data: str, outputs: int | None = None) ->
     """
     if images is None:
         return classes_of(data)
-    return _classes(images, outputs, NO_TRUTH).count
+    return _classes(images.parent if images.is_file() else images, outputs, NO_TRUTH).count
 
 
 def only_number(outputs: Sequence[int]) -> int | None:
@@ -313,6 +316,8 @@ def without_folders(data: str) -> str:
 
 def set_name(images: Path | None, data: str) -> str:
     """What tables call the images of ``--images`` or ``--data``."""
+    if images is not None and images.is_file():
+        return f"image:{images.name}"
     return without_folders(data if images is None else f"folder:{images}")
 
 

@@ -119,6 +119,15 @@ def _largest(size: int) -> int:
     return max((n for n in range(FEWEST, USUAL + 1) if size % n == 0), default=0)
 
 
+def coarse(grid: PatchGrid) -> PatchGrid:
+    """A grid whose cells are made of those of another one: 3 to 8 on a side, where there are."""
+    sides = [
+        max((n for n in range(FEWEST, 9) if side % n == 0), default=side)
+        for side in (grid.rows, grid.cols)
+    ]
+    return PatchGrid(*sides)
+
+
 def unlike(
     classifiers: Sequence[int], of_data: int | None, highest: int | None, data: str = ""
 ) -> str:

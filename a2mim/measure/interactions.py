@@ -25,7 +25,8 @@ from a2mim.data.sources import (
     some,
 )
 from a2mim.measure import doubts as doubtful
-from a2mim.measure.fitting import Sight, as_setting, fitting_grid, sight_of, unlike
+from a2mim.measure.explanations import explanations, write_explanations
+from a2mim.measure.fitting import Sight, as_setting, coarse, fitting_grid, sight_of, unlike
 from a2mim.measure.interaction_summary import contexts_of, spending_of, summarised, write_summary
 from a2mim.measure.networks import (
     Subject,
@@ -89,6 +90,8 @@ def interaction_curves(config: InteractionsConfig) -> None:
         keep_memory()
         if config.precision == "auto":
             config = replace(config, precision="float32")
+    one_picture = config.images is not None and config.images.is_file()
+    config = _completed(config, one_picture)
     _check(config)
     if config.grid is not None or config.protocol:
         _design(config)  # impossible settings fail before any network is loaded
@@ -103,7 +106,10 @@ def interaction_curves(config: InteractionsConfig) -> None:
             print(subject.report)
     sights = [_sight(subject) for subject in subjects]
     given = as_setting(grid_of(config)) if config.protocol else config.grid
-    config = replace(config, grid=as_setting(fitting_grid(given, sights)))
+    grid = fitting_grid(given, sights)
+    if one_picture and given is None:
+        grid = coarse(grid)
+    config = replace(config, grid=as_setting(grid))
     sources = _as_outputs(config, sources, sights)
     if config.label == "auto" and config.reward not in ENCODER_REWARDS:
         config, why = _labelled(config, sources, sights)
@@ -156,6 +162,8 @@ def interaction_curves(config: InteractionsConfig) -> None:
     write_summary(summarised(rows, measured, config.target), work)
     write_reports([subject.report for subject in subjects], work / "weights.json")
     save(figures(rows), work)
+    if one_picture:
+        write_explanations(config, measured, sources[0], work)
     for other in range(1, world):
         while not (work / f"done-{other}").exists():
             time.sleep(0.1)
@@ -163,7 +171,22 @@ def interaction_curves(config: InteractionsConfig) -> None:
     ran = _ran(measured)
     finish_run(run, settings | {"ran": ran, "doubts": doubts}, time.perf_counter() - start)
     tidy_records(out / "records", share.used)
-    _report(config, measured, out)
+    _report(config, measured, out, one_picture)
+
+
+def _completed(config: InteractionsConfig, one_picture: bool) -> InteractionsConfig:
+    """With what is not given: of one picture all pairs that touch (``pairs`` stays None).
+
+    Raises:
+        UsageError: for what one picture cannot give.
+    """
+    if one_picture and config.budget:
+        raise UsageError("expected a folder of --images for --budget, got one picture")
+    if one_picture and config.reward == "features":
+        raise UsageError("expected a --reward that is a number for one picture, got features")
+    radius = (1 if one_picture else 2) if config.radius is None else config.radius
+    pairs = 12 if config.pairs is None and not one_picture else config.pairs
+    return replace(config, pairs=pairs, radius=radius)
 
 
 def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
@@ -269,16 +292,22 @@ def _announce(
     pairs, orders = len(design.pairs.draw(n, design.seed, "0")), orders_of(design.ratios, n)
     per_replicate = design.contexts.count(n, 1) // design.contexts.replicates
     contexts = [per_replicate * R for R in design.replicates_at(n)]
-    text = f"{images} images x {pairs} pairs x {_range(contexts)} contexts x {len(orders)} orders"
+    text = f"{_images(images)} x {pairs} pairs x {_range(contexts)} contexts x {len(orders)} orders"
     forwards = counted(images * forwards_of(design))
     more = ""
-    if config.target and not config.budget and not config.protocol:
+    if config.target and images > 1 and not config.budget and not config.protocol:
         more = f", more contexts where the relative error of J is above {config.target:g}"
     parameters = [subject.report.parameters for subject in subjects]
     tools = worked_with(config.device, config.precision, parameters)
     print(f"plan: {text}, at most {forwards} forwards for each network{more}, {tools}")
-    if images < FEWEST_IMAGES:
+    if images == 1:
+        print("one picture: there will be no interval over images")
+    elif images < FEWEST_IMAGES:
         print(f"{images} images are few: intervals over images will be wide, and say little")
+
+
+def _images(count: int) -> str:
+    return f"{count} image" if count == 1 else f"{count} images"
 
 
 def _range(numbers: Sequence[int]) -> str:
@@ -342,25 +371,29 @@ def _rows(
     return pd.concat(tables, ignore_index=True)
 
 
-def _report(config: InteractionsConfig, measured: list[Measured], out: Path) -> None:
+def _report(
+    config: InteractionsConfig, measured: list[Measured], out: Path, one_picture: bool
+) -> None:
     """The tables, in words and numbers, on the screen."""
     strengths = [ix.strength(one.records, floor=one.floor_of_ends) for one in measured]
     for one, strength in zip(measured, strengths, strict=True):
         forwards = sum(record.forwards for record in one.records)
         print(
-            f"\n{one.subject.name} ({one.subject.weights}): {len(one.records)} images, "
+            f"\n{one.subject.name} ({one.subject.weights}): {_images(len(one.records))}, "
             f"{counted(forwards)} forwards"
         )
         print(f"numerical noise floor of one difference: {one.floor:.1e}")
         table = strength.to_frame().drop(columns="rho_is_bound").assign(rho=strength.rho_said())
+        table = table.dropna(axis="columns", how="all")
         spent = spending_of(one.records, config.target)
         table = table.join(spent.drop(columns=["order", "ratio", "forwards"]))
         print(table.to_string(index=False, float_format="%.3f"))
-        print(strength.bands().to_string(index=False, float_format="%.3f"))
+        bands = strength.bands().dropna(axis="columns", how="all")
+        print(bands.to_string(index=False, float_format="%.3f"))
         print(_unresolved(spent, ix.strength(one.records, "plug_in")))
     for one, strength in zip(measured[1:], strengths[1:], strict=True):
         first = measured[0].subject
-        if strength.images == strengths[0].images:
+        if strength.images == strengths[0].images and not one_picture:
             print(
                 f"\n{one.subject.name} ({one.subject.weights}) minus {first.name} "
                 f"({first.weights}), paired:"
@@ -368,6 +401,11 @@ def _report(config: InteractionsConfig, measured: list[Measured], out: Path) -> 
             print(strength.compare_bands(strengths[0]).to_string(index=False, float_format="%.3f"))
     print(f"\ntable: {out / 'summary.csv'}")
     print(f"figure: {out / 'interaction_curves.png'}")
+    if one_picture:
+        print("one picture: no interval over images; pairs.csv and patches.csv have those over")
+        print("contexts, drawn in:")
+        for name in explanations(out):
+            print(f"figure: {out / name}.png")
 
 
 def _unresolved(spent: pd.DataFrame, published: ix.Strength) -> str:
@@ -472,7 +510,10 @@ def _design(config: InteractionsConfig) -> ix.Design:
 
     def build() -> ix.Design:
         grid = grid_of(config)
-        pairs = ix.NeighbourPairs(grid, config.radius, config.pairs)
+        assert config.radius is not None
+        pairs = ix.NeighbourPairs(grid, config.radius)
+        count = len(pairs.candidates()) if config.pairs is None else config.pairs
+        pairs = replace(pairs, count=count)
         design = ix.Design(
             pairs, ix.Windows(config.replicates, config.windows), config.orders, config.seed
         )
@@ -515,7 +556,7 @@ def _sources(config: InteractionsConfig) -> list[Source]:
         return named_images(config.data, config.count, config.seed)
     truth = config.label == "truth"
     if config.label == "auto" and config.reward not in ENCODER_REWARDS:
-        truth = folder_has_classes(config.images)
+        truth = not config.images.is_file() and folder_has_classes(config.images)
     return folder_images(config.images, config.count, config.seed, truth=truth)
 
 

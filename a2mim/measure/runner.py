@@ -154,6 +154,15 @@ def measure(
     return Measured(subject, records, precision, floor, floor_of_ends)
 
 
+def game_of(
+    subject: Subject, config: InteractionsConfig, source: Source
+) -> ix.PatchGame | ix.TokenDropGame:
+    """The game of one image, as :func:`measure` plays it if it is the first, in float32."""
+    config = replace(config, precision="float32")
+    label = _label(subject, config, source, subject.transform(source.read()))
+    return _game(subject, config, source, _image_name(config, 0, source), label)
+
+
 def _game(
     subject: Subject, config: InteractionsConfig, source: Source, name: str, label: int
 ) -> ix.PatchGame | ix.TokenDropGame:

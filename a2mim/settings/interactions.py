@@ -10,7 +10,8 @@ Expected: the published curves are U-shaped on CNNs; no value is promised for a 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
@@ -22,7 +23,6 @@ from a2mim.settings.shared import (
     Data,
     Device,
     Grid,
-    Images,
     Out,
     PlainFill,
     Resume,
@@ -39,7 +39,15 @@ class InteractionsConfig:
     """Settings of ``a2mim interactions``."""
 
     checkpoints: Checkpoints
-    images: Images = None
+    images: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            metavar="DIR|FILE",
+            help="Folder of images, searched in depth: links are followed, hidden files and "
+            "folders left out. labels.csv in it (file,class_index) tells classes. Or one picture, "
+            "which is explained: pairs and patches by order, over the picture.",
+        ),
+    ] = None
     data: Data = ""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
@@ -52,10 +60,11 @@ class InteractionsConfig:
     orders: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
     """Orders as shares of n-2; the 13 published ones. Those at 0 and 1 are measured in float32
     whatever --precision says."""
-    pairs: int = 12
-    """Pairs of neighbouring players per image."""
-    radius: int = 2
-    """How many rows and columns neighbours may be apart."""
+    pairs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Pairs of neighbouring players per image. None: 12, and of one picture all, on a grid of at
+    most 8 x 8 unless --grid is given."""
+    radius: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """How many rows and columns neighbours may be apart. None: 2, and 1 in one picture."""
     replicates: int = 4
     """Independent permutations per pair, to begin with."""
     windows: int = 2
