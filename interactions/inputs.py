@@ -164,12 +164,13 @@ def batches_of(images: Any, model: object = None) -> tuple[Iterable[Tensor], int
             return (prepare(images[k : k + AT_ONCE], model) for k in starts), len(images)
         if isinstance(first, Tensor):
             return images, None
-    return (prepare(_without_labels(batch), model) for batch in images), None
+    return (_batch(batch, model) for batch in images), None
 
 
-def _without_labels(batch: Any) -> Any:
-    """The images of a batch of images and labels."""
-    return batch[0] if isinstance(batch, list | tuple) and len(batch) else batch
+def _batch(batch: Any, model: object) -> Tensor:
+    """The images of a batch, perhaps with labels; a tensor is one, whatever its shape."""
+    images = batch[0] if isinstance(batch, list | tuple) and len(batch) else batch
+    return images if isinstance(images, Tensor) else prepare(images, model)
 
 
 def picture_of(image: Any) -> Image:
