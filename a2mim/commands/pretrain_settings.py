@@ -35,9 +35,11 @@ def check(config: PretrainConfig, recipe: PretrainConfig) -> None:
     for key in ("weight_decay", "final_lr", "workers", "resident"):
         if not getattr(config, key) >= 0:
             raise UsageError(f"expected {_option(key)} of at least 0, got {getattr(config, key)}")
-    if len(config.mean) != len(config.std):
+    channels = config.model_kwargs.get("in_chans", 3)
+    if {len(config.mean), len(config.std)} != {channels}:
         raise UsageError(
-            f"expected --mean and --std of as many channels, got {config.mean} and {config.std}"
+            f"expected --mean and --std of {channels} numbers, one per channel of the network, got "
+            f"{config.mean} and {config.std}"
         )
     Trackers(config.trackers).check()
     if config.ema is not None and not 0 < config.ema < 1:

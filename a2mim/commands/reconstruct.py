@@ -188,7 +188,9 @@ def _reconstructed(
     """The picture of one network, and its rows of the table but for the data set."""
     method, look = network.method.eval().to(device), network.look
     transform = create_transform(**look)
-    images = torch.stack([transform(source.read()) for source in sources]).to(device)
+    images = torch.stack([transform(source.read(look["input_size"][0])) for source in sources]).to(
+        device
+    )
     numbers = torch.arange(len(images), device=device)
     visible = method.draw(numbers, keyed_seed(config.seed, "pictures"))
     grid = method.mask.grid if isinstance(method, MaskedImageModel) else method.grid

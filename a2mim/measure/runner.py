@@ -159,7 +159,7 @@ def game_of(
 ) -> ix.PatchGame | ix.TokenDropGame:
     """The game of one image, as :func:`measure` plays it if it is the first, in float32."""
     config = replace(config, precision="float32")
-    label = _label(subject, config, source, subject.transform(source.read()))
+    label = _label(subject, config, source, subject.see(source))
     return _game(subject, config, source, _image_name(config, 0, source), label)
 
 
@@ -211,7 +211,7 @@ def _precision(
         time.sleep(0.1)
     if not path.exists():
         plain = replace(config, compile=False)
-        label = _label(subject, config, first, subject.transform(first.read()))
+        label = _label(subject, config, first, subject.see(first))
         game = _game(subject, plain, first, _image_name(config, 0, first), label)
         chosen = usable(lambda: fitting_precision(game, design))
         path.parent.mkdir(parents=True, exist_ok=True)

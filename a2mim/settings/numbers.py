@@ -40,7 +40,7 @@ class Within:
             ends.append(f"{'above' if self.above else 'at least'} {self.low:g}")
         if self.high < LARGEST:
             ends.append(f"at most {self.high:g}")
-        return " and ".join(ends) or "a finite number of 64 bits"
+        return " and ".join(ends) or "finite, in 64 bits"
 
 
 def check_numbers(config: Any) -> None:

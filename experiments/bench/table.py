@@ -103,9 +103,10 @@ def available_rows(repeats: int, on_gpu: bool) -> dict[str, Callable[[], Row]]:
         for name, steps in GPU_STEPS.items():
             row = f"pretrain/step/gpu/{name}"
             rows[row] = partial(step, row, steps, repeats, device)
-        for model in GPU_MODELS:
+        for name in ("vit_small", "resnet50"):
+            model = next(model for model in GPU_MODELS if SHORT[model] == name)
             for what, hidden in HIDDEN.items():
-                row = f"{what}/overhead/gpu/{SHORT.get(model, model)}"
+                row = f"{what}/overhead/gpu/{name}"
                 rows[row] = partial(hidden, row, model, repeats, device)
         return rows
     if STATUS.exists():  # Linux

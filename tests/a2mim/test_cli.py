@@ -66,7 +66,7 @@ def test_demo_help_names_the_options(here):
         (["demo", "--data", "folder:missing"], "found none at missing"),
         (["demo", "--seed", "-1"], "expected --seed of at least 0, got -1"),
         (["figures", "missing"], "expected a finished run"),
-        (["demo", "--lr", "inf"], "expected a finite --lr above 0"),
+        (["demo", "--lr", "inf"], "expected --lr finite, in 64 bits, got inf"),
         (["interactions", "resnet18", "--images", "missing"], "found none at missing"),
         (["pretrain", "digits-vti"], "did you mean digits-vit"),
         (["models", "missing.pth"], "missing.pth"),

@@ -304,10 +304,10 @@ def test_folders_and_shards(tmp_path):
         ("digits-vit", ("backbone=resnet500",), "", "did you mean resnet50"),
         ("digits-vit", ("backbone=moganet_smal",), "", "did you mean moganet_small"),
         ("digits-vit", ("mask_ratio=0.99",), "", "hides some of 16 blocks and not all, got 0.99"),
-        ("cifar10-mae", ("mask_ratio=1e-12",), "digits", "some of 64 blocks and not all, got 1e"),
+        ("cifar10-mae", ("mask_ratio=1e-12",), "digits", "of 64 patches and hides one, got 1e-12"),
         ("cifar10-mae", ("mask_ratio=0.999",), "digits", "a mask ratio between 0 and 1 that keeps"),
         ("digits-vit", ("betas=(0.9, 1.0)",), "", "Invalid beta"),
-        ("digits-vit", ("mean=(0.5,)", "std=(0.5,)"), "", "give a mean and std per channel"),
+        ("digits-vit", ("mean=(0.5,)", "std=(0.5,)"), "", "--mean and --std of 3 numbers"),
         ("digits-vit", ("fsdp=True",), "", "expected several processes for fsdp, got 1"),
         (
             "digits-vit",

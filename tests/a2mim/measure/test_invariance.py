@@ -378,9 +378,9 @@ def test_images_are_read_when_they_are_needed(config):
         def __init__(self, source):
             self.source = source
 
-        def read(self):
+        def read(self, channels):
             read.append(self.source.name)
-            return self.source.read()
+            return self.source.read(channels)
 
     sources = [Watched(source) for source in folder_images(config.images, 10, 0, truth=False)]
     stream = batches(subject, sources, 4)

@@ -284,7 +284,7 @@ def test_batches_and_chunks_change_nothing_but_rounding(config, monkeypatch):
     for table in tables[1:]:
         exact = table.select_dtypes(exclude="float").columns
         pd.testing.assert_frame_equal(table[exact], tables[0][exact])
-        pd.testing.assert_frame_equal(table, tables[0], rtol=0, atol=2e-6)
+        pd.testing.assert_frame_equal(table, tables[0], rtol=5e-7, atol=2e-6)  # float32
 
 
 @pytest.mark.parametrize("fill", ["zero", "token_drop"])
@@ -707,7 +707,7 @@ def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys):
             {"preset": "ipvit", "grid": "2x2", "fractions": TENTHS},
             "--grid of 4x4, 4x8, 7x7, 8x8, 14x14, 16x16 for --preset ipvit, as published, got 2x2",
         ),
-        ({"precision": "bf16"}, "float32, tf32 or float16"),
+        ({"precision": "bf16"}, "float32, tf32, float16, bfloat16, model"),
         ({"occluder": ("salient",), "saliency": "untrained:test_resnet"}, "vision transformer"),
         (
             {"checkpoints": ("untrained:test_vit",), "weights": WIDE, "occluder": ("salient",)},
@@ -751,7 +751,8 @@ def test_classes_that_a_network_does_not_know(config, tmp_path):
 def test_classes_judge_the_networks_that_know_them(config, tmp_path, classes, label, why):
     """And the grid is that of the tokens, where none is given."""
     network = saved(tmp_path, "net", 3, classes=classes)
-    fitted = module._fitted(changed(config, checkpoints=(network,), grid=None))
+    networks = module.Networks(config.weights)
+    fitted = module._fitted(changed(config, checkpoints=(network,), grid=None), networks)
     assert (fitted.label, fitted.grid) == (label, 4)
     assert module._label(config, [classes]) == (label, why)
     photos = photographs(tmp_path)
@@ -777,9 +778,15 @@ def test_an_attribution_needs_a_classifier(config, tmp_path):
         occlusion(salient)
 
 
-def test_damaged_images_are_named(config, tmp_path):
+def test_damaged_images_are_left_out_and_named(config, tmp_path, caplog):
     folder = photographs(tmp_path)
     (folder / "2.png").write_bytes(b"no image")
-    with pytest.raises((DataError, UsageError), match=r"1 cannot: 2\.png; repair"):
-        occlusion(changed(config, data="", images=folder))
-    assert not config.out.exists()
+    occlusion(changed(config, data="", images=folder))
+    assert "2.png" in caplog.text
+    (table,) = [read_images_table(path) for path in (config.out / "images").iterdir()]
+    assert "2.png" not in set(table["image"])
+    for path in folder.glob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises((DataError, UsageError), match=r"\.png"):
+        occlusion(changed(config, data="", images=folder, out=tmp_path / "other"))
+    assert not (tmp_path / "other").exists()

@@ -61,7 +61,7 @@ def subject():
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         return pixels.float() / 255
 
-    report = LoadReport("net", "timm", "net", sha256="0")
+    report = LoadReport("net", "timm", "net", sha256="0", look={"input_size": (3, 32, 32)})
     return Subject(
         "net", "none", Seen().eval(), transform, report, ((0,) * 3, (1,) * 3), lambda seed: Seen()
     )
@@ -71,7 +71,7 @@ def subject():
 def sources():
     rng = np.random.default_rng(0)
     pictures = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)) for _ in range(3)]
-    return [Source(f"{k}.png", lambda p=p: p, k) for k, p in enumerate(pictures)]
+    return [Source(f"{k}.png", lambda channels, p=p: p, k) for k, p in enumerate(pictures)]
 
 
 def test_shares_of_the_work_add_up_to_the_whole(subject, sources, tmp_path):

@@ -206,8 +206,8 @@ def test_some_maps_of_a_data_set_by_name(config):
         ({"batch_size": -1}, "--batch-size of at least 0, got -1"),
         ({"layers": ("blocks.0",)}, "net.safetensors: expected layers of stem, blocks.0/attention"),
         (
-            {"checkpoints": ("untrained:hiera_tiny_224",)},
-            "untrained:hiera_tiny_224: expected a",
+            {"checkpoints": ("untrained:selecsls42",)},
+            "untrained:selecsls42: features: expected a map",
         ),
     ],
 )

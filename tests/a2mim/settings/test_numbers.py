@@ -35,7 +35,7 @@ def test_numbers_within_their_limits(config):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (Outer(seed=2**63), f"--seed a finite number of 64 bits, got {2**63}"),
+        (Outer(seed=2**63), f"--seed finite, in 64 bits, got {2**63}"),
         (Outer(crop_pct=0.0), "--crop-pct above 0 and at most 2, got 0"),
         (Outer(crop_pct=float("nan")), "--crop-pct above .* got nan"),
         (Outer(crop_pct=-1.0), "--crop-pct above .* got -1"),

@@ -36,7 +36,7 @@ def test_settings_of_one_network():
         check_checkpoints(("a.pth",), config)
 
 
-@pytest.mark.parametrize("words", [("mean=red",), ("std=1",), ("ours",)])
+@pytest.mark.parametrize("words", [("mean=red",), ("std=red",), ("ours",)])
 def test_words_that_say_nothing_of_a_network(words):
     with pytest.raises(UsageError):
         weights_of("a.pth", WeightsConfig(per_network=(("a.pth", *words),)))
