@@ -91,7 +91,9 @@ def _without_common_prefix(tensors: Mapping[str, Tensor]) -> Entries:
     entries = {_WRAPPED.sub("", name): (name, tensor) for name, tensor in tensors.items()}
     if len(entries) != len(tensors):
         raise WeightsError("expected other names without the prefixes of wrappers, got one twice")
-    while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in entries)), None):
+    while entries and (
+        prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in entries)), None)
+    ):
         entries = {key.removeprefix(prefix): entry for key, entry in entries.items()}
     return entries
 

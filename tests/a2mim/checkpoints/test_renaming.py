@@ -9,7 +9,7 @@ from a2mim.checkpoints.renaming import rename
 
 def file(*names, wrapper=(), **tensors):
     state = {name: torch.full((1,), float(k)) for k, name in enumerate(names)}
-    return StateFile(Path("w.pth"), state, wrapper)
+    return StateFile(Path("w.pth"), state | tensors, wrapper)
 
 
 def origins(renamed):
@@ -138,3 +138,8 @@ def test_queries_keys_and_values_become_one():
     del parts[names[1]]
     with pytest.raises(WeightsError, match="expected queries, keys and values of one shape"):
         rename(file(**parts))
+
+
+def test_a_file_without_tensors_has_no_backbone():
+    with pytest.raises(WeightsError, match="has none"):
+        rename(file())
