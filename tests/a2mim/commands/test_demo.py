@@ -96,6 +96,7 @@ def undrawn(monkeypatch):
     monkeypatch.setattr("a2mim.commands.demo.draw_all", lambda folder: [])
 
 
+@pytest.mark.integration
 def test_an_interrupted_run_goes_on_to_the_same_result(
     run_folder, tiny, tmp_path, undrawn, monkeypatch, capsys
 ):
@@ -131,6 +132,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     pd.testing.assert_frame_equal(without_commit(config.out), without_commit(run_folder))
 
 
+@pytest.mark.integration
 def test_another_seed_gives_other_numbers(run_folder, tiny, tmp_path, undrawn):
     demo(DemoConfig(out=tmp_path / "demo", seed=1, **tiny))
     one, two = without_commit(run_folder), without_commit(tmp_path / "demo")
@@ -153,6 +155,7 @@ def folders(tmp_path):
     return tmp_path / "images"
 
 
+@pytest.mark.integration
 def test_image_folders_work_too(folders, tiny, tmp_path, undrawn):
     out = tmp_path / "demo"
     demo(DemoConfig(data=f"folder:{folders}", out=out, **tiny))

@@ -47,7 +47,7 @@ from a2mim.recipes.pretrain import METHODS, RECIPES, changed, with_method
         ("mae", {"decoder": (16, 1, 0)}, "width and heads of --decoder above 0, got 16 1 0"),
         ("a2mim", {"trackers": ("wand",)}, "got 'wand'; did you mean wandb?"),
         ("a2mim", {"trackers": ("tensorboard", "clearml")}, "expected the package of the tracker"),
-        ("a2mim", {"mean": (0.5,)}, "--mean and --std of as many channels"),
+        ("a2mim", {"mean": (0.5,)}, "--mean and --std of 3 numbers"),
     ],
 )
 def test_bad_settings(method, changes, message):
