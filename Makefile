@@ -9,7 +9,7 @@ QUICK := -m 'not integration and not slow and not gpu'
 ALL := -m 'not slow and not gpu'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-lowest check fix figures bench clean
+.PHONY: help install demo test test-all test-lowest test-wheel check fix figures bench clean
 
 help:  ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -37,6 +37,14 @@ test-all: $(READY)  ## Run these and those that start processes, browsers or not
 test-lowest: $(LOWEST)/.ready  ## Run all of them with the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python $(SUITE) $(ALL)
 
+test-wheel: $(READY)  ## Build the wheel, and use it in an empty environment and folder
+	rm -rf dist .venv-wheel
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	.ci/use-wheel .venv-wheel/bin
+
 check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,4 +61,4 @@ bench: $(READY)  ## Time the toolkit against bare models; writes results/bench/
 	$(BIN)/python -m experiments.bench $(ARGS)
 
 clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) $(LOWEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) .venv-wheel dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -22,7 +22,7 @@ DECLARED = [
     for requirement in group
     if requirement.name != PROJECT["name"]  # an extra that another one includes
 ]
-TOOLS = ("mypy", "pandas-stubs", "playwright", "ruff")
+TOOLS = ("build", "mypy", "pandas-stubs", "playwright", "ruff", "twine")
 """Of which the lowest versions are not tested."""
 
 
