@@ -559,11 +559,14 @@ def test_bad_input(config, changes, message, monkeypatch):
 
 
 def test_bad_files(config, images, weights):
-    for name in ("a/0.png", "a/1.png"):
+    whole = {name: (images / name).read_bytes() for name in ("a/0.png", "a/1.png")}
+    for name in whole:
         (images / name).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"at least 2 images .* that can be read, 1 can"):
         interaction_curves(config)
-    (images / "labels.csv").write_text("file,class_index\na/0.png,x\n")
+    for name, content in whole.items():
+        (images / name).write_bytes(content)
+    (images / "labels.csv").write_text("file,class_index\na/0.png\n")
     with pytest.raises(UsageError, match=r"line 2 of .*labels\.csv"):
         interaction_curves(config)
     weights.write_bytes(b"no weights")
