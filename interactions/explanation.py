@@ -242,8 +242,10 @@ class Explanation:
             **{f"record {k}": np.asarray(v) for k, v in vars(self.record).items()},
             **{f"marginals {k}": np.asarray(v) for k, v in vars(self.marginals).items()},
         }
-        with open(path, "wb") as file:
+        partial = f"{os.fspath(path)}.{os.getpid()}.part"
+        with open(partial, "wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
+        os.replace(partial, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Explanation:

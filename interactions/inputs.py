@@ -267,7 +267,7 @@ def visible_picture(image_CHW: Tensor, colours: Colours | None = None) -> NDArra
         image_CHW = image_CHW * std + mean
     elif image_CHW.amin() < 0 or image_CHW.amax() > 1:
         low, high = image_CHW.amin(), image_CHW.amax()
-        image_CHW = (image_CHW - low) / (high - low)
+        image_CHW = (image_CHW - low) / (high - low).clamp(min=1e-12)
     if len(image_CHW) not in (1, 3):
         image_CHW = image_CHW.mean(dim=0, keepdim=True)
     return image_CHW.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()

@@ -69,9 +69,13 @@ def with_decoder(
         TypeError: if the backbone is none that MAE can be built around.
     """
     if any(name.endswith(("decoder_embed.weight", "decoder_pred.weight")) for name in tensors):
-        return _mae(tensors, backbone, ratio or MAE_RATIO, block, where)
+        return _mae(tensors, backbone, MAE_RATIO if ratio is None else ratio, block, where)
     if {"encoder.mask_token", "decoder.0.weight"} <= tensors.keys():
-        mask = BlockMask(image_size, block or SIMMIM_BLOCK, ratio or SIMMIM_RATIO)
+        mask = BlockMask(
+            image_size,
+            SIMMIM_BLOCK if block is None else block,
+            SIMMIM_RATIO if ratio is None else ratio,
+        )
         method = simmim(backbone, mask)
         token = {"token": tensors["encoder.mask_token"].flatten()}
         _fill(method.token_blend, token, where)
@@ -92,6 +96,8 @@ def _mae(
     tensors: Mapping[str, Tensor], backbone: nn.Module, ratio: float, block: int | None, where: str
 ) -> MaskedAutoencoder:
     decoder = mae_decoder(tensors)
+    if "pos_embed" not in decoder:
+        raise WeightsError(f"expected a whole decoder in {where}, it has no positions")
     positions_1NF = decoder.pop("pos_embed")
     vit = vision_transformer(backbone)
     method = MaskedAutoencoder(
@@ -136,6 +142,8 @@ def _joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name in tensors:
         if match := _QKV.fullmatch(name):
             parts = [name.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+            if not set(parts) <= joined.keys():
+                raise WeightsError(f"expected queries, keys and values, found only some of {name}")
             joined[f"{match[1]}.qkv.{match[2]}"] = torch.cat([joined.pop(part) for part in parts])
     return joined
 

@@ -32,7 +32,9 @@ _ROOTS = (
 )
 """Names that stand at the root of a network."""
 
-_AVERAGED = re.compile(r"ema|teacher|momentum|target|averaged|swa|shadow", re.I)
+_AVERAGED = re.compile(
+    r"(?<![a-z])(ema|teacher|momentum|target|averaged?|swa|shadow)(?![a-z])", re.I
+)
 BESIDE = "beside the network, under other names"
 _NOT_AVERAGED = (
     "running_mean",
@@ -78,7 +80,7 @@ def rename(file: StateFile, ema: Variant = "plain", layout: str | None = None) -
         WeightsError: if two tensors would have one name, a set is not complete, or there is no
             backbone or no such layout.
     """
-    inside, beside, averaged = _network(_without_common_prefix(file.tensors), ema, layout, file)
+    inside, beside, averaged = _network(without_common_prefix(file.tensors), ema, layout, file)
     entries, dropped = _variant(inside, "plain" if averaged else ema, file)
     dropped |= beside
     chosen = _layout(layout, {key: tensor for key, (_, tensor) in entries.items()}, file.arch)
@@ -86,7 +88,7 @@ def rename(file: StateFile, ema: Variant = "plain", layout: str | None = None) -
     return Renamed(chosen, dialect.name, tensors, dropped | more, dialect.note)
 
 
-def _without_common_prefix(tensors: Mapping[str, Tensor]) -> Entries:
+def without_common_prefix(tensors: Mapping[str, Tensor]) -> Entries:
     """Names without what wrappers put into them, or before all of them."""
     entries = {_WRAPPED.sub("", name): (name, tensor) for name, tensor in tensors.items()}
     if len(entries) != len(tensors):

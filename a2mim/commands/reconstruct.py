@@ -25,9 +25,10 @@ import torch
 from timm.data import create_transform
 from torch import Tensor
 
-from a2mim.checkpoints.decoders import with_decoder
+from a2mim.checkpoints.decoders import HEADS, with_decoder
 from a2mim.checkpoints.files import WeightsError, read_state
 from a2mim.checkpoints.load import LoadReport
+from a2mim.checkpoints.renaming import without_common_prefix
 from a2mim.commands.pretrain import method_of
 from a2mim.commands.watching import Masked, as_levels, seen_and_completed
 from a2mim.data.sampler import keyed_seed
@@ -39,6 +40,7 @@ from a2mim.measure.networks import (
     identity,
     load,
     nicknames,
+    parts_of,
     recorded,
     write_reports,
 )
@@ -148,15 +150,22 @@ def _network(name: str, config: ReconstructConfig) -> _Network:
     ours = (folder / CHECKPOINT).is_file() and is_run(folder)
     try:
         if ours:
+            if config.weights.image_size:
+                raise UsageError("expected no --image-size for a run of a2mim pretrain")
             method = _of_run(folder, config)
         else:
-            file = Path(name.partition("=")[2] or name)
+            file = Path(parts_of(name)[1])
             if not file.is_file():
                 raise UsageError(
                     f"expected a run of a2mim pretrain or a file with a decoder, got {name}"
                 )
             method = with_decoder(
-                read_state(file).tensors,
+                {
+                    key: tensor
+                    for key, (_, tensor) in without_common_prefix(
+                        read_state(file, "ema" if config.weights.ema else "plain").tensors
+                    ).items()
+                },
                 loaded.model,
                 image_size=loaded.data_config["input_size"][-1],
                 ratio=config.mask_ratio,
@@ -199,6 +208,7 @@ def _reconstructed(
     if isinstance(method, MaskedAutoencoder):
         if not network.ours:
             method.norm_pix = _norm_pix(method, images, visible, config.norm_pix)
+            setting += f" decoder_heads={HEADS}"  # no file tells
         setting += f" norm_pix={'yes' if method.norm_pix else 'no'}"
     stacks = seen_and_completed(method, images, visible)
     if "prediction" not in stacks:

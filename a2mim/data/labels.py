@@ -22,6 +22,7 @@ import codecs
 import csv
 import io
 import posixpath
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -143,16 +144,17 @@ def _names_in(path: Path) -> dict[str, int] | None:
     """The classes of a ``classes.txt``; None if there is none.
 
     Raises:
-        UsageError: if a name is there twice.
+        UsageError: if a name is there twice, or a line between names is empty.
     """
     if not path.is_file():
         return None
     known: dict[str, int] = {}
-    for number, line in enumerate(_text_of(path).splitlines(), 1):
-        if line.strip():
-            if line.strip() in known:
-                raise UsageError(f"expected every class once in {path}, got line {number} again")
-            known[line.strip()] = len(known)
+    for number, line in enumerate(_text_of(path).rstrip().splitlines(), 1):
+        if not line.strip():
+            raise UsageError(f"expected a class in every line of {path}, line {number} is empty")
+        if line.strip() in known:
+            raise UsageError(f"expected every class once in {path}, got line {number} again")
+        known[line.strip()] = len(known)
     return known
 
 
@@ -316,11 +318,7 @@ def _first(known: Sequence[str], header: Sequence[str]) -> int | None:
 
 
 def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return text.strip().lower().lstrip("+-") not in ("nan", "inf", "infinity")
+    return re.fullmatch(r"\s*[+-]?[0-9]+(\.[0-9]*)?\s*", text) is not None
 
 
 def _number(text: str, name: str, place: str) -> int:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from a2mim.data.contents import UNREADABLE
 from a2mim.data.samples import FolderSamples
 from a2mim.data.sources import Source
 from a2mim.measure.networks import Subject
@@ -68,7 +69,7 @@ def of_training(train: object, test: object) -> list[str]:
         samples.identities([k for k, size in enumerate(of) if size in common])
         for samples, of in zip((train, test), sizes, strict=True)
     )
-    known = {contents for *_, contents in of_train}
+    known = {contents for *_, contents in of_train} - {UNREADABLE}
     seen = [name for name, _, contents in of_test if contents in known]
     if not seen:
         return []

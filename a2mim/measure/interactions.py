@@ -119,7 +119,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
     settings = {
         key: value
         for key, value in asdict(config).items()
-        if key not in ("out", "images", "data", "resume")
+        if key not in ("out", "images", "data", "resume", "batch_size")
     }
     settings |= {
         "weights": recorded(config.weights),
@@ -143,6 +143,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
     if run.finished:
         return
     work, out = run.work, run.out
+    (work / f"done-{rank}").unlink(missing_ok=True)  # of a run that was killed at its end
     share = Share(work / "records", rank, world)
     if config.budget:
         try:

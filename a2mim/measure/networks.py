@@ -81,7 +81,7 @@ def load(name: str, config: WeightsConfig) -> Loaded:
 
 
 def _load(name: str, config: WeightsConfig) -> Loaded:
-    architecture, where = _parts(name)
+    architecture, where = parts_of(name)
     for key, value in (("mean", config.mean), ("std", config.std)):
         if not all(map(math.isfinite, value)) or (key == "std" and min(value, default=1) <= 0):
             raise UsageError(f"expected --{key} of finite numbers (above 0 for std), got {value}")
@@ -316,7 +316,7 @@ def without_path(name: str) -> str:
 
 def own_code(name: str) -> str:
     """SHA-256 of the code of a network of one's own; empty for others."""
-    network = _own(*_parts(name))
+    network = _own(*parts_of(name))
     return "" if network is None else code_hash(network)
 
 
@@ -345,7 +345,7 @@ def models(config: ModelsConfig) -> None:
 
 def _untrained(name: str, report: LoadReport, seed: int) -> nn.Module:
     """The same architecture, made with the same options, with fresh weights."""
-    network = _own(*_parts(name))
+    network = _own(*parts_of(name))
     if network is not None:
         return without_classifier(build(network, seed))
     fresh = load_model(
@@ -371,7 +371,7 @@ def recognised(name: str, config: WeightsConfig) -> LoadReport:
         UsageError: as :func:`load`.
     """
     config, _ = weights_of(name, config)
-    architecture, where = _parts(name)
+    architecture, where = parts_of(name)
     if not Path(where).is_file() or _own(architecture, where):
         return load(name, config).report
     try:
@@ -408,7 +408,7 @@ def overview() -> str:
     )
 
 
-def _parts(name: str) -> tuple[str | None, str]:
+def parts_of(name: str) -> tuple[str | None, str]:
     """Architecture and place of ``ARCHITECTURE=FILE``, or None and the whole name."""
     if name.startswith(LOCAL):
         return None, name

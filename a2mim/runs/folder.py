@@ -31,7 +31,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 
@@ -302,9 +301,9 @@ def _is_finished(out: Path, key: str) -> bool:
     label = _label(out)
     if not is_run(out) or label.get("key") != key:
         return False
-    # Where there is no checkout, the commit is unknown and the version tells.
-    code = [label.get("commits"), cast(Any, label["versions"]).get("a2mim")]
-    return code == [[commit()], _version("a2mim")]
+    # Where there is no checkout, the commit is unknown and the versions tell.
+    now = provenance()
+    return [label.get("commits"), label["versions"]] == [[now["commit"]], now["versions"]]
 
 
 def _label(folder: Path) -> dict[str, object]:

@@ -9,10 +9,11 @@ Expected: pictures; the error of hidden pixels beside that of their mean colour.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from a2mim.settings.numbers import Within
 from a2mim.settings.shared import Checkpoints, Data, Device, Images, Out, Resume, Seed
 from a2mim.settings.weights import WeightsConfig
 
@@ -24,12 +25,12 @@ class ReconstructConfig:
     checkpoints: Checkpoints
     images: Images = None
     data: Data = ""
-    count: int = 8
+    count: Annotated[int, Within(1)] = 8
     """At most this many images, drawn by the random seed."""
-    mask_ratio: float | None = None
+    mask_ratio: Annotated[float | None, Within(0, 1, above=True)] = None
     """Hidden share; as in pre-training if left out: that of the recipe, 0.75 for official MAE and
     0.6 for SimMIM."""
-    block: int | None = None
+    block: Annotated[int | None, Within(1)] = None
     """Edge of a mask block in pixels; as in pre-training if left out: that of the recipe, the patch
     for MAE, 32 for official SimMIM."""
     norm_pix: Literal["auto", "yes", "no"] = "auto"

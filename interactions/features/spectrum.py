@@ -294,7 +294,7 @@ def _frame(
     for k, (layer, of) in enumerate(zip(layers, numbers.split(widths, dim=1), strict=True)):
         if not of[:, 0].isfinite().all():  # a variance is finite only where all cells are
             raise ValueError(f"{layer}: expected finite maps, got NaN or infinity")
-        padded_BLK[:, k, : widths[k]] = of
+        padded_BLK[:, k, : widths[k]] = of.numpy()
     columns = ["variance", *(f"k{k}" for k in range(1, max(widths)))]
     places = {
         "image": np.repeat(np.array(images, dtype=object), len(layers)),

@@ -201,6 +201,10 @@ def measure_each(
     yield from _in_turn((partial(_measuring, game, design) for game in games), together)
 
 
+AHEAD = 16
+"""Images that may wait for their batches to be full."""
+
+
 def _in_turn(
     measurements: Iterable[Callable[[Stream], _Measuring]], together: bool | None = None
 ) -> Iterator[Interactions]:
@@ -210,6 +214,8 @@ def _in_turn(
     for start in measurements:
         started.append(start(stream))
         stream.end_image()
+        if len(started) > AHEAD:  # lanes that fill slowly would keep all images waiting
+            stream.finish()
         while len(started) > stream.ahead and started[0].complete:
             yield started.popleft().record()
     stream.finish()
