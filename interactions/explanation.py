@@ -41,6 +41,7 @@ from interactions.networks.masking import token_grid
 from interactions.orders.attribution import Marginals, marginals
 from interactions.orders.contexts import ContextSampler, Windows
 from interactions.orders.estimator import Design, Interactions, is_exact, measure_one, orders_of
+from interactions.orders.measurements import write_arrays
 from interactions.orders.pairs import AdjacentPairs, NeighbourPairs, PairSampler
 from interactions.orders.strength import Strength, bands_of, strength
 from interactions.patches import PatchGrid, Players
@@ -242,10 +243,7 @@ class Explanation:
             **{f"record {k}": np.asarray(v) for k, v in vars(self.record).items()},
             **{f"marginals {k}": np.asarray(v) for k, v in vars(self.marginals).items()},
         }
-        partial = f"{os.fspath(path)}.{os.getpid()}.part"
-        with open(partial, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        os.replace(partial, path)
+        write_arrays(path, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Explanation:

@@ -74,12 +74,13 @@ def hashed_words(count: int, seed: int, numbers_B: Tensor) -> Tensor:
     Returns:
         int64 of shape ``(B, N)``: the words as signed numbers.
     """
-    start_B1 = _mixed(numbers_B * GOLDEN + seed)[:, None]
+    start_B1 = mixed(numbers_B * GOLDEN + seed)[:, None]
     places_N = torch.arange(1, count + 1, device=numbers_B.device)
-    return _mixed(start_B1 + places_N * GOLDEN)
+    return mixed(start_B1 + places_N * GOLDEN)
 
 
-def _mixed(words: Tensor) -> Tensor:
+def mixed(words: Tensor) -> Tensor:
+    """The mixing of splitmix64, of int64 words."""
     for shift, factor in MIXING:
         words = (words ^ _right(words, shift)) * factor
     return words ^ _right(words, 31)

@@ -25,11 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from interactions.keys import GOLDEN, mixed
+
 Sample = tuple[int, Tensor]
 """The index of an image, and the image."""
-
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-"""2^64 divided by the golden ratio, odd."""
 
 
 class Samples(Protocol):
@@ -271,14 +270,12 @@ def keyed_uniforms(
     hashed = _mix(np.array([seed], np.uint64))
     for counter in counters:
         steps = np.atleast_1d(counter).astype(np.uint64) + np.uint64(1)
-        hashed = _mix(hashed + steps * GOLDEN)
+        hashed = _mix(hashed + steps * np.uint64(GOLDEN % 2**64))
     return (hashed >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return mixed(torch.from_numpy(x.view(np.int64))).numpy().view(np.uint64)
 
 
 class _Keyed(Dataset[Sample]):

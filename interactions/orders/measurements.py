@@ -6,7 +6,7 @@ Shapes: P pairs, R replicates, O orders.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Of files, told by what they hold."""
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a compressed ``.npz`` file; one that is there stays whole until the new one is."""
+    partial = f"{os.fspath(path)}.{os.getpid()}.part"
+    with open(partial, "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    os.replace(partial, path)
 
 
 class Measurements(list[Interactions]):
@@ -113,11 +121,7 @@ class Measurements(list[Interactions]):
             for k, record in enumerate(self)
             for field in fields(record)
         }
-        part = f"{os.fspath(path)}.part"
-        with open(part, "wb") as file:  # a file that is there stays whole until the new one is
-            arrays["measurements"] = np.array(FORMAT)
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        os.replace(part, path)
+        write_arrays(path, arrays | {"measurements": np.array(FORMAT)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Measurements:
