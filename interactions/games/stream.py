@@ -31,7 +31,7 @@ from interactions.networks.inference import (
     running,
     too_large,
 )
-from interactions.networks.masking import Masked
+from interactions.networks.masking import Masked, place
 
 
 class OfNetwork(OnImage, Protocol):
@@ -110,6 +110,7 @@ class Stream:
     def __init__(self, together: bool | None = None):
         self.together = together
         self._lanes: dict[Hashable, _Lane] = {}
+        self._room = _Room()
         self._last: tuple[OfNetwork, Callable[[int], Masked]] | None = None
 
     @property
@@ -170,8 +171,34 @@ class Stream:
         entry = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in masked.entry)
         key = (game.model, game.precision, game.batch_size, game.compile, kind, entry)
         if key not in self._lanes:
-            self._lanes[key] = _Lane(game, masked, self.together)
+            self._lanes[key] = _Lane(game, masked, self.together, self._room)
         return self._lanes[key]
+
+
+class _Room:
+    """One place in memory for the batches of all lanes: they are run one after the other.
+
+    What is made anew has to be cleared anew, and a place for each lane would be one for each size
+    of a coalition where tokens are left out: 23 GB at 224 px, in batches of 1024.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[Hashable, Tensor] = {}
+
+    def places(self, masked: Masked, count: int) -> tuple[Tensor, ...]:
+        """Tensors for a batch, as :meth:`Masked.places`; what was in them before is lost."""
+        found = []
+        for k, entry in enumerate(masked.entry):
+            key = (k, entry.shape, entry.stride(), entry.dtype, entry.device)
+            if key not in self._places or len(self._places[key]) < count:
+                self._places.pop(key, None)  # before the larger one is made
+                self._places[key] = place(entry, count)
+            found.append(self._places[key][:count])
+        return tuple(found)
+
+    def clear(self) -> None:
+        """Give the memory back."""
+        self._places.clear()
 
 
 class _Part:
@@ -195,7 +222,8 @@ class _Part:
 class _Lane:
     """Coalitions that can share a batch, and wait for it to be full."""
 
-    def __init__(self, game: OfNetwork, masked: Masked, together: bool | None):
+    def __init__(self, game: OfNetwork, masked: Masked, together: bool | None, room: _Room):
+        self.room = room
         self.model, self.precision = game.model, game.precision
         self.image_CHW, self.device = game.image_CHW, masked.entry[0].device
         self.network = _compiled(masked.network) if game.compile else masked.network
@@ -203,7 +231,6 @@ class _Lane:
         self.padded = game.compile or self.shared
         self.parts: deque[_Part] = deque()
         self.waiting = 0
-        self.places: tuple[Tensor, ...] = ()
 
         def evaluate(count: int) -> None:
             places = masked.places(count)
@@ -229,7 +256,8 @@ class _Lane:
                     raise
                 self.parts.extendleft(reversed(parts))
                 self.waiting += sum(len(part.visible_BN) for part in parts)
-                self.size, self.places = self.size // 2, ()
+                self.size //= 2
+                self.room.clear()
                 too_large(self.model, self.image_CHW, self.precision, self.device, self.size)
 
     def _take(self, count: int) -> list[_Part]:
@@ -249,14 +277,11 @@ class _Lane:
         for part in parts:
             rows.append(rows[-1] + len(part.visible_BN))
         wide = self.size if self.padded else rows[-1]
-        # One place in memory for all batches: what is made anew has to be cleared anew.
-        if not self.places or len(self.places[0]) < wide:
-            self.places = parts[0].masked.places(wide)
-        places = [place[:wide] for place in self.places]
+        places = self.room.places(parts[0].masked, wide)
         for part, start, stop in zip(parts, rows, rows[1:], strict=False):
-            part.masked.compose(part.visible_BN, *(place[start:stop] for place in places))
-        for place in places:
-            place[rows[-1] :] = place[rows[-1] - 1]
+            part.masked.compose(part.visible_BN, *(wide_B[start:stop] for wide_B in places))
+        for wide_B in places:
+            wide_B[rows[-1] :] = wide_B[rows[-1] - 1]
         outputs: Any = self.network(*places)
         values = []
         for part, start, stop in zip(parts, rows, rows[1:], strict=False):

@@ -72,22 +72,30 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
     """
     dtype = _HALF.get(precision)
     backends: list[Any] = []
+    cuda: Any = torch.backends.cuda.matmul
     if device.type == "cuda":
         cudnn: Any = torch.backends.cudnn
-        backends = [torch.backends.cuda.matmul, cudnn.conv]
+        backends = [cuda, cudnn.conv]
     elif device.type == "cpu":
         mkldnn: Any = torch.backends.mkldnn
         backends = [mkldnn.matmul, mkldnn.conv]
     products = "tf32" if precision == "tf32" and device.type == "cuda" else "ieee"
     before = [backend.fp32_precision for backend in backends]
+
+    def put(told: Sequence[str]) -> None:
+        if cuda in backends:
+            # By the old name too: torch refuses to tell it once both differ, and compilers ask.
+            # a2mim.training.arithmetic does the same, which may not import this.
+            cuda.allow_tf32 = told[0] == "tf32"
+        for backend, one in zip(backends, told, strict=True):
+            backend.fp32_precision = one
+
     try:
-        for backend in backends:
-            backend.fp32_precision = products
+        put([products] * len(backends))
         with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             yield
     finally:
-        for backend, was in zip(backends, before, strict=True):
-            backend.fp32_precision = was
+        put(before)
 
 
 @contextmanager

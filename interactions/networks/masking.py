@@ -45,18 +45,19 @@ class Masked:
 
     def places(self, count: int) -> tuple[Tensor, ...]:
         """Empty tensors for a batch, in the layout of the entry."""
-        return tuple(
-            torch.empty_like(
-                tensor.expand(count, *tensor.shape[1:]), memory_format=_layout_of(tensor)
-            )
-            for tensor in self.entry
-        )
+        return tuple(place(tensor, count) for tensor in self.entry)
 
     def __call__(self, visible_BN: Tensor) -> Any:
         """What the network says of masked images, for bool ``(B, N)`` on its device."""
         places = self.places(len(visible_BN))
         self.compose(visible_BN, *places)
         return self.network(*places)
+
+
+def place(entry: Tensor, count: int) -> Tensor:
+    """An empty tensor for a batch of such entries ``(1, ...)``, in their layout."""
+    wide = entry.expand(count, *entry.shape[1:])
+    return torch.empty_like(wide, memory_format=_layout_of(entry))
 
 
 def masked(model: nn.Module, images_1CHW: Tensor, players: Players, filled: Tensor) -> Masked:

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from a2mim.training.arithmetic import check_precision, fastest, float32_products
+from interactions.networks.inference import arithmetic
 
 
 def state():
@@ -22,6 +23,18 @@ def test_products_are_what_was_said_and_afterwards_what_they_were(precision, pro
     assert state() == before
     with float32_products(precision, torch.device("cpu")):
         assert state() == before
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_frozen_networks_find_the_same_products_as_those_that_are_trained(precision):
+    """Two switches, because training may not import how frozen networks run: one state."""
+    before, device = state(), torch.device("cuda")
+    with float32_products(precision, device):
+        expected = state(), torch.get_float32_matmul_precision()
+    with arithmetic(precision, device):
+        assert (state(), torch.get_float32_matmul_precision()) == expected
+    assert state() == before
 
 
 def test_what_a_device_does_not_have_is_refused():

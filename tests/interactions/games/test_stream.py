@@ -9,9 +9,11 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import interactions as ix
+from interactions.games import stream as module
 from interactions.games.stream import Stream
 from interactions.keys import torch_seeded
 from interactions.networks.inference import largest_size
+from interactions.networks.masking import place
 from interactions.orders.estimator import add_to_each, measure_each
 
 GRID = ix.PatchGrid(4, 4)
@@ -175,6 +177,22 @@ class Small(nn.Module):
         if len(images) > 2:
             raise torch.OutOfMemoryError
         return images.flatten(1)[:, :5] * self.weight
+
+
+def test_all_lengths_of_sequences_share_one_place_for_images(monkeypatch):
+    """What is held does not grow with the sizes of coalitions, but for the numbers of tokens."""
+    held, size = [], 16
+    monkeypatch.setattr(module, "place", lambda *of: held.append(place(*of)) or held[-1])
+    images = make_images(2)
+    games = [ix.TokenDropGame(VIT(), image, 0, GRID, batch_size=size) for image in images]
+    coalitions, stream = make_coalitions(200), Stream(together=True)
+    for game in games:
+        stream.ask(game, coalitions)
+    stream.finish()
+    lengths = coalitions.sum(dim=1).unique().tolist()
+    assert len(lengths) > 8
+    bytes_held = sum(one.nbytes for one in held)
+    assert bytes_held == size * (images[0].nbytes + 8 * sum(lengths))
 
 
 def test_a_batch_that_did_not_fit_is_remembered():
