@@ -46,6 +46,20 @@ def write_whole(path: Path, content: str | bytes, *, sync: bool = False) -> None
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def write_first(path: Path, content: str) -> None:
+    """Write a file unless it is there: of several processes, the first decides what it holds."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(content)
+        os.link(partial, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        write_whole(path, content)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a compressed ``.npz`` file; see :func:`whole`."""
     buffer = io.BytesIO()

@@ -324,6 +324,53 @@ def test_nothing_waits_for_the_device_within_an_image(kind):
     assert many == few == ["aten._to_copy.default"] * 2
 
 
+class Uploads(TorchDispatchMode):
+    """How often something is copied to the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        to = (kwargs or {}).get("device")
+        sent = operation is ATEN._to_copy.default and not isinstance(args[0], Pretended)
+        put = operation is ATEN.copy_.default and not isinstance(args[1], Pretended)
+        put = put and isinstance(args[0], Pretended)
+        self.found += put or (sent and to is not None and torch.device(to).type == "cuda")
+        return operation(*args, **(kwargs or {}))
+
+
+@BUILT_FOR_CUDA
+@pytest.mark.parametrize("fill", ["image_mean", "noise", None])
+def test_batches_of_masked_images_neither_wait_for_the_device_nor_send_it_anything(fill):
+    """Images, masks and fills go there once for all batches; measures come back once."""
+
+    def counted(batch_size):
+        filler = fills.uniform_noise(MEAN, STD) if fill == "noise" else fill
+        with pretended():
+            model, batches = network("vit", CUDA), []
+            model.norm.register_forward_hook(lambda *_: batches.append(1))
+            with Waits() as waits, Uploads() as uploads:
+                occlude(
+                    model,
+                    IMAGES,
+                    LABELS,
+                    GRID,
+                    "random",
+                    fractions=(0, 0.5, 0.75),
+                    fill=filler,
+                    batch_size=batch_size,
+                )
+        return len(waits.found), uploads.found, len(batches)
+
+    (*few, in_few), (*many, in_many) = counted(64), counted(2)
+    assert in_many > 2 * in_few
+    assert few == many
+    kinds = 1 if fill else 2  # of masks: tokens of one number share a batch
+    assert many[0] <= 2 + kinds
+    assert many[1] <= 7 + kinds
+
+
 def test_dropped_tokens(agrees):
     def run(device):
         return ix.TokenDropGame(network("vit", device), IMAGES[0], 1, GRID)(COALITIONS)

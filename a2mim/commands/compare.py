@@ -240,7 +240,7 @@ _COMMANDS: dict[Panel, Callable[[Plan, CompareConfig, Path], None]] = {
 
 def _masked(config: CompareConfig, out: Path) -> dict[str, Any]:
     """Settings of the panels that hide patches."""
-    return {**_shared(config, out), "precision": config.precision, "grid": config.grid}
+    return {**_shared(config, out), "grid": config.grid}
 
 
 def _shared(config: CompareConfig, out: Path) -> dict[str, Any]:
@@ -250,6 +250,7 @@ def _shared(config: CompareConfig, out: Path) -> dict[str, Any]:
         "data": config.data,
         "count": config.count,
         "seed": config.seed,
+        "precision": config.precision,
         "weights": config.weights,
         "device": config.device,
         "out": out,

@@ -54,6 +54,7 @@ from a2mim.measure.networks import (
     subject_of,
     write_reports,
 )
+from a2mim.measure.precision import PROBED, ends, floor_of_features, on_device, ran_in, settled
 from a2mim.messages import UsageError
 from a2mim.report.figures import save
 from a2mim.report.figures_features import (
@@ -91,7 +92,9 @@ from interactions.features.invariance import (
     similarity_rows,
     summarised,
 )
+from interactions.networks.inference import Fitting, Precision
 from interactions.networks.layers import layer_features
+from interactions.networks.rounding import fitting
 from interactions.occlusion.patch_drop import random_drop
 from interactions.patches import PatchGrid
 
@@ -178,11 +181,12 @@ def invariance(config: InvarianceConfig) -> None:
         *("invariance", config, prepared),
         [f"{k:05d}.npz" for k in range(len(sizes))],
         partial(_measure, config, prepared, sizes),
+        partial(_fitting, config, prepared),
     )
     if done is None:
         return
     run, settings, files = done
-    made = zip(prepared.reports, files, strict=True)
+    made = zip(prepared.reports, files, settings["ran"]["precision"], strict=True)
     rows = pd.concat([_rows(config, prepared, *one) for one in made], ignore_index=True)
     for number, (report, paths) in enumerate(zip(prepared.reports, files, strict=True)):
         write_images(run.work, number, report, of_images(paths))
@@ -303,7 +307,8 @@ def measure_all(
     config: InvarianceConfig | SpectrumConfig,
     prepared: Prepared,
     parts: Sequence[str],
-    measure: Callable[[Subject, Sequence[Path]], None],
+    measure: Callable[[Subject, Sequence[Path], Precision], None],
+    choose: Callable[[Subject], Fitting],
 ) -> tuple[Run, dict[str, Any], list[list[Path]]] | None:
     """Measure all checkpoints; what an interrupted run has measured is not measured again.
 
@@ -312,17 +317,20 @@ def measure_all(
         config: its settings.
         prepared: checkpoints and images.
         parts: names of the files of rows of each checkpoint.
-        measure: writes those of a network that are not there.
+        measure: writes those of a network that are not there, in an arithmetic.
+        choose: that of a network, where it is "auto".
 
     Returns:
-        The run, with ``weights.json``, ``images`` and ``batches`` in its work folder, its settings,
-        and the files of rows of each checkpoint; None if it finished before.
+        The run, with ``weights.json``, ``images`` and ``batches`` in its work folder, its settings
+        with the precision of each checkpoint under ``ran``, and the files of rows of each; None if
+        it finished before.
 
     Raises:
         UsageError: if a checkpoint cannot be measured.
         DataError: if an image cannot be read.
     """
-    settings = asdict(config)
+    asked = on_device(config.precision, prepared.device)
+    settings = asdict(config) | {"precision": asked}
     for key in ("device", "out", "resume", "batch_size", "images", "data"):
         settings.pop(key)
     settings["weights"] = recorded(config.weights)
@@ -344,9 +352,11 @@ def measure_all(
     if run.finished:
         return None
     (run.work / "images").mkdir(exist_ok=True)
-    files = []
+    files, precisions = [], []
     for number, (name, report) in enumerate(zip(config.checkpoints, prepared.reports, strict=True)):
-        folder = run.work / "batches" / _file_of(number, report)
+        file = _file_of(number, report)
+        arithmetic = run.work / f"precision-{file}.json"
+        folder = run.work / "batches" / file
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / part for part in parts]
         if not all(path.exists() for path in paths):
@@ -355,10 +365,12 @@ def measure_all(
                 subject = subject_of(
                     name, config.weights, prepared.device, headless=True, loaded=loaded
                 )
-                measure(subject, paths)
+                title = f"{subject.name} ({subject.weights})"
+                measure(subject, paths, settled(asked, arithmetic, title, partial(choose, subject)))
         files.append(paths)
+        precisions.append(ran_in(asked, arithmetic))
     write_reports(prepared.reports, run.work / "weights.json")
-    return run, settings | {"doubts": doubts}, files
+    return run, settings | {"doubts": doubts, "ran": {"precision": precisions}}, files
 
 
 def write_images(work: Path, number: int, report: LoadReport, table: pd.DataFrame) -> None:
@@ -470,11 +482,11 @@ def _measure(
     sizes: Sequence[int],
     subject: Subject,
     paths: Sequence[Path],
+    precision: Precision,
 ) -> None:
     """Write the rows of the batches of one network behind those that are there."""
     fresh = subject.untrained(FRESH).to(prepared.device)
     title = f"{subject.name} ({subject.weights})"
-    fill = None if config.fill == "token_drop" else plain_fill(config.fill, *subject.colours)
     start = next(k for k, path in enumerate(paths) if not path.exists())
     done = sum(sizes[:start])
     left = prepared.sources[done:]
@@ -486,18 +498,13 @@ def _measure(
             batches(subject, left, config.batch_size or READ_AT_ONCE),
             _grid(config),
             untrained=fresh,
-            fill=fill,
-            against=config.against,
+            **_options(config, subject),
             fractions=config.fractions,
             repeats=config.repeats,
-            layers=config.layers or None,
-            readouts=config.readouts or None,
             names=[source.name for source in left],
             count=len(prepared.sources),
-            seed=config.seed,
             cka_batch=config.cka_batch,
-            batch_size=config.batch_size or None,
-            precision=config.precision,
+            precision=precision,
             start=start,
         )
         for rows, path in zip(measured, paths[start:], strict=True):
@@ -507,8 +514,47 @@ def _measure(
             bar.refresh()
 
 
+def _options(config: InvarianceConfig, subject: Subject) -> dict[str, Any]:
+    """What is measured of any images, in any arithmetic."""
+    return {
+        "fill": None if config.fill == "token_drop" else plain_fill(config.fill, *subject.colours),
+        "against": config.against,
+        "layers": config.layers or None,
+        "readouts": config.readouts or None,
+        "seed": config.seed,
+        "batch_size": config.batch_size or None,
+    }
+
+
+def _fitting(config: InvarianceConfig, prepared: Prepared, subject: Subject) -> Fitting:
+    """The fastest arithmetic for a network and its untrained twin, by the first images."""
+    some = prepared.sources[:PROBED]
+    images_NCHW = _read(subject, some)
+
+    def measure(networks: Sequence[nn.Module], precision: Precision) -> BatchRows:
+        rows = similarity_rows(
+            networks[0],
+            [images_NCHW],
+            _grid(config),
+            untrained=networks[1],
+            **_options(config, subject),
+            fractions=ends(_fractions(config)),
+            repeats=1,
+            names=[source.name for source in some],
+            precision=precision,
+        )
+        return next(rows)
+
+    fresh = subject.untrained(FRESH).to(prepared.device)
+    return fitting(measure, [subject.model, fresh], floor_of_features)
+
+
 def _rows(
-    config: InvarianceConfig, prepared: Prepared, report: LoadReport, paths: Sequence[Path]
+    config: InvarianceConfig,
+    prepared: Prepared,
+    report: LoadReport,
+    paths: Sequence[Path],
+    precision: Precision,
 ) -> pd.DataFrame:
     """The rows of the results table of one network."""
     measured = summarised(map(read_batch, paths))
@@ -517,7 +563,7 @@ def _rows(
     grid = _grid(config)
     setting = (
         f"hiding={config.fill} grid={grid.rows}x{grid.cols} repeats={config.repeats} "
-        f"precision={config.precision}"
+        f"precision={precision}"
     )
     if config.against == "complement":
         setting += " against=complement"
@@ -611,7 +657,7 @@ def _plan(config: InvarianceConfig, prepared: Prepared) -> str:
     plan = (
         f"plan: {images} images x {masks}, for the network and for an untrained one: "
         f"{counted(_forwards(config, images))} forwards for each checkpoint, "
-        + prepared.worked_with(config.precision)
+        + prepared.worked_with(on_device(config.precision, prepared.device))
     )
     if len(sizes) > 1:
         between = "" if sizes[0] == sizes[-1] else f"{sizes[-1]} to "

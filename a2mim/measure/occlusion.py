@@ -74,6 +74,7 @@ from a2mim.measure.occlusion_tables import (
     summary,
     without_truth,
 )
+from a2mim.measure.precision import PROBED, ends, floor_of_effects, on_device, ran_in, settled
 from a2mim.measure.runner import usable
 from a2mim.messages import UsageError, did_you_mean
 from a2mim.probes.features import CACHED, extract
@@ -94,8 +95,9 @@ from a2mim.runs.progress import forwards, progress, worked_with
 from a2mim.runs.table import write_summary, write_table
 from a2mim.settings.occlusion import OcclusionConfig
 from a2mim.settings.weights import WeightsConfig, check_checkpoints
-from interactions.networks.inference import check_precision
+from interactions.networks.inference import Fitting, Precision, check_precision
 from interactions.networks.masking import token_grid, with_modules
+from interactions.networks.rounding import fitting
 from interactions.occlusion.masks import (
     OCCLUDERS,
     Occluder,
@@ -228,7 +230,8 @@ def occlusion(config: OcclusionConfig) -> None:
     """
     start = time.perf_counter()
     _check(config)
-    config = replace(config, device=pick_device(config.device))
+    device = pick_device(config.device)
+    config = replace(config, device=device, precision=on_device(config.precision, device))
     if config.device == "cpu":
         keep_memory()
     networks = Networks(config.weights)
@@ -309,7 +312,9 @@ def occlusion(config: OcclusionConfig) -> None:
         }
         for report, probe in zip(reports, probes, strict=True)
     ]
-    rows = usable(partial(_rows, config, plan, reports, files))
+    numbers = range(len(reports))
+    precisions = [ran_in(config.precision, _arithmetic(work, number)) for number in numbers]
+    rows = usable(partial(_rows, config, plan, reports, files, precisions))
     said = [] if config.label != "truth" else _of_labels(reports, files)
     if said:
         print("\n".join(said))
@@ -318,7 +323,8 @@ def occlusion(config: OcclusionConfig) -> None:
     write_summary(summarised(rows), SUMMARY, work)
     write_whole(work / "occlusion.json", json.dumps(about, indent=2) + "\n")
     save(figures(rows), work)
-    finish_run(run, settings | {"doubts": doubts}, time.perf_counter() - start)
+    settings |= {"doubts": doubts, "ran": {"precision": precisions}}
+    finish_run(run, settings, time.perf_counter() - start)
     remove_made(out / "parts", PARTS)
     print(summary(rows))
     print(f"\ntable: {out / 'summary.csv'}   figure: {out / 'occlusion.png'}")
@@ -357,7 +363,8 @@ def _check(config: OcclusionConfig) -> None:
             f"expected --saliency-method of {', '.join(methods)}, got "
             f"{config.saliency_method!r}{did_you_mean(config.saliency_method, methods)}"
         )
-    usable(lambda: check_precision(config.precision))
+    if config.precision != "auto":
+        usable(partial(check_precision, config.precision))
     if config.preset:
         plan = _published(config)
         _check_attribution(config, plan.occluders, plan.salient)
@@ -669,6 +676,12 @@ def _measure(
     total = each * len(plan.occluders) * len(images.names)
     left = sum(each * len(images.names[chunk]) for _, chunk, _ in missing)
     title = f"{ready.report.architecture} ({called(ready.report)})"
+    precision = settled(
+        config.precision,
+        _arithmetic(work, number),
+        title,
+        partial(_fitting, config, plan, ready, model, images, chunks[0], work, regions),
+    )
     with forwards(title, total, [model], done=total - left) as bar:
         at = -1
         for c, chunk, name in missing:
@@ -691,7 +704,7 @@ def _measure(
                 saliency_IN=saliency_BN,
                 seed=config.seed,
                 batch_size=config.batch_size or None,
-                precision=config.precision,
+                precision=precision,
             )
             if config.label == "prediction":
                 rows = without_truth(rows)
@@ -702,6 +715,42 @@ def _measure(
             left -= each * len(images.names[chunk])
             bar.n = total - left  # masks that hide nothing are not run
             bar.refresh()
+
+
+def _fitting(
+    config: OcclusionConfig,
+    plan: Plan,
+    ready: Loaded,
+    model: nn.Module,
+    images: Images,
+    chunk: slice,
+    work: Path,
+    regions: _Regions | None,
+) -> Fitting:
+    """The fastest arithmetic for a network, by the first images; random parts of them are hidden.
+
+    The chunk is the first one, whose superpixels are kept.
+    """
+    some = slice(0, PROBED)
+    images_BCHW, names = images.read(some), images.names[some]
+    maps = {} if regions is None else regions.kept(chunk, _cut(work, 0))
+
+    def measure(networks: Sequence[nn.Module], precision: Precision) -> pd.DataFrame:
+        return occlude(
+            networks[0],
+            images_BCHW,
+            images.labels_I[some],
+            plan.players or maps,
+            OCCLUDERS["random"],
+            fractions=ends(plan.fractions),
+            fill=_fill(plan, ready),
+            names=names,
+            seed=config.seed,
+            batch_size=config.batch_size or None,
+            precision=precision,
+        )
+
+    return fitting(measure, [model], floor_of_effects)
 
 
 def _variants(config: OcclusionConfig, plan: Plan) -> int:
@@ -721,6 +770,11 @@ def _cut(work: Path, chunk: int) -> Path:
 def _salience(work: Path, chunk: int) -> Path:
     """The saliency of a chunk, which is the same for all networks."""
     return work / "parts" / f"saliency-{chunk:05d}.npz"
+
+
+def _arithmetic(work: Path, number: int) -> Path:
+    """The arithmetic of a network, where it was chosen."""
+    return work / f"precision-{number:03d}.json"
 
 
 def _probe(work: Path, number: int) -> Path:
@@ -924,6 +978,7 @@ def _rows(
     plan: Plan,
     reports: Sequence[LoadReport],
     files: Sequence[dict[str, Path]],
+    precisions: Sequence[Precision],
 ) -> pd.DataFrame:
     """The results table of every network and occluder."""
     constant: dict[str, str | int] = {
@@ -939,10 +994,10 @@ def _rows(
             Measured(
                 report.architecture,
                 called(report),
-                _setting(config, plan, occluder, report),
+                _setting(config, plan, occluder, report, precision),
                 read_images_table(file[occluder]),
             )
-            for report, file in zip(reports, files, strict=True)
+            for report, file, precision in zip(reports, files, precisions, strict=True)
         ]
         made.append(result_rows(networks, **constant))
     return pd.concat(made, ignore_index=True)
@@ -959,7 +1014,9 @@ def _of_labels(reports: Sequence[LoadReport], files: Sequence[dict[str, Path]]) 
     return doubts
 
 
-def _setting(config: OcclusionConfig, plan: Plan, occluder: str, report: LoadReport) -> str:
+def _setting(
+    config: OcclusionConfig, plan: Plan, occluder: str, report: LoadReport, precision: Precision
+) -> str:
     classifier = "own"
     if not report.classes:
         classifier = f"probe:{without_folders(config.probe_data or config.data)}"
@@ -971,6 +1028,6 @@ def _setting(config: OcclusionConfig, plan: Plan, occluder: str, report: LoadRep
         saliency = f" saliency={config.saliency}:{how}"
     return (
         f"occluder={occluder} {plan.regions} fill={plan.fill_name} "
-        f"repeats={config.repeats} precision={config.precision} classifier={classifier}"
+        f"repeats={config.repeats} precision={precision} classifier={classifier}"
         f"{label}{saliency}"
     )

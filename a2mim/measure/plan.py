@@ -47,10 +47,12 @@ from a2mim.measure.networks import (
     recorded,
     without_classifier,
 )
+from a2mim.measure.precision import on_device
 from a2mim.measure.scores import Network, named_networks, same_weights
 from a2mim.messages import UsageError
 from a2mim.runs.folder import counted, keep_memory, pick_device, run_key
 from a2mim.settings.compare import CompareConfig, Fill, Label, Panel
+from a2mim.settings.shared import AnyPrecision
 from a2mim.settings.weights import WeightsConfig, check_checkpoints
 from interactions.features.cka import FEWEST
 from interactions.features.invariance import batch_sizes
@@ -196,8 +198,9 @@ class Plan:
         ]
         lines += [pair["sentence"] for pair in same_weights(self.networks)]
         lines += self.notes
+        precision = timed_in(self.config.precision)
         lines.append(
-            f"about {duration(self.seconds)} on {self.config.device} in {self.config.precision}, "
+            f"about {duration(self.seconds)} on {self.config.device} in {precision}, "
             "if nothing else runs there; --budget changes it"
         )
         return "\n".join(lines)
@@ -232,7 +235,8 @@ def planned(config: CompareConfig) -> Plan:
         DataError: if there are no images, or one cannot be read.
     """
     _check(config)
-    config = replace(config, device=pick_device(config.device))
+    device = pick_device(config.device)
+    config = replace(config, device=device, precision=on_device(config.precision, device))
     if config.device == "cpu":
         keep_memory()
     tried = [_try(name, config) for name in config.checkpoints]
@@ -293,7 +297,7 @@ def _check(config: CompareConfig) -> None:
     check_checkpoints(config.checkpoints, config.weights)
     if (config.images is None) == (not config.data):
         raise UsageError("expected either --images DIR or --data NAME")
-    choices = (("fill", Fill), ("label", Label), ("precision", Precision))
+    choices = (("fill", Fill), ("label", Label), ("precision", get_args(AnyPrecision)[0]))
     for key, choice in choices:
         if getattr(config, key) not in get_args(choice):
             raise UsageError(
@@ -355,7 +359,12 @@ def _as_given(report: LoadReport, given: Mapping[str, Any]) -> LoadReport:
     return replace(report, look={**report.look, **given}, assumed=assumed)
 
 
-def _speed(model: nn.Module, images_BCHW: torch.Tensor, precision: Precision) -> float:
+def timed_in(precision: AnyPrecision) -> Precision:
+    """The arithmetic that networks are timed in: float32 where each will have its own."""
+    return "float32" if precision == "auto" else precision
+
+
+def _speed(model: nn.Module, images_BCHW: torch.Tensor, precision: AnyPrecision) -> float:
     """Forwards a second, from a short run."""
 
     def once() -> float:
@@ -363,7 +372,7 @@ def _speed(model: nn.Module, images_BCHW: torch.Tensor, precision: Precision) ->
         model(images_BCHW).sum().item()  # waits for the device
         return time.perf_counter() - begin
 
-    with torch.inference_mode(), arithmetic(precision, images_BCHW.device):
+    with torch.inference_mode(), arithmetic(timed_in(precision), images_BCHW.device):
         once()
         times = [once()]
         while sum(times) < TIMED_SECONDS:

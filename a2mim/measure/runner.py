@@ -6,11 +6,10 @@ several processes do the work of one.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
@@ -20,10 +19,10 @@ from torch import Tensor
 import interactions as ix
 from a2mim.data.folders import DataError
 from a2mim.data.sources import Source
-from a2mim.files import write_whole
 from a2mim.measure.fills import plain_fill
 from a2mim.measure.fitting import parsed_grid
 from a2mim.measure.networks import Subject
+from a2mim.measure.precision import settled
 from a2mim.messages import UsageError
 from a2mim.runs.folder import safe_name
 from a2mim.runs.progress import forwards
@@ -31,7 +30,7 @@ from a2mim.runs.records import read_record, record_key, shard, write_record
 from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
 from interactions.games.base import predicted_class
 from interactions.games.encoders import Kind
-from interactions.networks.inference import Precision
+from interactions.networks.inference import Fitting, Precision
 from interactions.orders.adaptive import can_grow, wanted_replicates
 from interactions.orders.estimator import add_to_each, measure_each, orders_of
 from interactions.orders.published import PublishedPairs
@@ -203,25 +202,16 @@ def _game(
 def _precision(
     subject: Subject, config: InteractionsConfig, design: ix.Design, first: Source, share: Share
 ) -> Precision:
-    """The arithmetic of a network: chosen once by the first process, and kept with the run."""
-    if config.precision != "auto":
-        return config.precision
+    """The arithmetic of a network, chosen once."""
     path = share.folder.parent / f"precision {safe_name(f'{subject.name} {subject.weights}')}.json"
-    while share.rank and not path.exists():
-        time.sleep(0.1)
-    if not path.exists():
+
+    def choose() -> Fitting:
         plain = replace(config, compile=False)
         label = _label(subject, config, first, subject.see(first))
         game = _game(subject, plain, first, _image_name(config, 0, first), label)
-        chosen = usable(lambda: fitting_precision(game, design))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(asdict(chosen), indent=1))
-        floors = ", ".join(f"{name} {floor:.1e}" for name, floor in chosen.floors.items())
-        print(
-            f"{subject.name}: {chosen.precision} (noise floors: {floors or 'not measured'}; wanted "
-            f"below {chosen.allowed:.1e})"
-        )
-    return json.loads(path.read_text())["precision"]
+        return usable(lambda: fitting_precision(game, design))
+
+    return settled(config.precision, path, subject.name, choose)
 
 
 def _label(subject: Subject, config: InteractionsConfig, source: Source, image: Tensor) -> int:

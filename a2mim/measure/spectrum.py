@@ -38,6 +38,7 @@ from a2mim.measure.invariance import (
     write_images,
 )
 from a2mim.measure.networks import Networks, Subject
+from a2mim.measure.precision import PROBED, floor_of_spectra, on_device
 from a2mim.report.figures import save
 from a2mim.report.figures_features import ends_of_stream, spectra, spectrum_table, stream_over_depth
 from a2mim.runs.folder import counted, finish_run, nothing_left_empty
@@ -45,7 +46,9 @@ from a2mim.runs.progress import progress
 from a2mim.runs.table import write_summary, write_table
 from a2mim.settings.spectrum import SpectrumConfig
 from interactions.features import spectrum as library
+from interactions.networks.inference import Fitting, Precision
 from interactions.networks.layers import stream_names
+from interactions.networks.rounding import fitting
 
 CHUNK = 64
 """Images of a chunk, whatever the batch size."""
@@ -81,23 +84,24 @@ def spectrum(config: SpectrumConfig) -> None:
     start = time.perf_counter()
     prepared = prepare(config, Networks(config.weights), partial(_try, config))
     forwards = counted(len(prepared.sources))
-    print(
-        f"plan: {forwards} forwards for each checkpoint, {prepared.worked_with(config.precision)}"
-    )
+    tools = prepared.worked_with(on_device(config.precision, prepared.device))
+    print(f"plan: {forwards} forwards for each checkpoint, {tools}")
     chunks = range(0, len(prepared.sources), CHUNK)
     done = measure_all(
         *("spectrum", config, prepared),
         [f"{k:05d}.csv.gz" for k, _ in enumerate(chunks)],
         partial(_measure, config, prepared),
+        partial(_fitting, config, prepared),
     )
     if done is None:
         return
     run, settings, files = done
     made = []
-    for number, (report, paths) in enumerate(zip(prepared.reports, files, strict=True)):
+    ran = zip(prepared.reports, files, settings["ran"]["precision"], strict=True)
+    for number, (report, paths, precision) in enumerate(ran):
         images = pd.concat([_read_rows(path) for path in paths], ignore_index=True)
         write_images(run.work, number, report, images)
-        made.append(_rows(config, prepared, report, images))
+        made.append(_rows(config, prepared, report, images, precision))
     rows = pd.concat(made, ignore_index=True)
     write_table(rows, run.work / "rows.csv")
     write_summary(spectrum_table(rows), SUMMARY, run.work)
@@ -152,7 +156,11 @@ def summary(rows: pd.DataFrame) -> str:
 
 
 def _measure(
-    config: SpectrumConfig, prepared: Prepared, subject: Subject, paths: Sequence[Path]
+    config: SpectrumConfig,
+    prepared: Prepared,
+    subject: Subject,
+    paths: Sequence[Path],
+    precision: Precision,
 ) -> None:
     """Write the rows of the chunks of one network that are not there."""
     blank = torch.zeros(1, *subject.report.look["input_size"])
@@ -173,15 +181,34 @@ def _measure(
             layers=layers,
             names=[source.name for source in left],
             batch_size=config.batch_size or None,
-            precision=config.precision,
+            precision=precision,
         )
         for rows, (path, chunk) in zip(measured, missing.items(), strict=True):
             write_whole(path, packed(rows))
             bar.update(len(chunk))
 
 
+def _fitting(config: SpectrumConfig, prepared: Prepared, subject: Subject) -> Fitting:
+    """The fastest arithmetic for a network, by the first images."""
+    (images_BCHW,) = batches(subject, prepared.sources[:PROBED], PROBED)
+    layers, _ = _layers(config, subject.model, images_BCHW[:1])
+
+    def measure(networks: Sequence[nn.Module], precision: Precision) -> pd.DataFrame:
+        size = config.batch_size or None
+        rows = library.spectrum_rows(
+            networks[0], [images_BCHW], layers=layers, batch_size=size, precision=precision
+        )
+        return next(rows)
+
+    return fitting(measure, [subject.model], floor_of_spectra)
+
+
 def _rows(
-    config: SpectrumConfig, prepared: Prepared, report: LoadReport, images: pd.DataFrame
+    config: SpectrumConfig,
+    prepared: Prepared,
+    report: LoadReport,
+    images: pd.DataFrame,
+    precision: Precision,
 ) -> pd.DataFrame:
     """The rows of the results table of one network."""
     measured = library.summarised([images])
@@ -198,7 +225,7 @@ def _rows(
                 + numbers["index"]
                 + f" maps={maps} cells="
                 + numbers["cells"]
-                + f" precision={config.precision}"
+                + f" precision={precision}"
             ),
         ),
         **constants("spectrum", report, prepared, config.seed),

@@ -17,6 +17,7 @@ from typing import Literal
 import tyro
 
 from a2mim.settings.shared import (
+    AnyPrecision,
     Checkpoints,
     Count,
     Data,
@@ -24,7 +25,6 @@ from a2mim.settings.shared import (
     Grid,
     Images,
     Out,
-    Precision,
     Resume,
     Seed,
 )
@@ -64,7 +64,7 @@ class CompareConfig:
     probe_max_train: int | None = None
     """At most this many of them, drawn by seed 0."""
     seed: Seed = 0
-    precision: Precision = "float32"
+    precision: AnyPrecision = "auto"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
     out: Out = None

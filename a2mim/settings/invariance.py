@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import tyro
 
 from a2mim.settings.shared import (
+    AnyPrecision,
     BatchSize,
     Checkpoints,
     Count,
@@ -29,7 +30,6 @@ from a2mim.settings.shared import (
     Images,
     Out,
     PlainFill,
-    Precision,
     Resume,
     Seed,
 )
@@ -67,7 +67,7 @@ class InvarianceConfig:
     """The most images that CKA, centring and retrieval see together: as few batches as this allows,
     of equal sizes, drawn by seed. Part of what the numbers mean, unlike --batch-size."""
     batch_size: BatchSize = 0
-    precision: Precision = "float32"
+    precision: AnyPrecision = "auto"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
     out: Out = None

@@ -17,6 +17,7 @@ from typing import Literal
 import tyro
 
 from a2mim.settings.shared import (
+    AnyPrecision,
     BatchSize,
     Checkpoints,
     Count,
@@ -24,7 +25,6 @@ from a2mim.settings.shared import (
     Grid,
     Images,
     Out,
-    Precision,
     Resume,
     Seed,
 )
@@ -99,7 +99,7 @@ class OcclusionConfig:
     """At most this many of them, drawn by seed 0."""
     seed: Seed = 0
     batch_size: BatchSize = 0
-    precision: Precision = "float32"
+    precision: AnyPrecision = "auto"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
     out: Out = None

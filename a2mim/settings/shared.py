@@ -70,19 +70,12 @@ Grid = Annotated[
         "divide the images of all networks.",
     ),
 ]
-Precision = Annotated[
-    Literal["float32", "tf32", "float16", "bfloat16", "model"],
-    tyro.conf.arg(
-        help="Arithmetic of the network; model: in the number format of its own weights."
-    ),
-]
-
 AnyPrecision = Annotated[
     Literal["auto", "float32", "tf32", "float16", "bfloat16", "model"],
     tyro.conf.arg(
         help="Arithmetic of the network; model: in the number format of its own weights; auto: on "
-        "a GPU the fastest whose noise floor is below 1 % of the smallest strength of the first "
-        "image, float32 on a CPU."
+        "a GPU the fastest whose noise floor is below 1 % of the smallest reported quantity, of "
+        "the first images, chosen once per network; float32 on a CPU."
     ),
 ]
 Out = Annotated[

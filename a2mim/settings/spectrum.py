@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import tyro
 
 from a2mim.settings.shared import (
+    AnyPrecision,
     BatchSize,
     Checkpoints,
     Count,
@@ -21,7 +22,6 @@ from a2mim.settings.shared import (
     Device,
     Images,
     Out,
-    Precision,
     Resume,
     Seed,
 )
@@ -43,7 +43,7 @@ class SpectrumConfig:
     fewer than 3 x 3 cells are left out, unless they are named: then they are refused."""
     seed: Seed = 0
     batch_size: BatchSize = 0
-    precision: Precision = "float32"
+    precision: AnyPrecision = "auto"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
     out: Out = None

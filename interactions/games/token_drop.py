@@ -111,9 +111,7 @@ class TokenDropGame:
 
             def compose(visible_BN: Tensor, images_BCHW: Tensor, kept_BK: Tensor) -> None:
                 images_BCHW.copy_(images_1CHW.expand_as(images_BCHW))
-                # The number of visible tokens is known: the device need not be asked for it.
-                hidden_BL = (~self.players.refine(visible_BN, tokens)).byte()
-                kept_BK.copy_(hidden_BL.argsort(dim=1, stable=True)[:, :count])
+                kept_BK.copy_(first_visible(self.players.refine(visible_BN, tokens), count))
 
             kept_1K = torch.zeros(1, count, dtype=torch.int64, device=images_1CHW.device)
             return Masked(_OnVisible(self.model), (images_1CHW, kept_1K), compose)
@@ -139,6 +137,11 @@ class _OnVisible(nn.Module):
         return self.network(images_BCHW)
 
 
+def first_visible(visible_BL: Tensor, count: int) -> Tensor:
+    """Numbers of the first ``count`` visible patches, ``(B, K)``; the device is not waited for."""
+    return (~visible_BL).byte().argsort(dim=1, stable=True)[:, :count]
+
+
 class KeepVisible(nn.Module):
     """In the place of a transformer's patch dropout: keeps the visible tokens, after positions.
 
@@ -147,8 +150,7 @@ class KeepVisible(nn.Module):
 
     Attributes:
         kept_BK: the patches to keep, as many for each image, as ascending numbers; to be set before
-            every forward, or:
-        visible_BL: the same as bool. A device is waited for.
+            every forward, see :func:`first_visible`.
     """
 
     kept_BK: Tensor
@@ -156,15 +158,6 @@ class KeepVisible(nn.Module):
     def __init__(self, prefix: int):
         super().__init__()
         self.prefix = prefix
-
-    @property
-    def visible_BL(self) -> Tensor:
-        """Which patches are kept."""
-        raise AttributeError("visible_BL is set, not read; see kept_BK")
-
-    @visible_BL.setter
-    def visible_BL(self, visible_BL: Tensor) -> None:
-        self.kept_BK = visible_BL.nonzero()[:, 1].reshape(len(visible_BL), -1)
 
     def forward(self, tokens_BLD: Tensor) -> Tensor:
         """The tokens in front and those of visible patches."""

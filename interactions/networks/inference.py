@@ -23,6 +23,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 from weakref import WeakKeyDictionary
 
@@ -152,37 +153,50 @@ def running(model: nn.Module, precision: Precision) -> Iterator[Callable[[Tensor
             tensors[name] = tensor
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """What the precision "auto" is for a network.
+
+    Attributes:
+        precision: the arithmetic.
+        allowed: what its noise floor had to be below; NaN where nothing was measured.
+        floors: the noise floors that were measured, the fastest arithmetic first; infinite where
+            the network does not run in it.
+    """
+
+    precision: Precision
+    allowed: float = math.nan
+    floors: dict[Precision, float] = field(default_factory=dict)
+
+
 def fastest_of(
-    error: Callable[[Precision], float],
+    floor: Callable[[Precision], float],
     allowed: float,
     device: torch.device,
     candidates: Sequence[Precision] = FASTEST_FIRST,
-) -> tuple[Precision, dict[Precision, float]]:
+) -> Fitting:
     """The fastest arithmetic whose error is small enough: what the precision "auto" is.
 
     Args:
-        error: measures the error of an arithmetic, in any unit. A ValueError, or a RuntimeError
+        floor: measures the error of an arithmetic, in any unit. A ValueError, or a RuntimeError
             other than for want of memory, means that the network does not run in it.
         allowed: what the error has to be below.
         device: where the network runs; on a CPU the answer is float32 and nothing is measured.
         candidates: the fastest first; the last is taken, unmeasured, if no other one will do.
-
-    Returns:
-        The arithmetic, and the errors that were measured (infinite where it did not run).
     """
-    errors: dict[Precision, float] = {}
     if device.type == "cpu":
-        return "float32", errors
+        return Fitting("float32")
+    floors: dict[Precision, float] = {}
     for precision in candidates[:-1]:
         try:
-            errors[precision] = error(precision)
+            floors[precision] = floor(precision)
         except torch.OutOfMemoryError:
             raise
         except (ValueError, RuntimeError):
-            errors[precision] = math.inf
-        if errors[precision] < allowed:
-            return precision, errors
-    return candidates[-1], errors
+            floors[precision] = math.inf
+        if floors[precision] < allowed:
+            return Fitting(precision, allowed, floors)
+    return Fitting(candidates[-1], allowed, floors)
 
 
 def _dtype_within(dtype: torch.dtype, precision: Precision) -> torch.dtype:

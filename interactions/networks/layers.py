@@ -48,7 +48,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interactions.games.token_drop import KeepVisible
+from interactions.games.token_drop import KeepVisible, first_visible
 from interactions.networks.inference import Precision, arithmetic
 from interactions.networks.masking import made_of, token_grid, with_modules
 from interactions.patches import PatchGrid, Players
@@ -490,7 +490,8 @@ def _dropping(
             f"got {fewest} to {most}"
         )
     keep = KeepVisible(int(getattr(model, "num_prefix_tokens", 0)))
-    keep.visible_BL = players.refine(visible_BN, tokens)
+    kept = fewest * (tokens.n // players.n)
+    keep.kept_BK = first_visible(players.refine(visible_BN, tokens), kept)
     return with_modules(model, patch_drop=keep)
 
 

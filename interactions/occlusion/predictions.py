@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from math import log
 from typing import TYPE_CHECKING, Any, cast
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interactions import fills
-from interactions.games.token_drop import KeepVisible
+from interactions.games.token_drop import KeepVisible, first_visible
 from interactions.inputs import (
     fill_of,
     labels_of,
@@ -324,8 +325,9 @@ def variant_effects(
 # --------------------------------------------------------------------------------------------------
 # one chunk of images
 
-Outputs = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Which masked images ``(B,)`` -> logits ``(B, C)`` and hidden shares ``(B,)``, on the device."""
+Outputs = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""Which masked images ``(B,)``, and how many players each of them shows, where that is one number
+-> logits ``(B, C)`` and hidden shares ``(B,)``, on the device."""
 
 
 @dataclass(frozen=True)
@@ -429,8 +431,8 @@ def _measured(
     shown_K = visible_KN.sum(dim=1)
     measures_KM = torch.empty(len(visible_KN), len(_COLUMNS), dtype=torch.float64)
 
-    def measures(which_B1: Tensor) -> Tensor:
-        logits_BC, hidden_B = outputs(which_B1[:, 0])
+    def measures(which_B1: Tensor, shown: int) -> Tensor:
+        logits_BC, hidden_B = outputs(which_B1[:, 0], shown)
         return clean.compared(logits_BC, which_B1[:, 0] // per_image, hidden_B)
 
     device = clean.logits_BC.device
@@ -439,11 +441,11 @@ def _measured(
     nothing_B = torch.zeros(len(which_B), dtype=torch.float64, device=device)
     logits_BC = clean.logits_BC[which_B]
     measures_KM[whole] = clean.compared(logits_BC, which_B, nothing_B).cpu()
-    counts = shown_K[~whole].unique().tolist() if by_count else [None]
-    for count in counts:
-        rows_K = (~whole if count is None else shown_K == count).nonzero()
-        if len(rows_K):
-            measures_KM[rows_K[:, 0]] = in_batches(measures, rows_K.to(device), size)
+    kinds_K = shown_K if by_count else torch.zeros_like(shown_K)
+    for kind in kinds_K[~whole].unique().tolist():
+        rows_K1 = (~whole & (kinds_K == kind)).nonzero()
+        of_kind = partial(measures, shown=kind)
+        measures_KM[rows_K1[:, 0]] = in_batches(of_kind, rows_K1.to(device), size)
     return measures_KM
 
 
@@ -467,7 +469,7 @@ def _with_fill(
         maps = [players[name].players_HW.flatten() for name in names]
         maps_BP = torch.stack(maps).to(images_BCHW.device)
 
-    def outputs(which_B: Tensor) -> tuple[Tensor, Tensor]:
+    def outputs(which_B: Tensor, shown: int) -> tuple[Tensor, Tensor]:
         image_B, visible_BN = which_B // per_image, visible_KN[which_B]
         if isinstance(players, Mapping):
             assert maps_BP is not None
@@ -495,9 +497,10 @@ def _without_tokens(
     network = with_modules(model, patch_drop=keep)
     per_image = len(visible_KN) // len(images_BCHW)
 
-    def outputs(which_B: Tensor) -> tuple[Tensor, Tensor]:
+    def outputs(which_B: Tensor, shown: int) -> tuple[Tensor, Tensor]:
         visible_BN = visible_KN[which_B]
-        keep.visible_BL = players.refine(visible_BN, tokens)
+        kept = shown * (tokens.n // players.n)
+        keep.kept_BK = first_visible(players.refine(visible_BN, tokens), kept)
         logits_BC = network(images_BCHW[which_B // per_image])
         return logits_BC, (~visible_BN).sum(dim=1).double() / players.n
 

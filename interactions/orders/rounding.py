@@ -13,15 +13,14 @@ measured in float32 in any case. The precision "auto" is, on a GPU, the fastest 
 
 from __future__ import annotations
 
-import math
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from interactions.games.image import PatchGame
 from interactions.games.token_drop import TokenDropGame
-from interactions.networks.inference import Precision, device_of, fastest_of
+from interactions.networks.inference import Fitting, device_of, fastest_of
+from interactions.networks.rounding import in_float64
 from interactions.orders.estimator import Design, measure_one, orders_of, replicate_means
 from interactions.orders.strength import strength
 
@@ -37,11 +36,11 @@ def noise_floor(game: PatchGame | TokenDropGame, design: Design, pairs: int = 4)
     Returns:
         The RMS error, in units of the reward.
     """
-    model = deepcopy(game.model)
-    if device_of(model).type not in ("cpu", "cuda"):
-        model = model.cpu()  # others have no float64
     exact = replace(
-        game.precise, model=model.double(), image_CHW=game.image_CHW.double(), precision="model"
+        game.precise,
+        model=in_float64(game.model),
+        image_CHW=game.image_CHW.double(),
+        precision="model",
     )
     orders = orders_of(design.ratios, game.n)
     probed = sorted({orders[0], orders[len(orders) // 2], orders[-1]})
@@ -52,21 +51,6 @@ def noise_floor(game: PatchGame | TokenDropGame, design: Design, pairs: int = 4)
     ]
     measured, reference = (np.stack(replicate_means(g, played)) for g in (game, exact))
     return float(np.sqrt(((measured - reference) ** 2).mean()))
-
-
-@dataclass(frozen=True)
-class Fitting:
-    """What the precision "auto" is for a network.
-
-    Attributes:
-        precision: the arithmetic.
-        allowed: what its noise floor had to be below; NaN where nothing was measured.
-        floors: the noise floors that were measured, the fastest arithmetic first.
-    """
-
-    precision: Precision
-    allowed: float
-    floors: dict[Precision, float]
 
 
 def fitting_precision(
@@ -81,14 +65,13 @@ def fitting_precision(
     """
     device = device_of(game.model)
     if device.type == "cpu":
-        return Fitting("float32", math.nan, {})
+        return Fitting("float32")
     measured = strength([measure_one(replace(game, precision="float32"), design)])
     inner_O = (measured.orders_O > 0) & (measured.orders_O < game.n - 2)
     if not inner_O.any():
-        return Fitting("float32", math.nan, {})
+        return Fitting("float32")
     # An order whose strength contexts hide counts as 0: then nothing but float32 will do.
     allowed = share * float(np.nan_to_num(measured.S[inner_O]).min())
-    precision, floors = fastest_of(
+    return fastest_of(
         lambda one: noise_floor(replace(game, precision=one), design), allowed, device
     )
-    return Fitting(precision, allowed, floors)

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from a2mim.files import left_over, remove_made, whole, write_arrays, write_whole
+from a2mim.files import left_over, remove_made, whole, write_arrays, write_first, write_whole
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
@@ -29,6 +29,23 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
         with pytest.raises(OSError, match=r"No space left.*a\.txt"):
             write_whole(tmp_path / "a.txt", "one")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_first_to_write_decides(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr("a2mim.files.os.link", refused)
+    path = tmp_path / "a.txt"
+    write_first(path, "one")
+    assert path.read_text() == "one"
+    if links:  # elsewhere the last one does
+        write_first(path, "two")
+        assert path.read_text() == "one"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def refused(*_):
+    raise OSError(errno.EPERM, "Operation not permitted")
 
 
 def test_arrays_there_and_back(tmp_path):

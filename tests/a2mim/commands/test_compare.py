@@ -277,7 +277,7 @@ def test_a_budget_that_tells_nothing_of_interactions_is_one_line(
         ({"label": "3"}, "expected --label auto, truth, prediction, got '3'"),
         (
             {"precision": "bf16"},
-            "expected --precision float32, .*, got 'bf16'",
+            "expected --precision auto, float32, .*, got 'bf16'",
         ),
         ({"grid": 3}, "expected an image that a 3 x 3 grid divides"),
         ({"grid": 5}, "expected an image that a 5 x 5 grid divides, got 32 x 32 px"),

@@ -16,8 +16,8 @@ from a2mim.measure import runner
 from a2mim.measure.networks import Subject
 from a2mim.measure.runner import Share, forwards_of, grid_of, measure
 from a2mim.settings.interactions import InteractionsConfig
+from interactions.networks.inference import Fitting
 from interactions.orders.estimator import measure_one, orders_of
-from interactions.orders.rounding import Fitting
 
 
 def test_forwards_are_those_of_the_estimator_before_repeats():

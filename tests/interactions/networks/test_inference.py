@@ -11,6 +11,7 @@ from interactions.keys import torch_seeded
 from interactions.networks import inference as forwards
 from interactions.networks.inference import (
     LARGEST_ON_CPU,
+    Fitting,
     Precision,
     arithmetic,
     automatic_batch_size,
@@ -183,21 +184,23 @@ def test_convolutions_get_channels_last_on_a_device(monkeypatch):
 def test_the_fastest_arithmetic_with_a_small_error_is_chosen():
     device = torch.device("cuda")
     errors = {"float16": 0.05, "bfloat16": 0.4, "tf32": 0.01, "float32": 1e-6}
-    assert fastest_of(errors.__getitem__, 0.1, device) == ("float16", {"float16": 0.05})
-    chosen, measured = fastest_of(errors.__getitem__, 0.02, device)
-    assert chosen == "tf32"
-    assert list(measured) == ["float16", "bfloat16", "tf32"]
-    assert fastest_of(errors.__getitem__, 1e-9, device)[0] == "float32"
-    assert fastest_of(errors.__getitem__, 1e-9, CPU) == ("float32", {})
+    found = fastest_of(errors.__getitem__, 0.1, device)
+    assert found == Fitting("float16", 0.1, {"float16": 0.05})
+    found = fastest_of(errors.__getitem__, 0.02, device)
+    assert found.precision == "tf32"
+    assert list(found.floors) == ["float16", "bfloat16", "tf32"]
+    assert fastest_of(errors.__getitem__, 1e-9, device).precision == "float32"
+    found = fastest_of(errors.__getitem__, 1e-9, CPU)
+    assert (found.precision, found.floors) == ("float32", {})
 
     def overflows(precision):
         if precision == "float16":
             raise ValueError("values that are not finite")
         return math.nan if precision == "bfloat16" else 0.0
 
-    chosen, measured = fastest_of(overflows, 1e-9, device)
-    assert chosen == "tf32"
-    assert measured["float16"] == math.inf
+    found = fastest_of(overflows, 1e-9, device)
+    assert found.precision == "tf32"
+    assert found.floors["float16"] == math.inf
 
     def full(precision):
         raise torch.OutOfMemoryError
