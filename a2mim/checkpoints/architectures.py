@@ -82,10 +82,10 @@ def infer(
         return (_beit if beit else _vit)(state, layout, options, where)
     family = _family(state)
     members = () if family is None else family.members.get(_stages(state, family.block), ())
-    fitting = [name for name in members if _fits(name, state)]
+    fitting = [layout.variant + name for name in members if _fits(name, state)]
     if not fitting or family is None:
         raise _unknown(state, family, where)
-    if family.doubt is not None:
+    if family.doubt is not None and not layout.variant:
         raise _doubt(fitting, family.doubt, where)
     if len(fitting) > 1:
         raise _doubt(fitting, "they have the same shapes", where)

