@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,7 @@ def digits(size: int = 32) -> tuple[ImageSet, ImageSet]:
     """
     if size < 8 or size % 8:
         raise ValueError(f"expected a multiple of 8 pixels for the 8 x 8 digits, got {size}")
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
+    data = _handwritten()
     levels = torch.from_numpy(np.round(data.images / 16 * 255).astype(np.uint8))
     scale = size // 8
     pixels = levels.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
@@ -114,6 +112,14 @@ def digits(size: int = 32) -> tuple[ImageSet, ImageSet]:
         ImageSet(pixels_ICHW[:half], labels_I[:half], names[:half], classes),
         ImageSet(pixels_ICHW[half:], labels_I[half:], names[half:], classes),
     )
+
+
+@cache
+def _handwritten() -> Any:
+    """scikit-learn's digits, read from its text file once."""
+    from sklearn.datasets import load_digits
+
+    return load_digits()
 
 
 def cifar10(

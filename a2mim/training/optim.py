@@ -18,10 +18,6 @@ the *peak*, so that all groups end at the same final learning rate:
     for group in optimiser.param_groups:
         group["lr"] = cosine_lr(step, steps, warmup, peak=lr * group["lr_scale"], final=final)
 
-Average of weights e <- m e + (1 - m) theta: timm's ``ModelEmaV3(model, exclude_buffers=True)``
-averages parameters and copies buffers, like the official code; set its ``decay`` to
-:func:`ema_decay` before each ``update``.
-
 Source: code and configurations of A2MIM (Westlake-AI/openmixup).
 """
 
@@ -323,27 +319,6 @@ def step_lr(step: int, drop: int, warmup: int, peak: float, warmup_ratio: float 
     if not 0 <= warmup < drop:
         raise ValueError(f"expected less warm-up than the {drop} steps to the drop, got {warmup}")
     return peak * (0.1 if step >= drop else 1.0) * _ramp(step, warmup, warmup_ratio)
-
-
-def ema_decay(step: int, target: float, warmup: int = 0) -> float:
-    """Decay m of the average of weights: a ramp from 0.9 target to the target.
-
-        m(i) = target [1 - 0.1 (1 - i / W)]  for i < W,  else target
-
-    Args:
-        step: i, from 0.
-        target: published fine-tunings take 0.9999 for ResNet-50, 0.99996 for ViT-B and -L.
-        warmup: W, steps of the ramp.
-
-    Raises:
-        ValueError: if the target is not between 0 and 1, or the ramp has negative length.
-    """
-    if not 0 < target < 1 or warmup < 0:
-        raise ValueError(
-            f"expected a decay between 0 and 1 and a ramp of at least 0 steps, "
-            f"got {target} and {warmup}"
-        )
-    return target * _ramp(step, warmup, 0.9)
 
 
 def _ramp(step: int, steps: int, start: float) -> float:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import inf, log
 from typing import TYPE_CHECKING, Literal
 
@@ -450,18 +451,18 @@ class _Table:
         I = len(values_IX)
         parts = []
         for start in range(0, draws, 64):
-            counts = [
-                np.bincount(_picks(I, seed, draw), minlength=I)
-                for draw in range(start, min(start + 64, draws))
-            ]
-            parts.append(np.stack(counts).astype(float) @ values_IX / I)
+            counts_DI = _counts(I, seed, start, min(start + 64, draws))
+            parts.append(counts_DI.astype(float) @ values_IX / I)
         return np.concatenate(parts)
 
 
-def _picks(count: int, seed: int, draw: int) -> NDArray[np.int64]:
-    """Which images one bootstrap sample takes."""
-    words = raw_words(count, "bootstrap", seed, draw)
-    return (words % np.uint64(count)).astype(np.int64)  # uneven by less than count / 2^64
+@lru_cache(maxsize=16)  # the same samples for every measure, layer and network
+def _counts(count: int, seed: int, start: int, stop: int) -> NDArray[np.uint16]:
+    """How often each image is in the bootstrap samples from ``start`` to ``stop``."""
+    words_DI = np.stack([raw_words(count, "bootstrap", seed, d) for d in range(start, stop)])
+    picks_DI = (words_DI % np.uint64(count)).astype(np.int64)  # uneven by less than count / 2^64
+    counts = [np.bincount(picks_I, minlength=count) for picks_I in picks_DI]
+    return np.stack(counts).astype(np.uint16)
 
 
 def _estimated(measure: str, values_I: Array, level: float) -> Interval:

@@ -3,15 +3,12 @@
 Published values are those of the official configurations, computed with the official code.
 """
 
-import math
-
 import pytest
 import torch
 from timm import create_model
 from timm.models.beit import Beit
 from timm.models.resnet import Bottleneck, ResNet
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
-from timm.utils import ModelEmaV3
 from torch import nn
 
 from a2mim.methods.decoder import PixelDecoder
@@ -25,7 +22,6 @@ from a2mim.training.optim import (
     GroupRule,
     adamw,
     cosine_lr,
-    ema_decay,
     explain_groups,
     fused_on,
     layer_decay_rules,
@@ -391,38 +387,6 @@ def test_layer_decay_behind_a_table():
 def test_bad_layer_decay(depth, decay):
     with pytest.raises(ValueError, match="at least 1 block and a layer decay in"):
         layer_decay_rules(depth, decay)
-
-
-# --- average of weights ---
-
-
-def test_the_ramp_of_the_average():
-    """0.9 of the target at first, 0.95 half-way, then the target."""
-    assert ema_decay(0, 0.9999, warmup=100) == pytest.approx(0.89991)
-    assert ema_decay(50, 0.9999, warmup=100) == pytest.approx(0.949905)
-    assert ema_decay(100, 0.9999, warmup=100) == 0.9999
-    assert ema_decay(0, 0.9999) == 0.9999
-
-
-@pytest.mark.parametrize(("target", "warmup"), [(0.0, 1), (1.0, 1), (0.9, -1)])
-def test_bad_averages(target, warmup):
-    with pytest.raises(ValueError, match="decay between 0 and 1 and a ramp"):
-        ema_decay(0, target, warmup)
-
-
-def test_the_average_with_timm():
-    """e <- m e + (1 - m) theta in floats, for a parameter; statistics of a norm are copied."""
-    norm = nn.BatchNorm1d(1)
-    average = ModelEmaV3(norm, decay=0.99, exclude_buffers=True)
-    expected = 1.0  # the norm's initial weight
-    for step, weight in enumerate((2.0, -1.0, 0.5, 4.0)):
-        norm.weight.data.fill_(weight)
-        norm.running_mean.fill_(10 * weight)
-        average.decay = m = ema_decay(step, 0.99, warmup=2)
-        average.update(norm)
-        expected = m * expected + (1 - m) * weight
-    assert math.isclose(average.module.weight.item(), expected, rel_tol=1e-6)
-    assert average.module.running_mean.item() == 40
 
 
 def test_one_kernel_for_all_parameters_on_a_gpu_but_for_float16():
