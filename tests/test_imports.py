@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.integration
 def test_interactions_imports_only_torch_and_numpy():
     code = (
         "import sys, interactions\n"
@@ -15,6 +18,7 @@ def test_interactions_imports_only_torch_and_numpy():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.integration
 def test_command_line_help_needs_no_torch():
     code = (
         "import sys\n"

@@ -28,6 +28,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
@@ -87,8 +88,13 @@ def commit() -> str:
     """The commit of the checkout that runs, or ``unknown`` if this is not its own checkout.
 
     With changes to the code the hash of their diff follows, so that other code is another commit.
+    It is asked once: what a process runs is what it imported, whatever becomes of the files.
     """
-    root = Path(__file__).resolve().parents[2]
+    return _commit(Path(__file__).resolve().parents[2])
+
+
+@cache
+def _commit(root: Path) -> str:
     try:
         # An installed package may lie inside somebody else's repository.
         if Path(_git(root, "rev-parse", "--show-toplevel").strip()) != root:

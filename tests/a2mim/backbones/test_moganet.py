@@ -85,9 +85,9 @@ def test_parameters_of_base():
     [
         ("moganet_xtiny", 0.80, 2),
         ("moganet_tiny", 1.10, 2),
-        ("moganet_small", 4.97, 2),
-        ("moganet_base", 9.93, 2),
-        ("moganet_large", 15.9, 1),
+        pytest.param("moganet_small", 4.97, 2, marks=pytest.mark.integration),
+        pytest.param("moganet_base", 9.93, 2, marks=pytest.mark.integration),
+        pytest.param("moganet_large", 15.9, 1, marks=pytest.mark.integration),
     ],
 )
 def test_published_multiplications(name, published, digits):

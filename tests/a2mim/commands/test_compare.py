@@ -67,6 +67,7 @@ def test_nothing_in_the_folder_names_a_path_of_the_machine(comparison, compared)
             assert str(folder) not in text, path
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("stopped", "measured_before"),
     [((module, "occlusion"), "interaction_curves"), ((invariance, "_measure"), "occlusion")],
@@ -170,6 +171,7 @@ def test_an_encoder_is_measured_by_its_features(compared, tmp_path, capsys, hast
     assert "[3/3] spectrum" in said
 
 
+@pytest.mark.integration
 def test_a_set_by_name_with_a_probe(compared, save_vit, tmp_path, hastened):
     """An encoder is judged by what is trained on its features, beside two classifiers."""
     names = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
@@ -198,6 +200,7 @@ def test_a_set_by_name_with_a_probe(compared, save_vit, tmp_path, hastened):
     assert set(settings.loc[probed, "weights"]) == {"encoder.safetensors"}
 
 
+@pytest.mark.integration
 def test_a_set_of_other_classes_is_compared_by_features(compared, tmp_path, hastened):
     """Networks of 3 classes on 10: no accuracy, and interactions of the projection."""
     found = compare(

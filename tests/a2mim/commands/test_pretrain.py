@@ -168,7 +168,14 @@ def test_the_log_of_a_run_that_works_is_at_a_fixed_place(finished, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-@pytest.mark.parametrize("name", ["digits-vit", "a2mim-r50-in1k", "a2mim-convnext-t-in1k"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits-vit",
+        pytest.param("a2mim-r50-in1k", marks=pytest.mark.integration),
+        pytest.param("a2mim-convnext-t-in1k", marks=pytest.mark.integration),
+    ],
+)
 def test_timm_loads_what_a_run_leaves(name, tmp_path):
     """By its folder, which says all; by its path it would have another normalisation and size."""
     options = {
@@ -495,6 +502,7 @@ def test_an_export_on_a_full_disk_is_one_line(tmp_path, monkeypatch):
         module.Exports(tmp_path, "{}", 3)(3, {"model/backbone.weight": torch.zeros(1)})
 
 
+@pytest.mark.integration
 def test_what_is_seen_of_a_run(tmp_path):
     """Averaged weights, a probe every other epoch and at the end, pictures, all by settings."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

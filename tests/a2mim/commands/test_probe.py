@@ -110,7 +110,7 @@ def test_a_finished_run_is_not_measured_again(config, monkeypatch, capsys):
         probe(changed(config, resume=False))
 
 
-@pytest.mark.parametrize("method", ["knn", "linear"])
+@pytest.mark.parametrize("method", ["knn", pytest.param("linear", marks=pytest.mark.integration)])
 def test_batches_workers_and_resume_change_nothing(config, method, monkeypatch):
     whole = changed(config, method=method, out=config.out.with_name("whole"))
     probe(whole)
@@ -216,6 +216,7 @@ def test_the_classifier_that_is_there(config, tmp_path):
         probe(changed(clean, checkpoints=config.checkpoints[:1]))
 
 
+@pytest.mark.integration
 def test_fine_tuning_by_a_recipe(config):
     settings = {"epochs": 2, "warmup": 0, "batch_size": 128, "workers": 0}
     tuned = changed(

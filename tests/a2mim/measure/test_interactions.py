@@ -79,7 +79,7 @@ def rows_of(config):
     return (config.out / "rows.csv").read_bytes()
 
 
-def test_the_table_is_what_the_library_measures(config, images, weights, capsys):
+def test_the_table_is_what_the_library_measures(config, images, weights, capsys, drawn):
     interaction_curves(config)
     rows = read_table(config.out / "rows.csv")
     got = strength_from(of(rows, "test_resnet", "net.safetensors"))
@@ -250,7 +250,7 @@ def command(config, *more):
 
 
 @pytest.mark.integration
-def test_a_killed_run_goes_on_to_the_same_bytes(config, images, tmp_path):
+def test_a_killed_run_goes_on_to_the_same_bytes(config, images, tmp_path, drawn):
     """``kill -9`` in the middle, then the same command again."""
     for k in range(3):  # more images
         Image.open(images / "2.png").rotate(90 * k).save(images / f"{k}.jpg")
@@ -349,6 +349,7 @@ def test_contexts_are_added_where_they_are_noisy_and_nothing_else_changes(noisy,
         np.testing.assert_array_equal(one.replicates(1)[:, :4], two.replicates(1))
 
 
+@pytest.mark.integration
 def test_a_run_that_is_stopped_among_added_contexts_goes_on_to_the_same_bytes(
     noisy, tmp_path, monkeypatch
 ):
@@ -412,6 +413,7 @@ def test_a_budget_stops_at_the_target(noisy, capsys):
     assert ran(generous)["networks"][0]["forwards"] < 50_000 / 20
 
 
+@pytest.mark.integration
 def test_a_budget_that_tells_nothing_is_one_line_with_one_that_does(noisy, monkeypatch, capsys):
     """And nothing is left of it."""
     small = command(noisy, "--orders", "0", "0.5", "1", "--budget", "700")
@@ -494,14 +496,12 @@ def test_weights_without_a_classifier(config, tmp_path):
 def test_token_drop_is_another_game(config, tmp_path):
     torch.manual_seed(1)
     vit = tmp_path / "vit.safetensors"
-    save_file(create_model("vit_tiny_patch16_224", num_classes=10).state_dict(), vit)
+    save_file(create_model("test_vit", num_classes=10).state_dict(), vit)
     dropped = changed(
         config,
-        checkpoints=(f"vit_tiny_patch16_224={vit}",),
-        weights=WeightsConfig(),
+        checkpoints=(f"test_vit={vit}",),
         label="3",
         fill="token_drop",
-        grid=7,
         pairs=1,
         count=2,
     )

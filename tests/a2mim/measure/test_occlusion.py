@@ -54,18 +54,6 @@ def saved(folder, name, seed, classes=10, mean=0.5, crop_pct=1.0):
     return str(path)
 
 
-@pytest.fixture(autouse=True)
-def undrawn(request, monkeypatch):
-    """Figures take most of the time of a small run: they are drawn where a test asks for it."""
-    if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(module, "save", lambda figures, folder: None)
-
-
-@pytest.fixture
-def drawn():
-    """Asked for, the runs of a test draw their figures."""
-
-
 @pytest.fixture
 def config(tmp_path):
     return OcclusionConfig(
@@ -250,7 +238,7 @@ def test_inputs_that_change_are_never_mixed(config, change, tmp_path, monkeypatc
     assert written(changed(config, out=tmp_path / "out.previous")) == before
 
 
-def stop(*_):
+def stop(*_, **__):
     raise KeyboardInterrupt
 
 
@@ -287,7 +275,9 @@ def test_batches_and_chunks_change_nothing_but_rounding(config, monkeypatch):
         pd.testing.assert_frame_equal(table, tables[0], rtol=5e-7, atol=2e-6)  # float32
 
 
-@pytest.mark.parametrize("fill", ["zero", "token_drop"])
+@pytest.mark.parametrize(
+    "fill", ["zero", pytest.param("token_drop", marks=pytest.mark.integration)]
+)
 def test_an_encoder_is_judged_by_a_probe_of_clean_images(config, fill, tmp_path):
     path = saved(tmp_path, "encoder", 3, classes=0)
     one = changed(config, checkpoints=(path,), fill=fill, probe_max_train=60)
@@ -630,7 +620,13 @@ def test_superpixels_are_for_the_occluders_that_need_no_grid():
     assert tuple(able) == GRIDLESS
 
 
-def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys):
+def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys, monkeypatch):
+    def notes(config):
+        with pytest.raises(KeyboardInterrupt):
+            occlusion(config)
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+
+    monkeypatch.setattr(module, "open_run", stop)  # they come before anything is measured
     one = changed(
         config,
         checkpoints=("untrained:test_vit", "untrained:test_resnet"),
@@ -640,8 +636,7 @@ def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys):
         count=2,
         weights=module.WeightsConfig(("num_classes=10",)),
     )
-    occlusion(one)
-    (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    (note,) = notes(one)
     for name in ("test_vit", "test_resnet"):
         data = timm.create_model(name).pretrained_cfg
         assert (data["input_size"], data["crop_pct"] != 0.875) == ((3, 160, 160), True)
@@ -654,15 +649,13 @@ def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys):
     published = module.WeightsConfig(
         ("num_classes=10",), image_size=224, crop_pct=0.875, interpolation="bilinear"
     )
-    occlusion(changed(one, weights=published))
-    assert "note: IPViT" not in capsys.readouterr().out
+    assert notes(changed(one, weights=published)) == []
     partly = module.WeightsConfig(
         ("num_classes=10",), image_size=224, crop_pct=0.875, interpolation="bicubic"
     )
-    occlusion(changed(one, checkpoints=("untrained:test_vit",), weights=partly))
-    assert "has bicubic (--interpolation bilinear); what" in capsys.readouterr().out
-    occlusion(changed(one, preset="", checkpoints=("untrained:test_vit",)))
-    assert "note: IPViT" not in capsys.readouterr().out
+    (note,) = notes(changed(one, checkpoints=("untrained:test_vit",), weights=partly))
+    assert "has bicubic (--interpolation bilinear); what" in note
+    assert notes(changed(one, preset="", checkpoints=("untrained:test_vit",))) == []
 
 
 @pytest.mark.parametrize(

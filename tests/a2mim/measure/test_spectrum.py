@@ -43,7 +43,7 @@ def changed(config, **changes):
     return SpectrumConfig(**{**vars(config), **changes})
 
 
-def test_the_table_is_what_the_library_says(config, capsys):
+def test_the_table_is_what_the_library_says(config, capsys, drawn):
     spectrum(config)
     rows = read_table(config.out / "rows.csv")
     found = spectrum_table(rows)

@@ -226,6 +226,7 @@ def test_without_the_penalty_predictions_collapse():
     assert variances(collapsing)[0] > 0.8 * features
 
 
+@pytest.mark.integration
 def test_without_the_penalty_features_collapse_if_decoders_cannot():
     collapsing, kept = (
         make_relaxed(penalty_weight=weight, norm_pix=False) for weight in (0.0, 1.0)

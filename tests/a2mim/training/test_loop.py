@@ -520,7 +520,7 @@ def test_between_reports_nobody_waits_for_the_device(options, on_meta):
 def test_nor_does_a2mim_have_it_waited_for(on_meta):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        backbone = timm.create_model("test_vit", num_classes=0, img_size=16, patch_size=4)
+        backbone = timm.create_model("test_vit", num_classes=0, depth=2, img_size=16, patch_size=4)
     method = MaskedImageModel(backbone, BlockMask(16, block=8), loss="official-vit").to("meta")
     optimiser = torch.optim.AdamW(method.parameters(), lr=1.0)
     with Waited() as waited:

@@ -30,6 +30,7 @@ def test_the_row(monkeypatch):
 
 
 @needs_proc
+@pytest.mark.integration
 def test_a_process_of_its_own_reports_its_peak():
     assert 50 < _in_a_process("idle") < 5000
 

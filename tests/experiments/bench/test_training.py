@@ -36,7 +36,7 @@ def test_a_step_row(name):
     assert (row.unit, row.target, row.notes) == ("images/s", 0.9, ())
 
 
-@pytest.mark.parametrize(("name", "small"), [("vit_base", "test_vit"), ("resnet50", "resnet18")])
+@pytest.mark.parametrize(("name", "small"), [("vit_base", "test_vit"), ("resnet50", "test_resnet")])
 def test_a_step_row_of_a_gpu_shrunk(name, small):
     options = {"img_size": 64} if name == "vit_base" else {}
     steps = replace(GPU_STEPS[name], model=small, options=options, size=64, batch=2)
