@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.models import register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 WIDTHS = (32, 64, 128, 256)
+
+# Where timm looks for the names of stem and classifier.
+default_cfgs = generate_default_cfgs(
+    {"small_image_resnet": {"input_size": (3, 32, 32), "first_conv": "conv1", "classifier": "fc"}}
+)
 
 
 @register_model
