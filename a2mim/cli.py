@@ -62,6 +62,9 @@ COMMANDS: dict[str, tuple[type, str]] = {
 }
 
 
+ALONE = (DemoConfig, ReconstructConfig, Configs, ModelsConfig, Figures)
+"""Settings of commands that share nothing between processes."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk without room, or of a user without a share of it that is left."""
 
@@ -148,6 +151,14 @@ def _run_explained(arguments: Sequence[str]) -> None:
 
 
 def _run(command: Any) -> None:
+    from a2mim.processes import process_rank
+
+    rank, world = process_rank()
+    if world > 1 and isinstance(command, ALONE):
+        if isinstance(command, DemoConfig):
+            raise UsageError(f"expected one process for a2mim demo, got {world}")
+        if rank:
+            return
     if isinstance(command, DemoConfig):
         from a2mim.commands.demo import demo
 

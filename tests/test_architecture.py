@@ -13,7 +13,7 @@ GROUND = tuple(f"interactions.{name}" for name in ("patches", "fills", "keys", "
 TRAINING = tuple(
     f"a2mim.{name}"
     for name in (
-        *("messages", "files"),
+        *("messages", "files", "processes"),
         *("methods", "backbones", "data", "training", "checkpoints", "probes"),
     )
 )

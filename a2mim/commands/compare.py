@@ -35,6 +35,7 @@ from a2mim.measure.plan import HIDDEN, SIMILAR_AT, Plan, batch_of, planned
 from a2mim.measure.scores import scores_and_differences
 from a2mim.measure.spectrum import spectrum
 from a2mim.messages import UsageError
+from a2mim.processes import first, is_first, together, wait
 from a2mim.runs.folder import (
     commit,
     is_run,
@@ -99,6 +100,7 @@ def compare(
     return run(config)
 
 
+@together()
 @nothing_left_empty()
 def run(config: CompareConfig) -> Comparison:
     """Plan, say so, measure every panel, and write table, figures and page.
@@ -108,7 +110,7 @@ def run(config: CompareConfig) -> Comparison:
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
-    plan = planned(config)
+    plan = first(lambda: planned(config))
     print(plan)
     config = plan.config
     everything = {**plan.settings, **plan.decides}
@@ -129,6 +131,9 @@ def run(config: CompareConfig) -> Comparison:
             _run_panel(panel, plan, work)
         except BudgetError as error:
             raise UsageError(_larger_budget(plan, error)) from error
+    if not is_first():
+        wait()
+        return Comparison(out)
     done = [read_table(work / "panels" / panel / "rows.csv") for panel in plan.forwards]
     ran = {panel: _ran(rows) for panel, rows in zip(plan.forwards, done, strict=True)}
     measured = pd.concat(done, ignore_index=True)
@@ -144,6 +149,7 @@ def run(config: CompareConfig) -> Comparison:
     comparison.save_figures()
     comparison.to_html(work / "compare.html")
     place_run(opened)
+    wait()
     comparison = Comparison(out)
     print(comparison)
     print(f"\npage: {out / 'compare.html'}   table: {out / 'rows.csv'}")
@@ -179,6 +185,8 @@ def _run_panel(panel: Panel, plan: Plan, work: Path) -> None:
     out.parent.mkdir(exist_ok=True)
     with redirect_stdout(StringIO()) as said:
         _COMMANDS[panel](plan, plan.config, out)
+    if not is_first():
+        return
     text = said.getvalue().replace(f"{out.parent}/", "")
     for source in sorted((n.report.source for n in plan.networks), key=len, reverse=True):
         text = text.replace(source, without_path(source))

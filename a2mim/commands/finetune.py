@@ -41,8 +41,9 @@ from a2mim.data.sources import Labelled, labelled_samples, without_folders
 from a2mim.files import remove_made, write_whole
 from a2mim.messages import UsageError
 from a2mim.probes.features import Evaluation, evaluate
+from a2mim.processes import process_rank
 from a2mim.recipes.finetune import FinetuneConfig
-from a2mim.runs.folder import commit, process_rank
+from a2mim.runs.folder import commit
 from a2mim.runs.table import COLUMNS, read_table, write_table
 from a2mim.training.arithmetic import fastest
 from a2mim.training.loop import Saving, StepReport, pretrain

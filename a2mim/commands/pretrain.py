@@ -69,6 +69,7 @@ from a2mim.methods.masked_image_model import MaskedImageModel
 from a2mim.methods.masking import BlockMask
 from a2mim.methods.siamese import ContrastiveMAE, ImageLevel, RelaxedMAE, TokenLevel
 from a2mim.methods.sites import site_at
+from a2mim.processes import process_rank
 from a2mim.recipes.pretrain import (
     RECIPES,
     A2mim,
@@ -87,7 +88,6 @@ from a2mim.runs.folder import (
     open_run,
     pick_device,
     place_run,
-    process_rank,
 )
 from a2mim.runs.table import write_table
 from a2mim.settings.recipes import chosen
@@ -137,7 +137,7 @@ def run(
         name: of the recipe.
         config: its settings.
         out: output folder; ``results/pretrain/<name>-<key>`` if left out.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         resume: whether to go on where the same command was interrupted.
 
     Raises:
@@ -146,7 +146,7 @@ def run(
     start = time.perf_counter()
     launched = torch.distributed.is_initialized()  # by whom called us, who will end it
     check(config, chosen(name, RECIPES)())
-    device = pick_device(device)
+    device = pick_device(device, float64=False)
     precision = config.precision or fastest(device)
     config = replace(config, precision=precision)
     if device == "cpu":

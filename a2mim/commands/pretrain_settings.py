@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from a2mim.messages import UsageError
+from a2mim.processes import process_rank
 from a2mim.recipes.pretrain import A2mim, Cmae, CmaeTokens, PretrainConfig
-from a2mim.runs.folder import process_rank
 from a2mim.training.trackers import Trackers
 
 UNDECIDING = ("keep", "save_every", "trackers", "unreadable", "workers")

@@ -24,7 +24,6 @@ from a2mim.checkpoints.load import Loaded, LoadReport
 from a2mim.commands import finetune
 from a2mim.data.arrays import subset
 from a2mim.data.augment import Augment, PilTransform
-from a2mim.data.folders import remark
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import (
     known_classes,
@@ -52,6 +51,7 @@ from a2mim.probes.features import CACHED, Features, Readout, evaluate, extract
 from a2mim.probes.knn import knn_probe
 from a2mim.probes.linear import WEIGHT_DECAYS
 from a2mim.probes.results import ProbeResult
+from a2mim.processes import first, is_first, together
 from a2mim.recipes.finetune import RECIPES, FinetuneConfig
 from a2mim.runs.folder import (
     commit,
@@ -66,6 +66,7 @@ from a2mim.runs.table import COLUMNS, joined, write_table
 from a2mim.settings.probe import ProbeConfig
 from a2mim.settings.recipes import chosen
 from a2mim.settings.weights import check_checkpoints
+from a2mim.training.arithmetic import with_float64
 from interactions import stats
 from interactions.stats import Interval
 
@@ -105,6 +106,7 @@ class Number:
     left_out: Sequence[int] = ()
 
 
+@together()
 @nothing_left_empty()
 def probe(config: ProbeConfig) -> None:
     """Judge checkpoints, print a table and write the run folder; an interrupted run goes on.
@@ -115,12 +117,12 @@ def probe(config: ProbeConfig) -> None:
     """
     start = time.perf_counter()
     _check(config)
-    device = pick_device(config.device)
+    device = pick_device(config.device, float64=False)
     if device == "cpu":
         keep_memory()
     # All are loaded before the first is judged: a wrong one is not found out after hours.
     networks = Networks(config.weights)
-    reports = [networks(name).report for name in config.checkpoints]
+    reports = first(lambda: [networks(name).report for name in config.checkpoints])
     check_different(reports)
     for report in reports:
         print(report)
@@ -134,7 +136,7 @@ def probe(config: ProbeConfig) -> None:
     pairs = zip(config.checkpoints, reports, strict=True)
     everything = settings | {
         "checkpoints": [identity(name, report) for name, report in pairs],
-        "images": [samples.contents() for samples in _samples(config)],
+        "images": first(lambda: [samples.contents() for samples in _samples(config)]),
     }
     run = open_run(config.out, "probe", nicknames(reports), everything, resume=config.resume)
     if run.finished:
@@ -147,10 +149,17 @@ def probe(config: ProbeConfig) -> None:
         name = config.checkpoints[number]
         return _judge(config, name, networks.take(name), parts[number], device)
 
+    said = []
+    if config.method != "clean" and is_first():
+        said = doubts.of_training(*_samples(config))
+        for doubt in said:
+            print(doubt)
     try:
         rows = joined([part / "rows.csv" for part in parts], one)
     except (FloatingPointError, ValueError) as error:
         raise UsageError(str(error)) from error
+    if not is_first():
+        return
     write_table(rows, work / "rows.csv")
     about = [
         {"weights": kept(report), "numbers": json.loads((part / "details.json").read_text())}
@@ -166,7 +175,7 @@ def probe(config: ProbeConfig) -> None:
         write_whole(work / "predictions.csv", pd.concat(predictions).to_csv(index=False))
         for part in parts:
             remove_made(part, PARTS)
-    finish_run(run, settings, time.perf_counter() - start)
+    finish_run(run, settings | {"doubts": said}, time.perf_counter() - start)
     print(summary(rows).to_string(index=False))
     print(f"table: {out / 'rows.csv'}   how each number came about: probe.json beside it")
 
@@ -200,23 +209,26 @@ def _judge(config: ProbeConfig, name: str, loaded: Loaded, part: Path, device: s
     }
     if config.method == "finetune":
         rows, details = _finetuned(config, name, loaded.report, part, device)
+        if not is_first():
+            return rows
     else:
         judge = _clean if config.method == "clean" else _frozen
         numbers = list(judge(config, loaded, part, device))
-        first = numbers[0]
+        if not is_first():
+            return pd.DataFrame(columns=list(COLUMNS))
         said = doubts.of_labels(
             f"{constant['model']} ({constant['weights']})",
-            first.predictions_J.numpy(),
-            first.labels_J.numpy(),
+            numbers[0].predictions_J.numpy(),
+            numbers[0].labels_J.numpy(),
         )
         for doubt in said:
             print(doubt)
         rows = pd.concat([_rows(number) for number in numbers])
         if config.seeds > 1:
             values = np.array([number.value for number in numbers])
-            mean, first = stats.mean(values, low=0, high=1), numbers[0]
+            mean, one = stats.mean(values, low=0, high=1), numbers[0]
             setting = f"seeds={config.seeds}"
-            means = _mean_rows(first.measure, mean, config.seeds, first.at, setting)
+            means = _mean_rows(one.measure, mean, config.seeds, one.at, setting)
             rows = pd.concat([rows, means])
         details = [
             {"measure": n.measure, "seed": n.seed, "accuracy": n.value, **n.details}
@@ -294,6 +306,7 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
             device=device,
             workers=config.workers,
             precision=config.precision,
+            cache=part / "features-test",
             on_batch=on_batch,
         )
     H, W = loaded.data_config["input_size"][1:]
@@ -312,13 +325,11 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
 
 
 def _frozen(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iterator[Number]:
-    """Probes of frozen features, for every seed."""
+    """Probes of frozen features, for every seed, by the first process."""
     transform = PilTransform.of(loaded.data_config)
     readout = Readout(config.pool, config.block, config.final_norm)
     tables: list[Features] = []
     both = _samples(config, transform)
-    for doubt in doubts.of_training(*both):
-        remark(doubt)
     for split, some in zip(("training", "test"), both, strict=True):
         with _progress(f"{split} features", len(some)) as on_batch:
             tables.append(
@@ -334,8 +345,8 @@ def _frozen(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Ite
                     on_batch=on_batch,
                 )
             )
-    fit = _fit_of(config, device)
-    for seed in range(config.seeds):
+    fit = _fit_of(config, str(with_float64(device)))
+    for seed in range(config.seeds) if is_first() else ():
         result = fit(tables[0], tables[1], seed)
         yield Number(
             f"{config.method}_top1",
@@ -438,7 +449,8 @@ def _finetuned(
             resume=config.resume,
         )
     ]
-    for kind in ("last", "ema")[: 2 if recipe.ema else 1] if config.seeds > 1 else ():
+    averaged = config.seeds > 1 and is_first()
+    for kind in ("last", "ema")[: 2 if recipe.ema else 1] if averaged else ():
         mean = finetune.over_seeds(tables[0], kind)
         setting = f"seeds={config.seeds} weights={kind}"
         tables.append(_mean_rows(finetune.TOP1, mean, config.seeds, recipe.epochs, setting))

@@ -95,7 +95,7 @@ def reconstruct(config: ReconstructConfig) -> None:
     """
     start = time.perf_counter()
     sources = _sources(config)
-    device = pick_device(config.device)
+    device = pick_device(config.device, float64=False)
     networks = [_network(name, config) for name in config.checkpoints]
     reports = [network.report for network in networks]
     check_different(reports)
@@ -226,7 +226,7 @@ def _reconstructed(
     }
     rows = [
         per_image_rows(
-            values_I.double().cpu().numpy()[:, None],
+            values_I.cpu().double().numpy()[:, None],
             [source.name for source in sources],
             at=[hidden],
             samples=1,

@@ -33,9 +33,10 @@ from a2mim.methods.siamese import ContrastiveMAE, RelaxedMAE
 from a2mim.probes.features import extract
 from a2mim.probes.knn import knn_probe
 from a2mim.recipes.pretrain import PretrainConfig
-from a2mim.runs.folder import commit, process_rank
+from a2mim.runs.folder import commit
 from a2mim.runs.progress import progress
 from a2mim.runs.table import COLUMNS
+from a2mim.training.arithmetic import with_float64
 from a2mim.training.loop import StepReport
 from a2mim.training.trackers import Followers, Trackers
 from interactions.fills import image_mean
@@ -108,14 +109,7 @@ class Log:
         self._trackers = trackers or Trackers()
         self._followers: Followers | None = None
         self._hook = threading.excepthook
-        self._bar = progress(
-            "training",
-            steps * batch_size,
-            "images",
-            unit_scale=True,
-            delay=1,
-            disable=process_rank()[0] > 0,
-        )
+        self._bar = progress("training", steps * batch_size, "images", unit_scale=True, delay=1)
 
     def __call__(self, report: StepReport) -> None:
         """Note a report.
@@ -265,7 +259,7 @@ class OnlineKnn:
             for samples in (self.train, self.test)
         )
         k = min(NEIGHBOURS, len(self.train))
-        return knn_probe(train, test, k, device=self.device).accuracy
+        return knn_probe(train, test, k, device=with_float64(self.device)).accuracy
 
 
 @dataclass(frozen=True)

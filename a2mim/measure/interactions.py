@@ -40,6 +40,7 @@ from a2mim.measure.networks import (
 )
 from a2mim.measure.runner import Measured, Share, forwards_of, grid_of, measure, usable
 from a2mim.messages import UsageError
+from a2mim.processes import first, is_first, together, wait
 from a2mim.report.figures import interaction_overlay, save
 from a2mim.runs.folder import (
     commit,
@@ -49,7 +50,6 @@ from a2mim.runs.folder import (
     nothing_left_empty,
     open_run,
     pick_device,
-    process_rank,
 )
 from a2mim.runs.progress import worked_with
 from a2mim.runs.records import tidy_records
@@ -73,18 +73,18 @@ TOO_LITTLE = 0.5
 """Expected relative error of J, over all orders, from which a budget buys nothing."""
 
 
+@together()
 @nothing_left_empty()
 def interaction_curves(config: InteractionsConfig) -> None:
     """Measure, write rows and figure, and print the table.
 
-    Under ``torchrun`` the images are shared between the processes; the first one finishes.
+    Under ``torchrun`` the images are shared between the processes (:mod:`a2mim.processes`).
 
     Raises:
         UsageError: if models, images or settings cannot be used.
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
-    rank, world = process_rank()
     config = replace(config, device=pick_device(config.device))
     if config.device == "cpu":
         keep_memory()
@@ -95,15 +95,14 @@ def interaction_curves(config: InteractionsConfig) -> None:
     _check(config)
     if config.grid is not None or config.protocol:
         _design(config)  # impossible settings fail before any network is loaded
-    dataset, sources = set_name(config.images, config.data), _sources(config)
-    subjects = _subjects(config)
+    dataset = set_name(config.images, config.data)
+    sources, subjects = first(lambda: (_sources(config), _subjects(config)))
     if config.reward == "auto":
         config = replace(config, reward=_fitting_reward(subjects))
-        if rank == 0 and config.reward in ENCODER_REWARDS:
+        if config.reward in ENCODER_REWARDS:
             print(f"a network has no classifier: features are measured, --reward {config.reward}")
-    if rank == 0:
-        for subject in subjects:
-            print(subject.report)
+    for subject in subjects:
+        print(subject.report)
     sights = [_sight(subject) for subject in subjects]
     given = as_setting(grid_of(config)) if config.protocol else config.grid
     grid = fitting_grid(given, sights)
@@ -113,8 +112,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
     sources = _as_outputs(config, sources, sights)
     if config.label == "auto" and config.reward not in ENCODER_REWARDS:
         config, why = _labelled(config, sources, sights)
-        if rank == 0:
-            print(f"label: {config.label} ({why})")
+        print(f"label: {config.label} ({why})")
     design = _design(config)
     settings = {
         key: value
@@ -132,7 +130,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
     doubts = doubtful.of_images(identities)
     for subject in subjects:
         doubts += doubtful.of_subject(subject, sources)
-    if rank == 0 and doubts:
+    if doubts:
         print("\n".join(doubts))
     everything = settings | {
         "images": identities,
@@ -143,20 +141,19 @@ def interaction_curves(config: InteractionsConfig) -> None:
     if run.finished:
         return
     work, out = run.work, run.out
-    (work / f"done-{rank}").unlink(missing_ok=True)  # of a run that was killed at its end
-    share = Share(work / "records", rank, world)
+    share = Share(work / "records")
     if config.budget:
         try:
             design, sources = _planned(config, design, sources, subjects, share)
         except UsageError:
-            if rank == 0:  # a pilot that nothing can be made of
+            if is_first():  # a pilot that nothing can be made of
                 tidy_records(share.folder, ())
             raise
     else:
-        _announce(config, design, len(sources), subjects, rank)
+        _announce(config, design, len(sources), subjects)
     measured = [measure(subject, config, design, sources, share) for subject in subjects]
-    if rank != 0:
-        (work / f"done-{rank}").touch()  # this process reads no record any more
+    wait()  # nobody reads records any more
+    if not is_first():
         return
     rows = _rows(config, design, dataset, measured)
     write_table(rows, work / "rows.csv")
@@ -165,10 +162,6 @@ def interaction_curves(config: InteractionsConfig) -> None:
     save(figures(rows), work)
     if one_picture:
         write_explanations(config, measured, sources[0], work)
-    for other in range(1, world):
-        while not (work / f"done-{other}").exists():
-            time.sleep(0.1)
-        (work / f"done-{other}").unlink()
     ran = _ran(measured)
     finish_run(run, settings | {"ran": ran, "doubts": doubts}, time.perf_counter() - start)
     tidy_records(out / "records", share.used)
@@ -239,12 +232,11 @@ def _planned(
     if not chosen.error <= max(TOO_LITTLE, config.target):
         raise _too_little(pilots[0], chosen, spent, limits)
     design = chosen.design(design)
-    _announce(config, design, chosen.images, subjects, share.rank)
-    if share.rank == 0:
-        print(
-            f"expected relative error of J: {chosen.error:.2g} over all orders, at most "
-            f"{chosen.relative_O.max():.2g}"
-        )
+    _announce(config, design, chosen.images, subjects)
+    print(
+        f"expected relative error of J: {chosen.error:.2g} over all orders, at most "
+        f"{chosen.relative_O.max():.2g}"
+    )
     share.used.clear()
     return design, some(sources, chosen.images, config.seed)
 
@@ -284,11 +276,8 @@ def _announce(
     design: ix.Design,
     images: int,
     subjects: Sequence[Subject],
-    rank: int,
 ) -> None:
     """What will be done, before it is done."""
-    if rank:
-        return
     n = grid_of(config).n
     pairs, orders = len(design.pairs.draw(n, design.seed, "0")), orders_of(design.ratios, n)
     per_replicate = design.contexts.count(n, 1) // design.contexts.replicates

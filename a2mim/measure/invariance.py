@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ from a2mim.measure.networks import (
 )
 from a2mim.measure.precision import PROBED, ends, floor_of_features, on_device, ran_in, settled
 from a2mim.messages import UsageError
+from a2mim.processes import first, is_first, shared, together, wait
 from a2mim.report.figures import save
 from a2mim.report.figures_features import (
     BASELINES,
@@ -155,6 +157,7 @@ class Prepared:
         return worked_with(self.device, precision, [one.parameters for one in self.reports])
 
 
+@together()
 @nothing_left_empty()
 def invariance(config: InvarianceConfig) -> None:
     """Measure checkpoints, write rows and figures, print a table; an interrupted run goes on.
@@ -164,14 +167,7 @@ def invariance(config: InvarianceConfig) -> None:
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
-    config = replace(config, fractions=_fractions(config))
-    check_images(config)
-    networks = Networks(config.weights)
-    if config.grid is None:
-        grid = fitting_grid(None, networks.sights(config.checkpoints))
-        config = replace(config, grid=as_setting(grid))
-    _check(config)
-    prepared = _shuffled(prepare(config, networks, partial(_try, config)), config.seed)
+    config, prepared = first(partial(_prepared, config))
     images = len(prepared.sources)
     if images < FEWEST:
         raise UsageError(f"expected at least {FEWEST} images, found {images}")
@@ -200,6 +196,18 @@ def invariance(config: InvarianceConfig) -> None:
         f"\ntable: {run.out / 'summary.csv'}   figures: {', '.join(drawn)} beside it   "
         f"image by image: {run.out / 'images'}, {run.out / 'batches'}"
     )
+
+
+def _prepared(config: InvarianceConfig) -> tuple[InvarianceConfig, Prepared]:
+    """With a grid that fits the networks, and all that is measured, in the order of the batches."""
+    config = replace(config, fractions=_fractions(config))
+    check_images(config)
+    networks = Networks(config.weights)
+    if config.grid is None:
+        grid = fitting_grid(None, networks.sights(config.checkpoints))
+        config = replace(config, grid=as_setting(grid))
+    _check(config)
+    return config, _shuffled(prepare(config, networks, partial(_try, config)), config.seed)
 
 
 def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
@@ -307,7 +315,7 @@ def measure_all(
     config: InvarianceConfig | SpectrumConfig,
     prepared: Prepared,
     parts: Sequence[str],
-    measure: Callable[[Subject, Sequence[Path], Precision], None],
+    measure: Callable[[Subject, Mapping[int, Path], Precision], None],
     choose: Callable[[Subject], Fitting],
 ) -> tuple[Run, dict[str, Any], list[list[Path]]] | None:
     """Measure all checkpoints; what an interrupted run has measured is not measured again.
@@ -317,13 +325,14 @@ def measure_all(
         config: its settings.
         prepared: checkpoints and images.
         parts: names of the files of rows of each checkpoint.
-        measure: writes those of a network that are not there, in an arithmetic.
+        measure: writes those of a network that are not there, or this process's share of them, by
+            their numbers, in an arithmetic.
         choose: that of a network, where it is "auto".
 
     Returns:
         The run, with ``weights.json``, ``images`` and ``batches`` in its work folder, its settings
         with the precision of each checkpoint under ``ran``, and the files of rows of each; None if
-        it finished before.
+        it finished before, or if another process goes on with them.
 
     Raises:
         UsageError: if a checkpoint cannot be measured.
@@ -352,23 +361,28 @@ def measure_all(
     if run.finished:
         return None
     (run.work / "images").mkdir(exist_ok=True)
-    files, precisions = [], []
+    files, arithmetics = [], []
     for number, (name, report) in enumerate(zip(config.checkpoints, prepared.reports, strict=True)):
         file = _file_of(number, report)
         arithmetic = run.work / f"precision-{file}.json"
         folder = run.work / "batches" / file
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / part for part in parts]
-        if not all(path.exists() for path in paths):
+        if mine := shared([k for k, path in enumerate(paths) if not path.exists()]):
             with _of(name):
                 loaded = prepared.networks.take(name)
                 subject = subject_of(
                     name, config.weights, prepared.device, headless=True, loaded=loaded
                 )
                 title = f"{subject.name} ({subject.weights})"
-                measure(subject, paths, settled(asked, arithmetic, title, partial(choose, subject)))
+                chosen = settled(asked, arithmetic, title, partial(choose, subject))
+                measure(subject, {k: paths[k] for k in mine}, chosen)
         files.append(paths)
-        precisions.append(ran_in(asked, arithmetic))
+        arithmetics.append(arithmetic)
+    wait()
+    if not is_first():
+        return None
+    precisions = [ran_in(asked, arithmetic) for arithmetic in arithmetics]
     write_reports(prepared.reports, run.work / "weights.json")
     return run, settings | {"doubts": doubts, "ran": {"precision": precisions}}, files
 
@@ -481,18 +495,16 @@ def _measure(
     prepared: Prepared,
     sizes: Sequence[int],
     subject: Subject,
-    paths: Sequence[Path],
+    paths: Mapping[int, Path],
     precision: Precision,
 ) -> None:
-    """Write the rows of the batches of one network behind those that are there."""
+    """Write the rows of some batches of one network, by their numbers."""
     fresh = subject.untrained(FRESH).to(prepared.device)
     title = f"{subject.name} ({subject.weights})"
-    start = next(k for k, path in enumerate(paths) if not path.exists())
-    done = sum(sizes[:start])
-    left = prepared.sources[done:]
-    counts = [_forwards(config, images) for images in (len(prepared.sources), done)]
-    parts = [_first(subject.model), _first(fresh)]
-    with forwards(title, counts[0], parts, done=counts[1]) as bar:
+    stops = list(accumulate(sizes))
+    left = [source for k in paths for source in prepared.sources[stops[k] - sizes[k] : stops[k]]]
+    parts, done = [_first(subject.model), _first(fresh)], 0
+    with forwards(title, _forwards(config, len(left)), parts) as bar:
         measured = similarity_rows(
             subject.model,
             batches(subject, left, config.batch_size or READ_AT_ONCE),
@@ -505,9 +517,9 @@ def _measure(
             count=len(prepared.sources),
             cka_batch=config.cka_batch,
             precision=precision,
-            start=start,
+            only=list(paths),
         )
-        for rows, path in zip(measured, paths[start:], strict=True):
+        for rows, path in zip(measured, paths.values(), strict=True):
             _write_batch(rows, path)
             done += len(rows.images)
             bar.n = _forwards(config, done)  # what chose the batch size does not count

@@ -79,6 +79,7 @@ from a2mim.measure.runner import usable
 from a2mim.messages import UsageError, did_you_mean
 from a2mim.probes.features import CACHED, extract
 from a2mim.probes.linear import fit_linear
+from a2mim.processes import first, is_first, shared, together, wait
 from a2mim.report.figures import save
 from a2mim.report.figures_features import occlusion_measures
 from a2mim.runs.folder import (
@@ -117,7 +118,10 @@ from interactions.occlusion.saliency import (
 from interactions.patches import PatchGrid
 from interactions.segments import PlayerMap, superpixels
 
-PARTS = r"\d{3}-\w+-\d{5}\.csv\.gz|(superpixels|saliency)-\d{5}\.npz|probe-\d{3}\.json|" + CACHED
+PARTS = (
+    r"\d{3}-\w+-\d{5}\.csv\.gz|(superpixels|saliency)-\d{5}\.npz|probe-\d{3}\.json|fit-\d{3}\.npz|"
+    + CACHED
+)
 """What lies in the folder of parts: its files, by their names."""
 
 CHUNK = 64
@@ -128,6 +132,9 @@ SALIENT = ("salient", "non_salient", "salient_mass", "non_salient_mass")
 
 ATTENTION = "attention"
 """The ``--saliency-method`` that is not captum's."""
+
+_FITTED = ("weight_KD", "bias_K", "mean_D", "std_D")
+"""What a linear probe is made of."""
 
 GRIDLESS = ("random", "complement", "mae")
 """Occluders that need neither a grid nor the saliency of one: those for superpixels."""
@@ -220,6 +227,7 @@ class Images:
         return torch.stack(images)
 
 
+@together()
 @nothing_left_empty()
 def occlusion(config: OcclusionConfig) -> None:
     """Measure, write table and figure, and print a summary; an interrupted run goes on.
@@ -234,16 +242,9 @@ def occlusion(config: OcclusionConfig) -> None:
     config = replace(config, device=device, precision=on_device(config.precision, device))
     if config.device == "cpu":
         keep_memory()
-    networks = Networks(config.weights)
-    config = _fitted(config, networks)
-    plan = _plan(config)
-    # All are tried before the first is measured: what is wrong is not found out after hours.
-    doubts: list[str] = []
-    tried = [
-        usable(partial(_tried, config, plan, networks, name, doubts)) for name in config.checkpoints
-    ]
+    networks, doubts = Networks(config.weights), list[str]()
+    config, plan, tried = first(partial(_all_tried, config, networks, doubts))
     reports = [report for report, _ in tried]
-    check_different(reports)
     for report in reports:
         print(report)
     if config.preset.startswith("ipvit") and (note := _otherwise(tried)):
@@ -303,6 +304,9 @@ def occlusion(config: OcclusionConfig) -> None:
     chunks = [slice(k, k + plan.chunk) for k in range(0, len(images.names), plan.chunk)]
     for number in range(len(reports)):
         usable(partial(_measure, config, plan, number, chunks, work, networks, saliency, regions))
+    wait()
+    if not is_first():
+        return
     files = _joined(plan, reports, len(chunks), work)
     probes = [_probe(work, number) for number in range(len(reports))]
     about = [
@@ -328,6 +332,22 @@ def occlusion(config: OcclusionConfig) -> None:
     remove_made(out / "parts", PARTS)
     print(summary(rows))
     print(f"\ntable: {out / 'summary.csv'}   figure: {out / 'occlusion.png'}")
+
+
+def _all_tried(
+    config: OcclusionConfig, networks: Networks, doubts: list[str]
+) -> tuple[OcclusionConfig, Plan, list[tuple[LoadReport, dict[str, Any]]]]:
+    """What fits networks and images, and each network tried before the first is measured.
+
+    What is wrong is not found out after hours; what looks wrong joins the doubts.
+    """
+    config = _fitted(config, networks)
+    plan = _plan(config)
+    tried = [
+        usable(partial(_tried, config, plan, networks, name, doubts)) for name in config.checkpoints
+    ]
+    check_different([report for report, _ in tried])
+    return config, plan, tried
 
 
 def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
@@ -660,21 +680,20 @@ def _measure(
     saliency: _Saliency | None,
     regions: _Regions | None,
 ) -> None:
-    """Write the parts of one network that are not there."""
-    missing = [
-        (c, chunk, name)
-        for c, chunk in enumerate(chunks)
-        for name in plan.occluders
-        if not _part(work, number, name, c).exists()
-    ]
-    if not missing:
+    """Write the parts of one network that are not there, or this process's share of them."""
+    missing = {
+        c: [name for name in plan.occluders if not _part(work, number, name, c).exists()]
+        for c in range(len(chunks))
+    }
+    unmade = [c for c, names in missing.items() if names]
+    if not unmade:
         return
+    mine = [(c, chunks[c], name) for c in shared(unmade) for name in missing[c]]
     ready = networks.take(config.checkpoints[number])
     images = _images(config, ready.data_config, ready.report.classes)
     model = _classifier(config, ready, number, work)
     each = _variants(config, plan)
-    total = each * len(plan.occluders) * len(images.names)
-    left = sum(each * len(images.names[chunk]) for _, chunk, _ in missing)
+    total = left = sum(each * len(images.names[chunk]) for _, chunk, _ in mine)
     title = f"{ready.report.architecture} ({called(ready.report)})"
     precision = settled(
         config.precision,
@@ -682,9 +701,9 @@ def _measure(
         title,
         partial(_fitting, config, plan, ready, model, images, chunks[0], work, regions),
     )
-    with forwards(title, total, [model], done=total - left) as bar:
+    with forwards(title, total, [model]) as bar:
         at = -1
-        for c, chunk, name in missing:
+        for c, chunk, name in mine:
             if c != at:
                 at, images_BCHW = c, images.read(chunk)
                 saliency_BN = None
@@ -818,13 +837,22 @@ def _classifier(config: OcclusionConfig, loaded: Loaded, number: int, work: Path
             )
         except FloatingPointError as error:
             raise UsageError(str(error)) from error
-    fit = fit_linear(features, device=config.device)
-    settings = {**fit.settings, "grid": fit.grid}
-    write_whole(_probe(work, number), json.dumps(settings, indent=2) + "\n")
+    fitted, about = work / "parts" / f"fit-{number:03d}.npz", _probe(work, number)
+
+    def fit() -> list[Tensor]:
+        if not (fitted.exists() and about.exists()):
+            found = fit_linear(features, device=config.device)
+            settings = {**found.settings, "grid": found.grid}
+            write_whole(about, json.dumps(settings, indent=2) + "\n")
+            tensors = {key: getattr(found, key).float().cpu().numpy() for key in _FITTED}
+            write_arrays(fitted, tensors)
+        with np.load(fitted, allow_pickle=False) as arrays:
+            return [torch.from_numpy(arrays[key]) for key in _FITTED]
+
+    tensors = first(fit)
 
     def probed(encoder: nn.Module) -> nn.Module:
-        tensors = (fit.weight_KD, fit.bias_K, fit.mean_D, fit.std_D)
-        return WithProbe(encoder, *(x.float() for x in tensors)).to(config.device).eval()
+        return WithProbe(encoder, *tensors).to(config.device).eval()
 
     if "patch_drop" in model._modules:
         # Still a vision transformer, whose tokens can be left out.

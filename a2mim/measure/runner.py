@@ -7,7 +7,6 @@ several processes do the work of one.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,9 +23,10 @@ from a2mim.measure.fitting import parsed_grid
 from a2mim.measure.networks import Subject
 from a2mim.measure.precision import settled
 from a2mim.messages import UsageError
+from a2mim.processes import is_first, shared, wait
 from a2mim.runs.folder import safe_name
 from a2mim.runs.progress import forwards
-from a2mim.runs.records import read_record, record_key, shard, write_record
+from a2mim.runs.records import read_record, record_key, write_record
 from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
 from interactions.games.base import predicted_class
 from interactions.games.encoders import Kind
@@ -61,18 +61,14 @@ class Measured:
 
 @dataclass
 class Share:
-    """This process's part of the work, and where all processes keep their records.
+    """Where all processes of a run keep their records.
 
     Attributes:
         folder: of the records.
-        rank: which process this is.
-        world: of how many.
         used: the records that the result is made of.
     """
 
     folder: Path
-    rank: int
-    world: int
     used: set[Path] = field(default_factory=set)
 
 
@@ -118,22 +114,22 @@ def measure(
         """Measure this process's share of the images, then read the records of all."""
         stored = [folder / f"{k:05d}-{key}-{level}.npz" for k, key in enumerate(keys)]
         share.used.update(stored)
-        mine = list(shard(len(sources), share.rank, share.world))
         name = subject.name + purpose + (f", more contexts ({level})" if level else "")
         per_image = _added(before[0], wanted) if level else forwards_of(design)
-        missing = [k for k in mine if read_record(stored[k]) is None]
+        missing = shared([k for k, path in enumerate(stored) if read_record(path) is None])
         games = (game(k) for k in missing)
         found = measure_each(games, design)
         if level:
             found = add_to_each(games, [before[k] for k in missing], design, wanted)
         total = len(missing) * per_image
-        with forwards(name, total, [subject.model], quiet=share.rank != 0) as bar:
+        with forwards(name, total, [subject.model]) as bar:
             for done, k in enumerate(missing, start=1):
                 write_record(usable(partial(next, found)), stored[k], label=labels[k])
                 # What was saved by removing repeats is work that is not left.
                 bar.total = bar.n + (len(missing) - done) * per_image
                 bar.refresh()
-        return _await(stored)
+        wait()
+        return [_read(path) for path in stored]
 
     level, records = 0, measured(0, {}, [])
     adaptive = config.target and not config.budget and can_grow(records, design)
@@ -143,13 +139,12 @@ def measure(
         level += 1
         records = measured(level, wanted, records)
     # Only the first process reports, and only the result.
-    silent = share.rank or purpose
-    if silent:
+    if purpose or not is_first():
         return Measured(subject, records, precision, math.nan, math.nan)
-    first = game(0)
-    floor = floor_of_ends = usable(lambda: ix.noise_floor(first, design))
-    if first.precise is not first:
-        floor_of_ends = usable(lambda: ix.noise_floor(first.precise, design))
+    probed = game(0)
+    floor = floor_of_ends = usable(lambda: ix.noise_floor(probed, design))
+    if probed.precise is not probed:
+        floor_of_ends = usable(lambda: ix.noise_floor(probed.precise, design))
     return Measured(subject, records, precision, floor, floor_of_ends)
 
 
@@ -238,17 +233,12 @@ def usable(work: Callable[[], T]) -> T:
         raise UsageError(str(error)) from error
 
 
-def _await(paths: list[Path]) -> Records:
-    """All records, once the other processes have written theirs."""
-    records: list[ix.Interactions | None] = [None] * len(paths)
-    while True:
-        for k, path in enumerate(paths):
-            if records[k] is None:
-                records[k] = read_record(path)
-        complete = [record for record in records if record is not None]
-        if len(complete) == len(paths):
-            return complete
-        time.sleep(0.1)
+def _read(path: Path) -> ix.Interactions:
+    """A record that has been written."""
+    record = read_record(path)
+    if record is None:
+        raise UsageError(f"cannot read {path}, which was just written; run the same command again")
+    return record
 
 
 def grid_of(config: InteractionsConfig) -> ix.PatchGrid:

@@ -15,7 +15,7 @@ works, each chunk of images that is done is a file, and is not measured again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from a2mim.measure.invariance import (
 )
 from a2mim.measure.networks import Networks, Subject
 from a2mim.measure.precision import PROBED, floor_of_spectra, on_device
+from a2mim.processes import first, together
 from a2mim.report.figures import save
 from a2mim.report.figures_features import ends_of_stream, spectra, spectrum_table, stream_over_depth
 from a2mim.runs.folder import counted, finish_run, nothing_left_empty
@@ -73,6 +74,7 @@ SUMMARY = {
 """Columns of ``summary.csv`` and what they mean."""
 
 
+@together()
 @nothing_left_empty()
 def spectrum(config: SpectrumConfig) -> None:
     """Measure checkpoints, write rows and figures, print a table; an interrupted run goes on.
@@ -82,7 +84,8 @@ def spectrum(config: SpectrumConfig) -> None:
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
-    prepared = prepare(config, Networks(config.weights), partial(_try, config))
+    networks = Networks(config.weights)
+    prepared = first(partial(prepare, config, networks, partial(_try, config)))
     forwards = counted(len(prepared.sources))
     tools = prepared.worked_with(on_device(config.precision, prepared.device))
     print(f"plan: {forwards} forwards for each checkpoint, {tools}")
@@ -159,31 +162,27 @@ def _measure(
     config: SpectrumConfig,
     prepared: Prepared,
     subject: Subject,
-    paths: Sequence[Path],
+    paths: Mapping[int, Path],
     precision: Precision,
 ) -> None:
-    """Write the rows of the chunks of one network that are not there."""
+    """Write the rows of some chunks of one network, by their numbers."""
     blank = torch.zeros(1, *subject.report.look["input_size"])
     layers, small = _layers(config, subject.model, blank)
     if small:
         print(f"{subject.name} ({subject.weights}): no spectra of {small}, fewer than 3 x 3 cells")
-    missing = {
-        path: prepared.sources[k * CHUNK : (k + 1) * CHUNK]
-        for k, path in enumerate(paths)
-        if not path.exists()
-    }
-    left = [source for chunk in missing.values() for source in chunk]
-    title, total = f"{subject.name} ({subject.weights})", len(prepared.sources)
-    with progress(title, total, "images", initial=total - len(left)) as bar:
+    chunks = [prepared.sources[k * CHUNK : (k + 1) * CHUNK] for k in paths]
+    left = [source for chunk in chunks for source in chunk]
+    title = f"{subject.name} ({subject.weights})"
+    with progress(title, len(left), "images") as bar:
         measured = library.spectrum_rows(
             subject.model,
-            (torch.cat(list(batches(subject, chunk, CHUNK))) for chunk in missing.values()),
+            (torch.cat(list(batches(subject, chunk, CHUNK))) for chunk in chunks),
             layers=layers,
             names=[source.name for source in left],
             batch_size=config.batch_size or None,
             precision=precision,
         )
-        for rows, (path, chunk) in zip(measured, missing.items(), strict=True):
+        for rows, path, chunk in zip(measured, paths.values(), chunks, strict=True):
             write_whole(path, packed(rows))
             bar.update(len(chunk))
 

@@ -26,7 +26,7 @@ import hashlib
 import inspect
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,7 @@ from a2mim.data.loader import each
 from a2mim.data.sampler import Samples, make_loader
 from a2mim.files import write_whole
 from a2mim.methods.sites import is_of_features, output_layout, site_of
+from a2mim.processes import shared, wait
 from a2mim.training.arithmetic import MIXED, Precision, check_precision, float32_products
 from interactions.stats import share
 
@@ -54,7 +55,7 @@ TOKEN_NORMS = ("norm",)
 POOLED_NORMS = ("fc_norm", "head.norm")
 """Where timm keeps a norm that follows the pooling and belongs to the features."""
 
-CHUNK = 4096  # images per file of a cache
+CHUNK = 512  # images per file of a cache
 CACHED = r"features(-\d{9}\.safetensors|\.json)"
 """Names of the files of a cache."""
 SHOWN = 8  # images whose pixels tell one set of images from another
@@ -172,8 +173,9 @@ def extract(
 ) -> Features:
     """The features of all images, once each, in order.
 
-    With a cache folder, every chunk of 4,096 images is written as soon as it is there, whole or not
-    at all; the next call goes on after the last one. The folder says what it is a cache of: the
+    With a cache folder, every chunk of 512 images is written as soon as it is there, whole or not
+    at all; the next call makes those that are missing, and several processes of one command
+    (:mod:`a2mim.processes`) share them. The folder says what it is a cache of: the
     model's weights and settings, readout, precision, names of the images and the pixels of eight of
     them. It does not notice if other pixels change under the same names.
 
@@ -198,35 +200,17 @@ def extract(
         **_setting(model, samples, precision),
         "readout": readout.setting(model),
     }
-    known = _Cache.opened(cache, setting) if cache else None
-    features_ID = torch.empty(0)
-
-    def keep(first: int, rows_XD: Tensor) -> None:
-        nonlocal features_ID
-        if not len(features_ID):  # only now is it known how many there are per image
-            features_ID = rows_XD.new_empty(len(samples), rows_XD.shape[1])
-        features_ID[first : first + len(rows_XD)] = rows_XD
-
-    def keep_and_write(first: int, rows_XD: Tensor) -> None:
-        keep(first, rows_XD)
-        if known:
-            known.write(first, rows_XD)
-
-    start = 0
-    for rows_XD in known.read(len(samples)) if known else ():
-        keep(start, rows_XD)
-        start += len(rows_XD)
-    _stream(
+    features_ID = _rows(
         model,
         lambda images_BCHW, _: readout.read(model, images_BCHW),
         samples,
-        start=start,
+        setting,
+        cache=cache,
         batch_size=batch_size,
         device=device,
         workers=workers,
         precision=precision,
         on_batch=on_batch,
-        on_chunk=keep_and_write,
     )
     read_I, setting = _read(features_ID, setting)
     labels_I = getattr(samples, "labels_I", None)
@@ -283,6 +267,7 @@ def evaluate(
     device: torch.device | str | None = None,
     workers: int = 0,
     precision: Precision = "float32",
+    cache: Path | None = None,
     on_batch: Progress = lambda done, total: None,
 ) -> Evaluation:
     """Run a classifier over images: ranks and log-probabilities of the right classes.
@@ -295,6 +280,7 @@ def evaluate(
         device: where to run.
         workers: processes that load images.
         precision: of mixed precision.
+        cache: a folder for what is said of each image.
         on_batch: see :data:`Progress`.
 
     Raises:
@@ -320,21 +306,20 @@ def evaluate(
             )
         return _judged(logits_BK, labels[rows])
 
-    chunks: list[Tensor] = []
-    _stream(
+    setting = _setting(model, samples, precision)
+    rows_I3 = _rows(
         model,
         judge,
         samples,
-        start=0,
+        {**setting, "labels": hashlib.blake2b(labels_I.numpy().data, digest_size=8).hexdigest()},
+        cache=cache,
         batch_size=batch_size,
         device=device,
         workers=workers,
         precision=precision,
         on_batch=on_batch,
-        on_chunk=lambda first, rows_X3: chunks.append(rows_X3),
     )
-    rows_I3 = torch.cat(chunks)
-    read_I, setting = _read(rows_I3, _setting(model, samples, precision))
+    read_I, setting = _read(rows_I3, setting)
     rank_I, predicted_I, log_p_I = rows_I3[read_I].unbind(1)
     return Evaluation(rank_I.long(), predicted_I.long(), log_p_I.clone(), labels_I[read_I], setting)
 
@@ -495,12 +480,42 @@ def _prepared(
     return device
 
 
+def _rows(
+    model: nn.Module,
+    compute: Callable[[Tensor, slice], Tensor],
+    samples: Samples,
+    setting: Mapping[str, Any],
+    *,
+    cache: Path | None,
+    **how: Any,
+) -> Tensor:
+    """A float32 row for each image, ``(I, D)``: from the cache, or as :func:`_stream` makes it."""
+    known = _Cache.opened(cache, setting) if cache else None
+    chunks: dict[int, Tensor] = {}
+    missing: Sequence[int] = range(0, len(samples), CHUNK)
+    if known:
+        missing = shared([first for first in missing if not known.has(first)])
+
+    def keep(first: int, rows_XD: Tensor) -> None:
+        chunks[first] = rows_XD
+        if known:
+            known.write(first, rows_XD)
+
+    _stream(model, compute, samples, missing, on_chunk=keep, **how)
+    if known:
+        wait()
+        for first in range(0, len(samples), CHUNK):
+            if first not in chunks:
+                chunks[first] = known.read(first, min(CHUNK, len(samples) - first))
+    return torch.cat([chunks[first] for first in sorted(chunks)])
+
+
 def _stream(
     model: nn.Module,
     compute: Callable[[Tensor, slice], Tensor],
     samples: Samples,
+    firsts: Sequence[int],
     *,
-    start: int,
     batch_size: int,
     device: torch.device,
     workers: int,
@@ -508,7 +523,7 @@ def _stream(
     on_batch: Progress,
     on_chunk: Callable[[int, Tensor], None],
 ) -> None:
-    """Images from ``start`` on through a network: a float32 row for each, chunk by chunk.
+    """Images of the chunks that begin there through a network: a float32 row for each.
 
     Rows stay on the device until their chunk is full: that copy is the only time it is waited for.
     """
@@ -516,7 +531,7 @@ def _stream(
     dtype = MIXED.get(precision)
     loader = make_loader(
         samples,
-        _in_order(start, total, batch_size),
+        _in_order(firsts, total, batch_size),
         workers=workers,
         pin_memory=device.type == "cuda",
     )
@@ -540,13 +555,14 @@ def _stream(
                 on_chunk(done - len(rows_XD), rows_XD)
 
 
-def _in_order(start: int, stop: int, batch_size: int) -> Iterator[list[tuple[int, int]]]:
-    """(epoch, index) of the images, in batches that end where a chunk does."""
-    while start < stop:
-        chunk_end = min((start // CHUNK + 1) * CHUNK, stop)
-        end = min(start + batch_size, chunk_end)
-        yield [(0, index) for index in range(start, end)]
-        start = end
+def _in_order(
+    firsts: Sequence[int], total: int, batch_size: int
+) -> Iterator[list[tuple[int, int]]]:
+    """(epoch, index) of the images of chunks, in batches that end where a chunk does."""
+    for first in firsts:
+        stop = min(first + CHUNK, total)
+        for start in range(first, stop, batch_size):
+            yield [(0, index) for index in range(start, min(start + batch_size, stop))]
 
 
 def _check_chunk(rows_XD: Tensor, samples: Samples, first: int) -> None:
@@ -675,25 +691,26 @@ class _Cache:
             )
         return cls(folder, hashlib.blake2b(text.encode(), digest_size=8).hexdigest())
 
-    def read(self, images: int) -> Iterator[Tensor]:
-        """All chunks from the first on, up to one that is missing."""
-        for first in range(0, images, CHUNK):
-            file = self._file(first)
-            if not file.exists():
-                return
-            try:
-                with safe_open(file, framework="pt") as opened:
-                    rows_XD = opened.get_tensor("features")
-                    own = (opened.metadata() or {}).get("of") == self.digest
-            except (SafetensorError, OSError) as error:
-                raise DataError(
-                    f"expected features, cannot read {file}: {error}; remove it to go on"
-                ) from error
-            if not own or len(rows_XD) != min(CHUNK, images - first):
-                raise DataError(
-                    f"expected features of this cache, {file} holds others; remove it to go on"
-                )
-            yield rows_XD
+    def has(self, first: int) -> bool:
+        """Whether the chunk that begins with this image is there."""
+        return self._file(first).exists()
+
+    def read(self, first: int, images: int) -> Tensor:
+        """The chunk of so many images that begins with this one."""
+        file = self._file(first)
+        try:
+            with safe_open(file, framework="pt") as opened:
+                rows_XD = opened.get_tensor("features")
+                own = (opened.metadata() or {}).get("of") == self.digest
+        except (SafetensorError, OSError) as error:
+            raise DataError(
+                f"expected features, cannot read {file}: {error}; remove it to go on"
+            ) from error
+        if not own or len(rows_XD) != images:
+            raise DataError(
+                f"expected features of this cache, {file} holds others; remove it to go on"
+            )
+        return rows_XD
 
     def write(self, first: int, rows_XD: Tensor) -> None:
         """Keep the chunk that begins with this image."""

@@ -28,7 +28,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
@@ -37,6 +37,7 @@ import torch
 
 from a2mim.files import WORK_MARK, left_over, write_whole
 from a2mim.messages import UsageError
+from a2mim.processes import first, is_first
 
 # Parameters of mallopt(3).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -157,11 +158,16 @@ def open_run(
         name = "-".join(safe_name(name)[:NAME_LENGTH] for name in names[:2])
         more = f"-and-{len(names) - 2}-more" if len(names) > 2 else ""
         out = Path("results") / command / f"{name}{more}-{key}"
-    first = process_rank()[0] == 0  # the others of its group share the folder with it
     named = out.name if out.name.endswith(f"-{key}") else f"{out.name}.{key}"
     work = out.resolve().with_name(f"{named}.partial")
+    return first(partial(_opened, out, work, key, resume))
+
+
+def _opened(out: Path, work: Path, key: str, resume: bool) -> Run:
+    """The run, once its work folder is there; the processes that share it come after the first."""
+    speaks = is_first()
     if resume and _is_finished(out, key):
-        if first:
+        if speaks:
             print(f"finished before: {out}; --no-resume measures it again")
             _link_latest(out.resolve(), key)
         return Run(out, work, finished=True)
@@ -171,11 +177,11 @@ def open_run(
             "choose another --out"
         )
     try:
-        if first and not work.exists():
+        if speaks and not work.exists():
             _name_others(work, out.resolve())
         made = [path for path in (work, *work.parents) if not path.exists()]
         work.mkdir(parents=True, exist_ok=True)
-        if first:
+        if speaks:
             _open[work] = _Open(made, _locked(work))
             if not resume:
                 _set_aside(work)
@@ -431,23 +437,27 @@ def counted(number: int) -> str:
     return f"{number:,}".replace(",", " ")
 
 
-def process_rank() -> tuple[int, int]:
-    """Which process this is, of how many: as its group or ``torchrun`` says, else the only one."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+def pick_device(name: str, *, float64: bool = True) -> str:
+    """The device that ``--device`` asks for: cpu, cuda, mps, or auto for cuda if there is one.
 
-
-def pick_device(name: str) -> str:
-    """The device that ``--device`` asks for: cpu, cuda, or auto for cuda if there is one.
+    Args:
+        name: as the user gave it.
+        float64: whether the command computes in float64 on the device, which mps cannot.
 
     Raises:
-        UsageError: if it is not one of these, or there is no CUDA device.
+        UsageError: if it is not one of these, there is none, or it cannot do what is asked.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise UsageError(f"expected --device auto, cpu or cuda, got {name!r}")
+    if name not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"expected --device auto, cpu, cuda or mps, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("expected a CUDA device for --device cuda, found none; use --device cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("expected an Apple GPU for --device mps, found none; use --device cpu")
+    if name == "mps" and float64:
+        raise UsageError(
+            "expected a device with float64, in which statistics are computed here; mps has none: "
+            "use --device cpu (a2mim pretrain, probe and reconstruct take mps)"
+        )
     return name

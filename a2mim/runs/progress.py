@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from a2mim.processes import is_first
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -61,36 +63,32 @@ class Lines(tqdm):
 
 
 def progress(title: str, total: int | None, unit: str, **options: Any) -> tqdm:
-    """A bar, or lines.
+    """A bar, or lines; of several processes the first one shows its own.
 
     Args:
         title: of what.
         total: how many there will be, if that is known.
         unit: what is counted.
-        options: of ``tqdm``, such as ``initial``, ``delay`` or ``disable``.
+        options: of ``tqdm``, such as ``initial`` or ``delay``.
     """
     shape = tqdm if sys.stderr.isatty() else Lines
-    return shape(desc=title, total=total, unit=f" {unit}", **options)
+    return shape(desc=title, total=total, unit=f" {unit}", disable=not is_first(), **options)
 
 
 @contextmanager
-def forwards(
-    title: str, total: int, modules: Sequence[nn.Module], *, done: int = 0, quiet: bool = False
-) -> Iterator[tqdm]:
+def forwards(title: str, total: int, modules: Sequence[nn.Module]) -> Iterator[tqdm]:
     """Images through modules, counted as they go.
 
     Args:
         title: of what.
         total: how many there will be.
         modules: networks, or parts of them that every forward goes through once.
-        done: how many there were before.
-        quiet: whether nothing is shown.
     """
 
     def count(_module: nn.Module, inputs: tuple[Tensor, ...], _outputs: object) -> None:
         bar.update(len(inputs[0]))
 
-    with progress(title, total, "forwards", initial=done, unit_scale=True, disable=quiet) as bar:
+    with progress(title, total, "forwards", unit_scale=True) as bar:
         handles = [module.register_forward_hook(count) for module in modules]
         try:
             yield bar

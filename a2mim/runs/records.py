@@ -12,7 +12,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -107,11 +107,6 @@ def tidy_records(folder: Path, used: Collection[Path]) -> None:
 
 def _level(path: Path) -> int:
     return int(path.stem.rsplit("-", 1)[1])
-
-
-def shard(count: int, rank: int, world: int) -> Iterator[int]:
-    """The images of one of several processes: every ``world``-th."""
-    return iter(range(rank, count, world))
 
 
 def _bytes(tensor: Tensor) -> bytes:

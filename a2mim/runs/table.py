@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from a2mim.files import write_whole
+from a2mim.processes import is_first, wait
 from a2mim.runs.checks import check_rows, check_side_by_side
 from interactions.occlusion.patch_drop import OcclusionCurve
 from interactions.orders.estimator import Interactions
@@ -93,7 +94,8 @@ def read_table(path: Path) -> pd.DataFrame:
 def joined(parts: Sequence[Path], make: Callable[[int], pd.DataFrame]) -> pd.DataFrame:
     """The rows of all parts of a run, in their order; a part that is there is not made again.
 
-    A part is written last: where it is, nothing of it is missing.
+    A part is written last: where it is, nothing of it is missing. Several processes make it
+    together, and the first one writes it.
 
     Args:
         parts: a table for each.
@@ -102,7 +104,10 @@ def joined(parts: Sequence[Path], make: Callable[[int], pd.DataFrame]) -> pd.Dat
     for number, part in enumerate(parts):
         if not part.exists():
             part.parent.mkdir(exist_ok=True)
-            write_table(make(number), part)
+            rows = make(number)
+            if is_first():
+                write_table(rows, part)
+            wait()
     return pd.concat([read_table(part) for part in parts], ignore_index=True)
 
 

@@ -85,7 +85,13 @@ Out = Annotated[
         help="Output folder; by default results/COMMAND/NAME-KEY, with a key of settings and data.",
     ),
 ]
-Device = Annotated[str, tyro.conf.arg(help="Device: cpu, cuda, or auto (cuda if there is one).")]
+Device = Annotated[
+    str,
+    tyro.conf.arg(
+        help="Device: cpu, cuda, mps (Apple; pretrain, probe and reconstruct: no float64), "
+        "or auto (cuda if there is one)."
+    ),
+]
 Resume = Annotated[
     bool,
     tyro.conf.arg(

@@ -31,7 +31,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     """See whether a device has an arithmetic.
 
     Raises:
-        ValueError: for an unknown one, or float16 on a CPU.
+        ValueError: for an unknown one, float16 on a CPU, or anything but float32 on mps.
     """
     if precision not in get_args(Precision):
         known = ", ".join(get_args(Precision))
@@ -40,6 +40,13 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise ValueError(
             "expected an accelerator for float16, got the CPU; use bfloat16 or float32"
         )
+    if precision != "float32" and device.type == "mps":
+        raise ValueError(f"expected float32 on mps, got {precision}")
+
+
+def with_float64(device: torch.device | str) -> torch.device:
+    """The device, or the CPU in the place of one without float64."""
+    return torch.device("cpu" if torch.device(device).type == "mps" else device)
 
 
 @contextmanager

@@ -341,7 +341,7 @@ def similarity_rows(
     cka_batch: int = 256,
     batch_size: int | None = None,
     precision: Precision = "float32",
-    start: int = 0,
+    only: Sequence[int] | None = None,
 ) -> Iterator[BatchRows]:
     """Compare features of occluded images with those of their partners, batch by batch.
 
@@ -389,8 +389,9 @@ def similarity_rows(
             device if left out. It changes no number.
         precision: see :data:`~interactions.networks.inference.Precision`; statistics are in float64
             in any case.
-        start: batches that were measured before, with the same arguments: go on behind them. Images
-            and names are those behind them; ``count`` is that of all.
+        only: numbers of the batches to measure, ascending from 0, where others are measured
+            elsewhere with the same arguments. Images and names are theirs; ``count`` is that of
+            all.
 
     Raises:
         ValueError: for networks in training mode or of different architectures, ratios or counts
@@ -428,11 +429,16 @@ def similarity_rows(
     if untrained is not None:
         networks["untrained"] = untrained
     networks["pixels"] = None
-    total = count if start and count is not None else _counted(images, names, count)
-    sizes = batch_sizes(total, cka_batch)[start:]
+    total = _counted(images, names, count) if only is None or count is None else count
+    sizes = batch_sizes(total, cka_batch)
+    numbers = range(len(sizes)) if only is None else list(only)
+    if any(not 0 <= b < len(sizes) for b in numbers):
+        raise ValueError(f"expected numbers of {len(sizes)} batches, got {list(numbers)}")
+    sizes = [sizes[b] for b in numbers]
 
     def measured() -> Iterator[BatchRows]:
-        for b, (batch_names, images_NCHW) in enumerate(_batches(images, names, sizes), start):
+        given = zip(numbers, _batches(images, names, sizes), strict=True)
+        for b, (batch_names, images_NCHW) in given:
             visible_RNFP = torch.stack(
                 [random_drop(grid.n, fractions, batch_names, seed, r) for r in range(repeats)]
             )

@@ -70,7 +70,14 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
     Args:
         precision: see the top of this module.
         device: where the network runs; a CPU has no TF32.
+
+    Raises:
+        ValueError: for a device without float64, which rewards and statistics are computed in.
     """
+    if device.type == "mps":
+        raise ValueError(
+            "expected a device with float64, got mps, which has none; move the model to the CPU"
+        )
     dtype = _HALF.get(precision)
     backends: list[Any] = []
     cuda: Any = torch.backends.cuda.matmul

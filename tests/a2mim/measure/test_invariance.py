@@ -313,8 +313,8 @@ def test_complements_and_the_forwards_of_the_plan(config, against, monkeypatch, 
     drawn, counted = {}, []
 
     @contextmanager
-    def progress(title, total, modules, done):
-        with forwards(title, total, modules, done=done) as bar:
+    def progress(title, total, modules):
+        with forwards(title, total, modules) as bar:
             yield bar
         counted.append((total, bar.n))
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from a2mim.messages import UsageError
 from a2mim.runs.folder import (
@@ -14,6 +15,7 @@ from a2mim.runs.folder import (
     finish_run,
     nothing_left_empty,
     open_run,
+    pick_device,
     provenance,
     run_key,
     safe_name,
@@ -326,3 +328,22 @@ def test_what_appears_in_the_place_of_a_run_is_moved_aside(tmp_path):
 
 def test_names_of_folders():
     assert safe_name("hf-hub:org/net w.pth") == "hf-hub-org-net-w.pth"
+
+
+@pytest.mark.parametrize("there", ["cuda", "mps", ""])
+def test_devices_are_those_that_there_are(there, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there == "mps")
+    assert pick_device("cpu") == "cpu"
+    assert pick_device("auto") == ("cuda" if there == "cuda" else "cpu")
+    for name in ("cuda", "mps"):
+        if name == there:
+            assert pick_device(name, float64=False) == name
+        else:
+            with pytest.raises(UsageError, match=f"for --device {name}, found none"):
+                pick_device(name, float64=False)
+    if there == "mps":
+        with pytest.raises(UsageError, match="mps has none: use --device cpu"):
+            pick_device("mps")
+    with pytest.raises(UsageError, match="cpu, cuda or mps, got 'tpu'"):
+        pick_device("tpu")

@@ -7,7 +7,6 @@ from a2mim.runs.records import (
     read_record,
     read_records,
     record_key,
-    shard,
     tidy_records,
     write_record,
 )
@@ -106,9 +105,3 @@ def test_the_key_sees_settings_pixels_and_label():
     }
     assert len(keys) == 5
     assert record_key({"a": 1, "b": 2}, image, 0) == record_key({"b": 2, "a": 1}, image, 0)
-
-
-def test_shards_are_all_images_once():
-    parts = [list(shard(10, rank, 3)) for rank in range(3)]
-    assert sorted(k for part in parts for k in part) == list(range(10))
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1

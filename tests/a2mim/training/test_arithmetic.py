@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from a2mim.training.arithmetic import check_precision, fastest, float32_products
+from a2mim.training.arithmetic import check_precision, fastest, float32_products, with_float64
 from interactions.networks.inference import arithmetic
 
 
@@ -40,6 +40,11 @@ def test_frozen_networks_find_the_same_products_as_those_that_are_trained(precis
 def test_what_a_device_does_not_have_is_refused():
     check_precision("float16", torch.device("cuda"))
     check_precision("tf32", torch.device("cpu"))
+    check_precision("float32", torch.device("mps"))
+    with pytest.raises(ValueError, match="expected float32 on mps, got bfloat16"):
+        check_precision("bfloat16", torch.device("mps"))
+    assert with_float64("mps") == torch.device("cpu")
+    assert with_float64("cuda:1") == torch.device("cuda:1")
     with pytest.raises(ValueError, match="accelerator for float16, got the CPU"):
         check_precision("float16", torch.device("cpu"))
     with pytest.raises(ValueError, match="float32, tf32, float16, bfloat16, got 'half'"):
