@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from timm.data import create_transform
 from torch import Tensor
 
 from a2mim.checkpoints.decoders import HEADS, with_decoder
@@ -31,8 +30,9 @@ from a2mim.checkpoints.load import LoadReport
 from a2mim.checkpoints.renaming import without_common_prefix
 from a2mim.commands.pretrain import method_of
 from a2mim.commands.watching import Masked, as_levels, seen_and_completed
+from a2mim.data.augment import PilTransform
 from a2mim.data.sampler import keyed_seed
-from a2mim.data.sources import Source, folder_images, named_images, set_name
+from a2mim.data.sources import Source, as_seen, images_of, set_name
 from a2mim.files import write_arrays
 from a2mim.measure.networks import (
     called,
@@ -138,9 +138,7 @@ def _sources(config: ReconstructConfig) -> list[Source]:
         raise UsageError(f"expected --count of at least 1, got {config.count}")
     if (config.images is None) == (not config.data):
         raise UsageError("expected either --images DIR or --data NAME")
-    if config.images is None:
-        return named_images(config.data, config.count, config.seed)
-    return folder_images(config.images, config.count, config.seed, truth=False)
+    return images_of(config.images, config.data, config.count, config.seed)
 
 
 def _network(name: str, config: ReconstructConfig) -> _Network:
@@ -196,10 +194,7 @@ def _reconstructed(
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """The picture of one network, and its rows of the table but for the data set."""
     method, look = network.method.eval().to(device), network.look
-    transform = create_transform(**look)
-    images = torch.stack([transform(source.read(look["input_size"][0])) for source in sources]).to(
-        device
-    )
+    images = as_seen(sources, PilTransform.of(look)).to(device)
     numbers = torch.arange(len(images), device=device)
     visible = method.draw(numbers, keyed_seed(config.seed, "pictures"))
     grid = method.mask.grid if isinstance(method, MaskedImageModel) else method.grid

@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from a2mim.data.arrays import ImageSet, at_least_two, digits, drawn, find_images, subset
-from a2mim.data.augment import Augment
+from a2mim.data.augment import Augment, PilTransform
 from a2mim.data.contents import hash_of
 from a2mim.data.folders import DataError, image_names, read_pixels, to_rgb
 from a2mim.data.labels import Classes, classes_of_images, has_classes
@@ -106,6 +107,37 @@ def folder_images(
         name = file.relative_to(folder).as_posix()
         sources.append(Source(name, partial(read_pixels, file), index.get(name), file))
     return sources
+
+
+def images_of(
+    images: Path | None,
+    data: str,
+    count: int,
+    seed: int,
+    *,
+    truth: bool = False,
+    outputs: int | None = None,
+) -> list[Source]:
+    """At most ``count`` images of ``--images`` or, without it, of ``--data``, drawn by ``seed``.
+
+    See :func:`folder_images` and :func:`named_images`, whose images have their classes anyway.
+    """
+    if images is None:
+        return named_images(data, count, seed)
+    return folder_images(images, count, seed, truth=truth, outputs=outputs)
+
+
+def as_seen(sources: Sequence[Source], view: PilTransform) -> Tensor:
+    """Images as a network sees them, float32 ``(B, C, H, W)``.
+
+    Args:
+        sources: the images.
+        view: how it wants them.
+
+    Raises:
+        DataError: if one cannot be read.
+    """
+    return torch.stack([view.transform(source.read(view.channels)) for source in sources])
 
 
 def folder_has_classes(folder: Path) -> bool:

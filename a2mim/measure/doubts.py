@@ -115,7 +115,7 @@ def of_subject(subject: Subject, sources: Sequence[Source]) -> list[str]:
     Raises:
         DataError: if one cannot be read.
     """
-    images_BCHW = torch.stack([subject.see(source) for source in sources[:LOOKED_AT]])
+    images_BCHW = subject.see_all(sources[:LOOKED_AT])
     return of_network(f"{subject.name} ({subject.weights})", subject.model, images_BCHW)
 
 

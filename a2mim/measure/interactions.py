@@ -18,8 +18,8 @@ from a2mim.data.sources import (
     Source,
     folder_has_classes,
     folder_images,
+    images_of,
     known_classes,
-    named_images,
     only_number,
     set_name,
     some,
@@ -542,12 +542,10 @@ def _sources(config: InteractionsConfig) -> list[Source]:
         )
     if (config.images is None) == (not config.data):
         raise UsageError("expected either --images DIR or --data NAME")
-    if config.images is None:
-        return named_images(config.data, config.count, config.seed)
-    truth = config.label == "truth"
-    if config.label == "auto" and config.reward not in ENCODER_REWARDS:
-        truth = not config.images.is_file() and folder_has_classes(config.images)
-    return folder_images(config.images, config.count, config.seed, truth=truth)
+    truth, images = config.label == "truth", config.images
+    if images is not None and config.label == "auto" and config.reward not in ENCODER_REWARDS:
+        truth = not images.is_file() and folder_has_classes(images)
+    return images_of(images, config.data, config.count, config.seed, truth=truth)
 
 
 def _subjects(config: InteractionsConfig) -> list[Subject]:

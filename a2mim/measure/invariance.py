@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from a2mim.checkpoints.load import LoadReport
 from a2mim.data.sampler import keyed_generator
-from a2mim.data.sources import Source, folder_images, named_images, set_name
+from a2mim.data.sources import Source, images_of, set_name
 from a2mim.files import write_whole
 from a2mim.measure import doubts as doubtful
 from a2mim.measure.fills import plain_fill
@@ -277,15 +277,12 @@ def prepare(
     device = pick_device(config.device)
     if device == "cpu":
         keep_memory()
-    if config.images is None:
-        sources = named_images(config.data, config.count, config.seed)
-    else:
-        sources = folder_images(config.images, config.count, config.seed, truth=False)
+    sources = images_of(config.images, config.data, config.count, config.seed)
     reports, doubts = [], list[str]()
     for name in config.checkpoints:
         subject = subject_of(name, config.weights, device, headless=True, loaded=networks(name))
         with _of(name):
-            attempt(subject.model, _read(subject, sources[:1]).to(device))
+            attempt(subject.model, subject.see_all(sources[:1]).to(device))
         doubts += doubtful.of_subject(subject, sources)
         reports.append(subject.report)
     check_different(reports)
@@ -409,7 +406,7 @@ def batches(subject: Subject, sources: Sequence[Source], size: int) -> Iterator[
         DataError: if an image cannot be read.
     """
     for start in range(0, len(sources), size):
-        yield _read(subject, sources[start : start + size])
+        yield subject.see_all(sources[start : start + size])
 
 
 def tidy(measured: pd.DataFrame, **constant: Any) -> pd.DataFrame:
@@ -541,7 +538,7 @@ def _options(config: InvarianceConfig, subject: Subject) -> dict[str, Any]:
 def _fitting(config: InvarianceConfig, prepared: Prepared, subject: Subject) -> Fitting:
     """The fastest arithmetic for a network and its untrained twin, by the first images."""
     some = prepared.sources[:PROBED]
-    images_NCHW = _read(subject, some)
+    images_NCHW = subject.see_all(some)
 
     def measure(networks: Sequence[nn.Module], precision: Precision) -> BatchRows:
         rows = similarity_rows(
@@ -695,10 +692,6 @@ def _forwards(config: InvarianceConfig, images: int) -> int:
 def _grid(config: InvarianceConfig) -> PatchGrid:
     assert config.grid is not None, "a grid that fits the networks"
     return parsed_grid(config.grid)
-
-
-def _read(subject: Subject, sources: Sequence[Source]) -> Tensor:
-    return torch.stack([subject.see(source) for source in sources])
 
 
 def _range(values: pd.Series) -> str:

@@ -19,7 +19,8 @@ from a2mim.checkpoints.files import WeightsError
 from a2mim.checkpoints.folders import LOCAL
 from a2mim.checkpoints.layouts import DIALECTS, LAYOUTS, PLAIN
 from a2mim.checkpoints.load import HUB, UNTRAINED, Loaded, LoadReport, describe, load_model
-from a2mim.data.sources import Source
+from a2mim.data.augment import PilTransform
+from a2mim.data.sources import Source, as_seen
 from a2mim.files import write_whole
 from a2mim.measure.fitting import Sight, sight_of
 from a2mim.messages import UsageError
@@ -65,7 +66,12 @@ class Subject:
         Raises:
             DataError: if it cannot be read.
         """
-        return self.transform(source.read(self.report.look["input_size"][0]))
+        return self.see_all([source])[0]
+
+    def see_all(self, sources: Sequence[Source]) -> Tensor:
+        """Images as the network wants them, ``(B, C, H, W)``; see :meth:`see`."""
+        view = PilTransform(self.transform, self.report.look["input_size"][0])
+        return as_seen(sources, view)
 
 
 def load(name: str, config: WeightsConfig) -> Loaded:

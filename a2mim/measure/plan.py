@@ -17,19 +17,19 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
-from timm.data import create_transform
-from torch import Tensor, nn
+from torch import nn
 
 from a2mim.checkpoints.custom import AS_IT_IS
 from a2mim.checkpoints.load import LoadReport, assumptions
 from a2mim.data.arrays import subset
+from a2mim.data.augment import PilTransform
 from a2mim.data.sources import (
     Source,
+    as_seen,
     folder_has_classes,
-    folder_images,
+    images_of,
     known_classes,
     labelled_samples,
-    named_images,
     only_number,
     set_name,
     without_folders,
@@ -329,7 +329,9 @@ def _try(name: str, config: CompareConfig) -> _Tried:
     sight = sight_of(name, model, loaded.data_config["input_size"])
     speed = _speed(model, images_BCHW, config.precision)
     title = f"{loaded.report.architecture} ({called(loaded.report)})"
-    doubts = doubtful.of_network(title, model, _few(config, loaded.data_config))
+    few = images_of(config.images, config.data, doubtful.LOOKED_AT, config.seed)
+    images_BCHW = as_seen(few, PilTransform.of(loaded.data_config))
+    doubts = doubtful.of_network(title, model, images_BCHW)
     no_maps = ""
     if "spectrum" not in config.skip:
         try:
@@ -340,17 +342,6 @@ def _try(name: str, config: CompareConfig) -> _Tried:
         except ValueError as error:
             no_maps = str(error)
     return _Tried(loaded.report, loaded.data_config, sight, speed, no_maps, tuple(doubts))
-
-
-def _few(config: CompareConfig, look: Mapping[str, Any]) -> Tensor:
-    """A few of the images, as a network sees them, ``(B, C, H, W)``."""
-    count = doubtful.LOOKED_AT
-    if config.images is None:
-        sources = named_images(config.data, count, config.seed)
-    else:
-        sources = folder_images(config.images, count, config.seed, truth=False)
-    transform = create_transform(**look)
-    return torch.stack([transform(source.read(look["input_size"][0])) for source in sources])
 
 
 def _as_given(report: LoadReport, given: Mapping[str, Any]) -> LoadReport:
@@ -515,11 +506,9 @@ def _forwards(config: CompareConfig, panels: Sequence[Panel]) -> dict[Panel, int
 
 def _sources(config: CompareConfig, count: int, outputs: int | None) -> list[Source]:
     """The images, with their classes where they are known and count."""
-    if config.images is None:
-        sources = named_images(config.data, count, config.seed)
-    else:
-        truth = config.label != "prediction" and folder_has_classes(config.images)
-        sources = folder_images(config.images, count, config.seed, truth=truth, outputs=outputs)
+    images = config.images
+    truth = config.label != "prediction" and images is not None and folder_has_classes(images)
+    sources = images_of(images, config.data, count, config.seed, truth=truth, outputs=outputs)
     if len(sources) < FEWEST:
         raise UsageError(f"expected at least {FEWEST} images, found {len(sources)}")
     return sources

@@ -79,12 +79,12 @@ def test_shares_of_the_work_add_up_to_the_whole(subject, sources, tmp_path):
         checkpoints=("x",), grid=4, label="truth", reward="log_odds", device="cpu"
     )
     design = ix.Design(ix.NeighbourPairs(ix.PatchGrid(4, 4), 2, 2), ratios=(0, 0.5, 1))
-    whole = measure(subject, config, design, sources, Share(tmp_path / "one", 0, 1))
+    whole = measure(subject, config, design, sources, Share(tmp_path / "one"))
     forwards = sum(record.forwards for record in whole.records)
     assert forwards <= subject.model.count <= forwards + 100  # the noise floor's and the key's
     assert not subject.model._forward_hooks
     # The second process of two finds the records of the first.
-    share = Share(tmp_path / "two", 0, 2)
+    share = Share(tmp_path / "two")
     other = Path(tmp_path / "two")
     for file in (tmp_path / "one").rglob("*.npz"):
         if file.name.startswith("00001"):
@@ -110,13 +110,13 @@ def test_the_arithmetic_is_chosen_once_and_kept(subject, sources, tmp_path, monk
     config = InteractionsConfig(checkpoints=("x",), grid=4, label="truth", reward="log_odds")
     design = ix.Design(ix.NeighbourPairs(ix.PatchGrid(4, 4), 2, 2), ratios=(0, 0.5, 1))
     assert config.precision == "auto"
-    share = Share(tmp_path / "records", 0, 1)
+    share = Share(tmp_path / "records")
     first = measure(subject, config, design, sources, share)
     assert first.precision == "bfloat16"
     assert first.floor > 10 * first.floor_of_ends > 0
     assert "net: bfloat16 (noise floors: float16 inf, bfloat16 1.0e-03;" in capsys.readouterr().out
     again = measure(subject, config, design, sources, share)
-    other = measure(subject, config, design, sources, Share(tmp_path / "records", 1, 2))
+    other = measure(subject, config, design, sources, Share(tmp_path / "records"))
     assert asked == ["float32"]  # by the first process, of the first run
     assert again.precision == other.precision == "bfloat16"
     stated = measure(subject, replace(config, precision="float32"), design, sources, share)
