@@ -16,18 +16,7 @@ from typing import Literal
 
 import tyro
 
-from a2mim.settings.shared import (
-    AnyPrecision,
-    Checkpoints,
-    Count,
-    Data,
-    Device,
-    Grid,
-    Images,
-    Out,
-    Resume,
-    Seed,
-)
+from a2mim.settings import shared
 from a2mim.settings.weights import WeightsConfig
 
 Panel = Literal["predictions", "interactions", "similarity", "spectrum"]
@@ -39,10 +28,10 @@ Label = Literal["auto", "truth", "prediction"]
 class CompareConfig:
     """Settings of ``a2mim compare``."""
 
-    checkpoints: Checkpoints
-    images: Images = None
-    data: Data = ""
-    count: Count = 100
+    checkpoints: shared.Checkpoints
+    images: shared.Images = None
+    data: shared.Data = ""
+    count: shared.Count = 100
     budget: int = 20_000
     """Forwards that may be spent on each network, over all panels. What is left beside the others
     goes into interactions, whose images (at most --count), pairs and contexts are then planned; a
@@ -50,7 +39,7 @@ class CompareConfig:
     skip: tuple[Panel, ...] = ()
     """Panels to leave out: predictions (accuracy and occlusion), interactions, similarity (of
     features of occluded images), spectrum."""
-    grid: Grid = None
+    grid: shared.Grid = None
     fill: Fill = "image_mean"
     """What hidden pixels become. The mean colour of the image is the same for networks of different
     normalisation; zero (after normalisation), as published, is not."""
@@ -63,10 +52,10 @@ class CompareConfig:
     classifier: a set by name, or folder:PATH; those of --data if left out."""
     probe_max_train: int | None = None
     """At most this many of them, drawn by seed 0."""
-    seed: Seed = 0
-    precision: AnyPrecision = "auto"
+    seed: shared.Seed = 0
+    precision: shared.AnyPrecision = "auto"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    out: Out = None
-    device: Device = "auto"
-    resume: Resume = True
+    out: shared.Out = None
+    device: shared.Device = "auto"
+    resume: shared.Resume = True

@@ -15,19 +15,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from a2mim.settings.shared import (
-    AnyPrecision,
-    BatchSize,
-    Checkpoints,
-    Count,
-    Data,
-    Device,
-    Grid,
-    Out,
-    PlainFill,
-    Resume,
-    Seed,
-)
+from a2mim.settings import shared
 from a2mim.settings.weights import WeightsConfig
 
 ENCODER_REWARDS = ("projection", "cosine", "features")
@@ -38,7 +26,7 @@ ENCODER_REWARDS = ("projection", "cosine", "features")
 class InteractionsConfig:
     """Settings of ``a2mim interactions``."""
 
-    checkpoints: Checkpoints
+    checkpoints: shared.Checkpoints
     images: Annotated[
         Path | None,
         tyro.conf.arg(
@@ -48,15 +36,15 @@ class InteractionsConfig:
             "which is explained: pairs and patches by order, over the picture.",
         ),
     ] = None
-    data: Data = ""
+    data: shared.Data = ""
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
     label: str = "auto"
     """The class that is played for: truth (from labels.csv or the data set), prediction (of the
     whole image), or a class index; auto: truth where it is known and of the classes of all
     networks, otherwise prediction."""
-    count: Count = 50
-    grid: Grid = None
+    count: shared.Count = 50
+    grid: shared.Grid = None
     orders: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
     """Orders as shares of n-2; the 13 published ones. Those at 0 and 1 are measured in float32
     whatever --precision says."""
@@ -94,15 +82,15 @@ class InteractionsConfig:
     ] = "auto"
     """The value of a masked image; projection, cosine and features need no classifier. auto:
     log_odds, or projection for all networks if one has no classifier."""
-    fill: PlainFill = "zero"
+    fill: shared.PlainFill = "zero"
     """What a hidden patch becomes: zero is the mean colour, black and white are those before
     normalisation; token_drop leaves its token out of a vision transformer, which is another game
     with other numbers."""
-    seed: Seed = 0
-    precision: AnyPrecision = "auto"
+    seed: shared.Seed = 0
+    precision: shared.AnyPrecision = "auto"
     compile: bool = False
     """Compile networks: worth a minute's wait on a GPU from some hundred thousand forwards on."""
-    batch_size: BatchSize = 0
-    out: Out = None
-    resume: Resume = True
-    device: Device = "auto"
+    batch_size: shared.BatchSize = 0
+    out: shared.Out = None
+    resume: shared.Resume = True
+    device: shared.Device = "auto"

@@ -19,20 +19,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from a2mim.settings.shared import (
-    AnyPrecision,
-    BatchSize,
-    Checkpoints,
-    Count,
-    Data,
-    Device,
-    Grid,
-    Images,
-    Out,
-    PlainFill,
-    Resume,
-    Seed,
-)
+from a2mim.settings import shared
 from a2mim.settings.weights import WeightsConfig
 
 
@@ -40,11 +27,11 @@ from a2mim.settings.weights import WeightsConfig
 class InvarianceConfig:
     """Settings of ``a2mim invariance``."""
 
-    checkpoints: Checkpoints
-    images: Images = None
-    data: Data = ""
-    count: Count = 1024
-    grid: Grid = None
+    checkpoints: shared.Checkpoints
+    images: shared.Images = None
+    data: shared.Data = ""
+    count: shared.Count = 1024
+    grid: shared.Grid = None
     against: Literal["whole", "complement"] = "whole"
     """What occluded images are compared with: whole ones, or the same images with exactly the other
     patches visible. Each has its own baselines; do not put them into one figure."""
@@ -53,7 +40,7 @@ class InvarianceConfig:
     complement, which would be empty."""
     repeats: int = 3
     """Random masks per image and fraction."""
-    fill: PlainFill = "zero"
+    fill: shared.PlainFill = "zero"
     """What a hidden patch becomes: zero is the mean colour, black and white are those before
     normalisation; or its token is left out of a vision transformer, which is another experiment
     with other numbers."""
@@ -62,14 +49,14 @@ class InvarianceConfig:
     readouts: tuple[Literal["class", "mean", "visible"], ...] = ()
     """How a layer becomes one vector: its class token, the mean of its patches, or of those that
     are wholly visible; all that the network has if left out."""
-    seed: Seed = 0
+    seed: shared.Seed = 0
     cka_batch: int = 256
     """The most images that CKA, centring and retrieval see together: as few batches as this allows,
     of equal sizes, drawn by seed. Part of what the numbers mean, unlike --batch-size."""
-    batch_size: BatchSize = 0
-    precision: AnyPrecision = "auto"
+    batch_size: shared.BatchSize = 0
+    precision: shared.AnyPrecision = "auto"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    out: Out = None
-    device: Device = "auto"
-    resume: Resume = True
+    out: shared.Out = None
+    device: shared.Device = "auto"
+    resume: shared.Resume = True

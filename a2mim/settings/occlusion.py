@@ -16,18 +16,7 @@ from typing import Literal
 
 import tyro
 
-from a2mim.settings.shared import (
-    AnyPrecision,
-    BatchSize,
-    Checkpoints,
-    Count,
-    Device,
-    Grid,
-    Images,
-    Out,
-    Resume,
-    Seed,
-)
+from a2mim.settings import shared
 from a2mim.settings.weights import WeightsConfig
 
 Fill = Literal[
@@ -48,8 +37,8 @@ Fill = Literal[
 class OcclusionConfig:
     """Settings of ``a2mim occlusion``."""
 
-    checkpoints: Checkpoints
-    images: Images = None
+    checkpoints: shared.Checkpoints
+    images: shared.Images = None
     data: str = ""
     """Test images of a set by name (digits, cifar10, ...), or of folder:PATH with train/<class>/
     and val/<class>/, searched like --images."""
@@ -58,7 +47,7 @@ class OcclusionConfig:
     same network says of the whole image (prediction), which needs no classes and tells agreement,
     divergences and confidence, but no accuracy or calibration; auto: truth where it is known and of
     the classes of all networks, otherwise prediction."""
-    count: Count = 1000
+    count: shared.Count = 1000
     occluder: tuple[str, ...] = ("random",)
     """What is hidden: random, complement, salient, non_salient, salient_mass, non_salient_mass,
     block, centre, border, checkerboard, mae, simmim, beit; several are several curves."""
@@ -67,7 +56,7 @@ class OcclusionConfig:
     image_mean, blur (sigma 10), blur21 (the same in a kernel of 21 pixels, Jain et al.), noise
     (Gaussian), random_colour (one per image), uniform_noise (per pixel); or token_drop, which
     leaves the tokens out of a ViT: another experiment, not another colour."""
-    grid: Grid = None
+    grid: shared.Grid = None
     superpixels: int = 0
     """Hide superpixels instead of patches, this many of each image (at least 3), cut out of the
     pixels that the networks see; 0 for patches. Only random, complement and mae can hide them, and
@@ -97,11 +86,11 @@ class OcclusionConfig:
     folder:PATH; those of --data if left out."""
     probe_max_train: int | None = None
     """At most this many of them, drawn by seed 0."""
-    seed: Seed = 0
-    batch_size: BatchSize = 0
-    precision: AnyPrecision = "auto"
+    seed: shared.Seed = 0
+    batch_size: shared.BatchSize = 0
+    precision: shared.AnyPrecision = "auto"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    out: Out = None
-    device: Device = "auto"
-    resume: Resume = True
+    out: shared.Out = None
+    device: shared.Device = "auto"
+    resume: shared.Resume = True

@@ -13,18 +13,7 @@ from dataclasses import dataclass, field
 
 import tyro
 
-from a2mim.settings.shared import (
-    AnyPrecision,
-    BatchSize,
-    Checkpoints,
-    Count,
-    Data,
-    Device,
-    Images,
-    Out,
-    Resume,
-    Seed,
-)
+from a2mim.settings import shared
 from a2mim.settings.weights import WeightsConfig
 
 
@@ -32,20 +21,20 @@ from a2mim.settings.weights import WeightsConfig
 class SpectrumConfig:
     """Settings of ``a2mim spectrum``."""
 
-    checkpoints: Checkpoints
-    images: Images = None
-    data: Data = ""
-    count: Count = 1024
+    checkpoints: shared.Checkpoints
+    images: shared.Images = None
+    data: shared.Data = ""
+    count: shared.Count = 1024
     layers: tuple[str, ...] = ()
     """Maps, such as stem, blocks.3/attention, blocks.3/mlp or layer4.2; all if left out. They are
     those of the residual stream of ViT, BEiT, EVA, Swin, ResNet or ConvNeXt; of other convolutional
     networks the outputs of their blocks, if those are certainly maps (B, E, h, w). Maps of
     fewer than 3 x 3 cells are left out, unless they are named: then they are refused."""
-    seed: Seed = 0
-    batch_size: BatchSize = 0
-    precision: AnyPrecision = "auto"
+    seed: shared.Seed = 0
+    batch_size: shared.BatchSize = 0
+    precision: shared.AnyPrecision = "auto"
     weights: tyro.conf.OmitArgPrefixes[WeightsConfig] = field(default_factory=WeightsConfig)
     """How weights become a network."""
-    out: Out = None
-    device: Device = "auto"
-    resume: Resume = True
+    out: shared.Out = None
+    device: shared.Device = "auto"
+    resume: shared.Resume = True
