@@ -495,6 +495,7 @@ def test_it_compiles_into_one_graph(options, one_graph):
     one_graph(model, (images, visible), (images, visible.roll(1, 0)), (images[:2], visible[1:3]))
 
 
+@pytest.mark.integration
 def test_compiled_it_refuses_masks_of_another_count():
     model = make_model()
     images, visible = batch(model)

@@ -209,6 +209,7 @@ def variances(model):
     return features.var(dim=0).mean().item(), predicted.var(dim=0).mean().item()
 
 
+@pytest.mark.integration
 def test_without_the_penalty_predictions_collapse():
     collapsing, kept = (
         make_relaxed(penalty_weight=weight, norm_pix=False) for weight in (0.0, 1.0)

@@ -242,7 +242,12 @@ def compiled(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("make", "precision"), [(VIT, "float32"), (VIT, "float16"), (RESNET, "float32")]
+    ("make", "precision"),
+    [
+        (VIT, "float16"),
+        pytest.param(VIT, "float32", marks=pytest.mark.integration),
+        pytest.param(RESNET, "float32", marks=pytest.mark.integration),
+    ],
 )
 def test_a_network_is_compiled_once(make, precision, compiled):
     """For all images, whatever is left for the last batch, with hooks, over several calls."""
