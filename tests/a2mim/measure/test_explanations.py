@@ -1,10 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
-from timm import create_model
 
 import interactions as ix
 from a2mim.cli import main
@@ -23,18 +20,6 @@ def picture(tmp_path):
     file = tmp_path / "photo.png"
     Image.fromarray(pixels.repeat(30, 0).repeat(30, 1)).save(file)
     return file
-
-
-@pytest.fixture
-def weights(tmp_path):
-    path = tmp_path / "net.safetensors"
-    torch.manual_seed(1)
-    model = create_model("test_resnet")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.4)  # larger than timm's, so that interactions vary with context
-    save_file(model.state_dict(), path)
-    return path
 
 
 @pytest.fixture

@@ -44,18 +44,6 @@ def images(tmp_path):
 
 
 @pytest.fixture
-def weights(tmp_path):
-    path = tmp_path / "net.safetensors"
-    torch.manual_seed(1)
-    model = create_model("test_resnet")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.4)  # larger than timm's, so that interactions vary with context
-    save_file(model.state_dict(), path)
-    return path
-
-
-@pytest.fixture
 def config(images, weights, tmp_path):
     return InteractionsConfig(
         checkpoints=(f"test_resnet={weights}",),

@@ -1,8 +1,10 @@
 from itertools import permutations
 from math import isnan
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
 import interactions as ix
 from interactions.features.cka import LinearCKA, hsic_terms
@@ -81,3 +83,75 @@ def test_cka_of_all_images_is_that_of_their_equal_batches():
     assert ix.cka(x, x).estimate == pytest.approx(1)
     with pytest.raises(ValueError, match="at least 4 images"):
         ix.cka(x[:3], noise[:3])
+
+
+def test_vectors_of_the_specification():
+    x, y = vectors()
+    whole = cka((x, y))
+    expected = [[0.49774632463904955, 3.2880532523026718, 7.3145546661890695]]
+    np.testing.assert_allclose(whole.terms_B3, expected, rtol=1e-13)
+    assert whole.value == pytest.approx(0.1014950111372773, abs=1e-14)
+    halves = cka((x[:4], y[:4]), (x[4:], y[4:]))
+    assert halves.value == pytest.approx(0.556582960442023, abs=1e-14)
+
+
+def test_cka_does_not_see_rotations_scales_and_shifts():
+    x, y = normal(30, 7), normal(30, 4, seed=1)
+    y[:, :4] += x[:, :4]
+    turn = torch.linalg.qr(normal(7, 7, seed=2))[0]
+    value = cka((x, y)).value
+    for other in (x @ turn, 1e-3 * x, x + 5, x.flip(1)):
+        assert cka((other, y)).value == pytest.approx(value, abs=1e-13)
+    assert cka((y, x)).value == pytest.approx(value, abs=1e-13)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    assert cka((x[order], y[order])).value == pytest.approx(value, abs=1e-13)
+    assert cka((x, x)).value == 1.0
+
+
+@pytest.mark.parametrize(("n", "biased", "sd"), [(64, 0.923, 0.017), (256, 0.750, 0.005)])
+def test_unrelated_features_have_none(n, biased, sd):
+    """The table of the specification; its standard deviations give the tolerance (4.5 of them)."""
+    x, y = normal(n, 768), normal(n, 768, seed=1)
+    assert abs(cka((x, y)).value) < 4.5 * sd
+    x, y = x - x.mean(dim=0), y - y.mean(dim=0)
+    published = (x.T @ y).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())
+    assert float(published) == pytest.approx(biased, abs=0.01)
+
+
+@pytest.mark.parametrize("size", [32, 256])
+def test_related_features_whatever_the_batch(size):
+    """x normal, y = sqrt(0.8) x + sqrt(0.2) e: CKA 0.8 of the population."""
+    x, noise = normal(2048, 64), normal(2048, 64, seed=1)
+    y = 0.8**0.5 * x + 0.2**0.5 * noise
+    assert cka(*zip(x.split(size), y.split(size), strict=True)).value == pytest.approx(
+        0.8, abs=0.01
+    )
+
+
+def test_intervals_cover_the_truth():
+    """Of 200 intervals at 0.9 over 12 batches; the bounds fail once in 1000 runs."""
+    x, noise = normal(200 * 12, 16, 8), normal(200 * 12, 16, 8, seed=1)
+    y = 0.6**0.5 * x + 0.4**0.5 * noise
+    covered = 0
+    for run in range(200):
+        batches = [(x[12 * run + b], y[12 * run + b]) for b in range(12)]
+        interval = cka(*batches).interval(0.9)
+        covered += interval.low < 0.6 < interval.high
+    low, high = binom.ppf([0.0005, 0.9995], 200, 0.9)
+    assert low <= covered <= high
+
+
+def test_interval_is_the_jackknife_of_many_batches():
+    x, noise = normal(200, 16, 8), normal(200, 16, 8, seed=1)
+    batches = list(zip(x, x + noise, strict=True))
+    measured = cka(*batches)
+    leave_one_out = []
+    for b in range(200):
+        means = np.delete(measured.terms_B3, b, axis=0).mean(axis=0)
+        leave_one_out.append(means[0] / np.sqrt(means[1] * means[2]))
+    se = np.sqrt(199 / 200 * np.square(leave_one_out - np.mean(leave_one_out)).sum())
+    assert measured.interval().se == pytest.approx(se, rel=0.01)
+    assert abs(measured.influence_B.sum()) < 1e-10
+    one = cka(batches[0]).interval()
+    assert isnan(one.low)
+    assert one.estimate == cka(batches[0]).value
