@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -33,6 +33,9 @@ class Figures:
 
     run: tyro.conf.Positional[Path] = Path("results/demo/latest")
     """The run folder."""
+
+    scale: Literal["linear", "log", "broken"] = "linear"
+    """Of interaction strengths: log or broken where one end is far above the rest."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +223,7 @@ def _run(command: Any) -> None:
     else:
         from a2mim.commands.figures import redraw
 
-        redraw(command.run)
+        redraw(command.run, command.scale)
 
 
 def _say(message: str, code: int) -> int:

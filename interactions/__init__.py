@@ -10,6 +10,7 @@ print(ix.strength(records).to_frame())
 
 from interactions import fills, plots, stats
 from interactions.explanation import Explanation, explain
+from interactions.explorer import Explorer, explore
 from interactions.features.cka import cka
 from interactions.features.invariance import invariance
 from interactions.features.spectrum import spectrum
@@ -49,6 +50,7 @@ __all__ = [
     "Design",
     "ExactGame",
     "Explanation",
+    "Explorer",
     "Game",
     "Interactions",
     "Interval",
@@ -71,6 +73,7 @@ __all__ = [
     "encoder_games",
     "exact",
     "explain",
+    "explore",
     "fills",
     "hide",
     "invariance",

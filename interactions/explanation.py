@@ -218,15 +218,39 @@ class Explanation:
             ValueError: for a band that was not measured, or a patch that is in no pair.
         """
         table = self.partners(patch, self._checked(band))
-        partners_P, values_P = (table[name].to_numpy() for name in ("partner", "interaction"))
 
         def draw(ax: Axes, band: str, limit: float, count: int) -> Any:
-            return pictures.partners_over_image(
-                *(ax, self.picture_HWC, self._cells_HW, patch, partners_P, values_P), limit=limit
-            )
+            return self._draw_partners(ax, patch, table, limit)
 
         label = f"interaction with patch {patch} ({self.unit})"
-        return self._alone(ax, label, band, draw, pictures.limit_of(values_P), 0)
+        return self._alone(ax, label, band, draw, pictures.limit_of(table["interaction"]), 0)
+
+    def plot_patch(self, patch: int) -> Figure:
+        """One patch and its partners by order: low, middle and high side by side.
+
+        Raises:
+            ValueError: for a patch that is in no pair.
+        """
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+
+        tables = {band: self.partners(patch, band) for band in self.bands}
+        limit = pictures.limit_of(*(table["interaction"] for table in tables.values()))
+        with mpl.rc_context(plots.STYLE | {"axes.titlesize": 9}):
+            figure = Figure(figsize=(2.6 * len(tables) + 0.7, 2.9), layout="constrained")
+            axes = figure.subplots(1, len(tables), squeeze=False)[0]
+            for ax, band in zip(axes, tables, strict=True):
+                scale = self._draw_partners(ax, patch, tables[band], limit)
+                ax.set_title(self._orders(band))
+            pictures.colour_bar(scale, axes, f"interaction ({self.unit})")
+            figure.suptitle(
+                f"{_short(self.image)}: partners of patch {patch} (outlined); no colour: not "
+                "measured",
+                fontsize=8,
+                ha="left",
+                x=0.01,
+            )
+        return figure
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything into one ``.npz`` file, exactly; :meth:`load` reads it."""
@@ -286,8 +310,8 @@ class Explanation:
         )
 
     def _repr_html_(self) -> str:
-        table = self.strongest(5).to_html(index=False, border=0, float_format="{:.3g}".format)
-        return f"<p>{self!r}</p><p>Strongest pairs, with intervals over contexts:</p>{table}"
+        title = f"{self!r}. Strongest pairs, with intervals over contexts:"
+        return plots.as_html(title, self.strongest(5), most=15)
 
     # ----------------------------------------------------------------------------------------------
 
@@ -356,6 +380,14 @@ class Explanation:
         values_N = self._patches(band)[0]
         return pictures.heat_over_image(ax, self.picture_HWC, self._cells_HW, values_N, limit=limit)
 
+    def _draw_partners(self, ax: Axes, patch: int, table: pd.DataFrame, limit: float) -> Any:
+        return pictures.partners_over_image(
+            *(ax, self.picture_HWC, self._cells_HW, patch),
+            table["partner"].to_numpy(),
+            table["interaction"].to_numpy(),
+            limit=limit,
+        )
+
     def _alone(
         self, ax: Axes | None, label: str, band: str, draw: Any, limit: float, count: int
     ) -> Axes:
@@ -393,6 +425,7 @@ def explain(
     fill: str | fills.Fill = fills.zero,
     reward: str | Reward = log_odds,
     transform: Transform | None = None,
+    name: str | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     precision: Precision = "float32",
@@ -416,6 +449,7 @@ def explain(
         reward: what is played for, as in :class:`interactions.PatchGame`.
         transform: prepares a picture for a model that does not say how, such as torchvision's
             ``weights.transforms()``.
+        name: of the image, by which random draws are keyed; that of its file, or ``"0"``.
         seed: random seed.
         batch_size: as in :class:`interactions.PatchGame`.
         precision: as in :class:`interactions.PatchGame`.
@@ -427,7 +461,7 @@ def explain(
     """
     image_CHW = one_image(image, model, transform)
     players = default_players(model, image_CHW) if players is None else players
-    name = names_of(None, image, 1)[0]
+    name = names_of(None if name is None else [name], image, 1)[0]
     game = PatchGame(
         *(model, image_CHW, label, players, name),
         fill=fill,  # type: ignore[arg-type]

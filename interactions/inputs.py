@@ -7,7 +7,7 @@ trusts, or refused with what was expected and what came.
     uint8 arrays (H, W, C) or (H, W),         are pictures: they go through the network's own
     PIL images, paths of files                preparation (size, crop, normalisation) if it is a
                                               timm model, or through a ``transform`` that is given
-    a list or a batch of them                 is a batch
+    a list or a batch of them, a DataLoader   is a batch
 
 Nothing is guessed: for a network that does not say how it sees pictures a transform is asked for.
 
@@ -17,7 +17,7 @@ Shapes: B images, C channels or classes, H x W pixels, K coalitions, N players.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from interactions import fills
 
@@ -45,7 +46,8 @@ def prepare(images: Any, model: object = None, transform: Transform | None = Non
     """Images of any kind as a batch that is ready for a network.
 
     Args:
-        images: an image or several: a tensor, a numpy array, a PIL image, a path, or a list.
+        images: an image or several: a tensor, a numpy array, a PIL image, a path, a list, or a
+            ``DataLoader``, all of whose batches are read (its labels are left out).
         model: the network; pictures are prepared as a timm model says.
         transform: prepares pictures instead, such as torchvision's ``weights.transforms()``.
 
@@ -58,6 +60,8 @@ def prepare(images: Any, model: object = None, transform: Transform | None = Non
             says how they are prepared.
         OSError: for a file that cannot be read.
     """
+    if isinstance(images, DataLoader):
+        return torch.cat([_batch(batch, model, transform) for batch in images])
     if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
         if isinstance(images, Tensor) and images.is_floating_point():
             return images
@@ -164,13 +168,23 @@ def batches_of(images: Any, model: object = None) -> tuple[Iterable[Tensor], int
             return (prepare(images[k : k + AT_ONCE], model) for k in starts), len(images)
         if isinstance(first, Tensor):
             return images, None
-    return (_batch(batch, model) for batch in images), None
+    return (_batch(batch, model) for batch in images), _count_of(images)
 
 
-def _batch(batch: Any, model: object) -> Tensor:
+def _batch(batch: Any, model: object, transform: Transform | None = None) -> Tensor:
     """The images of a batch, perhaps with labels; a tensor is one, whatever its shape."""
     images = batch[0] if isinstance(batch, list | tuple) and len(batch) else batch
-    return images if isinstance(images, Tensor) else prepare(images, model)
+    return images if isinstance(images, Tensor) else prepare(images, model, transform)
+
+
+def _count_of(loader: Any) -> int | None:
+    """How many images a ``DataLoader`` gives, if it knows."""
+    if not isinstance(loader, DataLoader) or loader.batch_size is None:
+        return None
+    if not isinstance(loader.sampler, Sized):
+        return None
+    count = len(loader.sampler)
+    return count - count % loader.batch_size if loader.drop_last else count
 
 
 def picture_of(image: Any) -> Image:

@@ -6,7 +6,7 @@ Functions draw into axes that are given, so they serve reports and notebooks ali
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,6 +15,7 @@ from torch import Tensor
 from interactions.stats import Interval
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 COLOURS = ("#6b7280", "#0f62b4", "#c2410c", "#0f766e")
@@ -38,8 +39,16 @@ STYLE: Any = {
     "savefig.dpi": 160,
     "svg.hashsalt": "a2mim",  # the same figure gives the same bytes
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # text stays text, which journals ask for
 }
 """Settings for ``matplotlib.rc_context``."""
+
+Scale = Literal["linear", "log", "broken"]
+"""How strengths are drawn: as they are; by their logarithms; or with a break below an end of the
+curves that is much above the rest."""
+
+LOWER_PART = 0.72
+"""Share of a broken axis below the break."""
 
 
 def axes_or_new(ax: Axes | None) -> Axes:
@@ -51,6 +60,26 @@ def axes_or_new(ax: Axes | None) -> Axes:
     return pyplot.subplots(figsize=(6, 3.8), layout="constrained")[1]
 
 
+def as_html(title: str, table: pd.DataFrame | None = None, most: int = 10) -> str:
+    """A title and the first and last rows of a table, as a notebook shows them."""
+    from html import escape
+
+    shown = (
+        ""
+        if table is None
+        else table.to_html(index=False, border=0, max_rows=most, float_format="{:.3g}".format)
+    )
+    return f"<p>{escape(title)}</p>{shown}"
+
+
+def values_of_players(ax: Axes, values_N: ArrayLike, se_N: ArrayLike, what: str) -> None:
+    """A value of each player with two standard errors."""
+    values, error = np.asarray(values_N), 2 * np.asarray(se_N)
+    ax.errorbar(np.arange(len(values)), values, error, color=COLOURS[1], fmt="o", linewidth=1)
+    ax.axhline(0, color="#9ca3af", linewidth=0.8, zorder=0)
+    ax.set(xlabel="patch", ylabel=what)
+
+
 def curve(
     ax: Axes,
     x: ArrayLike,
@@ -59,9 +88,21 @@ def curve(
     label: str | None = None,
     colour: str = COLOURS[1],
     marker: str = "o",
+    least: float = -np.inf,
 ) -> None:
-    """A line through estimates with a band for their intervals."""
+    """A line through estimates with a band for their intervals.
+
+    Args:
+        ax: axes to draw in.
+        x: where.
+        intervals: estimates with their intervals.
+        label: name of the curve in the legend.
+        colour: of line and band.
+        marker: of matplotlib.
+        least: the smallest possible value, at which the band stops.
+    """
     estimate, low, high = np.array([(i.estimate, i.low, i.high) for i in intervals]).T
+    low, high = np.maximum(low, least), np.maximum(high, least)
     ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
     ax.plot(x, estimate, color=colour, marker=marker, label=label)
 
@@ -75,14 +116,15 @@ def strength_curve(
     unresolved_O: ArrayLike = (),
     label: str | None = None,
     colour: str = COLOURS[1],
+    scale: Scale = "linear",
 ) -> None:
-    """J^(m) over m/(n-2) with intervals over images.
+    """J^(m) over m/(n-2) with intervals over images, whose bands stop at 0.
 
     A mean of |I| is drawn between the ends of its bracket, dotted, and with open marks at orders
     where that leaves J unresolved; its intervals include the bracket.
     """
     x_O = np.asarray(ratios_O)
-    curve(ax, x_O, intervals_O, label=label, colour=colour)
+    curve(ax, x_O, intervals_O, label=label, colour=colour, least=0)
     if bracket is not None:
         open_O = np.asarray(unresolved_O, dtype=bool)
         J_O = np.array([interval.estimate for interval in intervals_O])
@@ -91,6 +133,85 @@ def strength_curve(
             ax.plot(x_O, end_O, color=colour, linestyle=":", linewidth=1)
     ax.axhline(1, color="#9ca3af", linewidth=0.8, zorder=0)
     ax.set(xlabel="order m / (n−2)", ylabel="interaction strength J", xlim=(-0.02, 1.02))
+    ax.autoscale(axis="y")  # room for this curve where an earlier one has set the limits
+    if ax.get_yscale() == "log":  # of an earlier curve
+        scale = "log"
+    else:
+        ax.set_ylim(bottom=0)
+    rescale(ax, scale)
+
+
+def rescale(ax: Axes, scale: Scale) -> None:
+    """Another scale for the values of all curves in these axes.
+
+    Args:
+        ax: with curves over orders.
+        scale: ``"broken"`` compresses what lies above all estimates but the higher end of each
+            curve, where that is more than half as high again; otherwise nothing is changed.
+
+    Raises:
+        ValueError: for an unknown scale.
+    """
+    marked = [line for line in ax.get_lines() if line.get_marker() not in ("None", "")]
+    curves = [np.asarray(line.get_xydata()) for line in marked if len(line.get_xydata())]
+    values = np.concatenate([xy[:, 1] for xy in curves] or [[]])
+    if scale == "log":
+        positive = values[values > 0]
+        ax.set_yscale("log")
+        if len(positive):  # bands that reach 0 would stretch the axis without end
+            ax.set_ylim(bottom=positive.min() / 2)
+        return
+    if scale == "linear":
+        return
+    if scale != "broken":
+        raise ValueError(f"expected a scale of linear, log or broken, got {scale!r}")
+    heights = np.concatenate([_without_higher_end(xy) for xy in curves] or [[]])
+    if len(heights) and np.nanmax(values) > 1.5 * np.nanmax(heights):
+        _break_above(ax, 1.15 * float(np.nanmax(heights)))
+
+
+def _without_higher_end(xy: np.ndarray) -> np.ndarray:
+    """The heights of a curve without that of its higher end."""
+    heights = xy[xy[:, 0].argsort(), 1]
+    return heights[1:] if heights[0] > heights[-1] else heights[:-1]
+
+
+def _break_above(ax: Axes, knee: float) -> None:
+    """An axis whose part above ``knee`` is compressed, marked on its left."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+    bottom, top = ax.get_ylim()
+    squeeze = (1 - LOWER_PART) / LOWER_PART * (knee - bottom) / (top - knee)
+
+    def forward(y: np.ndarray) -> np.ndarray:
+        return np.where(y > knee, knee + (y - knee) * squeeze, y)
+
+    def inverse(y: np.ndarray) -> np.ndarray:
+        return np.where(y > knee, knee + (y - knee) / squeeze, y)
+
+    below = [t for t in MaxNLocator(5).tick_values(bottom, knee) if bottom <= t < knee]
+    above = [t for t in MaxNLocator(3).tick_values(knee, top) if 1.05 * knee < t <= top]
+    ax.set_yscale("function", functions=(forward, inverse))
+    ax.set_ylim(bottom, top)
+    ax.yaxis.set_major_locator(FixedLocator([*below, *above]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    for mark in [line for line in ax.lines if line.get_gid() == "break"]:
+        mark.remove()
+    across: Any = ax.get_yaxis_transform()
+    for shift in (0.0, 0.025):
+        y = knee + shift * (top - bottom)
+        (mark,) = ax.plot([-0.015, 0.015], [y, y], transform=across, color="#111827", clip_on=False)
+        mark.set(linewidth=1, gid="break")
+    (mark,) = ax.plot(
+        [0, 1], [knee, knee], transform=across, color="#9ca3af", linestyle=(0, (1, 3))
+    )
+    mark.set(linewidth=1, gid="break")
+
+
+def caption(ax: Axes, text: str) -> None:
+    """What a figure shows, in small print below its only panel or below all of them."""
+    figure: Any = ax.figure
+    figure.supxlabel(text, fontsize=7.5, color="#4b5563", x=0.01, ha="left")
 
 
 def accuracy_curve(

@@ -10,12 +10,16 @@ for random weights. The function takes nothing and returns a module:
     reset_classifier   takes 0 and leaves an encoder, as in timm; without it the outputs stand for
                        features where a network is measured without its classifier
 
+A module that is there already, as in a notebook, is one too: :func:`kept_in_memory` gives it a name
+in this process.
+
 The file is run, as any Python that is imported, and may import what lies beside it; the weights are
 read strictly and never unpickled.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import re
@@ -40,8 +44,88 @@ from interactions.keys import torch_seeded
 MARK = ".py:"
 """What tells such a network from timm's names."""
 
+IN_MEMORY = "memory:"
+"""What the names of modules of this process begin with."""
+
+_modules: dict[str, nn.Module] = {}
+
 AS_IT_IS = "no reset_classifier: outputs are taken where features are wanted"
 """The note of a report on a network whose classifier cannot be taken off."""
+
+
+def kept_in_memory(module: nn.Module, title: str) -> str:
+    """A name under which commands in this process find a module.
+
+    They measure copies, so it is neither moved nor changed.
+
+    Args:
+        module: in eval mode or not; what it says of its images is on top of this file.
+        title: what it is called; another module of this title takes its place.
+    """
+    name = f"{IN_MEMORY}{title}"
+    _modules[name] = module
+    return name
+
+
+def load_kept(
+    name: str, *, image_size: int | None = None, data: Mapping[str, Any] | None = None
+) -> Loaded:
+    """A copy of a module of :func:`kept_in_memory`, and how it wants its images.
+
+    Args:
+        name: as that function gave it.
+        image_size: as for :func:`load_own`.
+        data: as for :func:`load_own`.
+
+    Raises:
+        UsageError: if there is none, or what it says of its images cannot be used.
+    """
+    module = _copied(name)
+    state = module.state_dict()
+    report = LoadReport(
+        name,
+        "memory",
+        type(module).__name__,
+        dialect="its own",
+        sha256=weights_hash(state),
+        contents=contents_hash(state),
+        notes=("a module of this process",),
+        title=name.removeprefix(IN_MEMORY),
+    )
+    return _described(name, module, report, image_size, data)
+
+
+def untrained_twin(name: str, seed: int) -> nn.Module:
+    """A copy of a module of :func:`kept_in_memory` with fresh weights.
+
+    They are drawn by the ``reset_parameters`` of its layers, and by its own ``init_weights``, if it
+    has one.
+
+    Raises:
+        UsageError: if a parameter is drawn by none of them.
+    """
+    module = _copied(name)
+    with torch_seeded(seed), torch.no_grad():
+        for value in module.parameters():
+            value.fill_(torch.nan)
+        for part in module.modules():
+            for function in ("reset_parameters", "init_weights"):
+                if callable(make := getattr(part, function, None)):
+                    make()
+    left = [key for key, value in module.named_parameters() if not value.isfinite().all()]
+    if left:
+        raise UsageError(
+            f"expected layers that draw their own weights (reset_parameters, init_weights) for an "
+            f"untrained {name}, got none for {len(left)} of its parameters, such as "
+            f"{left[0]}; leave similarity out, or give CODE.py:FUNCTION=FILE"
+        )
+    return module
+
+
+def _copied(name: str) -> nn.Module:
+    if name not in _modules:
+        raise UsageError(f"expected a module of this process, got {name!r}; give the module again")
+    return copy.deepcopy(_modules[name]).cpu().eval()
 
 
 def split_own(name: str) -> tuple[str, str | None] | None:
@@ -132,6 +216,17 @@ def load_own(
         )
     else:
         report = fill(module, weights, ema="ema" if ema else "plain", layout=layout)
+    return _described(network, module, replace(report, architecture=name), image_size, data)
+
+
+def _described(
+    network: str,
+    module: nn.Module,
+    report: LoadReport,
+    image_size: int | None,
+    data: Mapping[str, Any] | None,
+) -> Loaded:
+    """A module with its weights, what it says of its images, and the report on both."""
     told = {**getattr(module, "pretrained_cfg", {}), **(data or {})}
     config = _data_config(network, module, told, image_size)
     outputs = _outputs(network, module, config["input_size"])
@@ -141,10 +236,9 @@ def load_own(
         notes.append(AS_IT_IS)
     H, W = config["input_size"][1:]
     known = [key for key, value in told.items() if value]
-    why = f"timm's default, the pretrained_cfg of {name} does not tell"
+    why = f"timm's default, the pretrained_cfg of {report.architecture} does not tell"
     about = replace(
         report,
-        architecture=name,
         image_size=H if H == W else (H, W),
         classes=classes,
         look=look_of(config),

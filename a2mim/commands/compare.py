@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import fields
 from io import StringIO
@@ -23,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import nn
 
+from a2mim.checkpoints.custom import kept_in_memory
 from a2mim.data.sources import set_name
 from a2mim.files import write_whole
 from a2mim.measure.comparison import Comparison
@@ -54,7 +57,7 @@ from a2mim.settings.weights import WeightsConfig
 
 
 def compare(
-    checkpoints: Sequence[str | Path],
+    checkpoints: Sequence[str | Path | nn.Module] | Mapping[str, nn.Module],
     *,
     images: str | Path | None = None,
     data: str = "",
@@ -66,7 +69,9 @@ def compare(
     An interrupted comparison goes on when it is called again; a finished one is read.
 
     Args:
-        checkpoints: two or more files, timm names and so on, as on the command line.
+        checkpoints: two or more files, timm names and so on, as on the command line; also modules,
+            which say in ``pretrained_cfg`` how they want their images (those of timm do), in a list
+            or by what they are to be called.
         images: a folder of images.
         data: a data set by name instead.
         out: output folder; ``results/compare/<names>-<key>`` if left out.
@@ -87,10 +92,10 @@ def compare(
     known = {field.name for field in fields(CompareConfig)} - {"weights"}  # given one by one
     if unknown := rest.keys() - known:
         raise UsageError(f"expected settings of a2mim compare, got {', '.join(sorted(unknown))}")
-    if isinstance(checkpoints, str | Path):
+    if isinstance(checkpoints, str | Path | nn.Module):
         checkpoints = [checkpoints]
     config = CompareConfig(
-        tuple(str(name) for name in checkpoints),
+        _names_of(checkpoints),
         images=None if images is None else Path(images),
         data=data,
         out=None if out is None else Path(out),
@@ -98,6 +103,25 @@ def compare(
         **rest,
     )
     return run(config)
+
+
+def _names_of(
+    checkpoints: Sequence[str | Path | nn.Module] | Mapping[str, nn.Module],
+) -> tuple[str, ...]:
+    """Checkpoints by name; a module by its class, with a number if several are of one."""
+    if isinstance(checkpoints, Mapping):
+        return tuple(kept_in_memory(module, title) for title, module in checkpoints.items())
+    classes = Counter(type(one).__name__ for one in checkpoints)
+    seen: Counter[str] = Counter()
+    names = []
+    for one in checkpoints:
+        name = str(one) if isinstance(one, str | Path) else type(one).__name__
+        if isinstance(one, nn.Module):
+            seen[name] += 1
+            several = classes[name] > 1
+            name = kept_in_memory(one, f"{name}-{seen[name]}" if several else name)
+        names.append(name)
+    return tuple(names)
 
 
 @together()

@@ -16,9 +16,9 @@ from a2mim.report import demo
 from a2mim.report.figures import figures_of_pictures, save
 from a2mim.runs.folder import is_run
 from a2mim.runs.table import read_table
+from interactions.plots import Scale
 
 FIGURES: dict[str, Callable[[pd.DataFrame], dict[str, Callable[[], Figure]]]] = {
-    "interactions": interactions.figures,
     "invariance": invariance.figures,
     "occlusion": occlusion.figures,
     "spectrum": spectrum.figures,
@@ -26,13 +26,14 @@ FIGURES: dict[str, Callable[[pd.DataFrame], dict[str, Callable[[], Figure]]]] = 
 """How each figure of a command is drawn, by the ``run`` column of its table."""
 
 
-def redraw(run: Path) -> None:
+def redraw(run: Path, scale: Scale = "linear") -> None:
     """Draw the figures of a finished run again; of a demo or a comparison, its page too.
 
     Each is replaced by a complete one, and no other file is touched.
 
     Args:
         run: the run folder of any command.
+        scale: of interaction strengths.
 
     Raises:
         UsageError: if it is no finished run, or its figures are not drawn from its table.
@@ -47,13 +48,16 @@ def redraw(run: Path) -> None:
     if command == "demo":
         demo.redraw(run)
         return
-    if command not in (*FIGURES, "reconstruct"):
+    if command not in (*FIGURES, "interactions", "reconstruct"):
         raise UsageError(
             f"figures of a2mim {command} are not drawn from a table; nothing was changed in {run}"
         )
-    figures = FIGURES[command](rows) if command in FIGURES else figures_of_pictures(run)
     if command == "interactions":
-        figures |= explanations(run)
+        figures = interactions.figures(rows, scale) | explanations(run)
+    elif command in FIGURES:
+        figures = FIGURES[command](rows)
+    else:
+        figures = figures_of_pictures(run)
     save(figures, run)
     for name in figures:
         print(run / f"{name}.png")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -28,6 +28,7 @@ from a2mim.data.folders import (
     read_pixels,
     remark,
 )
+from a2mim.data.labels import classes_of_images
 from a2mim.data.limits import TOLERANCE, Tolerance
 
 THREADS = 8
@@ -342,35 +343,129 @@ def _fault_of(file: Path, changed: int, size: int) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class Photographs:
+    """Images as a network wants to see them: ``images, names = photographs(...)``.
+
+    Attributes:
+        images_ICHW: float32, prepared.
+        names: of the images, the keys of their random draws.
+        labels_I: int64 class indices, if they were asked for.
+        mean: of the normalisation, per channel; None if a transform does not tell it.
+        std: of the normalisation.
+    """
+
+    images_ICHW: Tensor
+    names: list[str]
+    labels_I: Tensor | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        """Images and names."""
+        return iter((self.images_ICHW, self.names))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Any:
+        """Images, or names."""
+        return (self.images_ICHW, self.names)[index]
+
+    def pictures(self) -> np.ndarray:
+        """The images for the eye, without the normalisation: uint8 ``(I, H, W, C)``.
+
+        Raises:
+            ValueError: if it is not known.
+        """
+        if self.mean is None or self.std is None:
+            raise ValueError(
+                "expected a transform that tells its mean and std (torchvision's Normalize, "
+                "weights.transforms()), got another"
+            )
+        mean_C11, std_C11 = (torch.tensor(x)[:, None, None] for x in (self.mean, self.std))
+        levels = ((self.images_ICHW * std_C11 + mean_C11).clamp(0, 1) * 255).round().byte()
+        return levels.permute(0, 2, 3, 1).numpy()
+
+    def __repr__(self) -> str:
+        count, C, H, W = self.images_ICHW.shape
+        known = "without labels" if self.labels_I is None else "with labels"
+        return f"Photographs({count} images of {C} x {H} x {W}, {known})"
+
+
 def photographs(
-    folder: str | Path, model: nn.Module, count: int = 50, seed: int = 0
-) -> tuple[Tensor, list[str]]:
-    """Images of a folder, as a timm model wants to see them: its size, crop and normalisation.
+    images: str | Path | Sequence[str | Path],
+    model: nn.Module,
+    count: int = 50,
+    seed: int = 0,
+    *,
+    labels: bool = False,
+    transform: Callable[[Any], Tensor] | None = None,
+) -> Photographs:
+    """Images of a folder or a list of files, as a network wants to see them.
 
     Args:
-        folder: searched in depth.
-        model: a timm model.
-        count: at most this many images.
+        images: a folder, searched in depth, or files.
+        model: says how it sees images: a timm model, or any with a ``pretrained_cfg`` of
+            input_size, mean and std. Others need a transform.
+        count: at most this many images of a folder.
         seed: which images, if there are more.
+        labels: also read the classes of the images of a folder, from ``labels.csv`` or folders by
+            class (:mod:`a2mim.data.labels`).
+        transform: prepares a PIL image instead, such as torchvision's ``weights.transforms()``.
 
     Returns:
-        float32 ``(I, C, H, W)``, and the images' names.
+        Images and names (``images, names = photographs(...)``), labels, and the pictures again.
 
     Raises:
-        DataError: if there are fewer than 2 images, or one cannot be read.
+        DataError: if there are fewer than 2 images, one cannot be read, or nothing says how the
+            network sees them.
+        UsageError: for labels that cannot be used.
     """
-    from timm.data import create_transform
+    channels, mean, std = 3, *_normalisation(transform)
+    if transform is None:
+        if not (getattr(model, "pretrained_cfg", None) or {}).get("input_size"):
+            raise DataError(
+                "expected a network that says how it sees images (timm, or a pretrained_cfg), got "
+                f"{type(model).__name__}; give transform=, such as torchvision's "
+                "weights.transforms()"
+            )
+        from timm.data import create_transform
 
-    config = data_config(model)
-    if not config["mean"]:
-        raise DataError(
-            "expected the model's normalisation, got none; put mean and std in its pretrained_cfg"
-        )
-    transform = create_transform(**config, is_training=False)
-    files = find_images(Path(folder), count, seed)
-    channels = config["input_size"][0]
-    images_ICHW = torch.stack([transform(read_pixels(file, channels)) for file in files])
-    return images_ICHW, [file.relative_to(folder).as_posix() for file in files]
+        config = data_config(model)
+        channels, mean, std = config["input_size"][0], config["mean"], config["std"]
+        if not mean:
+            raise DataError(
+                "expected the model's normalisation, got none; put mean and std in its "
+                "pretrained_cfg"
+            )
+        transform = create_transform(**config, is_training=False)
+    labels_I = None
+    if isinstance(images, str | Path):
+        folder = Path(images)
+        files = find_images(folder, count, seed)
+        names = [file.relative_to(folder).as_posix() for file in files]
+        if labels:
+            outputs = getattr(model, "num_classes", None)
+            classes = classes_of_images(folder, image_names(folder), outputs=outputs)
+            labels_I = torch.tensor([classes.index[name] for name in names])
+    else:
+        files = [Path(file) for file in images]
+        names = [file.name for file in files]
+        if len(set(names)) < len(names):
+            names = [file.as_posix() for file in files]
+    ready = torch.stack([transform(read_pixels(file, channels)) for file in files])
+    return Photographs(ready, names, labels_I, mean, std)
+
+
+def _normalisation(transform: object) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+    """Mean and deviation that a transform takes out, if it or its last part tells them."""
+    parts = [transform, *getattr(transform, "transforms", ())]
+    for part in reversed(parts):
+        mean, std = getattr(part, "mean", None), getattr(part, "std", None)
+        if isinstance(mean, Sequence | Tensor) and isinstance(std, Sequence | Tensor):
+            return [float(x) for x in mean], [float(x) for x in std]
+    return None, None
 
 
 def data_config(model: nn.Module) -> dict[str, Any]:

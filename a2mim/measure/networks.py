@@ -14,7 +14,16 @@ import timm
 from timm.data import create_transform
 from torch import Tensor, nn
 
-from a2mim.checkpoints.custom import MARK, build, code_hash, load_own, split_own
+from a2mim.checkpoints.custom import (
+    IN_MEMORY,
+    MARK,
+    build,
+    code_hash,
+    load_kept,
+    load_own,
+    split_own,
+    untrained_twin,
+)
 from a2mim.checkpoints.files import WeightsError
 from a2mim.checkpoints.folders import LOCAL
 from a2mim.checkpoints.layouts import DIALECTS, LAYOUTS, PLAIN
@@ -83,6 +92,7 @@ def load(name: str, config: WeightsConfig) -> Loaded:
     config, title = weights_of(name, config)
     loaded = _load(name, config)
     count = sum(parameter.numel() for parameter in loaded.model.parameters())
+    title = title or loaded.report.title
     return replace(loaded, report=replace(loaded.report, title=title, parameters=count))
 
 
@@ -92,6 +102,8 @@ def _load(name: str, config: WeightsConfig) -> Loaded:
         if not all(map(math.isfinite, value)) or (key == "std" and min(value, default=1) <= 0):
             raise UsageError(f"expected --{key} of finite numbers (above 0 for std), got {value}")
     wanted = look_given(config)
+    if name.startswith(IN_MEMORY):
+        return load_kept(name, image_size=config.image_size, data=wanted)
     network = _own(architecture, where)
     try:
         if network is not None:
@@ -351,6 +363,8 @@ def models(config: ModelsConfig) -> None:
 
 def _untrained(name: str, report: LoadReport, seed: int) -> nn.Module:
     """The same architecture, made with the same options, with fresh weights."""
+    if name.startswith(IN_MEMORY):
+        return without_classifier(untrained_twin(name, seed))
     network = _own(*parts_of(name))
     if network is not None:
         return without_classifier(build(network, seed))

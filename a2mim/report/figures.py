@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from a2mim.files import whole
-from a2mim.runs.table import occlusion_from, read_table, strength_from
+from a2mim.runs.table import ENERGY, occlusion_from, read_table, strength_from
 from interactions import plots
 from interactions.stats import Interval
 
@@ -78,12 +78,15 @@ def interaction_curves(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def interaction_overlay(rows: pd.DataFrame, looks: Looks | None = None) -> Figure:
+def interaction_overlay(
+    rows: pd.DataFrame, looks: Looks | None = None, scale: plots.Scale = "linear"
+) -> Figure:
     """J over orders, all networks of a table in one panel.
 
     Args:
         rows: of ``a2mim interactions``.
         looks: of the networks; by their order if left out.
+        scale: see :func:`interactions.plots.rescale`.
     """
     figure = Figure(figsize=(6, 3.8), layout="constrained")
     ax = figure.subplots()
@@ -96,11 +99,29 @@ def interaction_overlay(rows: pd.DataFrame, looks: Looks | None = None) -> Figur
         line, _one = ax.get_lines()[-2:]  # the other is the line at J = 1
         line.set_marker(look.marker)
     ax.set_ylim(bottom=0)
+    plots.rescale(ax, scale)
     if looks:  # of any number of networks
         _legend_below(figure, columns=3)
     else:
         ax.legend()
+    plots.caption(ax, interactions_caption(rows))
     return figure
+
+
+def interactions_caption(rows: pd.DataFrame) -> str:
+    """What curves of J were measured on: images, pairs, contexts, players."""
+    single = rows[rows["measure"] == ENERGY]
+    setting = single["setting"].iloc[0]
+    told = dict(part.split("=", 1) for part in setting.split() if "=" in part)
+    said = [f"{single['image'].nunique()} images"]
+    if told.get("pairs", "").isdigit():
+        pairs = int(told["pairs"])
+        inner = single[(single["at"] > 0) & (single["at"] < 1)]
+        contexts = sorted(set((inner["samples"] // pairs).tolist())) or [1]
+        most = "" if len(contexts) == 1 else f" to {contexts[-1]}"
+        said += [f"{pairs} pairs each", f"{contexts[0]}{most} contexts"]
+    said += [f"{told[key]} {what}" for key, what in (("grid", "patches"),) if key in told]
+    return ", ".join(said) + "; bands: 95 % intervals over images"
 
 
 def occlusion_curves(rows: pd.DataFrame) -> Figure:
@@ -147,18 +168,18 @@ def reconstructions(pictures: dict[str, dict[str, np.ndarray]]) -> Figure:
 
 
 def save(figures: Mapping[str, Callable[[], Figure]], folder: Path) -> None:
-    """Draw figures in the house style, each as PNG and SVG; the same table gives the same bytes."""
+    """Draw figures in the house style as PNG, SVG and PDF; the same table gives the same bytes."""
+    dated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with mpl.rc_context(plots.STYLE):
         for name, draw in figures.items():
             figure = draw()
-            with whole(folder / f"{name}.png") as file:
-                figure.savefig(file, format="png")
-            with whole(folder / f"{name}.svg") as file:
-                figure.savefig(file, format="svg", metadata={"Date": None})
+            for kind, metadata in dated.items():
+                with whole(folder / f"{name}.{kind}") as file:
+                    figure.savefig(file, format=kind, metadata=metadata)
 
 
 def draw_all(run: Path) -> list[str]:
-    """Draw all figures of a run folder from its tables, as PNG and SVG; returns their names."""
+    """Draw all figures of a run folder from its tables; returns their names."""
     rows = read_table(run / "rows.csv")
     figures: dict[str, Callable[[], Figure]] = {
         "interaction_curves": partial(interaction_curves, rows),

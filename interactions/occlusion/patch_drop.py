@@ -26,6 +26,7 @@ from interactions.patches import PatchGrid
 from interactions.stats import Interval, Tested, share, share_difference
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 
@@ -49,6 +50,18 @@ class OcclusionCurve:
             f"OcclusionCurve({len(self.images)} images, {len(F)} fractions {F[0]:g} to {F[-1]:g}, "
             f"area {self.area()})"
         )
+
+    def to_frame(self, level: float = 0.95) -> pd.DataFrame:
+        """One row per fraction: fraction, accuracy, low, high."""
+        import pandas as pd
+
+        rows = [(i.estimate, i.low, i.high) for i in self.intervals(level)]
+        table = pd.DataFrame(rows, columns=["accuracy", "low", "high"])
+        table.insert(0, "fraction", self.fractions_F)
+        return table
+
+    def _repr_html_(self) -> str:
+        return plots.as_html(repr(self), self.to_frame())
 
     def intervals(self, level: float = 0.95) -> list[Interval]:
         """Accuracy at each fraction, with the interval over images."""

@@ -536,9 +536,11 @@ def _checked(
         if labels != "prediction":
             raise ValueError(f"expected classes or 'prediction', got {labels!r}")
         device = _device(model, images_ICHW)
-        with torch.inference_mode(), arithmetic("float32", device):
+        with torch.inference_mode(), _running(model, "float32", device) as ready:
             labels = in_batches(
-                lambda which_B1: _two_axes(model(images_ICHW[which_B1[:, 0]].to(device))).argmax(1),
+                lambda which_B1: _two_axes(
+                    model(ready(images_ICHW[which_B1[:, 0]].to(device)))
+                ).argmax(1),
                 torch.arange(len(images_ICHW))[:, None],
                 batch_size or 32,
             )

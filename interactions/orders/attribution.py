@@ -25,14 +25,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from interactions import plots
 from interactions.games.base import Game
 from interactions.keys import raw_words
 from interactions.orders.estimator import distinct
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 Permutations = NDArray[np.int64]
 """Permutations of the players, shape ``(R, Q)``: who stands at each place."""
@@ -61,6 +67,37 @@ class Marginals:
     def __repr__(self) -> str:
         R, N, O = self.replicates_RNO.shape
         return f"Marginals({self.image!r}, {N} players, {O} orders, {R} permutations)"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per player and order: patch, order, contribution, se (over permutations)."""
+        import pandas as pd
+
+        N, O = self.mean_NO.shape
+        columns = {"patch": np.repeat(np.arange(N), O), "order": np.tile(self.orders_O, N)}
+        columns |= {"contribution": self.mean_NO.ravel(), "se": self.se_NO.ravel()}
+        return pd.DataFrame(columns)
+
+    def plot(self, ax: Axes | None = None, *, order: int | None = None) -> Axes:
+        """Contributions of all players at one order, with two standard errors.
+
+        Args:
+            ax: axes to draw in; new ones if left out.
+            order: one that was measured; the middle one if left out.
+
+        Raises:
+            ValueError: for another order.
+        """
+        orders = self.orders_O.tolist()
+        order = orders[len(orders) // 2] if order is None else order
+        if order not in orders:
+            raise ValueError(f"expected an order of {orders}, got {order}")
+        ax, o = plots.axes_or_new(ax), orders.index(order)
+        what = f"contribution, order {order}"
+        plots.values_of_players(ax, self.mean_NO[:, o], self.se_NO[:, o], what)
+        return ax
+
+    def _repr_html_(self) -> str:
+        return plots.as_html(repr(self), self.to_frame())
 
     @property
     def mean_NO(self) -> NDArray[np.float64]:
@@ -93,6 +130,22 @@ class ShapleyValues:
     def __repr__(self) -> str:
         R, N = self.replicates_RN.shape
         return f"ShapleyValues({self.image!r}, {N} players, {R} permutations)"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per player: patch, value, se (over permutations)."""
+        import pandas as pd
+
+        columns = {"patch": np.arange(self.n), "value": self.mean_N, "se": self.se_N}
+        return pd.DataFrame(columns)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The values of all players, with two standard errors."""
+        ax = plots.axes_or_new(ax)
+        plots.values_of_players(ax, self.mean_N, self.se_N, "Shapley value")
+        return ax
+
+    def _repr_html_(self) -> str:
+        return plots.as_html(repr(self), self.to_frame())
 
     @property
     def mean_N(self) -> NDArray[np.float64]:

@@ -20,15 +20,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import comb
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from interactions import plots
 from interactions.games.base import Game
 from interactions.games.stream import Answer, Stream
 from interactions.orders.contexts import IID, Contexts, ContextSampler, Windows
 from interactions.orders.pairs import Pairs, PairSampler
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 PUBLISHED_RATIOS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 """The 13 ratios m / (n-2) of the published curves."""
@@ -130,6 +136,60 @@ class Interactions:
             f"up to {R} x {self.per_replicate} contexts, {self.forwards} forwards)"
         )
 
+    def to_frame(self) -> pd.DataFrame:
+        """One row per pair and order: image, i, j, order, ratio, interaction, se.
+
+        ``se`` is the standard error over contexts: 0 where nothing was sampled, NaN where a single
+        replicate tells nothing.
+
+        Raises:
+            ValueError: for a game of vectors.
+        """
+        import pandas as pd
+
+        P, O = len(self.pairs_P2), len(self.orders_O)
+        se_PO = self.se_PO  # refuses vectors
+        i_P, j_P = np.sort(self.pairs_P2, axis=1).T
+        columns = (
+            np.full(P * O, self.image, dtype=object),
+            np.repeat(i_P, O),
+            np.repeat(j_P, O),
+            np.tile(self.orders_O, P),
+            np.tile(self.orders_O / (self.n - 2), P),
+            self.mean_PO.ravel(),
+            se_PO.ravel(),
+        )
+        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
+
+    def plot(self, ax: Axes | None = None, *, count: int = 4) -> Axes:
+        """The strongest pairs over orders, with two standard errors over contexts.
+
+        Args:
+            ax: axes to draw in; new ones if left out.
+            count: how many pairs.
+
+        Raises:
+            ValueError: for a game of vectors.
+        """
+        ax = plots.axes_or_new(ax)
+        ratios_O, mean_PO, se_PO = self.orders_O / (self.n - 2), self.mean_PO, self.se_PO
+        strongest = np.argsort(-np.abs(mean_PO).max(axis=1), kind="stable")[:count]
+        for k, p in enumerate(strongest.tolist()):
+            i, j = sorted(self.pairs_P2[p].tolist())
+            colour = plots.COLOURS[(k + 1) % len(plots.COLOURS)]
+            error = 2 * np.nan_to_num(se_PO[p])
+            ax.errorbar(ratios_O, mean_PO[p], error, color=colour, marker="o", label=f"{i}, {j}")
+        ax.axhline(0, color="#9ca3af", linewidth=0.8, zorder=0)
+        ax.set(
+            xlabel="order m / (n−2)", ylabel="interaction", title=f"{self.image}: strongest pairs"
+        )
+        ax.legend()
+        return ax
+
+    def _repr_html_(self) -> str:
+        vectors = self.replicates_PRO.ndim == 4
+        return plots.as_html(repr(self), None if vectors else self.to_frame())
+
     @property
     def mean_PO(self) -> NDArray[np.float64]:
         """The unbiased estimate of I^(m)(i, j); with one more axis for vectors."""
@@ -160,6 +220,10 @@ class Interactions:
         missing_R = np.isnan(replicates_PR[0]).reshape(replicates_PR.shape[1], -1).any(axis=1)
         # In rows, so that sums are rounded as those of a plain array are.
         return np.ascontiguousarray(replicates_PR[:, ~missing_R])
+
+
+COLUMNS = ["image", "i", "j", "order", "ratio", "interaction", "se"]
+"""Of :meth:`Interactions.to_frame`."""
 
 
 def is_exact(record: Interactions, o: int) -> bool:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 
-from interactions.orders.estimator import Interactions
+from interactions import plots
+from interactions.orders.estimator import COLUMNS, Interactions
 from interactions.orders.strength import Normalisation, Strength, strength
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 FORMAT = 1
 """Of files, told by what they hold."""
@@ -66,6 +68,10 @@ class Measurements(list[Interactions]):
         """Strengths over orders; see :func:`interactions.strength`."""
         return strength(self, estimator, normalise, floor=floor)
 
+    def plot(self, ax: Axes | None = None, *, label: str | None = None) -> Axes:
+        """The curve of :meth:`strength`; see :meth:`interactions.Strength.plot`."""
+        return self.strength().plot(ax, label=label)
+
     def to_frame(self) -> pd.DataFrame:
         """One row per image, pair and order: image, i, j, order, ratio, interaction, se.
 
@@ -77,7 +83,7 @@ class Measurements(list[Interactions]):
         """
         import pandas as pd
 
-        tables = [_table(record) for record in self]
+        tables = [record.to_frame() for record in self]
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
 
     def pair(self, i: int, j: int) -> pd.DataFrame:
@@ -154,7 +160,7 @@ class Measurements(list[Interactions]):
                 "forwards": [record.forwards for record in self],
             }
         )
-        return f"<p>Measurements: {self._said()}</p>{table.to_html(max_rows=10, border=0)}"
+        return plots.as_html(f"Measurements: {self._said()}", table)
 
     def _said(self) -> str:
         if not self:
@@ -165,28 +171,6 @@ class Measurements(list[Interactions]):
             f"{images}, {len(first.pairs_P2)} pairs of {first.n} players, "
             f"{len(first.orders_O)} orders, {self.forwards} forwards"
         )
-
-
-COLUMNS = ["image", "i", "j", "order", "ratio", "interaction", "se"]
-"""Of :meth:`Measurements.to_frame`."""
-
-
-def _table(record: Interactions) -> pd.DataFrame:
-    import pandas as pd
-
-    P, O = len(record.pairs_P2), len(record.orders_O)
-    se_PO = record.se_PO  # refuses vectors
-    i_P, j_P = np.sort(record.pairs_P2, axis=1).T
-    columns = (
-        np.full(P * O, record.image, dtype=object),
-        np.repeat(i_P, O),
-        np.repeat(j_P, O),
-        np.tile(record.orders_O, P),
-        np.tile(record.orders_O / (record.n - 2), P),
-        record.mean_PO.ravel(),
-        se_PO.ravel(),
-    )
-    return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
 
 
 def _value(array: np.ndarray) -> Any:

@@ -24,13 +24,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from interactions import plots
 from interactions.orders.estimator import Design, Interactions, is_exact
 from interactions.orders.pairs import NeighbourPairs, RandomPairs
 from interactions.orders.strength import energies, strength
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[np.float64]
 
@@ -142,6 +147,16 @@ class Plan:
             f"{self.replicates_O.max()} replicates, at most {self.forwards} forwards, relative "
             f"error {self.error:.2g})"
         )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per order: order, replicates, J (of the pilot), error (expected, of J)."""
+        import pandas as pd
+
+        columns = {"order": self.orders_O, "replicates": self.replicates_O}
+        return pd.DataFrame({**columns, "J": self.J_O, "error": self.error_O})
+
+    def _repr_html_(self) -> str:
+        return plots.as_html(repr(self), self.to_frame(), most=len(self.orders_O))
 
     @property
     def relative_O(self) -> Array:

@@ -284,6 +284,7 @@ class Strength:
         label: str | None = None,
         colour: str = plots.COLOURS[1],
         level: float = 0.95,
+        scale: plots.Scale = "linear",
     ) -> Axes:
         """Draw J over orders with intervals; see :func:`interactions.plots.strength_curve`.
 
@@ -294,6 +295,8 @@ class Strength:
             label: name of the curve in the legend.
             colour: of the curve.
             level: coverage of the intervals.
+            scale: ``"log"`` or ``"broken"`` where one end is much higher than all the rest; see
+                :func:`interactions.plots.rescale`.
         """
         ax = plots.axes_or_new(ax)
         plots.strength_curve(
@@ -304,18 +307,18 @@ class Strength:
             unresolved_O=self.unresolved_O,
             label=label,
             colour=colour,
+            scale=scale,
         )
         if len(self.images) == 1:
             plots.note(ax, "one image: no interval over images")
-        ax.autoscale(axis="y")  # room for this curve where an earlier one has set the limits
-        ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
         return ax
 
     def __repr__(self) -> str:
         return f"{self._title}\n{self._shown().to_string(index=False)}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self._title}</p>{self._shown().to_html(index=False, border=0)}"
+        shown = self._shown()
+        return plots.as_html(self._title, shown, most=len(shown))
 
     @property
     def _title(self) -> str:

@@ -169,7 +169,7 @@ def test_batches(tmp_path):
         (images, 5),
         (list(images), 5),
         ([images[:2], images[2:]], None),
-        (loader, None),
+        (loader, 5),
         (iter([images]), None),
         ([(images[:2], None), (images[2:], None)], None),
     ):
@@ -279,3 +279,23 @@ def test_features_take_what_people_have():
     )
     for given in (images, loader):
         np.testing.assert_allclose(ix.spectrum(model, given)["value"], plain["value"], atol=1e-5)
+
+
+def test_a_loader_is_all_of_its_batches():
+    model, images = make_model(), torch.randn(5, 3, 32, 32)
+    data = torch.utils.data.TensorDataset(images, torch.arange(5))
+    loader = torch.utils.data.DataLoader(data, batch_size=2)
+    assert torch.equal(prepare(loader, model), images)
+    games = ix.PatchGames(model, loader, "prediction", GRID)
+    assert games.names == ("0", "1", "2", "3", "4")
+    assert torch.equal(games[4].image_CHW, images[4])
+    without_last = torch.utils.data.DataLoader(data, batch_size=2, drop_last=True)
+    assert batches_of(without_last)[1] == 4
+    assert batches_of(torch.utils.data.DataLoader(data, batch_size=None))[1] is None
+
+
+def test_predictions_of_half_networks_for_whole_images():
+    model, images = make_model(), torch.randn(3, 3, 32, 32)
+    expected = ix.occlude(model, images, "prediction", GRID, "random", fractions=(0.5,))
+    rows = ix.occlude(model.bfloat16(), images, "prediction", GRID, "random", fractions=(0.5,))
+    assert rows["label"].tolist() == expected["label"].tolist()

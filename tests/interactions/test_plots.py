@@ -63,3 +63,33 @@ def test_the_published_strength_is_drawn_with_its_bracket(ax):
     np.testing.assert_array_equal([low, high], published.bracket)
     assert (low <= estimate).all()
     assert (estimate <= high).all()
+
+
+def test_bands_of_strengths_stop_at_0(ax):
+    plots.strength_curve(ax, [0, 0.5, 1], [Interval(x, 1.0, x - 2, x + 2) for x in (1.0, 1.5, 3.0)])
+    band = ax.collections[0].get_paths()[0].get_extents()
+    assert (band.y0, band.y1) == (0, 5)
+    assert ax.get_ylim()[0] == 0
+
+
+def test_one_high_end_does_not_flatten_the_rest(ax):
+    x_O = np.array([0, 0.25, 0.5, 0.75, 1])
+    high = [Interval(y, 0.1, y - 0.1, y + 0.1) for y in (0.5, 0.6, 0.8, 0.7, 9.0)]
+    plots.strength_curve(ax, x_O, high, scale="broken")
+    place = [ax.transData.transform((0, y))[1] for y in (0, 0.8, 9.1)]
+    assert (place[1] - place[0]) / (place[2] - place[0]) > 0.5  # not 0.09
+    there_and_back = ax.transData.inverted().transform(ax.transData.transform((1, 9.0)))
+    np.testing.assert_allclose(there_and_back, (1, 9.0))
+    ticks = ax.get_yticks()
+    assert (np.diff(ticks) > 0).all()
+    assert min(ticks) < 0.8 < max(ticks)
+    plots.strength_curve(ax, x_O, high, scale="broken")  # a second curve: one break
+    assert sum(line.get_gid() == "break" for line in ax.lines) == 3
+
+    even = Figure().subplots()
+    plots.strength_curve(even, x_O, [Interval(1.0, 0.1, 0.9, 1.1)] * 5, scale="broken")
+    assert even.get_yscale() == "linear"  # nothing to break
+    plots.rescale(even, "log")
+    assert even.get_yscale() == "log"
+    with pytest.raises(ValueError, match="linear, log or broken, got 'cubic'"):
+        plots.rescale(even, "cubic")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from timm import create_model
 
 import interactions as ix
@@ -34,6 +35,7 @@ def made():
         ix.OcclusionCurve(("a", "b"), np.array([0, 0.5]), np.array([[1.0, 0], [1, 1]])),
         ix.explain(model, images[0], 0, GRID, **settings),
     ]
+    objects.append(ix.Explorer(objects[-1:]))
     return {type(one).__name__: one for one in objects}
 
 
@@ -63,6 +65,26 @@ def test_all_show_themselves_in_a_few_words(objects):
         assert len(repr(team)) < 60
 
 
-def test_tables_for_notebooks(objects):
-    for name in ("Measurements", "Strength", "Explanation"):
-        assert "<table" in objects[name]._repr_html_()
+def test_what_has_a_table_shows_it_in_a_notebook(objects):
+    shown = {name for name, one in objects.items() if hasattr(one, "to_frame")}
+    assert shown == {
+        *("Explanation", "Interactions", "Marginals", "Measurements", "OcclusionCurve", "Plan"),
+        *("ShapleyValues", "Strength"),
+    }
+    for name in shown:
+        html = objects[name]._repr_html_()
+        assert "<table" in html, name
+        assert "&lt;" not in html, name
+        assert len(objects[name].to_frame()) > 0, name
+
+
+def test_what_can_be_drawn_is_drawn_into_axes_that_are_given(objects):
+    for name in ("Interactions", "Marginals", "Measurements", "OcclusionCurve", "ShapleyValues"):
+        ax = Figure().subplots()
+        assert objects[name].plot(ax) is ax
+        assert ax.lines, name
+    values = objects["ShapleyValues"]
+    ax = values.plot(Figure().subplots())
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), values.to_frame()["value"])
+    with pytest.raises(ValueError, match=r"expected an order of \[0, 3\], got 2"):
+        objects["Marginals"].plot(order=2)

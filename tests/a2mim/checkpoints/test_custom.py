@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from a2mim.checkpoints.custom import build, code_hash, load_own, split_own
+from a2mim.checkpoints.custom import (
+    build,
+    code_hash,
+    kept_in_memory,
+    load_own,
+    split_own,
+    untrained_twin,
+)
 from a2mim.checkpoints.load import WeightsError
 from a2mim.measure.networks import load, own_code, recognised, subject_of
 from a2mim.messages import UsageError
@@ -227,3 +234,54 @@ def test_other_code_has_another_hash(code, weights):
 def test_options_are_for_timm_models(code, weights):
     with pytest.raises(UsageError, match="expected no --model-kwargs"):
         load(f"{code}:net={weights}", WeightsConfig(model_kwargs=("a=1",)))
+
+
+class Own(nn.Module):
+    def __init__(self, token=False):
+        super().__init__()
+        self.pretrained_cfg = {"input_size": (3, 16, 16), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 5)
+        if token:
+            self.token = nn.Parameter(torch.zeros(4))
+
+    def forward(self, x):
+        return self.head(self.norm(self.conv(x)).mean(dim=(2, 3)))
+
+
+def test_a_module_of_this_process_is_measured_as_a_copy():
+    module = Own()  # in training mode
+    name = kept_in_memory(module, "ours")
+    loaded = load(name, WeightsConfig())
+    assert loaded.report.title == "ours"
+    assert loaded.report.classes == 5
+    assert loaded.data_config["input_size"] == (3, 16, 16)
+    assert not loaded.model.training
+    assert module.training
+    assert loaded.model is not module
+    x = torch.rand(2, 3, 16, 16)
+    assert torch.equal(loaded.model(x), module.eval()(x))
+    before = loaded.report.sha256
+    torch.nn.init.ones_(module.head.bias)
+    assert load(name, WeightsConfig()).report.sha256 != before  # as it is now
+    with pytest.raises(UsageError, match="a module of this process, got 'memory:nobody'"):
+        load("memory:nobody", WeightsConfig())
+    del module.head
+    with pytest.raises(UsageError, match="failed on one image"):
+        load(name, WeightsConfig())
+
+
+def test_the_untrained_twin_of_a_module():
+    module = Own()
+    name = kept_in_memory(module, "ours")
+    with torch.no_grad():
+        for value in module.parameters():
+            value.fill_(7.0)
+        module.norm.running_mean.fill_(3.0)
+    twin, again, other = (untrained_twin(name, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(twin[key], again[key]) for key in twin)
+    assert not torch.equal(twin["conv.weight"], other["conv.weight"])
+    assert twin["conv.weight"].abs().max() < 1
+    assert (twin["norm.running_mean"] == 0).all()
+    assert (module.conv.weight == 7).all()
+    with pytest.raises(UsageError, match="such as token; leave similarity out"):
+        untrained_twin(kept_in_memory(Own(token=True), "token"), 0)

@@ -3,6 +3,8 @@ import shutil
 
 import pandas as pd
 import pytest
+import torch
+from timm import create_model
 
 from a2mim.cli import main
 from a2mim.commands import compare as module
@@ -333,3 +335,27 @@ def test_titles_and_meanings_are_of_the_same_scores():
     from a2mim.measure.scores import MEANINGS
 
     assert list(MEANINGS) == list(TITLES)
+
+
+def test_modules_in_memory(compared, tmp_path):
+    """Without files; what they are called is theirs, and other weights are another run."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, second = (create_model("test_resnet", num_classes=5).eval() for _ in "ab")
+    settings = {
+        "images": compared["photos"],
+        "skip": ("interactions", "spectrum"),
+        "image_size": 32,
+        "grid": 4,
+        "device": "cpu",
+    }
+    found = compare({"ours": first, "theirs": second}, out=tmp_path / "a", **settings)
+    assert found.titles == ["ours", "theirs"]
+    assert set(found.scores()["network"]) == {"ours", "theirs"}
+    assert (found.scores().query("score != 'top1'")["value"].notna()).any()
+    before = (tmp_path / "a" / "rows.csv").stat().st_mtime_ns
+    compare({"ours": first, "theirs": second}, out=tmp_path / "a", **settings)
+    assert (tmp_path / "a" / "rows.csv").stat().st_mtime_ns == before
+    torch.nn.init.normal_(second.fc.weight)
+    listed = compare([first, second], out=tmp_path / "b", **settings)
+    assert listed.titles == ["ResNet-1", "ResNet-2"]

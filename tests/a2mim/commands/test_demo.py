@@ -21,12 +21,15 @@ def without_commit(path):
 def test_everything_is_there(run_folder):
     assert sorted(p.name for p in run_folder.iterdir()) == [
         "config.json",
+        "interaction_curves.pdf",
         "interaction_curves.png",
         "interaction_curves.svg",
+        "occlusion_curves.pdf",
         "occlusion_curves.png",
         "occlusion_curves.svg",
         "reconstructions-resnet.npz",
         "reconstructions-vit.npz",
+        "reconstructions.pdf",
         "reconstructions.png",
         "reconstructions.svg",
         "report.html",

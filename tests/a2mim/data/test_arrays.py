@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from timm import create_model
 from timm.data import create_transform, resolve_model_data_config
+from torchvision import transforms
 
 from a2mim.data.arrays import (
     ImageSet,
@@ -217,6 +218,35 @@ def test_photographs_as_a_model_wants_them(tmp_path):
         photographs(tmp_path / "nowhere", model)
     with pytest.raises(DataError, match="at least 2 images"):
         photographs(tmp_path / "deep", model)
+
+
+def test_photographs_with_labels_files_and_the_pictures_again(tmp_path):
+    model = create_model("test_resnet", num_classes=5)
+    rng = np.random.default_rng(0)
+    levels = {}
+    for name in ("cat/a.png", "cat/b.png", "dog/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        levels[name] = rng.integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(levels[name]).save(tmp_path / name)
+    found = photographs(tmp_path, model, labels=True)
+    assert found.labels_I.tolist() == [0, 0, 1]
+    assert repr(found) == "Photographs(3 images of 3 x 160 x 160, with labels)"
+    two = photographs(tmp_path, model, 2, seed=1, labels=True)  # numbered as all of them
+    assert two.labels_I.tolist() == [found.labels_I[found.names.index(n)] for n in two.names]
+    files = [tmp_path / "dog/a.png", tmp_path / "cat/a.png"]
+    listed = photographs(files, model)
+    assert listed.names == [file.as_posix() for file in files]  # two files of one name
+    assert torch.equal(listed.images_ICHW[1], found.images_ICHW[0])
+    assert photographs(files[:1], model).names == ["a.png"]
+
+    own = torch.nn.Flatten()  # says nothing about images
+    with pytest.raises(DataError, match=r"says how it sees images .*give transform="):
+        photographs(tmp_path, own)
+    plain = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.2] * 3)])
+    pictures = photographs(tmp_path, own, transform=plain).pictures()
+    np.testing.assert_array_equal(pictures, list(levels.values()))  # there and back
+    with pytest.raises(ValueError, match="mean and std"):
+        photographs(tmp_path, own, transform=transforms.ToTensor()).pictures()
 
 
 def test_photographs_for_a_model_of_wide_images(tmp_path):

@@ -93,8 +93,8 @@ def test_the_table_is_what_the_library_measures(config, images, weights, capsys,
     assert "noise floor of one difference" in printed
     assert 0 < floor < 0.01 * got.S.min()
     assert sorted(p.name for p in config.out.iterdir()) == [
-        *("config.json", "interaction_curves.png", "interaction_curves.svg", "records", "rows.csv"),
-        *("summary.csv", "summary_columns.csv", "weights.json"),
+        *("config.json", *(f"interaction_curves.{kind}" for kind in ("pdf", "png", "svg"))),
+        *("records", "rows.csv", "summary.csv", "summary_columns.csv", "weights.json"),
     ]
     assert str(images.parent) not in rows_of(config).decode()
     (folder,) = (config.out / "records").iterdir()

@@ -42,18 +42,19 @@ def test_curves_show_the_table(run_folder):
 
 def test_figures_are_the_same_bytes_when_drawn_again(run_folder, tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(run_folder, copy, ignore=shutil.ignore_patterns("*.svg"))
+    shutil.copytree(run_folder, copy, ignore=shutil.ignore_patterns("*.svg", "*.pdf"))
     assert draw_all(copy) == ["interaction_curves", "occlusion_curves", "reconstructions"]
     again, before = (
-        {path.name: path.read_bytes() for path in folder.glob("*.svg")}
+        {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".svg", ".pdf")}
         for folder in (copy, run_folder)
     )
     assert again == before
-    assert len(again) == 3
+    assert len(again) == 6
 
 
 @pytest.mark.parametrize("name", ["interaction_curves", "occlusion_curves", "reconstructions"])
-def test_both_formats_are_there(run_folder, name):
+def test_all_formats_are_there(run_folder, name):
+    assert (run_folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     assert (run_folder / f"{name}.png").stat().st_size > 1000
     assert (run_folder / f"{name}.svg").read_text().startswith("<?xml")
     assert json.loads((run_folder / "config.json").read_text())["config"]["seed"] == 0
