@@ -209,9 +209,9 @@ def _break_above(ax: Axes, knee: float) -> None:
 
 
 def caption(ax: Axes, text: str) -> None:
-    """What a figure shows, in small print below its only panel or below all of them."""
+    """What a figure shows, in small print above its panels."""
     figure: Any = ax.figure
-    figure.supxlabel(text, fontsize=7.5, color="#4b5563", x=0.01, ha="left")
+    figure.suptitle(text, fontsize=7.5, color="#4b5563", x=0.01, ha="left")
 
 
 def accuracy_curve(

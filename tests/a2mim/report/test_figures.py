@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import matplotlib as mpl
@@ -11,13 +12,14 @@ from a2mim.report.figures import (
     draw_all,
     interaction_curves,
     interaction_overlay,
+    interactions_caption,
     named,
     networks,
     occlusion_effects,
     of,
     titled,
 )
-from a2mim.runs.table import read_table, strength_from
+from a2mim.runs.table import ENERGY, read_table, strength_from
 from interactions import plots
 
 
@@ -58,6 +60,21 @@ def test_all_formats_are_there(run_folder, name):
     assert (run_folder / f"{name}.png").stat().st_size > 1000
     assert (run_folder / f"{name}.svg").read_text().startswith("<?xml")
     assert json.loads((run_folder / "config.json").read_text())["config"]["seed"] == 0
+
+
+def test_curves_say_what_they_were_measured_on(run_folder):
+    rows = read_table(run_folder / "rows.csv")
+    single = rows[rows["measure"] == ENERGY]
+    said = interactions_caption(rows)
+    pairs, contexts = re.fullmatch(
+        rf"{single['image'].nunique()} images, (\d+) pairs each, (\d+) contexts, 8x8 patches; "
+        "bands: 95 % intervals over images",
+        said,
+    ).groups()
+    assert set(single[single["at"].between(0.1, 0.9)]["samples"]) == {int(pairs) * int(contexts)}
+    figure = interaction_overlay(rows, scale="log")
+    assert figure.get_suptitle() == said
+    assert figure.axes[0].get_yscale() == "log"
 
 
 def test_occlusion_effects_show_the_table():
