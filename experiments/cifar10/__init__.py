@@ -8,7 +8,7 @@ scratch, with strong supervised augmentation, and after SimMIM, A2MIM and MAE.
     arms       what is trained how: recipes of ``a2mim`` with small changes
     plan       seconds of every stage from a short timing, and the size that fits a budget
     stages     what is done, in its order, by the commands of ``a2mim``
-    claims     who works on which stage, over processes and machines
+    locks      who works on which stage, over processes and machines
     tables     raw rows of all stages; differences of arms with their intervals
     figures    vector figures, from the tables
     writeup    which claims hold, from the tables

@@ -1,0 +1,244 @@
+"""Raw rows of all stages in one table, and what is inferred from it: means and differences of arms.
+
+    rows.csv.gz   a value of a network and an image (and for occlusion, orders, layers: at a place)
+    means.csv     of every arm, over images and training seeds
+    differences.csv   of two arms of an architecture, paired over images
+
+Every interval is :func:`interactions.stats.two_level`; of J the value of an image is J of its
+network plus the image's influence on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from a2mim.files import write_whole
+from a2mim.runs.table import ENERGY, LOWER, PUBLISHED, RHO, RHO_BOUND, read_table, strength_from
+from experiments.cifar10.arms import Arm
+from experiments.cifar10.plan import Plan
+from experiments.cifar10.stages import stages_of
+from interactions.orders.strength import bands_of
+from interactions.stats import TwoLevel, holm, two_level
+
+ROWS = ("arch", "arm", "seed", "measure", "setting", "at", "image", "value")
+KEY = ["measure", "setting", "at", "arch"]
+GAME = (ENERGY, PUBLISHED, LOWER, RHO, RHO_BOUND)
+
+
+def collected(plan: Plan, out: Path) -> pd.DataFrame:
+    """The raw rows of all stages that are done."""
+    readers: dict[str, Callable[[Path, Arm], pd.DataFrame]] = {
+        "strength": _strength,
+        "along": _along,
+        "features": _features,
+    }
+    tables = []
+    for stage in stages_of(plan.size):
+        if stage.arm and stage.kind in readers and (out / f"done/{stage.name}.json").exists():
+            table = readers[stage.kind](out / "runs", stage.arm)
+            own = {"arch": stage.arm.arch, "arm": stage.arm.name, "seed": stage.arm.seed}
+            tables.append(table.assign(**own)[list(ROWS)])
+    if not tables:
+        return pd.DataFrame(columns=list(ROWS))
+    return pd.concat(tables, ignore_index=True)
+
+
+def write_rows(rows: pd.DataFrame, path: Path) -> None:
+    """Write them, compressed, the same bytes for the same rows."""
+    text = rows.to_csv(None, index=False, float_format="%.6g", lineterminator="\n")
+    import gzip
+
+    write_whole(path, gzip.compress(text.encode(), mtime=0))
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read them."""
+    words = ("arch", "arm", "measure", "setting", "image")
+    return pd.read_csv(path, dtype=dict.fromkeys(words, str), keep_default_na=False)
+
+
+def _strength(runs: Path, arm: Arm) -> pd.DataFrame:
+    rows = read_table(runs / f"strength-{arm.label}/rows.csv")
+    return rows[rows["measure"].isin(GAME)].assign(setting="fine-tuned")
+
+
+def _along(runs: Path, arm: Arm) -> pd.DataFrame:
+    rows = read_table(runs / f"along-{arm.label}/rows.csv")
+    rows = rows[rows["measure"].isin(GAME)]
+    return rows.assign(setting="epoch " + rows["weights"].str.split("@").str[1])
+
+
+def _features(runs: Path, arm: Arm) -> pd.DataFrame:
+    tables = []
+    for probe in ("clean", "linear"):
+        told = pd.read_csv(runs / f"{probe}-{arm.label}/predictions.csv")
+        told = told[told["measure"] == f"{probe}_top1"]
+        right = (told["label"] == told["predicted"]).astype(float)
+        measure = {"clean": "accuracy", "linear": "linear probe"}[probe]
+        tables.append(pd.DataFrame({"measure": measure, "image": told["image"], "value": right}))
+    for folder in sorted(runs.glob(f"occlusion-*-{arm.label}")):
+        fill = folder.name.removeprefix("occlusion-").removesuffix(f"-{arm.label}")
+        for file in sorted((folder / "images").glob("*.csv.gz")):
+            occluder = file.name.removesuffix(".csv.gz").rsplit("-", 1)[1]
+            told = pd.read_csv(file).rename(columns={"fraction": "at"})
+            told = told.assign(measure="occluded accuracy", setting=f"{occluder} {fill}")
+            tables.append(told.assign(value=told["correct"].astype(float)))
+    for file, state in _by_state(runs / f"invariance-{arm.label}/images"):
+        told = pd.read_csv(file).rename(columns={"ratio": "at"})
+        told = told[(told["at"] > 0) & (told["layer"] != "output")]
+        for column, measure in (
+            ("centred_cosine", "similarity"),
+            ("untrained_centred_cosine", "similarity untrained"),
+        ):
+            values = told.assign(value=told[column], measure=measure)
+            tables.append(values.assign(setting=state + " " + told["layer"]))
+    for file, state in _by_state(runs / f"spectrum-{arm.label}/images"):
+        told = pd.read_csv(file)
+        bands = [name for name in told if name.startswith("k") and name[1:].isdigit()]
+        high = told[bands].ffill(axis=1).iloc[:, -1]
+        own = told.assign(at=told["index"], setting=state)
+        tables += [
+            own.assign(measure="high frequencies", value=high),
+            own.assign(measure="variance", value=told["variance"]),
+        ]
+    filled = [table.reindex(columns=["measure", "setting", "at", "image", "value"]) for table in tables]
+    rows = pd.concat(filled, ignore_index=True)
+    return rows.assign(setting=rows["setting"].fillna(""), at=rows["at"].fillna(0.0))
+
+
+def _by_state(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Tables of a network and, where it was pre-trained, of the encoder before fine-tuning."""
+    for file in sorted(folder.glob("*.csv.gz")):
+        yield file, "encoder" if "encoder" in file.name else "fine-tuned"
+
+
+def quantities(rows: pd.DataFrame) -> pd.DataFrame:
+    """Everything that is compared, a value per network and image."""
+    game = rows["measure"].isin(GAME)
+    found = [rows[~game & (rows["measure"] != "similarity untrained")]]
+    for (arch, arm, seed, setting), of in rows[game].groupby(
+        ["arch", "arm", "seed", "setting"], sort=False
+    ):
+        own = {"arch": arch, "arm": arm, "seed": seed, "setting": setting}
+        found += [table.assign(**own) for table in _orders(of)]
+    found += _areas(rows)
+    return pd.concat(found, ignore_index=True)[list(ROWS)]
+
+
+def _orders(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """J of one network at every order and in every band, as values of its images."""
+    rows = rows.assign(setting="grid=8x8")
+    for estimator, name in (("rms", "J"), ("plug_in", "J published")):
+        strength = strength_from(rows, estimator)  # type: ignore[arg-type]
+        values_IO = strength.J + strength.influence_IO
+        images = np.array(strength.images, dtype=object)
+        for o, ratio in enumerate(strength.ratios_O):
+            yield pd.DataFrame(
+                {"measure": name, "at": ratio, "image": images, "value": values_IO[:, o]}
+            )
+        ends = {} if strength.bracket is None else dict(zip(("from", "to"), strength.bracket, strict=True))
+        for band, inside_O in bands_of(strength.orders_O, strength.n).items():
+            value_I = values_IO[:, inside_O].mean(axis=1)
+            yield pd.DataFrame(
+                {"measure": f"{name} {band}", "at": 0.0, "image": images, "value": value_I}
+            )
+            for end, J_O in ends.items():  # what noise of contexts leaves open
+                moved_I = value_I + (J_O - strength.J)[inside_O].mean()
+                of = f"{name} {band}, {end}"
+                yield pd.DataFrame({"measure": of, "at": 0.0, "image": images, "value": moved_I})
+
+
+def _areas(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """Means over hidden fractions; and of similarities, over layers, less those untrained."""
+    network = ["arch", "arm", "seed"]
+    hidden = rows[(rows["measure"] == "occluded accuracy") & (rows["at"] > 0)]
+    whole = rows[(rows["measure"] == "occluded accuracy") & (rows["at"] == 0)]
+    key = [*network, "setting", "image"]
+    area = hidden.groupby(key, sort=False)["value"].mean()
+    kept = (area - whole.groupby(key, sort=False)["value"].mean()).reset_index()
+    similar = rows[rows["measure"].isin(["similarity", "similarity untrained"])]
+    similar = similar.assign(setting=similar["setting"].str.split(" ").str[0])
+    means = similar.groupby([*key, "measure"], sort=False)["value"].mean().unstack("measure")
+    if len(means):
+        means["similarity gained"] = means["similarity"] - means["similarity untrained"]
+    gained = means.reset_index()
+    tables = [
+        area.reset_index().assign(measure="occluded accuracy, mean"),
+        kept.assign(measure="occluded accuracy, mean less clean"),
+    ]
+    if len(gained):
+        tables += [
+            gained.assign(measure="similarity, mean", value=gained["similarity"]),
+            gained.assign(measure="similarity gained, mean", value=gained["similarity gained"]),
+        ]
+    return [table.assign(at=0.0)[list(ROWS)] for table in tables]
+
+
+def values_of(found: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Values ``(seeds, images)`` of every arm, of one quantity and architecture."""
+    arms = {}
+    images = None
+    for arm, of in found.groupby("arm", sort=False):
+        wide = of.pivot(index="seed", columns="image", values="value")
+        if images is not None and list(wide.columns) != images:
+            raise ValueError(f"expected the same images in all arms, got others in {arm}")
+        images = list(wide.columns)
+        if wide.isna().to_numpy().any():
+            raise ValueError(f"expected all images of all seeds in {arm}")
+        arms[str(arm)] = wide.to_numpy(dtype=float)
+    return arms
+
+
+def row_of(found: TwoLevel, a_SI: np.ndarray, b_TI: np.ndarray | None = None) -> dict[str, float]:
+    """An interval as columns of a table."""
+    seeds = len(a_SI) if b_TI is None else min(len(a_SI), len(b_TI))
+    return {
+        "estimate": found.estimate,
+        "low": found.low,
+        "high": found.high,
+        "se": found.se,
+        "p": found.p,
+        "df": found.df,
+        "seeds": seeds,
+        "images": a_SI.shape[1],
+        "seed_variance": found.seed_variance,
+        "image_variance": found.image_variance,
+    }
+
+
+def means(found: pd.DataFrame) -> pd.DataFrame:
+    """Means of arms with their intervals."""
+    rows = []
+    for key, of in found.groupby(KEY, sort=False):
+        for arm, values_SI in values_of(of).items():
+            one = row_of(two_level(values_SI), values_SI)
+            rows.append(dict(zip(KEY, key, strict=True)) | {"arm": arm} | one)
+    return pd.DataFrame(rows)
+
+
+def differences(found: pd.DataFrame) -> pd.DataFrame:
+    """Differences of all pairs of arms, with Holm's correction within a quantity."""
+    rows = []
+    for key, of in found.groupby(KEY, sort=False):
+        arms = values_of(of)
+        for arm, a_SI in arms.items():
+            for minus, b_TI in arms.items():
+                if arm != minus:
+                    one = row_of(two_level(a_SI, b_TI), a_SI, b_TI)
+                    own = {"arm": arm, "minus": minus}
+                    rows.append(dict(zip(KEY, key, strict=True)) | own | one)
+    table = pd.DataFrame(rows)
+    if len(table):
+        table["p_holm"] = table.groupby(["measure", "arch"])["p"].transform(_holm)
+    return table
+
+
+def _holm(p: pd.Series) -> np.ndarray:
+    adjusted = p.to_numpy(dtype=float).copy()
+    known = ~np.isnan(adjusted)
+    adjusted[known] = holm(adjusted[known].tolist())
+    return adjusted

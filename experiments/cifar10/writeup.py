@@ -1,0 +1,225 @@
+"""Which claims of the two papers hold here: each by an interval, never by hand.
+
+    holds          the 95 % interval over images and seeds is on the claimed side
+    does not hold  it is on the other side
+    not decided    it holds 0 (or there is one seed); then how many seeds or images would decide, if
+                   the difference were as large as it was found
+
+A claim that something is kept (C2) is one of being less than :data:`MARGIN` worse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm, t
+
+from a2mim.files import write_whole
+from experiments.cifar10.plan import Plan
+from interactions.stats import holm, two_level
+
+MARGIN = 0.01
+"""Accuracy that may be lost where a claim says that none is."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, and the difference of two arms that it is about.
+
+    Attributes:
+        source: paper, and our short name.
+        text: what it says.
+        arch: of the networks.
+        arm: of which more (or less) is claimed.
+        minus: than of this arm.
+        measure: a quantity of :mod:`experiments.cifar10.tables`.
+        setting: of it; of two settings with ``/`` between them, those of arm and minus.
+        sign: 1 for more, -1 for less.
+        margin: what may be missing.
+    """
+
+    source: str
+    text: str
+    arch: str
+    arm: str
+    minus: str
+    measure: str
+    setting: str = ""
+    sign: int = 1
+    margin: float = 0.0
+
+
+def claims(epochs: int) -> list[Claim]:
+    """All claims, of a study with so many epochs of pre-training."""
+    found = []
+    names = {"vit": "ViT", "resnet": "ResNet"}
+    for arch, name in names.items():
+        methods = ("a2mim", "simmim", *(("mae",) if arch == "vit" else ()))
+        for method in methods:
+            text = f"{method} pre-training raises middle orders after fine-tuning, {name}"
+            of = (arch, method, "scratch")
+            found.append(Claim("A2MIM, middle orders", text, *of, "J middle", "fine-tuned"))
+    for arch, name in names.items():
+        for occluder in ("random", "salient"):
+            for minus in ("scratch", "strong"):
+                text = f"a2mim is more accurate than {minus} where patches are hidden, {occluder}, {name}"
+                of = (arch, "a2mim", minus, "occluded accuracy, mean")
+                found.append(Claim("A2MIM, robustness", text, *of, f"{occluder} zero"))
+    for arch, name in names.items():
+        of = (arch, "a2mim", "simmim")
+        text = f"A2MIM above SimMIM in fine-tuned accuracy, {name}"
+        found.append(Claim("A2MIM, over SimMIM", text, *of, "accuracy"))
+        text = f"A2MIM above SimMIM in middle orders, {name}"
+        found.append(Claim("A2MIM, over SimMIM", text, *of, "J middle", "fine-tuned"))
+    for arch, name in names.items():
+        text = f"middle orders rise from the untrained network to the end of pre-training, {name}"
+        of = (arch, "a2mim", "a2mim", "J middle", f"epoch {epochs}/epoch 0")
+        found.append(Claim("A2MIM, along pre-training", text, *of))
+    for method in ("mae", "simmim"):
+        text = f"C1: {method} encoder keeps more of occluded images' features than a supervised one"
+        of = ("vit", method, "scratch", "similarity, mean", "encoder/fine-tuned")
+        found.append(Claim("Kong & Zhang", text, *of))
+    text = "C2: contrastive MAE fine-tunes as well as MAE (to a point of accuracy)"
+    found.append(Claim("Kong & Zhang", text, "vit", "cmae", "mae", "accuracy", margin=MARGIN))
+    text = "C3: pre-training on 10 images beats none after fine-tuning"
+    found.append(Claim("Kong & Zhang", text, "vit", "mae-10-images", "scratch", "accuracy"))
+    text = "C4: a linear probe of the MAE encoder is below that of supervised features"
+    found.append(Claim("Kong & Zhang", text, "vit", "mae", "scratch", "linear probe", sign=-1))
+    return found
+
+
+def judged(found: pd.DataFrame, epochs: int) -> pd.DataFrame:
+    """Every claim with its difference, interval and verdict.
+
+    Args:
+        found: of :func:`experiments.cifar10.tables.quantities`.
+        epochs: of pre-training.
+    """
+    rows = []
+    for claim in claims(epochs):
+        settings = claim.setting.split("/")
+        a_SI = _values(found, claim, claim.arm, settings[0])
+        b_TI = _values(found, claim, claim.minus, settings[-1])
+        row: dict[str, object] = {"source": claim.source, "claim": claim.text}
+        row["measure"] = f"{claim.measure} ({claim.setting})" if claim.setting else claim.measure
+        if not len(a_SI) or not len(b_TI):
+            rows.append(row | {"verdict": "not measured", "takes": "a larger budget"})
+            continue
+        common = a_SI.columns.intersection(b_TI.columns)
+        a, b = a_SI[common].to_numpy(dtype=float), b_TI[common].to_numpy(dtype=float)
+        of = two_level(a, b)
+        seeds = min(len(a), len(b))
+        verdict = verdict_of(of.low, of.high, claim.sign, claim.margin)
+        takes = "" if verdict != "not decided" else takes_of(
+            claim.sign * of.estimate + claim.margin,
+            *(of.seed_variance, of.image_variance, seeds, len(common)),
+        )
+        rows.append(
+            row
+            | {
+                "difference": of.estimate,
+                "low": of.low,
+                "high": of.high,
+                "p": of.p,
+                "seeds": seeds,
+                "images": len(common),
+                "verdict": verdict,
+                "takes": takes,
+            }
+        )
+    table = pd.DataFrame(rows).reindex(
+        columns=[
+            *("source", "claim", "measure", "difference", "low", "high", "p", "p_holm"),
+            *("seeds", "images", "verdict", "takes"),
+        ]
+    )
+    known = table["p"].notna()
+    if known.any():
+        table.loc[known, "p_holm"] = holm(table.loc[known, "p"].astype(float).tolist())
+    return table
+
+
+def _values(found: pd.DataFrame, claim: Claim, arm: str, setting: str) -> pd.DataFrame:
+    of = found[
+        (found["arch"] == claim.arch)
+        & (found["arm"] == arm)
+        & (found["measure"] == claim.measure)
+        & (found["setting"] == setting)
+    ]
+    return of.pivot(index="seed", columns="image", values="value")
+
+
+def verdict_of(low: float, high: float, sign: int, margin: float = 0.0) -> str:
+    """What an interval says about a claimed direction."""
+    low, high = (low, high) if sign > 0 else (-high, -low)
+    if low > -margin:
+        return "holds"
+    return "does not hold" if high < -margin else "not decided"
+
+
+def takes_of(
+    difference: float, seed_variance: float, image_variance: float, seeds: int, images: int
+) -> str:
+    """Seeds or images that would decide, if the difference were as large as it was found."""
+    if np.isnan(seed_variance):
+        return "more than one seed"
+    if difference == 0:
+        return "no number would decide a difference of 0"
+    most = (norm.ppf(0.975) ** 2) * image_variance / difference**2
+    if most < 0.9:
+        for n in range(seeds, 1001):
+            se = np.sqrt(seed_variance * seeds / n + image_variance)
+            if t.ppf(0.975, 2 * (n - 1)) * se < abs(difference):
+                return f"{n} seeds, were the difference as found"
+    needed = int(np.ceil(images * most * 2))
+    return f"about {needed} images and more seeds, were the difference as found"
+
+
+def page(table: pd.DataFrame, plan: Plan, done: int, stages: int) -> str:
+    """The write-up, in Markdown."""
+    size = plan.size
+    lines = [
+        "# What masked pre-training changes, in small",
+        "",
+        f"Images: {plan.data}, {size.train} for training and {size.test} for testing, at "
+        f"{size.image_size} px. {size.seeds} training seeds; {size.pretrain_epochs} epochs of "
+        f"pre-training and {size.finetune_epochs} of fine-tuning, in batches of {size.batch}, for "
+        f"every arm. Budget: {plan.budget} ({plan.device}). Done: {done} of {stages} stages.",
+        "",
+        f"Interactions: {size.strength} test images, {size.pairs} pairs of neighbours each, "
+        f"{size.replicates} contexts a pair and order, 13 orders, 8 x 8 players, log-odds of the "
+        "true class, hidden patches of the mean colour; J from the unbiased RMS strength. Middle "
+        "orders: 0.1 to 0.5 of n-2. Along pre-training there is no classifier: the value is the "
+        f"projection onto the features of the whole image, of {size.along} images.",
+        "",
+        "Intervals: 95 %, over images and training seeds (`interactions.stats.two_level`). The "
+        "verdict is the interval's: *holds* if it is on the claimed side of 0, *does not hold* if "
+        "on the other, else *not decided*. Holm's p is over all claims of the table.",
+        "",
+        "| claim | difference | 95 % interval | Holm's p | seeds | images | verdict | would take |",
+        "|---|---:|---|---:|---:|---:|---|---|",
+    ]
+    for row in table.to_dict("records"):
+        if pd.isna(row["difference"]):
+            cells = ["", "", "", "", ""]
+        else:
+            unknown = pd.isna(row["low"])
+            ends = "none from one seed" if unknown else f"[{row['low']:.3f}, {row['high']:.3f}]"
+            p = "" if pd.isna(row["p_holm"]) else f"{row['p_holm']:.2g}"
+            cells = [f"{row['difference']:+.3f}", ends, p, f"{row['seeds']:.0f}"]
+            cells.append(f"{row['images']:.0f}")
+        words = [f"{row['source']}: {row['claim']}", *cells, f"**{row['verdict']}**", row["takes"]]
+        lines.append("| " + " | ".join(words) + " |")
+    counts = table["verdict"].value_counts()
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return "\n".join([*lines, "", f"In all: {summary}.", ""])
+
+
+def write_page(table: pd.DataFrame, plan: Plan, done: int, stages: int, folder: Path) -> None:
+    """Write ``README.md`` and ``claims.csv``."""
+    csv = table.to_csv(None, index=False, float_format="%.6g", lineterminator="\n")
+    write_whole(folder / "claims.csv", csv)
+    write_whole(folder / "README.md", page(table, plan, done, stages))
