@@ -11,7 +11,7 @@ ALL := -m 'not slow and not gpu'
 AS_BEFORE := --ignore tests/experiments/test_network_walk.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-lowest test-wheel check fix figures bench clean
+.PHONY: help install demo docs test test-all test-lowest test-wheel check fix figures bench clean
 
 help:  ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -29,6 +29,14 @@ $(READY) $(LOWEST)/.ready:
 
 demo: $(READY)  ## Pretrain, train, measure and draw on real images (about 4 minutes)
 	$(BIN)/a2mim demo $(ARGS)
+
+# Sphinx comes into the same environment when it is first wanted.
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
+	@touch $@
+
+docs: $(VENV)/.docs  ## Build the pages into docs/_build/html; warnings are errors (a minute)
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_build/trees docs docs/_build/html
 
 test: $(READY)  ## Run the quick tests (at most 4 minutes on two cores)
 	$(BIN)/python $(SUITE) $(QUICK)
@@ -63,4 +71,4 @@ bench: $(READY)  ## Time the toolkit against bare models; writes results/bench/
 	$(BIN)/python -m experiments.bench $(ARGS)
 
 clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) $(LOWEST) .venv-wheel dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) .venv-wheel dist docs/_build docs/generated docs/notebooks docs/api/generated .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -22,7 +22,8 @@ DECLARED = [
     for requirement in group
     if requirement.name != PROJECT["name"]  # an extra that another one includes
 ]
-TOOLS = ("build", "mypy", "pandas-stubs", "playwright", "ruff", "twine")
+PAGES = ("furo", "myst-nb", "sphinx", "sphinx-copybutton")
+TOOLS = ("build", "mypy", "pandas-stubs", "playwright", "ruff", "twine", *PAGES)
 """Of which the lowest versions are not tested."""
 
 
@@ -61,9 +62,9 @@ def test_every_direct_dependency_of_the_tests_is_pinned():
             assert canonicalize_name(requirement.name) in TESTED
 
 
-def test_tests_have_every_extra_but_that_of_a_store():
+def test_tests_have_every_extra_but_those_of_a_store_and_of_pages():
     (own,) = [requirement for requirement in EXTRAS["dev"] if requirement.name == PROJECT["name"]]
-    assert own.extras == EXTRAS.keys() - {"dev", "s3"}
+    assert own.extras == EXTRAS.keys() - {"dev", "docs", "s3"}
 
 
 def test_the_wheel_holds_two_packages():

@@ -87,6 +87,7 @@ REWARDS: dict[str, Reward] = {
     "log_prob": log_prob,
     "probability": probability,
 }
+"""Values of a masked image by name: from the model's outputs and a class to one number each."""
 
 
 def reward_of(reward: str | Reward) -> Reward:
