@@ -91,8 +91,8 @@ from a2mim.runs.folder import (
 )
 from a2mim.runs.table import write_table
 from a2mim.settings.recipes import chosen
-from a2mim.training.arithmetic import fastest
-from a2mim.training.loop import Saving, Trained, pretrain
+from a2mim.training.arithmetic import compiles, fastest
+from a2mim.training.loop import Saving, StepReport, Trained, pretrain
 from a2mim.training.optim import (
     OFFICIAL_CNN,
     OFFICIAL_CNN_GAMMA,
@@ -147,16 +147,12 @@ def run(
     launched = torch.distributed.is_initialized()  # by whom called us, who will end it
     check(config, chosen(name, RECIPES)())
     device = pick_device(device, float64=False)
-    precision = config.precision or fastest(device)
-    config = replace(config, precision=precision)
+    config = settled(config, device)
     if device == "cpu":
         keep_memory()
     try:
         samples = samples_of(config)
-        method = method_of(config)
-        groups = parameter_groups(method, config.lr, config.weight_decay, RULES[config.rules])
-        fused = fused_on(device, precision)
-        optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+        method, optimiser = prepared(config, device)
         steps_per_epoch = Batches(len(samples), config.batch_size, config.seed).per_epoch
         images_ICHW = first_images(samples, config)
         knn = online_knn(config, device)
@@ -190,13 +186,12 @@ def run(
         print(f"log while it runs: {running / 'log.jsonl'}")
     try:
         with errors_explained():
-            trained = pretrain(
+            trained = fit(
                 method,
                 samples,
                 optimiser,
-                schedule(config, steps, steps_per_epoch),
-                normalise=Normalise(config.mean, config.std),
-                steps=steps,
+                config,
+                device,
                 on_step=log,
                 saving=Saving(
                     work / "checkpoints",
@@ -206,7 +201,6 @@ def run(
                     export=Exports(work, about, steps_per_epoch) if config.export_every else None,
                     export_steps=(config.export_every or 1) * steps_per_epoch,
                 ),
-                **engine_arguments(config, device, steps_per_epoch),
             )
     finally:
         log.close()
@@ -230,6 +224,54 @@ def run(
     if last.get("skipped"):
         print(f"unreadable images, for which others came: {last['skipped']:g}; warnings name them")
     print(f"backbone: {out / 'backbone.safetensors'}   pictures: {out / 'reconstructions.png'}")
+
+
+def settled(config: PretrainConfig, device: str) -> PretrainConfig:
+    """With what is faster on a device, where that was left open."""
+    return replace(
+        config,
+        precision=config.precision or fastest(device),
+        compile=compiles(device) if config.compile is None else config.compile,
+    )
+
+
+def prepared(config: PretrainConfig, device: str) -> tuple[Masked, torch.optim.Optimizer]:
+    """The method of a configuration and its optimiser.
+
+    Raises:
+        TypeError: as :func:`method_of`.
+        ValueError: as :func:`method_of`.
+    """
+    method = method_of(config)
+    groups = parameter_groups(method, config.lr, config.weight_decay, RULES[config.rules])
+    fused = fused_on(device, config.precision or fastest(device))
+    return method, torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+
+
+def fit(
+    method: Masked,
+    samples: Images,
+    optimiser: torch.optim.Optimizer,
+    config: PretrainConfig,
+    device: str,
+    *,
+    on_step: Callable[[StepReport], None],
+    saving: Saving | None = None,
+) -> Trained:
+    """Train as a configuration says: :func:`a2mim.training.loop.pretrain` with all it settles."""
+    steps_per_epoch = Batches(len(samples), config.batch_size, config.seed).per_epoch
+    steps = config.epochs * steps_per_epoch
+    return pretrain(
+        method,
+        samples,
+        optimiser,
+        schedule(config, steps, steps_per_epoch),
+        normalise=Normalise(config.mean, config.std),
+        steps=steps,
+        on_step=on_step,
+        saving=saving,
+        **engine_arguments(config, device, steps_per_epoch),
+    )
 
 
 def samples_of(config: PretrainConfig) -> Images:

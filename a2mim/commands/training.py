@@ -19,7 +19,7 @@ from a2mim.methods.masked_image_model import MaskedImageModel
 from a2mim.recipes.finetune import FinetuneConfig
 from a2mim.recipes.pretrain import A2mim, Cmae, CmaeTokens, PretrainConfig
 from a2mim.runs.progress import worked_with
-from a2mim.training.arithmetic import fastest
+from a2mim.training.arithmetic import compiles, fastest
 from a2mim.training.loop import Interrupted
 from a2mim.training.state import CheckpointError
 
@@ -47,7 +47,7 @@ def engine_arguments(
         "ema": config.ema,
         "seed": config.seed,
         "precision": config.precision or fastest(device),
-        "compile": config.compile,
+        "compile": compiles(device) if config.compile is None else config.compile,
         "channels_last": usual_layout if config.channels_last is None else config.channels_last,
         "sync_batchnorm": config.sync_batchnorm,
         "cpu": device == "cpu",

@@ -210,7 +210,8 @@ class PretrainConfig:
         ema: decay per step of averaged weights, which are saved beside the last ones; None: none.
         precision: arithmetic: float32 (IEEE), tf32, or mixed precision; None: bfloat16 with TF32 on
             a GPU, float32 on a CPU.
-        compile: whether to use torch.compile.
+        compile: whether to use torch.compile, which takes a minute at first; None: on a GPU, where
+            Triton and a C compiler are.
         channels_last: layout of images and kernels in memory; None: on CUDA devices without fsdp.
         sync_batchnorm: whether batch norms see the images of all processes.
         unused_parameters: with several processes, look for parameters without a gradient; some
@@ -263,7 +264,7 @@ class PretrainConfig:
     clip: float | None = None
     ema: float | None = None
     precision: Literal["float32", "tf32", "float16", "bfloat16"] | None = None
-    compile: bool = False
+    compile: bool | None = None
     channels_last: bool | None = None
     sync_batchnorm: bool = False
     unused_parameters: bool = False
@@ -761,6 +762,7 @@ def _small(**changes: Any) -> PretrainConfig:
         clip=5.0,
         workers=1,
         save_every=1,
+        compile=False,  # would take longer than it saves
     )
     return changed(base, **changes)
 
@@ -882,7 +884,15 @@ def cifar10_vit_gpu() -> PretrainConfig:
     Expected: not measured.
     """
     tiny = {"patch_size": 4, "class_token": False, "global_pool": "avg", "fc_norm": False}
-    return _small(model_kwargs=tiny, epochs=100, batch_size=512, workers=8, save_every=20, warmup=5)
+    return _small(
+        model_kwargs=tiny,
+        epochs=100,
+        batch_size=512,
+        workers=8,
+        save_every=20,
+        warmup=5,
+        compile=None,
+    )
 
 
 @recipe
@@ -899,6 +909,7 @@ def cifar10_resnet_gpu() -> PretrainConfig:
         workers=8,
         save_every=20,
         warmup=5,
+        compile=None,
         **(_SMALL_RESNET | {"model_kwargs": {}}),
     )
 
@@ -920,6 +931,7 @@ def tiny_imagenet100_vit() -> PretrainConfig:
         workers=8,
         save_every=20,
         warmup=5,
+        compile=None,
         mean=IMAGENET["mean"],
         std=IMAGENET["std"],
     )

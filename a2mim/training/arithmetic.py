@@ -10,8 +10,11 @@ What mixed precision leaves in float32 is TF32.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 import torch
@@ -25,6 +28,15 @@ MIXED: dict[str, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfl
 def fastest(device: str) -> Precision:
     """What a run takes that was not told: bfloat16 on a GPU, float32 on a CPU."""
     return "bfloat16" if device == "cuda" else "float32"
+
+
+def compiles(device: str) -> bool:
+    """Whether a run that was not told compiles its network.
+
+    On a GPU, if Triton is installed and the C compiler that it calls is there too.
+    """
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return device == "cuda" and find_spec("triton") is not None and compiler is not None
 
 
 def check_precision(precision: str, device: torch.device) -> None:

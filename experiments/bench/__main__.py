@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 
 from a2mim.messages import UsageError
-from experiments.bench.table import bench
+from experiments.bench.table import MINUTES, bench
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,20 @@ class Bench:
 
     out: Path = Path("results/bench")
     """Folder of the table."""
-    repeats: int = 5
-    """Runs of each side where time or memory is measured; medians are reported."""
+    repeats: int | None = None
+    """Runs of each side where time or memory is measured; medians are reported. None: 5, and 3 on a
+    GPU."""
     rows: tuple[str, ...] = ()
     """Beginnings of names of rows to run, such as interactions/forwards; all rows if left out."""
+    minutes: float = MINUTES
+    """What may be spent on a GPU; rows that might take longer are left out, and named."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark; exit code 2 for bad input."""
     command = tyro.cli(Bench, args=arguments, prog="python -m experiments.bench")
     try:
-        bench(command.out, command.repeats, command.rows)
+        bench(command.out, command.repeats, command.rows, command.minutes)
     except UsageError as error:
         print(f"bench: {error}", file=sys.stderr)
         sys.exit(2)

@@ -22,9 +22,7 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from functools import partial
 from typing import Any, Literal
 
@@ -39,7 +37,6 @@ from experiments.bench.memory import STATUS, _peak
 from experiments.bench.timing import Row, alternate
 from experiments.bench.training import STEP_MODELS
 from interactions.features.invariance import invariance, untrained
-from interactions.networks.inference import Precision
 from interactions.occlusion.masks import OCCLUDERS, TENTHS
 from interactions.occlusion.predictions import occlude
 from interactions.patches import PatchGrid
@@ -51,11 +48,9 @@ SIZE, BATCH, IMAGES = 64, 64, 2048
 """Edge, batch and number of the images of the features rows: enough that what extract() does once,
 such as a hash of the weights, counts as little as in use."""
 
-OCCLUDED_SIZE, OCCLUDED, OCCLUDED_ON_GPU = 224, 16, 256
+OCCLUDED_SIZE, OCCLUDED = 224, 16
 """Edge and number of the images of the rows about hidden patches; the number is the batch, so all
 are full."""
-
-CPU = torch.device("cpu")
 
 MEMORY_SIZE, MEMORY_BATCH, FEW = 32, 64, 256
 """Edge, batch and number N of the images of the memory row."""
@@ -84,35 +79,28 @@ def features(row: str, what: What, name: str, repeats: int) -> Row:
     return _against_bare(row, ours, [network], images_ICHW.split(BATCH), repeats)
 
 
-def occlusion(row: str, name: str, repeats: int, device: torch.device = CPU) -> Row:
+def occlusion(row: str, name: str, repeats: int) -> Row:
     """Wall time of :func:`occlude` / of the bare model, as many forwards in such batches."""
-    network = _network(_model(name, device)).to(device)
-    count = OCCLUDED_ON_GPU if device.type == "cuda" else OCCLUDED
-    images_ICHW = _images(count, OCCLUDED_SIZE)
+    network = _network(STEP_MODELS[name][0])
+    images_ICHW = _images(OCCLUDED, OCCLUDED_SIZE)
     ours = partial(
         occlude,
         network,
         images_ICHW,
-        torch.arange(count),
+        torch.arange(OCCLUDED),
         PatchGrid(14, 14),
         OCCLUDERS["random"],
-        batch_size=count,
-        precision=_precision(device),
+        batch_size=OCCLUDED,
     )
     # Every image once as it is, and once for each fraction but 0.
-    target = 1 / 0.85 if device.type == "cuda" else 1.05
-    return _against_bare(row, ours, [network], [images_ICHW] * len(TENTHS), repeats, target=target)
+    return _against_bare(row, ours, [network], [images_ICHW] * len(TENTHS), repeats)
 
 
-def invariance_row(row: str, name: str, repeats: int, device: torch.device = CPU) -> Row:
+def invariance_row(row: str, name: str, repeats: int) -> Row:
     """Wall time of :func:`invariance` of all layers / of as many forwards in such batches."""
-    networks = [
-        untrained(partial(create_model, _model(name, device)), k).to(device) for k in (0, 1)
-    ]
-    on_gpu = device.type == "cuda"
-    count = OCCLUDED_ON_GPU if on_gpu else OCCLUDED
-    fractions = TENTHS if on_gpu else TENTHS[::3]
-    images_ICHW = _images(count, OCCLUDED_SIZE)
+    networks = [untrained(partial(create_model, STEP_MODELS[name][0]), k) for k in (0, 1)]
+    fractions = TENTHS[::3]
+    images_ICHW = _images(OCCLUDED, OCCLUDED_SIZE)
     ours = partial(
         invariance,
         networks[0],
@@ -122,8 +110,7 @@ def invariance_row(row: str, name: str, repeats: int, device: torch.device = CPU
         fractions=fractions,
         readouts=["mean"],  # of a ResNet no cell is wholly visible when much is hidden
         repeats=1,
-        batch_size=count,
-        precision=_precision(device),
+        batch_size=OCCLUDED,
     )
     batches = [images_ICHW] * (1 + len(fractions))
     return _against_bare(row, ours, networks, batches, repeats, target=1 / 0.6)
@@ -208,15 +195,6 @@ def _network(name: str, **options: Any) -> nn.Module:
     return untrained(partial(create_model, name, **options))
 
 
-def _model(name: str, device: torch.device) -> str:
-    """The timm model of a row: of the same family, larger on a GPU."""
-    return name if device.type == "cuda" else STEP_MODELS[name][0]
-
-
-def _precision(device: torch.device) -> Precision:
-    return "float16" if device.type == "cuda" else "float32"
-
-
 def _against_bare(
     row: str,
     ours: Callable[[], object],
@@ -225,56 +203,19 @@ def _against_bare(
     repeats: int,
     target: float = 1.05,
 ) -> Row:
-    """A row of wall times: ours against networks alone on these batches, the best bare loop."""
-    device = next(networks[0].parameters()).device
-    best, notes = _best_bare(networks, batches, device)
-    for warm_up in (ours, best):
-        warm_up()
-    with tqdm(total=2 * repeats, desc=row, leave=False) as bar:
-        seconds, baseline = alternate(_waited_for(ours, device), best, repeats, bar.update)
-    forwards = len(networks) * sum(map(len, batches))
-    notes = (*notes, f"{forwards / seconds:.4g} images/s, bare {forwards / baseline:.4g}")
-    return Row(row, seconds, baseline, target=target, unit="s", n=repeats, notes=notes)
+    """A row of wall times: ours against networks alone on these batches."""
 
-
-def _best_bare(
-    networks: Sequence[nn.Module], batches: Sequence[Tensor], device: torch.device
-) -> tuple[Callable[[], object], tuple[str, ...]]:
-    """The fastest way to run networks alone on these batches, and what it is called."""
-
-    def bare(ready: Sequence[nn.Module], given: Sequence[Tensor]) -> None:
+    def bare() -> None:
         with torch.inference_mode():
-            for network in ready:
-                for images_BCHW in given:
+            for network in networks:
+                for images_BCHW in batches:
                     network(images_BCHW)
 
-    if device.type != "cuda":
-        return partial(bare, networks, batches), ()
-    ways = {"half": torch.contiguous_format, "half, channels_last": torch.channels_last}
-    loops, seconds = {}, {}
-    for way, layout in ways.items():
-        ready = [deepcopy(network).half().to(memory_format=layout) for network in networks]
-        # The same images for all batches stay there once.
-        there = {id(x): x.to(device).half().to(memory_format=layout) for x in batches}
-        loops[way] = _waited_for(partial(bare, ready, [there[id(x)] for x in batches]), device)
-        loops[way]()  # warms up
-        start = time.perf_counter()
-        loops[way]()
-        seconds[way] = time.perf_counter() - start
-    best = min(seconds, key=seconds.__getitem__)
-    return loops[best], (f"best bare loop: {best}",)
-
-
-def _waited_for(run: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """The same, until the device has done it."""
-    if device.type != "cuda":
-        return run
-
-    def waited() -> None:
-        run()
-        torch.cuda.synchronize(device)
-
-    return waited
+    for warm_up in (ours, bare):
+        warm_up()
+    with tqdm(total=2 * repeats, desc=row, leave=False) as bar:
+        seconds, baseline = alternate(ours, bare, repeats, bar.update)
+    return Row(row, seconds, baseline, target=target, unit="s", n=repeats)
 
 
 def _in_a_process(images: int) -> float:

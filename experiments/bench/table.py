@@ -3,24 +3,28 @@
 A row compares two ways to do the same work on the same machine within the same minutes; absolute
 times belong to that machine only. Speed never gates a test.
 
-    interactions/overhead/*   seconds on top of the bare model, on a GPU the fastest  bench_timing
-    interactions/memory       MiB beyond an idle process                    bench_memory
-    interactions/forwards/*   forwards for the published error of J         bench_estimator
-    interactions/coverage/*   share of 95 % intervals that hold the truth   bench_estimator
-    interactions/false_positives  comparisons of equals that find a difference  bench_estimator
-    interactions/wall/*       seconds for the published error of J          bench_estimator
-    pretrain/step/*           images/s of an A2MIM step                     bench_training
-    loader/*                  images/s of our loaders                       bench_training
-    features/overhead/*       seconds on top of the bare model              bench_features
-    occlusion/overhead/*      seconds on top of the bare model              bench_features
-    invariance/overhead/*     seconds on top of both bare models            bench_features
-    occlusion/memory          MiB for four times the images                 bench_features
+    interactions/overhead/*   seconds on top of the bare model                        timing
+    interactions/memory       MiB beyond an idle process                              memory
+    interactions/forwards/*   forwards for the published error of J                   estimator
+    interactions/coverage/*   share of 95 % intervals that hold the truth             estimator
+    interactions/false_positives  comparisons of equals that find a difference        estimator
+    interactions/wall/*       seconds for the published error of J                    estimator
+    pretrain/step/*           images/s of an A2MIM step                               training
+    loader/*                  images/s of our loaders                                 training
+    features/overhead/*       seconds on top of the bare model                        features
+    occlusion/overhead/*      seconds on top of the bare model                        features
+    invariance/overhead/*     seconds on top of both bare models                      features
+    occlusion/memory          MiB for four times the images                           features
+
+With a GPU the rows are those that need it, images/s against the fastest bare loop:
+
+    {interactions,occlusion,invariance,pretrain}/gpu/*                                gpu
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +35,8 @@ from a2mim.files import write_whole
 from a2mim.messages import UsageError
 from a2mim.runs.folder import commit
 from experiments.bench import features as bench_features
+from experiments.bench import gpu
+from experiments.bench.contest import Contest, held, packs, seconds
 from experiments.bench.estimator import (
     coverage,
     false_positives,
@@ -40,17 +46,25 @@ from experiments.bench.estimator import (
     wall,
 )
 from experiments.bench.memory import STATUS, memory
-from experiments.bench.timing import GPU_MODELS, SHORT, Row, overhead, overhead_names
-from experiments.bench.training import CPU_STEPS, GPU_STEPS, STEP_MODELS, loader, step
+from experiments.bench.timing import CPU_MODELS, Row, overhead, short
+from experiments.bench.training import STEP_MODELS, loader, step
 
 COLUMNS = ["row", "ours", "baseline", "ratio", "target", "unit", "n", "commit"]
 
+
+MINUTES = 6.0
+"""What all rows of a GPU may take."""
+
+MEMORY_USED = 0.9
+"""Share of a GPU's memory for the processes of a pack."""
 
 HIDDEN = {"occlusion": bench_features.occlusion, "invariance": bench_features.invariance_row}
 """Rows about hidden patches."""
 
 
-def bench(out: Path, repeats: int, rows: Sequence[str] = ()) -> None:
+def bench(
+    out: Path, repeats: int | None = None, rows: Sequence[str] = (), minutes: float = MINUTES
+) -> None:
     """Run rows, print them, and write them to ``<out>/cpu.csv`` or ``<out>/<gpu name>.csv``.
 
     The file is written after every row. A row that is run replaces its line; lines of rows that are
@@ -58,57 +72,81 @@ def bench(out: Path, repeats: int, rows: Sequence[str] = ()) -> None:
 
     Args:
         out: the folder.
-        repeats: runs of each side where time or memory is measured; medians are reported.
+        repeats: runs of each side where time or memory is measured; medians are reported. 5, and 3
+            on a GPU, if left out.
         rows: beginnings of names of rows to run; all rows if empty.
+        minutes: what may be spent on a GPU: rows that would take longer are left out, and named.
 
     Raises:
-        UsageError: with less than one repeat, with a beginning that no row has, or if the file is
-            there and is not a table of the benchmark.
+        UsageError: with less than one repeat, with a beginning that no row has, if the file is
+            there and is not a table of the benchmark, and at the end if rows could not be had.
     """
+    on_gpu = torch.cuda.is_available()
+    repeats = (3 if on_gpu else 5) if repeats is None else repeats
     if repeats < 1:
         raise UsageError(f"expected at least 1 repeat, got {repeats}")
-    on_gpu = torch.cuda.is_available()
-    available = available_rows(repeats, on_gpu)
-    chosen = choose(list(available), rows)
-    machine = torch.cuda.get_device_name().lower().replace(" ", "-") if on_gpu else "cpu"
+    if on_gpu:
+        contests = gpu.contests()
+        names = [row for contest in contests for row in contest.ours]
+        chosen = choose(names, rows)
+        room = MEMORY_USED * torch.cuda.get_device_properties(0).total_memory / 2**30
+        found = in_packs([one.only(chosen) for one in contests], repeats, 60 * minutes, room)
+        machine = torch.cuda.get_device_name().lower().replace(" ", "-")
+    else:
+        available = cpu_rows(repeats)
+        chosen = choose(list(available), rows)
+        found = (available[name]() for name in chosen)
+        machine = "cpu"
     path = out / f"{machine}.csv"
     table, code = read(path), commit()
     out.mkdir(parents=True, exist_ok=True)
-    begin = time.perf_counter()
-    for k, name in enumerate(chosen, start=1):
-        start = time.perf_counter()
-        row = available[name]()
+    begin = start = time.perf_counter()
+    missing = []
+    for row in found:
+        if isinstance(row, str):
+            missing.append(row)
+            print(row)
+            continue
         table = merged(table, row, code)
         write_whole(path, table.to_csv(index=False, float_format="%.4g"))
-        print(f"[{k:2d}/{len(chosen)}] {name}  ({time.perf_counter() - start:.0f} s)")
+        print(f"{row.row}  ({time.perf_counter() - start:.0f} s)")
         for note in row.notes:
             print(f"        {note}")
+        start = time.perf_counter()
     print()
-    print(table[table["row"].isin(chosen)].to_string(index=False))
+    print(with_verdicts(table[table["row"].isin(chosen)]).to_string(index=False))
     print(f"\n{path}   ({time.perf_counter() - begin:.0f} s)")
+    if missing:
+        raise UsageError(f"rows that could not be had: {'; '.join(missing)}")
 
 
-def available_rows(repeats: int, on_gpu: bool) -> dict[str, Callable[[], Row]]:
-    """Rows by name, in the order in which they are run.
+def in_packs(
+    contests: Sequence[Contest], repeats: int, limit: float, gigabytes: float
+) -> Iterator[Row | str]:
+    """Rows of a GPU: what gets ready together, as long as there is time."""
+    begin = time.monotonic()
+    for pack in packs([contest for contest in contests if contest.ours], gigabytes):
+        needed, spent = seconds(pack, repeats), time.monotonic() - begin
+        if spent + needed > limit:
+            for row in (row for contest in pack for row in contest.ours):
+                yield f"{row}: left out, {spent + needed:.0f} s might be needed of {limit:.0f}"
+            continue
+        yield from held(pack, repeats)
 
-    On a machine with a GPU there are only the rows that need it: the others are about the estimator
-    or the CPU.
-    """
-    rows: dict[str, Callable[[], Row]] = {
-        row: partial(overhead, row, model, repeats, on_gpu)
-        for row, model in overhead_names(on_gpu).items()
-    }
-    device = torch.device("cuda" if on_gpu else "cpu")
-    if on_gpu:
-        for name, steps in GPU_STEPS.items():
-            row = f"pretrain/step/gpu/{name}"
-            rows[row] = partial(step, row, steps, repeats, device)
-        for name in ("vit_small", "resnet50"):
-            model = next(model for model in GPU_MODELS if SHORT[model] == name)
-            for what, hidden in HIDDEN.items():
-                row = f"{what}/overhead/gpu/{name}"
-                rows[row] = partial(hidden, row, model, repeats, device)
-        return rows
+
+def with_verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """With whether targets are met: rates have a lower bound, all else an upper one."""
+    rates = table["unit"].str.startswith("images/s") | table["row"].str.contains("/coverage/")
+    met = (table["ratio"] >= table["target"]).where(rates, table["ratio"] <= table["target"])
+    return table.assign(met=met.map({True: "yes", False: "NO"}))
+
+
+def cpu_rows(repeats: int) -> dict[str, Callable[[], Row]]:
+    """Rows by name, in the order in which they are run on a machine without a GPU."""
+    rows: dict[str, Callable[[], Row]] = {}
+    for model in CPU_MODELS:
+        row = f"interactions/overhead/{short(model)}"
+        rows[row] = partial(overhead, row, model, repeats)
     if STATUS.exists():  # Linux
         rows["interactions/memory"] = partial(memory, "interactions/memory", repeats)
     for name in ("cnn16", "vit16"):
@@ -121,9 +159,9 @@ def available_rows(repeats: int, on_gpu: bool) -> dict[str, Callable[[], Row]]:
     for name in ("cnn16", "vit_tiny"):
         row = f"interactions/wall/{name}"
         rows[row] = partial(wall, row, name, repeats)
-    for name, steps in CPU_STEPS.items():
+    for name in STEP_MODELS:
         row = f"pretrain/step/{name}"
-        rows[row] = partial(step, row, steps, repeats, device)
+        rows[row] = partial(step, row, name, repeats)
     for kind in ("folder", "tar"):
         row = f"loader/{kind}"
         rows[row] = partial(loader, row, kind, repeats)

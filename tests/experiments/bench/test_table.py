@@ -1,10 +1,14 @@
+import re
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
 
 from a2mim.messages import UsageError
 from experiments.bench import table as module
-from experiments.bench.table import available_rows, bench, choose, merged, read
+from experiments.bench.contest import Contest
+from experiments.bench.table import bench, choose, cpu_rows, merged, read, with_verdicts
 from experiments.bench.timing import Row
 
 COLUMNS = ["row", "ours", "baseline", "ratio", "target", "unit", "n", "commit"]
@@ -27,7 +31,7 @@ def two_rows(monkeypatch):
         return measure
 
     monkeypatch.setattr(
-        module, "available_rows", lambda repeats, on_gpu: {n: make(n) for n in ("b/one", "a/two")}
+        module, "cpu_rows", lambda repeats: {n: make(n) for n in ("b/one", "a/two")}
     )
     monkeypatch.setattr(module, "commit", lambda: "1234567")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -61,7 +65,7 @@ def test_what_is_measured_is_kept_when_a_later_row_fails(tmp_path, two_rows, mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr(
-        module, "available_rows", lambda *_: {"b/one": lambda: row("b/one"), "c/three": fail}
+        module, "cpu_rows", lambda *_: {"b/one": lambda: row("b/one"), "c/three": fail}
     )
     with pytest.raises(KeyboardInterrupt):
         bench(tmp_path, repeats=1)
@@ -94,25 +98,69 @@ def test_rows_are_chosen_by_the_beginnings_of_their_names():
     assert choose(names, ["i/wall/b", "i/overhead"]) == ["i/overhead/a", "i/wall/b"]
 
 
-def test_the_rows_there_are(monkeypatch):
-    names = list(available_rows(repeats=1, on_gpu=False))
+def test_the_rows_there_are():
+    names = list(cpu_rows(repeats=1))
     assert len(set(names)) == len(names)
-    assert {"interactions/overhead/resnet18", "interactions/forwards/vit16"} <= set(names)
     assert {
+        "interactions/overhead/resnet18",
+        "interactions/forwards/vit16",
+        "pretrain/step/vit_tiny",
         "features/overhead/extract/vit_tiny",
         "features/overhead/evaluate/resnet18",
         "occlusion/overhead/vit_tiny",
         "invariance/overhead/resnet18",
     } <= set(names)
-    assert list(available_rows(repeats=1, on_gpu=True)) == [
-        "interactions/overhead/gpu/vit_small",
-        "interactions/overhead/gpu/vit_base",
-        "interactions/overhead/gpu/resnet50",
-        "interactions/overhead/gpu/convnext_tiny",
-        "pretrain/step/gpu/vit_base",
-        "pretrain/step/gpu/resnet50",
-        "occlusion/overhead/gpu/vit_small",
-        "invariance/overhead/gpu/vit_small",
-        "occlusion/overhead/gpu/resnet50",
-        "invariance/overhead/gpu/resnet50",
-    ]
+
+
+def test_whether_targets_are_met():
+    table = pd.DataFrame(
+        [
+            ("pretrain/gpu/x", 0.96, 0.95, "images/s"),
+            ("loader/folder", 0.9, 1.0, "images/s/core"),
+            ("interactions/coverage/x", 1.0, 0.92, "share"),
+            ("interactions/false_positives", 1.3, 1.2, "share"),
+            ("interactions/overhead/x", 1.01, 1.05, "s"),
+        ],
+        columns=["row", "ratio", "target", "unit"],
+    )
+    assert with_verdicts(table)["met"].tolist() == ["yes", "NO", "yes", "NO", "yes"]
+
+
+def contest(row, turn):
+    return Contest({"bare": None}, {row: {"ours": None}}, {row: 0.9}, 60.0, 10.0, turn)
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """A GPU of 80 GB, and rows that take no time."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    about = SimpleNamespace(total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: about)
+    monkeypatch.setattr(module, "commit", lambda: "1234567")
+    made = [contest("a/gpu/x", 1.0), contest("b/gpu/x", 1.0), contest("c/gpu/x", 9.0)]
+    monkeypatch.setattr(module.gpu, "contests", lambda: made)
+    asked = []
+
+    def hold(pack, repeats):
+        asked.append(repeats)
+        for row in (row for one in pack for row in one.ours):
+            failed = f"{row}: no memory"
+            yield failed if row == "b/gpu/x" else Row(row, 95.0, 100.0, 0.9, "images/s", repeats)
+
+    monkeypatch.setattr(module, "held", hold)
+    return asked
+
+
+def test_rows_of_a_gpu_have_a_table_of_its_name(tmp_path, a_gpu, capsys):
+    bench(tmp_path, rows=["a/"])
+    assert a_gpu == [3]
+    assert read(tmp_path / "nvidia-h100.csv")["ratio"].tolist() == [0.95]
+    assert re.search(r"a/gpu/x .*0\.95 +0\.9 .*yes", capsys.readouterr().out)
+
+
+def test_what_failed_or_would_take_too_long_is_left_out_and_named(tmp_path, a_gpu):
+    """The last one would take 10 s to get ready and 10 turns of 9 s."""
+    with pytest.raises(UsageError, match=r"b/gpu/x: no memory; c/gpu/x: left out, 100 s might be"):
+        bench(tmp_path, minutes=1.5)
+    assert read(tmp_path / "nvidia-h100.csv")["row"].tolist() == ["a/gpu/x"]
