@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -73,7 +73,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: exit code 0 when done, 1 for wrong numbers, 2 for bad input, 130 if stopped."""
+    """Entry point: exit code 0 when done, 2 for bad input, 130 if stopped.
+
+    1 stands for wrong numbers, and for checkpoints that were left out of what is done otherwise.
+    """
     try:
         _run_explained(list(sys.argv[1:] if arguments is None else arguments))
     except BrokenPipeError:  # the reader had enough, of the help too
@@ -137,7 +140,7 @@ def _run_explained(arguments: Sequence[str]) -> None:
     from a2mim.runs.checks import InvariantError
 
     try:
-        _run(command)
+        left_out = _run(command)
     except (DataError, UsageError) as error:
         sys.exit(_say(f"a2mim: {error}", 2))
     except OSError as error:
@@ -151,9 +154,13 @@ def _run_explained(arguments: Sequence[str]) -> None:
     except KeyboardInterrupt as stop:
         why = str(stop) or "interrupted; run the same command again to go on"
         sys.exit(_say(f"\na2mim: {why}", 130))
+    if left_out:
+        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        sys.exit(_say(f"a2mim: done, but {len(left_out)} left out: {reasons}", 1))
 
 
-def _run(command: Any) -> None:
+def _run(command: Any) -> Mapping[str, str]:
+    """Do what a command asks for; what was left out of it, and why."""
     from a2mim.processes import process_rank
 
     rank, world = process_rank()
@@ -161,7 +168,7 @@ def _run(command: Any) -> None:
         if isinstance(command, DemoConfig):
             raise UsageError(f"expected one process for a2mim demo, got {world}")
         if rank:
-            return
+            return {}
     if isinstance(command, DemoConfig):
         from a2mim.commands.demo import demo
 
@@ -169,23 +176,23 @@ def _run(command: Any) -> None:
     elif isinstance(command, CompareConfig):
         from a2mim.commands.compare import run
 
-        run(command)
+        return run(command).left_out
     elif isinstance(command, InteractionsConfig):
         from a2mim.measure.interactions import interaction_curves
 
-        interaction_curves(command)
+        return interaction_curves(command)
     elif isinstance(command, InvarianceConfig):
         from a2mim.measure.invariance import invariance
 
-        invariance(command)
+        return invariance(command)
     elif isinstance(command, OcclusionConfig):
         from a2mim.measure.occlusion import occlusion
 
-        occlusion(command)
+        return occlusion(command)
     elif isinstance(command, SpectrumConfig):
         from a2mim.measure.spectrum import spectrum
 
-        spectrum(command)
+        return spectrum(command)
     elif isinstance(command, Pretrain):
         from a2mim.commands import pretrain
 
@@ -199,7 +206,7 @@ def _run(command: Any) -> None:
     elif isinstance(command, ReconstructConfig):
         from a2mim.commands.reconstruct import reconstruct
 
-        reconstruct(command)
+        return reconstruct(command)
     elif isinstance(command, Configs):
         from a2mim.probes.linear import RECIPES as SGD
         from a2mim.recipes.finetune import RECIPES as FINETUNE
@@ -213,17 +220,20 @@ def _run(command: Any) -> None:
         }
         print(show_recipe(command.name, commands) if command.name else list_recipes(commands))
     elif isinstance(command, ModelsConfig):
+        from a2mim.measure.checkpoints import listed
         from a2mim.measure.networks import models
 
-        models(command)
+        files = tuple(file for name in command.files for file in listed(name))
+        models(replace(command, files=files))
     elif isinstance(command, ProbeConfig):
         from a2mim.commands.probe import probe
 
-        probe(command)
+        return probe(command)
     else:
         from a2mim.commands.figures import redraw
 
         redraw(command.run, command.scale)
+    return {}
 
 
 def _say(message: str, code: int) -> int:

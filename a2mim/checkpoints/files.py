@@ -112,6 +112,8 @@ def read_state(path: Path, ema: Variant = "plain") -> StateFile:
     try:
         with path.open("rb") as file:
             start = file.read(512)
+    except FileNotFoundError as error:
+        raise WeightsError(f"expected a weights file, {path} is missing") from error
     except OSError as error:
         raise WeightsError(
             f"expected a weights file, cannot open {path}: {error.strerror or error}"

@@ -10,6 +10,7 @@ Averaged weights lie beside the others as ``backbone-ema.safetensors`` or ``mode
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,16 @@ from a2mim.checkpoints.files import Variant, WeightsError, first_names, one_line
 LOCAL = "local-dir:"
 """What timm puts before a folder of weights."""
 
+SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".tar", ".ckpt", ".pkl")
+"""How names of weights end."""
+
 _FILES = (
     *("backbone.safetensors", "model.safetensors"),
     *("pytorch_model.bin", "pytorch_model.pth", "model.pth"),
 )
 """What weights are called there; the first that is there is taken, as timm does."""
+_TELLERS = ("backbone.json", "model.json", "config.json")
+_FINETUNED = "part-*/seed-*/model.safetensors"
 
 
 def weights_in(folder: Path, ema: Variant = "plain") -> Path:
@@ -38,7 +44,7 @@ def weights_in(folder: Path, ema: Variant = "plain") -> Path:
     Raises:
         WeightsError: one line, if there are none, or those of several networks.
     """
-    seeds = sorted(path.parent for path in folder.glob("part-*/seed-*/model.safetensors"))
+    seeds = sorted(path.parent for path in folder.glob(_FINETUNED))
     if len(seeds) > 1:
         names = [str(seed.relative_to(folder)) for seed in seeds]
         raise WeightsError(
@@ -57,6 +63,43 @@ def weights_in(folder: Path, ema: Variant = "plain") -> Path:
         f"expected a folder with weights: a run of a2mim pretrain or a2mim probe --method "
         f"finetune, or timm's {LOCAL}PATH; found {_what(folder)}"
     )
+
+
+def files_in(folder: Path) -> list[Path]:
+    """All files of weights in a folder that is not of one network, sorted by the numbers in them.
+
+    A folder is of one network where a file tells its architecture, or is called as those that do,
+    and where there is one file of weights, if it is called as those that timm reads. The order is
+    natural: checkpoint-99 comes before checkpoint-799.
+
+    Args:
+        folder: a folder.
+
+    Returns:
+        The files; none where the folder is of one network, or has no weights in it.
+    """
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    files = [path for path in inside if path.name.endswith(SUFFIXES) and path.is_file()]
+    told = any(path.name in _TELLERS for path in inside)
+    known = any(path.name in _FILES for path in files)
+    runs = any((folder / name).exists() for name in ("checkpoints", "rows.csv"))
+    if told or runs or (known and len(files) == 1) or any(folder.glob(_FINETUNED)):
+        return []
+    return sorted(files, key=natural)
+
+
+def is_network(folder: Path) -> bool:
+    """Whether a folder holds weights that its name stands for, or those of several seeds."""
+    try:
+        return any(folder.glob(_FINETUNED)) or bool(weights_in(folder))
+    except WeightsError:
+        return False
+
+
+def natural(path: Path) -> list[tuple[int, str, int]]:
+    """What paths are sorted by: parts of them as text, and the numbers between as numbers."""
+    parts = re.split(r"([0-9]+)", str(path))
+    return [(0, "", int(part)) if k % 2 else (1, part, 0) for k, part in enumerate(parts)]
 
 
 def beside(path: Path) -> tuple[str, dict[str, Any], dict[str, Any], Path] | None:

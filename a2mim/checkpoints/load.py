@@ -39,7 +39,7 @@ from a2mim.checkpoints.files import (
     read_state,
     weights_hash,
 )
-from a2mim.checkpoints.folders import LOCAL, beside, weights_in
+from a2mim.checkpoints.folders import LOCAL, SUFFIXES, beside, weights_in
 from a2mim.checkpoints.renaming import OTHER_SET, Renamed, rename
 from a2mim.data.arrays import data_config, size_of_images
 from a2mim.data.sampler import keyed_generator
@@ -47,7 +47,6 @@ from a2mim.messages import did_you_mean
 
 UNTRAINED = "untrained:"
 HUB = "hf-hub:"
-_FILES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".tar", ".ckpt", ".pkl")
 _COUNTER = "num_batches_tracked"
 _TABLE = "relative_position_bias_table"
 LOOK = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
@@ -159,6 +158,8 @@ class LoadReport:
         assumed: settings that decide numbers and that nothing told.
         entries: what else the file holds: entry -> what it is; text of its header.
         title: what the network is to be called, if the user says so.
+        apart: the end of the path of its file that tells it from others of the same name, where
+            there are such.
         parameters: of the network, where that was counted.
     """
 
@@ -180,6 +181,7 @@ class LoadReport:
     assumed: tuple[Assumed, ...] = ()
     entries: dict[str, str] = field(default_factory=dict)
     title: str = ""
+    apart: str = ""
     parameters: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -370,7 +372,7 @@ def _is_file(name: str) -> bool:
         return True
     if name.startswith((HUB, UNTRAINED)) or timm.is_model(name):
         return False
-    return Path(name).exists() or name.endswith(_FILES) or "/" in name
+    return Path(name).exists() or name.endswith(SUFFIXES) or "/" in name
 
 
 def _load_named(

@@ -18,9 +18,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import fields
+from dataclasses import fields, replace
 from io import StringIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
@@ -29,6 +29,7 @@ from torch import nn
 from a2mim.checkpoints.custom import kept_in_memory
 from a2mim.data.sources import set_name
 from a2mim.files import write_whole
+from a2mim.measure.checkpoints import left_out_of, with_all
 from a2mim.measure.comparison import Comparison
 from a2mim.measure.interactions import BudgetError, interaction_curves
 from a2mim.measure.invariance import invariance
@@ -134,7 +135,7 @@ def run(config: CompareConfig) -> Comparison:
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
-    plan = first(lambda: planned(config))
+    plan = first(lambda: planned(with_all(config)))
     print(plan)
     config = plan.config
     everything = {**plan.settings, **plan.decides}
@@ -158,6 +159,7 @@ def run(config: CompareConfig) -> Comparison:
     if not is_first():
         wait()
         return Comparison(out)
+    plan = _without_failed(plan, work)
     done = [read_table(work / "panels" / panel / "rows.csv") for panel in plan.forwards]
     ran = {panel: _ran(rows) for panel, rows in zip(plan.forwards, done, strict=True)}
     measured = pd.concat(done, ignore_index=True)
@@ -167,6 +169,7 @@ def run(config: CompareConfig) -> Comparison:
     )
     write_table(pd.concat([measured, own[list(COLUMNS)]], ignore_index=True), work / "rows.csv")
     write_reports([network.report for network in plan.networks], work / "weights.json")
+    plan.left_out.keep(work)
     write_whole(work / "compare.json", json.dumps({**plan.to_dict(), "ran": ran}, indent=2) + "\n")
     label_run(work, plan.settings | {"ran": ran}, time.perf_counter() - start)
     comparison = Comparison(work)
@@ -178,6 +181,21 @@ def run(config: CompareConfig) -> Comparison:
     print(comparison)
     print(f"\npage: {out / 'compare.html'}   table: {out / 'rows.csv'}")
     return comparison
+
+
+def _without_failed(plan: Plan, work: Path) -> Plan:
+    """The plan, and which networks failed in panels: they are apart there, and noted."""
+    names = {plan.left_out.called(name): name for name in plan.config.checkpoints}
+    titles = dict(zip(names.values(), (one.title for one in plan.networks), strict=True))
+    apart = {panel: dict(of) for panel, of in plan.apart.items()}
+    notes = list(plan.notes)
+    for panel in plan.forwards:
+        for called, reason in left_out_of(work / "panels" / panel).items():
+            title = titles[names[called]]
+            apart.setdefault(panel, {})[title] = reason
+            notes.append(f"{title} failed in {panel}, which is without it: {reason}.")
+            plan.left_out.reasons[f"{title} in {panel}"] = reason
+    return replace(plan, apart=apart, notes=notes)
 
 
 def _larger_budget(plan: Plan, error: BudgetError) -> str:
@@ -208,7 +226,7 @@ def _run_panel(panel: Panel, plan: Plan, work: Path) -> None:
     out = work / "panels" / panel
     out.parent.mkdir(exist_ok=True)
     with redirect_stdout(StringIO()) as said:
-        _COMMANDS[panel](plan, plan.config, out)
+        _COMMANDS[panel](plan, _of_panel(plan, panel), out)
     if not is_first():
         return
     text = said.getvalue().replace(f"{out.parent}/", "")
@@ -217,10 +235,19 @@ def _run_panel(panel: Panel, plan: Plan, work: Path) -> None:
     write_whole(out.with_name(f"{panel}.txt"), text)
 
 
+def _of_panel(plan: Plan, panel: Panel) -> CompareConfig:
+    """The settings, with the checkpoints of a panel and what is said of them."""
+    checkpoints, weights = plan.checkpoints(panel), plan.config.weights
+    names = {name for one in checkpoints for name in (one, PurePath(one).name)}
+    own = tuple(words for words in weights.per_network if words[0] in names)
+    weights = replace(weights, per_network=own)
+    return replace(plan.config, checkpoints=checkpoints, weights=weights)
+
+
 def _predictions(plan: Plan, config: CompareConfig, out: Path) -> None:
     occlusion(
         OcclusionConfig(
-            plan.checkpoints("predictions"),
+            config.checkpoints,
             **_masked(config, out),
             label="truth" if config.label == "truth" else "prediction",
             fill=config.fill,
@@ -234,7 +261,7 @@ def _predictions(plan: Plan, config: CompareConfig, out: Path) -> None:
 def _interactions(plan: Plan, config: CompareConfig, out: Path) -> None:
     interaction_curves(
         InteractionsConfig(
-            plan.checkpoints("interactions"),
+            config.checkpoints,
             **_masked(config, out),
             label="prediction" if plan.projection else config.label,
             reward="projection" if plan.projection else "log_odds",
@@ -247,7 +274,7 @@ def _interactions(plan: Plan, config: CompareConfig, out: Path) -> None:
 def _similarity(plan: Plan, config: CompareConfig, out: Path) -> None:
     invariance(
         InvarianceConfig(
-            plan.checkpoints("similarity"),
+            config.checkpoints,
             **_masked(config, out),
             fill=config.fill,
             fractions=SIMILAR_AT,
@@ -259,7 +286,7 @@ def _similarity(plan: Plan, config: CompareConfig, out: Path) -> None:
 
 
 def _spectrum(plan: Plan, config: CompareConfig, out: Path) -> None:
-    spectrum(SpectrumConfig(plan.checkpoints("spectrum"), **_shared(config, out)))
+    spectrum(SpectrumConfig(config.checkpoints, **_shared(config, out)))
 
 
 _COMMANDS: dict[Panel, Callable[[Plan, CompareConfig, Path], None]] = {

@@ -34,6 +34,7 @@ from a2mim.data.sources import (
 )
 from a2mim.files import remove_made, write_whole
 from a2mim.measure import doubts
+from a2mim.measure.checkpoints import LeftOut, left_out_of, with_all
 from a2mim.measure.fitting import unlike
 from a2mim.measure.networks import (
     Networks,
@@ -108,21 +109,27 @@ class Number:
 
 @together()
 @nothing_left_empty()
-def probe(config: ProbeConfig) -> None:
+def probe(config: ProbeConfig) -> dict[str, str]:
     """Judge checkpoints, print a table and write the run folder; an interrupted run goes on.
+
+    Returns:
+        Which checkpoints were left out: name -> why.
 
     Raises:
         UsageError: if a checkpoint, the data or a setting cannot be used.
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
+    config = with_all(config)
     _check(config)
     device = pick_device(config.device, float64=False)
     if device == "cpu":
         keep_memory()
     # All are loaded before the first is judged: a wrong one is not found out after hours.
     networks = Networks(config.weights)
-    reports = first(lambda: [networks(name).report for name in config.checkpoints])
+    left_out = LeftOut(config.checkpoints, config.weights)
+    reports = first(lambda: left_out.each(lambda name: networks(name).report))
+    config = replace(config, checkpoints=left_out.rest())
     check_different(reports)
     for report in reports:
         print(report)
@@ -137,33 +144,42 @@ def probe(config: ProbeConfig) -> None:
     everything = settings | {
         "checkpoints": [identity(name, report) for name, report in pairs],
         "images": first(lambda: [samples.contents() for samples in _samples(config)]),
+        **left_out.decides(),
     }
     run = open_run(config.out, "probe", nicknames(reports), everything, resume=config.resume)
     if run.finished:
-        return
+        return left_out_of(run.out)
     work, out = run.work, run.out
+    left_out.go_on(work)
     print(f"plan: {config.method}, {worked_with(device, config.precision, _sizes(reports))}")
     parts = [work / f"part-{number:03d}" for number in range(len(reports))]
 
-    def one(number: int) -> pd.DataFrame:
-        name = config.checkpoints[number]
-        return _judge(config, name, networks.take(name), parts[number], device)
+    def one(name: str) -> tuple[pd.DataFrame, LoadReport, Path]:
+        number = config.checkpoints.index(name)
+        part = parts[number]
+        try:
+            rows = joined(
+                [part / "rows.csv"],
+                lambda _: _judge(config, name, networks.take(name), part, device),
+            )
+        except (FloatingPointError, ValueError) as error:
+            raise UsageError(str(error)) from error
+        return rows, reports[number], part
 
     said = []
     if config.method != "clean" and is_first():
         said = doubts.of_training(*_samples(config))
         for doubt in said:
             print(doubt)
-    try:
-        rows = joined([part / "rows.csv" for part in parts], one)
-    except (FloatingPointError, ValueError) as error:
-        raise UsageError(str(error)) from error
+    judged = left_out.each(one)
     if not is_first():
-        return
+        return {}
+    parts = [part for *_, part in judged]
+    rows = pd.concat([rows for rows, *_ in judged], ignore_index=True)
     write_table(rows, work / "rows.csv")
     about = [
         {"weights": kept(report), "numbers": json.loads((part / "details.json").read_text())}
-        for report, part in zip(reports, parts, strict=True)
+        for _, report, part in judged
     ]
     write_whole(work / "probe.json", json.dumps(about, indent=2) + "\n")
     if config.method != "finetune":
@@ -175,9 +191,12 @@ def probe(config: ProbeConfig) -> None:
         write_whole(work / "predictions.csv", pd.concat(predictions).to_csv(index=False))
         for part in parts:
             remove_made(part, PARTS)
+    left_out.keep(work)
+    said += left_out.sentences()
     finish_run(run, settings | {"doubts": said}, time.perf_counter() - start)
     print(summary(rows).to_string(index=False))
     print(f"table: {out / 'rows.csv'}   how each number came about: probe.json beside it")
+    return left_out.named()
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

@@ -34,6 +34,7 @@ from a2mim.data.augment import PilTransform
 from a2mim.data.sampler import keyed_seed
 from a2mim.data.sources import Source, as_seen, images_of, set_name
 from a2mim.files import write_arrays
+from a2mim.measure.checkpoints import LeftOut, left_out_of, with_all
 from a2mim.measure.networks import (
     called,
     check_different,
@@ -86,17 +87,22 @@ class _Network:
 
 
 @nothing_left_empty()
-def reconstruct(config: ReconstructConfig) -> None:
+def reconstruct(config: ReconstructConfig) -> dict[str, str]:
     """Draw what networks predict of hidden patches, and write its error image by image.
+
+    Returns:
+        Which checkpoints were left out: name -> why.
 
     Raises:
         UsageError: if a checkpoint has no decoder, or a setting cannot be used.
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
+    config = with_all(config)
     sources = _sources(config)
     device = pick_device(config.device, float64=False)
-    networks = [_network(name, config) for name in config.checkpoints]
+    left_out = LeftOut(config.checkpoints, config.weights)
+    networks = left_out.each(lambda name: _network(name, config))
     reports = [network.report for network in networks]
     check_different(reports)
     settings = asdict(config)
@@ -108,15 +114,16 @@ def reconstruct(config: ReconstructConfig) -> None:
     settings["checkpoints"] = [
         f"{name} {report.sha256}" for name, report in zip(names, reports, strict=True)
     ]
-    pairs = zip(config.checkpoints, reports, strict=True)
+    pairs = zip(left_out.rest(), reports, strict=True)
     everything = settings | {
         "run": "reconstruct",
         "images": [source.identity() for source in sources],
         "checkpoints": [identity(name, report) for name, report in pairs],
+        **left_out.decides(),
     }
     run = open_run(config.out, "reconstruct", names, everything, resume=config.resume)
     if run.finished:
-        return
+        return left_out_of(run.out)
     work, out = run.work, run.out
     tables = []
     for number, (name, network) in enumerate(zip(names, networks, strict=True)):
@@ -128,8 +135,12 @@ def reconstruct(config: ReconstructConfig) -> None:
     write_table(pd.concat(tables, ignore_index=True), work / "rows.csv")
     write_reports(reports, work / "weights.json")
     save(figures_of_pictures(work), work)
+    left_out.keep(work)
+    if left_out.reasons:
+        settings["doubts"] = left_out.sentences()
     finish_run(run, settings, time.perf_counter() - start)
     print(f"\npicture: {out / 'reconstructions.png'}   table: {out / 'rows.csv'}")
+    return left_out.named()
 
 
 def _sources(config: ReconstructConfig) -> list[Source]:

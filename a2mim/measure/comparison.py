@@ -37,6 +37,7 @@ from matplotlib.figure import Figure
 
 from a2mim.checkpoints.load import as_text
 from a2mim.files import write_whole
+from a2mim.measure.checkpoints import left_out_of
 from a2mim.measure.scores import SHARES, TITLES, each, shown, shown_p
 from a2mim.messages import UsageError
 from a2mim.report.comparison_page import html
@@ -77,6 +78,11 @@ class Comparison:
     def plan(self) -> dict[str, Any]:
         """What was done: networks with their titles, images, forwards, notes, what was left out."""
         return json.loads((self.folder / "compare.json").read_text())
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """What could not be measured, of the whole comparison or of a panel: name -> why."""
+        return left_out_of(self.folder)
 
     @property
     def titles(self) -> list[str]:

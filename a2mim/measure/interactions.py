@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from a2mim.data.sources import (
     some,
 )
 from a2mim.measure import doubts as doubtful
+from a2mim.measure.checkpoints import LeftOut, left_out_of, with_all
 from a2mim.measure.explanations import explanations, write_explanations
 from a2mim.measure.fitting import Sight, as_setting, coarse, fitting_grid, sight_of, unlike
 from a2mim.measure.interaction_summary import contexts_of, spending_of, summarised, write_summary
@@ -76,17 +77,20 @@ TOO_LITTLE = 0.5
 
 @together()
 @nothing_left_empty()
-def interaction_curves(config: InteractionsConfig) -> None:
+def interaction_curves(config: InteractionsConfig) -> dict[str, str]:
     """Measure, write rows and figure, and print the table.
 
     Under ``torchrun`` the images are shared between the processes (:mod:`a2mim.processes`).
+
+    Returns:
+        Which checkpoints were left out: name -> why.
 
     Raises:
         UsageError: if models, images or settings cannot be used.
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
-    config = replace(config, device=pick_device(config.device))
+    config = replace(with_all(config), device=pick_device(config.device))
     if config.device == "cpu":
         keep_memory()
         if config.precision == "auto":
@@ -97,7 +101,9 @@ def interaction_curves(config: InteractionsConfig) -> None:
     if config.grid is not None or config.protocol:
         _design(config)  # impossible settings fail before any network is loaded
     dataset = set_name(config.images, config.data)
-    sources, subjects = first(lambda: (_sources(config), _subjects(config)))
+    left_out = LeftOut(config.checkpoints, config.weights)
+    sources, subjects = first(lambda: (_sources(config), _subjects(config, left_out)))
+    config = replace(config, checkpoints=left_out.rest())
     if config.reward == "auto":
         config = replace(config, reward=_fitting_reward(subjects))
         if config.reward in ENCODER_REWARDS:
@@ -136,30 +142,35 @@ def interaction_curves(config: InteractionsConfig) -> None:
     everything = settings | {
         "images": identities,
         "models": [identity(name, subject.report) for name, subject in pairs],
+        **left_out.decides(),
     }
     names = nicknames([subject.report for subject in subjects])
     run = open_run(config.out, "interactions", names, everything, resume=config.resume)
     if run.finished:
-        return
+        return left_out_of(run.out)
     work, out = run.work, run.out
+    left_out.go_on(work)
+    by_name = dict(zip(config.checkpoints, subjects, strict=True))
     share = Share(work / "records")
     if config.budget:
         try:
-            design, sources = _planned(config, design, sources, subjects, share)
+            design, sources = _planned(config, design, sources, by_name, left_out, share)
         except UsageError:
             if is_first():  # a pilot that nothing can be made of
                 tidy_records(share.folder, ())
             raise
     else:
         _announce(config, design, len(sources), subjects)
-    measured = [measure(subject, config, design, sources, share) for subject in subjects]
+    measured = left_out.each(lambda name: measure(by_name[name], config, design, sources, share))
     wait()  # nobody reads records any more
     if not is_first():
-        return
+        return {}
     rows = _rows(config, design, dataset, measured)
     write_table(rows, work / "rows.csv")
     write_summary(summarised(rows, measured, config.target), work)
-    write_reports([subject.report for subject in subjects], work / "weights.json")
+    write_reports([one.subject.report for one in measured], work / "weights.json")
+    left_out.keep(work)
+    doubts += left_out.sentences()
     save(figures(rows), work)
     if one_picture:
         write_explanations(config, measured, sources[0], work)
@@ -167,6 +178,7 @@ def interaction_curves(config: InteractionsConfig) -> None:
     finish_run(run, settings | {"ran": ran, "doubts": doubts}, time.perf_counter() - start)
     tidy_records(out / "records", share.used)
     _report(config, measured, out, one_picture)
+    return left_out.named()
 
 
 def _completed(config: InteractionsConfig, one_picture: bool) -> InteractionsConfig:
@@ -193,7 +205,8 @@ def _planned(
     config: InteractionsConfig,
     design: ix.Design,
     sources: Sequence[Source],
-    subjects: Sequence[Subject],
+    subjects: Mapping[str, Subject],
+    left_out: LeftOut,
     share: Share,
 ) -> tuple[ix.Design, list[Source]]:
     """The most precise design within the budget, from a pilot that is part of it."""
@@ -212,10 +225,9 @@ def _planned(
             f"expected --budget of at least {2 * needed} forwards, of which a pilot takes half, "
             f"got {config.budget}"
         )
-    pilots = [
-        measure(subject, config, pilot_design, few, share, ", pilot").records
-        for subject in subjects
-    ]
+    pilots = left_out.each(
+        lambda name: measure(subjects[name], config, pilot_design, few, share, ", pilot").records
+    )
     spent = max(sum(record.forwards for record in records) for records in pilots)
     limits: dict[str, Any] = {
         "others": pilots[1:],
@@ -233,7 +245,7 @@ def _planned(
     if not chosen.error <= max(TOO_LITTLE, config.target):
         raise _too_little(pilots[0], chosen, spent, limits)
     design = chosen.design(design)
-    _announce(config, design, chosen.images, subjects)
+    _announce(config, design, chosen.images, list(subjects.values()))
     print(
         f"expected relative error of J: {chosen.error:.2g} over all orders, at most "
         f"{chosen.relative_O.max():.2g}"
@@ -549,7 +561,7 @@ def _sources(config: InteractionsConfig) -> list[Source]:
     return images_of(images, config.data, config.count, config.seed, truth=truth)
 
 
-def _subjects(config: InteractionsConfig) -> list[Subject]:
+def _subjects(config: InteractionsConfig, left_out: LeftOut) -> list[Subject]:
     headless: bool | None = config.reward in ENCODER_REWARDS
     if (
         config.reward == "auto"
@@ -557,10 +569,9 @@ def _subjects(config: InteractionsConfig) -> list[Subject]:
         and config.fill != "token_drop"
     ):
         headless = None  # nothing else asks for a classifier
-    subjects = [
-        subject_of(name, config.weights, config.device, headless=headless)
-        for name in config.checkpoints
-    ]
+    subjects = left_out.each(
+        lambda name: subject_of(name, config.weights, config.device, headless=headless)
+    )
     check_different([subject.report for subject in subjects])
     return subjects
 

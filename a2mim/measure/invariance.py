@@ -42,6 +42,7 @@ from a2mim.data.sampler import keyed_generator
 from a2mim.data.sources import Source, images_of, set_name
 from a2mim.files import write_whole
 from a2mim.measure import doubts as doubtful
+from a2mim.measure.checkpoints import LeftOut, left_out_of, with_all
 from a2mim.measure.fills import plain_fill
 from a2mim.measure.fitting import as_setting, fitting_grid, parsed_grid
 from a2mim.measure.networks import (
@@ -142,6 +143,7 @@ class Prepared:
         reports: what became of the weights of each checkpoint.
         device: where networks go.
         networks: by the names of checkpoints.
+        left_out: checkpoints that cannot be measured.
         doubts: what looks wrong about the networks, in sentences.
     """
 
@@ -150,6 +152,7 @@ class Prepared:
     reports: Sequence[LoadReport]
     device: str
     networks: Networks
+    left_out: LeftOut
     doubts: tuple[str, ...] = ()
 
     def worked_with(self, precision: str) -> str:
@@ -159,15 +162,20 @@ class Prepared:
 
 @together()
 @nothing_left_empty()
-def invariance(config: InvarianceConfig) -> None:
+def invariance(config: InvarianceConfig) -> dict[str, str]:
     """Measure checkpoints, write rows and figures, print a table; an interrupted run goes on.
+
+    Returns:
+        Which checkpoints were left out: name -> why.
 
     Raises:
         UsageError: if a checkpoint, the images or a setting cannot be used.
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
-    config, prepared = first(partial(_prepared, config))
+    config = with_all(config)
+    left_out = LeftOut(config.checkpoints, config.weights)
+    config, prepared = first(partial(_prepared, config, left_out))
     images = len(prepared.sources)
     if images < FEWEST:
         raise UsageError(f"expected at least {FEWEST} images, found {images}")
@@ -179,12 +187,11 @@ def invariance(config: InvarianceConfig) -> None:
         partial(_measure, config, prepared, sizes),
         partial(_fitting, config, prepared),
     )
-    if done is None:
-        return
+    if isinstance(done, dict):
+        return done
     run, settings, files = done
-    made = zip(prepared.reports, files, settings["ran"]["precision"], strict=True)
-    rows = pd.concat([_rows(config, prepared, *one) for one in made], ignore_index=True)
-    for number, (report, paths) in enumerate(zip(prepared.reports, files, strict=True)):
+    rows = pd.concat([_rows(config, prepared, *one) for one in files], ignore_index=True)
+    for number, (report, paths, _) in enumerate(files):
         write_images(run.work, number, report, of_images(paths))
     write_table(rows, run.work / "rows.csv")
     write_summary(invariance_table(rows), SUMMARY, run.work)
@@ -196,18 +203,21 @@ def invariance(config: InvarianceConfig) -> None:
         f"\ntable: {run.out / 'summary.csv'}   figures: {', '.join(drawn)} beside it   "
         f"image by image: {run.out / 'images'}, {run.out / 'batches'}"
     )
+    return left_out.named()
 
 
-def _prepared(config: InvarianceConfig) -> tuple[InvarianceConfig, Prepared]:
+def _prepared(config: InvarianceConfig, left_out: LeftOut) -> tuple[InvarianceConfig, Prepared]:
     """With a grid that fits the networks, and all that is measured, in the order of the batches."""
     config = replace(config, fractions=_fractions(config))
     check_images(config)
     networks = Networks(config.weights)
     if config.grid is None:
-        grid = fitting_grid(None, networks.sights(config.checkpoints))
+        left_out.each(networks)
+        grid = fitting_grid(None, networks.sights(left_out.rest()))
         config = replace(config, grid=as_setting(grid))
     _check(config)
-    return config, _shuffled(prepare(config, networks, partial(_try, config)), config.seed)
+    prepared = prepare(config, networks, left_out, partial(_try, config))
+    return config, _shuffled(prepared, config.seed)
 
 
 def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
@@ -259,6 +269,7 @@ def summary(rows: pd.DataFrame) -> str:
 def prepare(
     config: InvarianceConfig | SpectrumConfig,
     networks: Networks,
+    left_out: LeftOut,
     attempt: Callable[[nn.Module, Tensor], object],
 ) -> Prepared:
     """Find the images, and try every checkpoint before the first is measured.
@@ -266,6 +277,7 @@ def prepare(
     Args:
         config: of the command.
         networks: by the names of checkpoints.
+        left_out: gets those that cannot be measured.
         attempt: takes a network and one image ``(1, C, H, W)``, and raises a ValueError if it
             cannot be measured as it should.
 
@@ -278,18 +290,21 @@ def prepare(
     if device == "cpu":
         keep_memory()
     sources = images_of(config.images, config.data, config.count, config.seed)
-    reports, doubts = [], list[str]()
-    for name in config.checkpoints:
+    doubts = list[str]()
+
+    def tried(name: str) -> LoadReport:
         subject = subject_of(name, config.weights, device, headless=True, loaded=networks(name))
         with _of(name):
             attempt(subject.model, subject.see_all(sources[:1]).to(device))
-        doubts += doubtful.of_subject(subject, sources)
-        reports.append(subject.report)
+        doubts.extend(doubtful.of_subject(subject, sources))
+        return subject.report
+
+    reports = left_out.each(tried)
     check_different(reports)
     for report in reports:
         print(report)
     dataset = set_name(config.images, config.data)
-    return Prepared(dataset, sources, reports, device, networks, tuple(doubts))
+    return Prepared(dataset, sources, reports, device, networks, left_out, tuple(doubts))
 
 
 def check_images(config: InvarianceConfig | SpectrumConfig) -> None:
@@ -314,7 +329,7 @@ def measure_all(
     parts: Sequence[str],
     measure: Callable[[Subject, Mapping[int, Path], Precision], None],
     choose: Callable[[Subject], Fitting],
-) -> tuple[Run, dict[str, Any], list[list[Path]]] | None:
+) -> tuple[Run, dict[str, Any], list[tuple[LoadReport, list[Path], Precision]]] | dict[str, str]:
     """Measure all checkpoints; what an interrupted run has measured is not measured again.
 
     Args:
@@ -328,8 +343,9 @@ def measure_all(
 
     Returns:
         The run, with ``weights.json``, ``images`` and ``batches`` in its work folder, its settings
-        with the precision of each checkpoint under ``ran``, and the files of rows of each; None if
-        it finished before, or if another process goes on with them.
+        with the precision of each checkpoint under ``ran``, and of each that could be measured the
+        report, the files of rows and the precision; if it finished before, who was left out then,
+        and nothing where another process goes on.
 
     Raises:
         UsageError: if a checkpoint cannot be measured.
@@ -344,11 +360,13 @@ def measure_all(
     settings["checkpoints"] = [
         f"{report.architecture} {called(report)} {report.sha256}" for report in prepared.reports
     ]
-    pairs = zip(config.checkpoints, prepared.reports, strict=True)
+    left_out = prepared.left_out
+    reports = dict(zip(left_out.rest(), prepared.reports, strict=True))
     everything = settings | {
         "run": command,
         "images": (identities := [source.identity() for source in prepared.sources]),
-        "checkpoints": [identity(name, report) for name, report in pairs],
+        "checkpoints": [identity(name, report) for name, report in reports.items()],
+        **left_out.decides(),
     }
     doubts = [*doubtful.of_images(identities), *prepared.doubts]
     for doubt in doubts:
@@ -356,11 +374,14 @@ def measure_all(
     names = nicknames(prepared.reports)
     run = open_run(config.out, command, names, everything, resume=config.resume)
     if run.finished:
-        return None
+        return left_out_of(run.out)
     (run.work / "images").mkdir(exist_ok=True)
-    files, arithmetics = [], []
-    for number, (name, report) in enumerate(zip(config.checkpoints, prepared.reports, strict=True)):
-        file = _file_of(number, report)
+    left_out.go_on(run.work)
+    numbers = {name: number for number, name in enumerate(reports)}
+
+    def measured(name: str) -> tuple[LoadReport, list[Path], Path]:
+        report = reports[name]
+        file = _file_of(numbers[name], report)
         arithmetic = run.work / f"precision-{file}.json"
         folder = run.work / "batches" / file
         folder.mkdir(parents=True, exist_ok=True)
@@ -374,14 +395,17 @@ def measure_all(
                 title = f"{subject.name} ({subject.weights})"
                 chosen = settled(asked, arithmetic, title, partial(choose, subject))
                 measure(subject, {k: paths[k] for k in mine}, chosen)
-        files.append(paths)
-        arithmetics.append(arithmetic)
+        return report, paths, arithmetic
+
+    made = left_out.each(measured)
     wait()
     if not is_first():
-        return None
-    precisions = [ran_in(asked, arithmetic) for arithmetic in arithmetics]
-    write_reports(prepared.reports, run.work / "weights.json")
-    return run, settings | {"doubts": doubts, "ran": {"precision": precisions}}, files
+        return {}
+    files = [(report, paths, ran_in(asked, arithmetic)) for report, paths, arithmetic in made]
+    write_reports([report for report, *_ in files], run.work / "weights.json")
+    left_out.keep(run.work)
+    ran = {"precision": [precision for *_, precision in files]}
+    return run, settings | {"doubts": doubts + left_out.sentences(), "ran": ran}, files
 
 
 def write_images(work: Path, number: int, report: LoadReport, table: pd.DataFrame) -> None:

@@ -92,8 +92,10 @@ def load(name: str, config: WeightsConfig) -> Loaded:
     config, title = weights_of(name, config)
     loaded = _load(name, config)
     count = sum(parameter.numel() for parameter in loaded.model.parameters())
+    apart = dict(config.apart).get(name, "")
     title = title or loaded.report.title
-    return replace(loaded, report=replace(loaded.report, title=title, parameters=count))
+    report = replace(loaded.report, title=title, apart=apart, parameters=count)
+    return replace(loaded, report=report)
 
 
 def _load(name: str, config: WeightsConfig) -> Loaded:
@@ -235,8 +237,8 @@ def called(report: LoadReport) -> str:
     A file that is called as every training calls it (``backbone.safetensors``) is called with its
     folder.
     """
-    if report.title:
-        return report.title
+    if report.title or report.apart:
+        return report.title or report.apart
     if report.layout == "untrained":
         return "untrained"
     if report.source.startswith(HUB):
@@ -244,11 +246,16 @@ def called(report: LoadReport) -> str:
     if report.layout == "timm" and timm.is_model(report.source):
         return report.source.partition(".")[2] or "timm default"
     file = Path(report.source)
-    if file.is_dir():
-        return _of_folder(file) + ("-ema" if report.variant == "ema" else "")
-    if file.name.partition(".")[0] in GENERIC:
-        return f"{file.resolve().parent.name}/{file.name}"
-    return file.name
+    return name_of(file) + ("-ema" if file.is_dir() and report.variant == "ema" else "")
+
+
+def name_of(path: Path) -> str:
+    """What weights are called: by their file, and its folder if need be, or as their run."""
+    if path.is_dir():
+        return _of_folder(path)
+    if path.name.partition(".")[0] in GENERIC:
+        return f"{path.resolve().parent.name}/{path.name}"
+    return path.name
 
 
 def short(report: LoadReport) -> str:
@@ -258,6 +265,8 @@ def short(report: LoadReport) -> str:
     name = Path(called(report))
     if Path(report.source).is_dir():
         return str(name)
+    if report.apart:
+        return str(name.with_suffix(""))
     generic = name.name.partition(".")[0] in GENERIC and len(name.parts) > 1
     return name.parent.name if generic else name.stem
 
@@ -313,6 +322,7 @@ def write_reports(reports: Sequence[LoadReport], path: Path) -> None:
 def recorded(config: WeightsConfig) -> dict[str, Any]:
     """The settings of weights as runs record them, without paths of this machine."""
     settings = asdict(config)
+    del settings["apart"]
     of_each = [(without_path(name), *words) for name, *words in settings.pop("per_network")]
     return settings | ({"per_network": of_each} if of_each else {})
 
@@ -419,7 +429,8 @@ def overview() -> str:
             "  FILE            safetensors or PyTorch weights, recognised by their keys;",
             "                  a2mim models FILE says as what",
             "  FOLDER          a run of a2mim pretrain or a2mim probe --method finetune, an export",
-            f"                  of a pre-training, or a folder for timm ({LOCAL}FOLDER)",
+            f"                  of a pre-training, or a folder for timm ({LOCAL}FOLDER);",
+            "                  another folder, or a pattern ('runs/*/*.pth'): all files in it",
             "  NAME=FILE       the same, where the file does not tell its network",
             "  CODE.py:FUNCTION=FILE   weights for the module that a function of yours returns",
             f"Layouts of files: {', '.join(layout.name for layout in LAYOUTS)}.",

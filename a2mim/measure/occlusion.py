@@ -52,6 +52,7 @@ from a2mim.data.sources import (
 )
 from a2mim.files import remove_made, write_arrays, write_whole
 from a2mim.measure import doubts as doubtful
+from a2mim.measure.checkpoints import LeftOut, left_out_of, with_all
 from a2mim.measure.fills import FILLS, AnyFill, Colours
 from a2mim.measure.fitting import as_setting, fitting_grid, parsed_grid, unlike
 from a2mim.measure.networks import (
@@ -229,21 +230,26 @@ class Images:
 
 @together()
 @nothing_left_empty()
-def occlusion(config: OcclusionConfig) -> None:
+def occlusion(config: OcclusionConfig) -> dict[str, str]:
     """Measure, write table and figure, and print a summary; an interrupted run goes on.
+
+    Returns:
+        Which checkpoints were left out: name -> why.
 
     Raises:
         UsageError: if a checkpoint, the images or a setting cannot be used.
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
+    config = with_all(config)
     _check(config)
     device = pick_device(config.device)
     config = replace(config, device=device, precision=on_device(config.precision, device))
     if config.device == "cpu":
         keep_memory()
     networks, doubts = Networks(config.weights), list[str]()
-    config, plan, tried = first(partial(_all_tried, config, networks, doubts))
+    left_out = LeftOut(config.checkpoints, config.weights)
+    config, plan, tried = first(partial(_all_tried, config, networks, left_out, doubts))
     reports = [report for report, _ in tried]
     for report in reports:
         print(report)
@@ -289,11 +295,13 @@ def occlusion(config: OcclusionConfig) -> None:
             for report, look in tried
             if not report.classes
         ],
+        **left_out.decides(),
     }
     run = open_run(config.out, "occlusion", nicknames(reports), everything, resume=config.resume)
     if run.finished:
-        return
+        return left_out_of(run.out)
     work, out = run.work, run.out
+    left_out.go_on(work)
     each = f"{len(plan.occluders)} occluders x {_variants(config, plan)} forwards"
     total = len(images.names) * len(plan.occluders) * _variants(config, plan)
     print(
@@ -302,13 +310,19 @@ def occlusion(config: OcclusionConfig) -> None:
     )
     (work / "parts").mkdir(exist_ok=True)
     chunks = [slice(k, k + plan.chunk) for k in range(0, len(images.names), plan.chunk)]
-    for number in range(len(reports)):
+
+    def measured(name: str) -> int:
+        number = config.checkpoints.index(name)
         usable(partial(_measure, config, plan, number, chunks, work, networks, saliency, regions))
+        return number
+
+    numbers = left_out.each(measured)
     wait()
     if not is_first():
-        return
-    files = _joined(plan, reports, len(chunks), work)
-    probes = [_probe(work, number) for number in range(len(reports))]
+        return {}
+    reports = [reports[number] for number in numbers]
+    files = _joined(plan, reports, numbers, len(chunks), work)
+    probes = [_probe(work, number) for number in numbers]
     about = [
         {
             "weights": kept(report),
@@ -316,7 +330,6 @@ def occlusion(config: OcclusionConfig) -> None:
         }
         for report, probe in zip(reports, probes, strict=True)
     ]
-    numbers = range(len(reports))
     precisions = [ran_in(config.precision, _arithmetic(work, number)) for number in numbers]
     rows = usable(partial(_rows, config, plan, reports, files, precisions))
     said = [] if config.label != "truth" else _of_labels(reports, files)
@@ -327,27 +340,31 @@ def occlusion(config: OcclusionConfig) -> None:
     write_summary(summarised(rows), SUMMARY, work)
     write_whole(work / "occlusion.json", json.dumps(about, indent=2) + "\n")
     save(figures(rows), work)
+    left_out.keep(work)
+    doubts += left_out.sentences()
     settings |= {"doubts": doubts, "ran": {"precision": precisions}}
     finish_run(run, settings, time.perf_counter() - start)
     remove_made(out / "parts", PARTS)
     print(summary(rows))
     print(f"\ntable: {out / 'summary.csv'}   figure: {out / 'occlusion.png'}")
+    return left_out.named()
 
 
 def _all_tried(
-    config: OcclusionConfig, networks: Networks, doubts: list[str]
+    config: OcclusionConfig, networks: Networks, left_out: LeftOut, doubts: list[str]
 ) -> tuple[OcclusionConfig, Plan, list[tuple[LoadReport, dict[str, Any]]]]:
     """What fits networks and images, and each network tried before the first is measured.
 
     What is wrong is not found out after hours; what looks wrong joins the doubts.
     """
-    config = _fitted(config, networks)
+    left_out.each(networks)
+    config = _fitted(replace(config, checkpoints=left_out.rest()), networks)
     plan = _plan(config)
-    tried = [
-        usable(partial(_tried, config, plan, networks, name, doubts)) for name in config.checkpoints
-    ]
+    tried = left_out.each(
+        lambda name: usable(partial(_tried, config, plan, networks, name, doubts))
+    )
     check_different([report for report, _ in tried])
-    return config, plan, tried
+    return replace(config, checkpoints=left_out.rest()), plan, tried
 
 
 def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
@@ -802,19 +819,19 @@ def _probe(work: Path, number: int) -> Path:
 
 
 def _joined(
-    plan: Plan, reports: Sequence[LoadReport], chunks: int, work: Path
+    plan: Plan, reports: Sequence[LoadReport], numbers: Sequence[int], chunks: int, work: Path
 ) -> list[dict[str, Path]]:
     """Join the parts: one file for each network and occluder."""
     (work / "images").mkdir(exist_ok=True)
     files: list[dict[str, Path]] = []
-    for number, report in enumerate(reports):
+    for number, (part, report) in enumerate(zip(numbers, reports, strict=True)):
         files.append({})
         for occluder in plan.occluders:
             name = safe_name(f"{number:02d}-{report.architecture}-{called(report)}-{occluder}")
             path = work / "images" / f"{name}.csv.gz"
             with path.open("wb") as whole:
                 for c in range(chunks):
-                    whole.write(_part(work, number, occluder, c).read_bytes())
+                    whole.write(_part(work, part, occluder, c).read_bytes())
             files[-1][occluder] = path
     return files
 

@@ -35,6 +35,7 @@ from a2mim.data.sources import (
     without_folders,
 )
 from a2mim.measure import doubts as doubtful
+from a2mim.measure.checkpoints import LeftOut
 from a2mim.measure.fitting import FEWEST as FEWEST_PATCHES
 from a2mim.measure.fitting import Sight, as_setting, fitting_grid, sight_of, unlike
 from a2mim.measure.interactions import LEAST_BUDGET
@@ -107,6 +108,7 @@ class Plan:
         config: with grid, label, device, number of images and the common crop filled in.
         networks: what is compared.
         forwards: of each panel, for each network.
+        left_out: checkpoints that cannot be measured.
         apart: why a network is not in a panel: panel -> title -> reason.
         projection: whether interactions are about features instead of a class.
         probe: of networks without a classifier, if predictions of them are wanted.
@@ -117,6 +119,7 @@ class Plan:
 
     config: CompareConfig
     networks: list[Network]
+    left_out: LeftOut
     forwards: dict[Panel, int]
     apart: dict[Panel, dict[str, str]]
     projection: bool
@@ -239,7 +242,14 @@ def planned(config: CompareConfig) -> Plan:
     config = replace(config, device=device, precision=on_device(config.precision, device))
     if config.device == "cpu":
         keep_memory()
-    tried = [_try(name, config) for name in config.checkpoints]
+    left_out = LeftOut(config.checkpoints, config.weights)
+    tried = left_out.each(lambda name: _try(name, config))
+    if len(tried) < 2:
+        raise UsageError(
+            f"expected two or more checkpoints that can be measured, got {len(tried)}; "
+            + " ".join(left_out.sentences())
+        )
+    config = replace(config, checkpoints=left_out.rest())
     reports = [one.report for one in tried]
     check_different(reports)
     notes: list[str] = []
@@ -275,16 +285,20 @@ def planned(config: CompareConfig) -> Plan:
     identities = [source.identity() for source in sources]
     notes += doubtful.of_images(identities)
     notes += [doubt for one in tried for doubt in one.doubts]
+    notes += left_out.sentences()
     decides = {
         "files": identities,
         "looks": [one.look for one in tried],
         "options": [str(report.options) for report in reports],
         "code": [own_code(name) for name in config.checkpoints],
         "probe": probe and probe.contents,
+        **left_out.decides(),
     }
     forwards = _forwards(config, panels)
     speeds = [one.speed for one in tried]
-    return Plan(config, networks, forwards, apart, projection, probe, speeds, notes, decides)
+    return Plan(
+        *(config, networks, left_out, forwards, apart, projection, probe, speeds, notes, decides)
+    )
 
 
 def _check(config: CompareConfig) -> None:

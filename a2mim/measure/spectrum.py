@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from a2mim.checkpoints.load import LoadReport
 from a2mim.files import remove_made, write_whole
 from a2mim.measure import invariance
+from a2mim.measure.checkpoints import LeftOut, with_all
 from a2mim.measure.invariance import (
     Prepared,
     batches,
@@ -76,16 +77,21 @@ SUMMARY = {
 
 @together()
 @nothing_left_empty()
-def spectrum(config: SpectrumConfig) -> None:
+def spectrum(config: SpectrumConfig) -> dict[str, str]:
     """Measure checkpoints, write rows and figures, print a table; an interrupted run goes on.
+
+    Returns:
+        Which checkpoints were left out: name -> why.
 
     Raises:
         UsageError: if a checkpoint, the images or a setting cannot be used.
         DataError: if an image cannot be read.
     """
     start = time.perf_counter()
+    config = with_all(config)
+    left_out = LeftOut(config.checkpoints, config.weights)
     networks = Networks(config.weights)
-    prepared = first(partial(prepare, config, networks, partial(_try, config)))
+    prepared = first(partial(prepare, config, networks, left_out, partial(_try, config)))
     forwards = counted(len(prepared.sources))
     tools = prepared.worked_with(on_device(config.precision, prepared.device))
     print(f"plan: {forwards} forwards for each checkpoint, {tools}")
@@ -96,12 +102,11 @@ def spectrum(config: SpectrumConfig) -> None:
         partial(_measure, config, prepared),
         partial(_fitting, config, prepared),
     )
-    if done is None:
-        return
+    if isinstance(done, dict):
+        return done
     run, settings, files = done
     made = []
-    ran = zip(prepared.reports, files, settings["ran"]["precision"], strict=True)
-    for number, (report, paths, precision) in enumerate(ran):
+    for number, (report, paths, precision) in enumerate(files):
         images = pd.concat([_read_rows(path) for path in paths], ignore_index=True)
         write_images(run.work, number, report, images)
         made.append(_rows(config, prepared, report, images, precision))
@@ -116,6 +121,7 @@ def spectrum(config: SpectrumConfig) -> None:
         f"\ntable: {run.out / 'summary.csv'}   figures: spectra, depth beside it   "
         f"image by image: {run.out / 'images'}"
     )
+    return left_out.named()
 
 
 def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:

@@ -14,10 +14,14 @@ CHECKPOINT = (
     "for random weights; NETWORK=FILE where a file does not tell its network; "
     "CODE.py:FUNCTION=FILE for a network of your own"
 )
+SEVERAL = (
+    "A folder of files, or a pattern in quotes ('runs/*/*.pth'), stands for all of them; those that "
+    "cannot be used are left out and named, and the exit code is 1"
+)
 
 Checkpoints = Annotated[
     tyro.conf.Positional[tuple[str, ...]],
-    tyro.conf.arg(metavar="CKPT...", help=f"Checkpoints, each of them {CHECKPOINT}."),
+    tyro.conf.arg(metavar="CKPT...", help=f"Checkpoints, each of them {CHECKPOINT}. {SEVERAL}."),
 ]
 Images = Annotated[
     Path | None,

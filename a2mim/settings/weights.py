@@ -81,6 +81,8 @@ class WeightsConfig:
     """Share of the short side that the central crop covers, instead of the weights' own."""
     interpolation: Literal["", "bilinear", "bicubic"] = ""
     """How images are resized, instead of as the weights' own."""
+    apart: tyro.conf.Suppress[tuple[tuple[str, str], ...]] = ()
+    """Of checkpoints whose files have one name: what each is called. Commands find it out."""
 
 
 def weights_of(checkpoint: str, config: WeightsConfig) -> tuple[WeightsConfig, str]:

@@ -628,7 +628,7 @@ def test_timm_names_with_weights(tmp_path):
         ({"name": "untrained:nope"}, "expected the name of a timm model"),
         ({"name": "untrained:test_vit", "data": {"men": 1}}, "expected data of .*got men"),
         ({"name": "untrained:test_vit", "options": {"x": 1}}, "cannot make test_vit of timm"),
-        ({"name": "no/such.pth"}, "expected a weights file, cannot open no/such.pth"),
+        ({"name": "no/such.pth"}, "expected a weights file, no/such.pth is missing"),
     ],
 )
 def test_wrong_requests(arguments, message):

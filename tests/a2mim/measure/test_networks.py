@@ -261,7 +261,10 @@ def test_settings_of_one_network_reach_it_alone_and_its_name_the_tables(tmp_path
     assert other.model.global_pool.pool_type == "avg"
     (network, _) = named_networks([one.report, other.report])
     assert network.title == "Ours"
-    assert recorded(WeightsConfig()).keys() == vars(WeightsConfig()).keys() - {"per_network"}
+    assert recorded(WeightsConfig()).keys() == vars(WeightsConfig()).keys() - {
+        "per_network",
+        "apart",
+    }
     folder = WeightsConfig(per_network=((str(path), "name=Ours"),))
     assert recorded(folder)["per_network"] == [("test_resnet.safetensors", "name=Ours")]
 
