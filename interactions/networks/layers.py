@@ -1,8 +1,9 @@
 """What a network holds on its way: features of an image layer by layer, and the residual stream.
 
 :func:`layer_features` pools what timm's ``forward_intermediates`` gives (every block of a vision
-transformer, every stage of other networks) to one vector per image. :func:`residual_stream` hands
-over every map of the stream itself,
+transformer, every stage of other networks) to one vector per image, the stages of torchvision's
+networks, and what any module puts out that is named: a vector, a map, or tokens on a grid as wide
+and high as the image is. :func:`residual_stream` hands over every map of the stream itself,
 
     x_0,    x_0 + f_1(x_0),    x_1 + f_2(x_1),    ...
 
@@ -40,6 +41,7 @@ h x w cells of a map. Prefix tokens are the class token, registers and the like.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple
@@ -110,6 +112,25 @@ _HEADS = ("head", "classifier", "fc", "pre_logits", "aux", "aux1", "aux2", "AuxL
 _STAGES = ("RegStage",)
 """Classes that run their children one after the other without being containers."""
 
+_TORCHVISION = {
+    "AlexNet": (r"features\.\d+", "MaxPool2d"),
+    "ConvNeXt": (r"features\.[1357]", ""),
+    "DenseNet": (r"features\.denseblock\d+", ""),
+    "EfficientNet": (r"features\.\d+", ""),
+    "MNASNet": (r"layers\.(8|9|1\d)", "Sequential"),
+    "MobileNetV2": (r"features\.\d+", ""),
+    "MobileNetV3": (r"features\.\d+", ""),
+    "RegNet": (r"trunk_output\.block\d+", ""),
+    "ResNet": (r"layer\d+", ""),
+    "SwinTransformer": (r"features\.[1357]", ""),
+    "VGG": (r"features\.\d+", "MaxPool2d"),
+    "VisionTransformer": (r"encoder\.layers\.encoder_layer_\d+", ""),
+}
+"""Network of torchvision -> the names of its stages or blocks, and a part of their class."""
+
+_CLASS_TOKENS = ("cls_token", "class_token")
+"""What timm, torchvision and others call it."""
+
 _RESIZES = ("Pool", "Pad", "Flatten", "Shuffle", "sample")
 """In the names of modules that never belong to the block before them."""
 
@@ -119,10 +140,12 @@ def layer_names(model: nn.Module) -> tuple[str, ...]:
 
     Returns:
         For a timm model the modules whose outputs ``forward_intermediates`` gives, :data:`NORM` if
-        it has tokens, and :data:`OUTPUT`; for any other network :data:`OUTPUT` alone.
+        it has tokens, and :data:`OUTPUT`; for one of torchvision its stages or blocks, and
+        :data:`OUTPUT`; for any other network :data:`OUTPUT` alone. Other modules can be read too,
+        by the names that ``named_modules`` gives them.
     """
     if not _is_timm(model):
-        return (OUTPUT,)
+        return (*_stages_of_torchvision(model), OUTPUT)
     modules = tuple(str(info["module"]) for info in model.feature_info)  # type: ignore[union-attr]
     return (*modules, *((NORM,) if _has_tokens(model) else ()), OUTPUT)
 
@@ -134,7 +157,7 @@ def readouts_of(model: nn.Module) -> tuple[Readout, ...]:
         All for tokens, without ``"class"`` if there is no class token; only the mean for maps,
         whose cells are larger than patches, so that often none is wholly visible.
     """
-    if not _has_tokens(model):
+    if not (_has_tokens(model) or _has_class(model)):
         return ("mean",)
     return ("class", "mean", "visible") if _has_class(model) else ("mean", "visible")
 
@@ -153,12 +176,13 @@ def layer_features(
     """One vector per image, layer and readout.
 
     Args:
-        model: a network in eval mode, on the device of the images; for layers inside, one of timm.
+        model: a network in eval mode, on the device of the images.
         images_BCHW: what the network sees: images whose hidden pixels have been filled, or whole
             images of which ``token_drop`` drops tokens.
-        layers: which layers, of :func:`layer_names`; all if left out.
+        layers: which layers: those of :func:`layer_names`, all of them if left out, or modules
+            that run once (``"layer3"``, ``"features.12"``, ``"blocks.5.attn"``).
         readouts: how tokens or cells become one vector; :func:`readouts_of` if left out. The layer
-            ``"output"`` is a vector already.
+            ``"output"``, and a module that puts out vectors, has the readout ``"output"`` alone.
         players: the regions that ``visible_BN`` speaks of.
         visible_BN: bool, who is visible; all if left out.
         token_drop: leave the tokens of hidden patches out of a vision transformer, after their
@@ -173,10 +197,15 @@ def layer_features(
         raise ValueError("expected a model in eval mode, got one in training mode")
     names = layer_names(model)
     layers = names if layers is None else tuple(layers)
+    of_all = readouts is None  # what holds no class token has none of its own
     readouts = readouts_of(model) if readouts is None else tuple(readouts)
-    unknown = [layer for layer in layers if layer not in names]
+    modules = {name for name, _ in model.named_modules() if name}
+    unknown = [layer for layer in layers if layer not in names and layer not in modules]
     if unknown or not layers:
-        raise ValueError(f"expected layers of {', '.join(names)}, got {unknown or 'none'}")
+        raise ValueError(
+            f"expected layers of {', '.join(names)}, or other modules of {type(model).__name__}, "
+            f"got {unknown or 'none'}"
+        )
     for readout in readouts:
         if readout not in ("class", "mean", "visible"):
             raise ValueError(f"expected a readout class, mean or visible, got {readout!r}")
@@ -191,13 +220,29 @@ def layer_features(
         players = visible_BN = None  # every token that is left is visible
     features: LayerFeatures = {}
     with torch.inference_mode(), arithmetic(precision, images_BCHW.device):
-        if not _is_timm(model):
-            return {(OUTPUT, OUTPUT): _vector(model(images_BCHW))}
-        tokens, final = _layer_tokens(model, images_BCHW, layers, token_drop)
+        inside = names if _is_timm(model) else ()
+        named = [layer for layer in layers if layer not in inside and layer != OUTPUT]
+        with _outputs_of(model, named) as outputs:
+            final = None
+            tokens: dict[str, _Tokens] = {}
+            if inside:
+                tokens, final = _layer_tokens(model, images_BCHW, layers, token_drop)
+            else:
+                final = model(images_BCHW)
+        for layer, output in outputs.items():
+            if output.ndim == 2:
+                features[layer, OUTPUT] = _at_least_float32(output)
+            else:
+                size = (images_BCHW.shape[-2], images_BCHW.shape[-1])
+                tokens[layer] = _on_a_grid(model, layer, output, size, token_drop)
         visible: dict[tuple[int, int], Tensor] = {}  # by grid: many layers have the same
         for layer, (patches_BLD, prefix_BPD, grid) in tokens.items():
             patches_BLD = _at_least_float32(patches_BLD)
             for readout in readouts:
+                if readout == "class" and not prefix_BPD.shape[1]:
+                    if of_all:
+                        continue
+                    raise ValueError(f"expected a class token in {layer}, got none; read the mean")
                 if readout == "class":
                     feature_BD = _at_least_float32(prefix_BPD[:, 0])
                 elif readout == "mean":
@@ -213,7 +258,8 @@ def layer_features(
                 features[layer, readout] = feature_BD
         if OUTPUT in layers:
             head: Any = model
-            features[OUTPUT, OUTPUT] = _vector(head.forward_head(final, pre_logits=True))
+            read = head.forward_head(final, pre_logits=True) if inside else final
+            features[OUTPUT, OUTPUT] = _vector(read)
     return features
 
 
@@ -455,6 +501,87 @@ def _layer_tokens(
     return tokens, final
 
 
+def _stages_of_torchvision(model: nn.Module) -> list[str]:
+    """The stages or blocks of a network of torchvision, by name; none of another network."""
+    where, kind = _TORCHVISION.get(type(model).__name__, ("", ""))
+    if not type(model).__module__.startswith("torchvision.models"):
+        return []
+    return [
+        name
+        for name, module in model.named_modules()
+        if re.fullmatch(where, name) and name and kind in type(module).__name__
+    ]
+
+
+@contextmanager
+def _outputs_of(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """What modules put out while the network runs, in the order in which they do."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def see(module: nn.Module, args: tuple[Any, ...], out: object) -> None:
+            if name in outputs:
+                raise ValueError(f"expected a layer that runs once, {name} runs several times")
+            if not isinstance(out, Tensor) or out.ndim not in (2, 3, 4):
+                what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+                raise ValueError(f"expected vectors, maps or tokens of {name}, got {what}")
+            outputs[name] = out
+
+        return see
+
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.callback(model.get_submodule(name).register_forward_hook(keep(name)).remove)
+        yield outputs
+    if silent := [name for name in names if name not in outputs]:
+        raise ValueError(f"expected layers that run, got {', '.join(silent)}, which did not")
+
+
+def _on_a_grid(
+    model: nn.Module, name: str, out: Tensor, size: tuple[int, int], dropped: bool
+) -> _Tokens:
+    """What a module puts out as tokens: a map of either layout, or patches behind a prefix."""
+    if out.ndim == 4:
+        first, last = _of_an_image(*out.shape[2:], *size), _of_an_image(*out.shape[1:3], *size)
+        if first and last:  # as many channels as there are rows
+            inside = [type(module).__name__ for module in model.get_submodule(name).modules()]
+            convolves = any("Conv" in kind for kind in inside)
+            mixes = any(kind in ("Linear", "LayerNorm", "Permute") for kind in inside)
+            first, last = not mixes, mixes and not convolves
+        if first == last:
+            raise ValueError(
+                f"expected a map (B, E, h, w) or (B, h, w, E) of images of {size[0]} x {size[1]} "
+                f"px, got {tuple(out.shape)} of {name}; read another layer or use another image "
+                "size"
+            )
+        return _cells(out if first else out.movedim(3, 1))
+    class_token = any(getattr(model, key, None) is not None for key in _CLASS_TOKENS)
+    prefix = int(getattr(model, "num_prefix_tokens", class_token))
+    grid = (0, 0) if dropped else _grid_of(out.shape[1] - prefix, size)
+    if grid is None and (grid := _grid_of(out.shape[1], size)):
+        prefix = 0  # before the others were put in front
+    if grid is None:
+        raise ValueError(
+            f"expected tokens of a grid behind {prefix} others, got {tuple(out.shape)} of {name}; "
+            "num_prefix_tokens of the network says how many others there are"
+        )
+    return _Tokens(out[:, prefix:], out[:, :prefix], grid)
+
+
+def _grid_of(count: int, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Rows and columns of so many patches of an image, None if there is no such grid."""
+    H, W = size
+    if count < 1:
+        return None
+    divisors = (h for h in range(1, count + 1) if count % h == 0)
+    return next(((h, count // h) for h in divisors if h * W == count // h * H), None)
+
+
+def _of_an_image(h: int, w: int, H: int, W: int) -> bool:
+    """Whether a map has the sides of an image, up to a cell that is cut off."""
+    return h == w == 1 or abs(h * W - w * H) <= max(H, W) * (min(h, w) > 1)
+
+
 def _cells(map_BEhw: Tensor) -> _Tokens:
     """The cells of a map as tokens."""
     h, w = map_BEhw.shape[2:]
@@ -650,7 +777,8 @@ def _has_tokens(model: nn.Module) -> bool:
 
 
 def _has_class(model: nn.Module) -> bool:
-    return _has_tokens(model) and getattr(model, "cls_token", None) is not None
+    inside = _has_tokens(model) or not _is_timm(model)
+    return inside and any(getattr(model, key, None) is not None for key in _CLASS_TOKENS)
 
 
 def _token_cells(model: nn.Module, images_BCHW: Tensor) -> tuple[int, int]:

@@ -684,3 +684,156 @@ def test_features_where_timm_has_other_arguments(name, options):
         expected = model.forward_head(model.forward_features(images), pre_logits=True)
     torch.testing.assert_close(features[OUTPUT, OUTPUT], expected)
     torch.testing.assert_close(features[first, "mean"], maps[0].mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last", "count"),
+    [
+        ("resnet18", "layer1", "layer4", 4),
+        ("vgg11_bn", "features.3", "features.28", 5),
+        ("densenet121", "features.denseblock1", "features.denseblock4", 4),
+        ("convnext_tiny", "features.1", "features.7", 4),
+        ("swin_t", "features.1", "features.7", 4),
+        ("swin_v2_t", "features.1", "features.7", 4),
+        ("vit_b_16", "encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_11", 12),
+        ("efficientnet_b0", "features.0", "features.8", 9),
+        ("mobilenet_v2", "features.0", "features.18", 19),
+        ("mobilenet_v3_small", "features.0", "features.12", 13),
+        ("regnet_y_400mf", "trunk_output.block1", "trunk_output.block4", 4),
+        ("squeezenet1_0", "output", "output", 0),
+    ],
+)
+def test_layers_of_torchvision_by_default(name, first, last, count):
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):
+        names = layer_names(getattr(torchvision.models, name)())
+    assert names[-1] == OUTPUT
+    assert len(names) == count + 1
+    assert (names[0], names[max(count - 1, 0)]) == (first, last)
+
+
+def of_torchvision(name):
+    models = torchvision.models
+    if name == "vit":
+        sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+        return models.VisionTransformer(image_size=64, patch_size=16, **sizes).eval()
+    if name == "swin":
+        sizes = {"embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2], "window_size": [4, 4]}
+        return models.SwinTransformer([4, 4], **sizes).eval()
+    return models.regnet_y_400mf().eval()
+
+
+@pytest.mark.parametrize("name", ["regnet", "swin", "vit"])
+def test_layers_of_torchvision_against_hooks(name):
+    """Maps of either layout, tokens behind a class token; and what the network returns."""
+    model, images = of_torchvision(name), torch.randn(2, 3, 64, 64)
+    maps = {}
+    for layer in layer_names(model)[:-1]:
+        hooked = model.get_submodule(layer)
+        hooked.register_forward_hook(lambda m, a, out, layer=layer: maps.update({layer: out}))
+    grid, visible = PatchGrid(4, 4), torch.zeros(2, 16, dtype=torch.bool)
+    visible[:, :4] = True  # the first row of patches
+    features = layer_features(
+        model,
+        images,
+        players=grid,
+        visible_BN=visible,
+        readouts=["mean", "visible"][: 1 + (name != "regnet")],
+    )
+    assert list(features)[-1] == (OUTPUT, OUTPUT)
+    with torch.inference_mode():
+        torch.testing.assert_close(features[OUTPUT, OUTPUT], model(images))
+    for layer, out in maps.items():
+        if name == "regnet":
+            cells = out.flatten(2).mT
+        else:
+            cells = out[:, 1:] if name == "vit" else out.flatten(1, 2)
+        torch.testing.assert_close(features[layer, "mean"], cells.mean(dim=1))
+        if name != "regnet":
+            first = cells[:, : cells.shape[1] // 4].mean(dim=1)
+            torch.testing.assert_close(features[layer, "visible"], first)
+    if name == "vit":
+        layer = layer_names(model)[0]
+        assert readouts_of(model) == ("class", "mean", "visible")
+        token = layer_features(model, images, layers=[layer])[layer, "class"]
+        assert torch.equal(token, maps[layer][:, 0])
+
+
+class Own(nn.Module):
+    """Not of any library."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        self.act = nn.ReLU()
+        self.pair = nn.LSTM(8, 8, batch_first=True)
+        self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+        self.unused = nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).mT
+        for block in self.blocks[:2]:
+            x = self.act(block(x))
+        x, _ = self.pair(x)
+        return self.blocks[2](x.mean(dim=1))
+
+
+def test_any_module_of_ones_own_can_be_named():
+    torch.manual_seed(0)
+    model, images = Own().eval(), torch.randn(3, 3, 24, 32)
+    features = layer_features(model, images, layers=["blocks.1", "stem", "blocks.2", OUTPUT])
+    with torch.inference_mode():
+        stem = model.stem(images)
+        block = model.blocks[1](model.act(model.blocks[0](stem.flatten(2).mT)))
+        torch.testing.assert_close(features["stem", "mean"], stem.mean(dim=(2, 3)))
+        torch.testing.assert_close(features["blocks.1", "mean"], block.mean(dim=1))
+        torch.testing.assert_close(features["blocks.2", OUTPUT], model(images))
+    assert layer_names(model) == (OUTPUT,)
+    for layer, told in (
+        ("act", "runs once, act runs several times"),
+        ("unused", "layers that run, got unused"),
+        ("pair", "vectors, maps or tokens of pair, got tuple"),
+        ("layer5", r"or other modules of Own, got \['layer5'\]"),
+        ("", "or other modules of Own"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            layer_features(model, images, layers=[layer])
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_other_modules_of_timm_can_be_named_beside_its_layers():
+    model, images = make_model("vit"), make_images("vit")
+    outputs = {}
+    model.blocks[1].mlp.register_forward_hook(lambda m, a, out: outputs.update(mlp=out))
+    features = layer_features(model, images, layers=["blocks.1", "blocks.1.mlp", "patch_embed"])
+    prefix = model.num_prefix_tokens
+    assert torch.equal(features["blocks.1.mlp", "class"], outputs["mlp"][:, 0])
+    torch.testing.assert_close(
+        features["blocks.1.mlp", "mean"], outputs["mlp"][:, prefix:].mean(dim=1)
+    )
+    alone = layer_features(model, images, layers=["blocks.1"])
+    assert torch.equal(features["blocks.1", "mean"], alone["blocks.1", "mean"])
+
+
+class Square(nn.Module):
+    """A map that has as many channels as rows and columns, first or last, or nobody knows where."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x).flatten(1)
+
+
+def test_a_map_whose_channels_could_be_any_axis():
+    images = torch.randn(2, 4, 4, 4)
+    conv, linear = nn.Conv2d(4, 4, 1), nn.Linear(4, 4)
+    for inner, axes in ((conv, (2, 3)), (linear, (1, 2))):
+        model = Square(inner).eval()
+        with torch.inference_mode():
+            expected = inner(images).mean(dim=axes)
+        features = layer_features(model, images, layers=["inner"])
+        torch.testing.assert_close(features["inner", "mean"], expected)
+    mixed = Square(nn.Sequential(conv, linear)).eval()
+    with pytest.raises(ValueError, match="read another layer or use another image size"):
+        layer_features(mixed, images, layers=["inner"])
