@@ -102,15 +102,15 @@ def natural(path: Path) -> list[tuple[int, str, int]]:
     return [(0, "", int(part)) if k % 2 else (1, part, 0) for k, part in enumerate(parts)]
 
 
-def beside(path: Path) -> tuple[str, dict[str, Any], dict[str, Any], Path] | None:
+def beside(path: Path) -> tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...], Path] | None:
     """What the file beside some weights says of their network.
 
     Args:
         path: the weights.
 
     Returns:
-        Architecture, arguments, timm's ``pretrained_cfg``, and the file that tells; None if none
-        does.
+        Architecture, arguments, timm's ``pretrained_cfg``, the modules that pre-training gave no
+        gradient, and the file that tells; None if none does.
 
     Raises:
         WeightsError: if the file is there and does not tell all.
@@ -129,7 +129,8 @@ def beside(path: Path) -> tuple[str, dict[str, Any], dict[str, Any], Path] | Non
         size = cfg.get("input_size")
         if cfg.get("fixed_input_size") and size:
             options.setdefault("img_size", tuple(size[1:]))  # as timm makes it
-        return str(about["architecture"]), options, cfg, told
+        idle = tuple(map(str, about.get("without_gradient") or ()))
+        return str(about["architecture"]), options, cfg, idle, told
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"expected in {told} what a2mim pretrain or timm writes, got {one_line(error)}; name "

@@ -7,13 +7,14 @@ the model: nothing stays random. A file without a classifier gives a model witho
 cannot tell (attention heads, normalisation, padding) comes from the layout, from the caller, or is
 an error that names the choices.
 
-Position embeddings and tables of relative positions are resampled, by timm's functions, only where
-another image size is asked for.
+Position embeddings and tables of relative positions are resampled only where another image size is
+asked for, as timm resamples them when it loads its own weights.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table, to_2tuple
+from timm.layers import resample_abs_pos_embed, to_2tuple
 from torch import Tensor, nn
 
 from a2mim.checkpoints.architectures import classes_of, infer, structure, untold
@@ -48,7 +49,6 @@ from a2mim.messages import did_you_mean
 UNTRAINED = "untrained:"
 HUB = "hf-hub:"
 _COUNTER = "num_batches_tracked"
-_TABLE = "relative_position_bias_table"
 LOOK = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
 """How a network sees its images, by timm's names."""
 _TOLD = ("mean", "std", "crop_pct", "interpolation")
@@ -156,6 +156,8 @@ class LoadReport:
             where modules call their tensors otherwise.
         notes: what else there is to know, for people.
         assumed: settings that decide numbers and that nothing told.
+        without_gradient: modules that a pre-training of ours left as they were made: attention
+            pools.
         entries: what else the file holds: entry -> what it is; text of its header.
         title: what the network is to be called, if the user says so.
         apart: the end of the path of its file that tells it from others of the same name, where
@@ -179,6 +181,7 @@ class LoadReport:
     contents: str = ""
     notes: tuple[str, ...] = ()
     assumed: tuple[Assumed, ...] = ()
+    without_gradient: tuple[str, ...] = ()
     entries: dict[str, str] = field(default_factory=dict)
     title: str = ""
     apart: str = ""
@@ -241,6 +244,7 @@ class _Plan:
     notes: tuple[str, ...]
     assumed: tuple[Assumed, ...]
     look_told: bool = False
+    idle: tuple[str, ...] = ()
 
 
 def load_model(
@@ -248,7 +252,7 @@ def load_model(
     *,
     architecture: str | None = None,
     options: Mapping[str, Any] | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     ema: Variant = "plain",
     layout: str | None = None,
     data: Mapping[str, Any] | None = None,
@@ -265,7 +269,7 @@ def load_model(
         architecture: timm name, for files that do not tell it. With a tag, normalisation, crop and
             interpolation are those of the tag.
         options: arguments of the timm model; they go before what the file seems to tell.
-        image_size: edge of the images in pixels; the file's own if None.
+        image_size: edge of the images in pixels, or height and width; the file's own if None.
         ema: which of two sets of weights, for files and folders that hold averaged ones beside the
             others. In
             OpenMixup's files ``"ema"`` takes those under ``ema_*``; which are the averages differs
@@ -376,7 +380,11 @@ def _is_file(name: str) -> bool:
 
 
 def _load_named(
-    name: str, options: dict[str, Any], image_size: int | None, data: dict[str, Any], seed: int
+    name: str,
+    options: dict[str, Any],
+    image_size: int | tuple[int, int] | None,
+    data: dict[str, Any],
+    seed: int,
 ) -> Loaded:
     """A timm or hub name, with its weights or untrained."""
     untrained = name.startswith(UNTRAINED)
@@ -535,7 +543,7 @@ def _planned(
     path: str | Path,
     architecture: str | None,
     options: dict[str, Any],
-    image_size: int | None,
+    image_size: int | tuple[int, int] | None,
     ema: Variant,
     layout: str | None,
 ) -> _Plan:
@@ -544,14 +552,18 @@ def _planned(
         raise WeightsError(f"expected the name of a timm model, got {architecture!r}")
     source, file, of_file = _read(path, ema)
     renamed = rename(file, of_file, layout)
+    about = beside(file.path) if architecture is None and layout is None else None
+    if layout is None and renamed.tensors.keys() != file.tensors.keys():
+        named, made_with = (architecture, options) if about is None else (about[0], about[1])
+        if named is not None and _has_names_of(named, made_with, file):
+            renamed = rename(file, of_file, "timm")
     chosen = renamed.layout
     state = {key: tensor for key, (_, tensor) in renamed.tensors.items()}
-    about = beside(file.path) if architecture is None and layout is None else None
     data: dict[str, Any] = dict(chosen.data or {})
-    name, where, tagged = chosen.name, str(file.path), False
+    name, where, tagged, idle = chosen.name, str(file.path), False, tuple[str, ...]()
     assumed = list(_assumed_set(file, renamed, of_file))
     if about is not None:
-        architecture, told, cfg, teller = about
+        architecture, told, cfg, idle, teller = about
         data = look_of(cfg)
         if teller.name != "config.json":
             name = "a2mim"
@@ -587,7 +599,18 @@ def _planned(
         notes=tuple(notes),
         assumed=tuple(assumed),
         look_told=tagged,
+        idle=idle,
     )
+
+
+def _has_names_of(architecture: str, options: Mapping[str, Any], file: StateFile) -> bool:
+    """Whether a file has the names of a network, whatever stands before those of others."""
+    try:
+        with torch.device("meta"):
+            own = _create(architecture, {**options, "num_classes": 1}).state_dict()
+    except WeightsError:
+        return False
+    return file.tensors.keys() <= own.keys()
 
 
 def _assumed_set(file: StateFile, renamed: Renamed, ema: Variant) -> tuple[Assumed, ...]:
@@ -630,6 +653,8 @@ def _fit(plan: _Plan, model: nn.Module) -> tuple[dict[str, Tensor], LoadReport]:
     state: dict[str, Tensor] = {}
     dropped, resampled = dict(plan.renamed.dropped), {}
     unknown, reshaped, not_finite = [], [], []
+    resized: dict[str, Tensor] | None = None
+    how = ""
     for key, (origin, tensor) in plan.renamed.tensors.items():
         if key in computed:
             if _agree(tensor, computed[key], plan.resample):
@@ -641,16 +666,18 @@ def _fit(plan: _Plan, model: nn.Module) -> tuple[dict[str, Tensor], LoadReport]:
         else:
             wanted = own[key]
             if tensor.shape != wanted.shape and plan.resample:
-                found = tuple(tensor.shape)
-                tensor = _resampled(key, tensor, model)
-                resampled[key] = (found, tuple(tensor.shape))
+                if resized is None:
+                    resized, how = _resized(plan, model)
+                if resized[key].shape == wanted.shape:
+                    resampled[key] = (tuple(tensor.shape), tuple(wanted.shape))
+                    tensor = resized[key]
             if tensor.shape != wanted.shape:
                 shapes = f"{tuple(tensor.shape)}, not {tuple(wanted.shape)}"
                 reshaped.append(f"{origin} ({shapes})")
             state[key] = tensor.to(wanted.dtype)
             if not state[key].isfinite().all():
                 not_finite.append(origin)
-    notes = list(plan.notes)
+    notes = [*plan.notes, *([how] if how and resampled else [])]
     counters = [key for key in own if key.endswith(_COUNTER) and key not in state]
     if counters:
         notes.append(f"{len(counters)} counters of batch norm set to 0; they change no output")
@@ -689,6 +716,7 @@ def _fit(plan: _Plan, model: nn.Module) -> tuple[dict[str, Tensor], LoadReport]:
         contents=contents_hash(state),
         notes=tuple(notes),
         assumed=plan.assumed,
+        without_gradient=plan.idle,
         entries={**plan.file.others, **plan.file.metadata},
     )
     return state, report
@@ -701,22 +729,49 @@ def _agree(found: Tensor, computed: Tensor, resample: bool) -> bool:
     return computed.is_meta or torch.equal(found.to(computed.dtype), computed.cpu())
 
 
-def _resampled(key: str, tensor: Tensor, model: nn.Module) -> Tensor:
-    """A table of positions for the model's image size; other tensors as they are."""
-    net: Any = model
-    if key == "pos_embed" and tensor.ndim == 3:
-        prefix = 0 if getattr(net, "no_embed_class", False) else net.num_prefix_tokens
-        grid = list(net.patch_embed.grid_size)
-        return resample_abs_pos_embed(tensor, new_size=grid, num_prefix_tokens=prefix)
-    if key.endswith(f".{_TABLE}"):
-        owner: Any = model.get_submodule(key.removesuffix(f".{_TABLE}"))
-        shape = tuple(owner.relative_position_bias_table.shape)
-        with warnings.catch_warnings():
+def _resized(plan: _Plan, model: nn.Module) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file for the model's image size, as timm itself loads them.
+
+    Each family of timm has its own way. Of those without one, tables of absolute positions are
+    resampled as in a ViT (CaiT, Hiera), which a note says; others stay, and shapes do not fit.
+    """
+    own = model.state_dict()
+    found = {key: tensor for key, (_, tensor) in plan.renamed.tensors.items() if key in own}
+    cfg = {
+        "state_dict": dict(found),
+        "num_classes": _outputs(model),
+        "input_size": (_channels(model), *(size_of_images(model) or (0, 0))),
+        "label_offset": 0,
+    }
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # timm's indexing, which torch remarks on
-            return resize_rel_pos_bias_table(
-                tensor, new_window_size=owner.window_size, new_bias_shape=shape
+            made = timm.create_model(
+                plan.architecture, pretrained=True, pretrained_cfg_overlay=cfg, **plan.options
             )
-    return tensor
+        return made.state_dict(), ""
+    except Exception:  # families refuse by whatever fails first
+        like = {key: _as_in_a_vit(key, tensor, own[key], model) for key, tensor in found.items()}
+        return like, "positions are resampled as in a ViT: timm has no way for this network"
+
+
+def _as_in_a_vit(key: str, tensor: Tensor, wanted: Tensor, model: nn.Module) -> Tensor:
+    """A table of absolute positions ``(1, prefix + rows x cols, D)`` for another grid."""
+    net: Any = model
+    grid = getattr(getattr(net, "patch_embed", None), "grid_size", None)
+    grid = grid or getattr(net, "tokens_spatial_shape", None)
+    if key != "pos_embed" or tensor.ndim != 3 or wanted.ndim != 3 or not grid:
+        return tensor
+    prefix = wanted.shape[1] - math.prod(grid)
+    if prefix < 0 or math.isqrt(tensor.shape[1] - prefix) ** 2 != tensor.shape[1] - prefix:
+        return tensor
+    return resample_abs_pos_embed(tensor, new_size=list(grid), num_prefix_tokens=prefix)
+
+
+def _channels(model: nn.Module) -> int:
+    """Of the images."""
+    size: tuple[int, ...] = data_config(model)["input_size"]
+    return size[0]
 
 
 def _image_size(model: nn.Module) -> int | tuple[int, int] | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,6 +14,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from a2mim.files import write_whole
+
+_POOLS = re.compile(r"^(Rot)?AttentionPool|ClassAttn|ClassAttention|^ClassBlock")
+"""Classes of timm that pool by attention, or hold the attention of a class token alone."""
 
 
 def save_backbone(backbone: nn.Module, path: Path) -> None:
@@ -22,6 +28,40 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors by name; an existing file is replaced only by a complete one."""
     state = {name: tensor.contiguous() for name, tensor in weights.items()}
     write_whole(path, save(state))
+
+
+def pools_without_gradient(method: Any, images_BCHW: Tensor) -> list[str]:
+    """Attention that only a classifier reads through, and that pre-training leaves as it was made.
+
+    Found by one step of a copy on the CPU, where a backbone has such attention; elsewhere at once.
+
+    Args:
+        method: of pre-training, with a ``backbone``.
+        images_BCHW: a few images of the size that it is made for.
+
+    Returns:
+        Names of modules of the backbone; those inside others are not named again.
+    """
+    found = [
+        name for name, module in method.backbone.named_modules() if _POOLS.search(_kind(module))
+    ]
+    pools = [name for name in found if not any(name.startswith(f"{one}.") for one in found)]
+    if not pools:
+        return []
+    with torch.random.fork_rng(devices=[]):
+        copied = deepcopy(method).cpu().float().train()
+        visible = copied.draw(torch.arange(len(images_BCHW)), 0)
+        copied(images_BCHW.cpu().float(), visible)["loss"].backward()
+
+    def moved(name: str) -> bool:
+        gradients = [p.grad for p in copied.backbone.get_submodule(name).parameters()]
+        return any(grad is not None and bool(grad.any()) for grad in gradients)
+
+    return [name for name in pools if not moved(name)]
+
+
+def _kind(module: nn.Module) -> str:
+    return type(module).__name__
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:

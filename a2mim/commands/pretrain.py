@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import isfunction, signature
 from pathlib import Path
@@ -32,7 +32,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from a2mim.checkpoints.save import save_backbone, save_weights
+from a2mim.checkpoints.save import pools_without_gradient, save_backbone, save_weights
 from a2mim.commands.pretrain_settings import UNDECIDING, check
 from a2mim.commands.training import (
     engine_arguments,
@@ -177,7 +177,8 @@ def run(
     watch = Watch(method, config, steps, steps_per_epoch, images_ICHW, knn)
     running = running_link(out)
     log = Log(work, steps, config.batch_size, watch, trackers, link=running)
-    about = json.dumps(description(method.backbone, config), indent=2) + "\n"
+    idle = pools_without_gradient(method, images_ICHW[:2])
+    about = json.dumps(description(method.backbone, config, idle), indent=2) + "\n"
     cut = what_a_cut_changes(method, config, ranks)
     if rank == 0:
         print(start_of(method, config, len(samples), steps, device))
@@ -517,7 +518,9 @@ def backbone_of(config: PretrainConfig) -> nn.Module:
         raise ValueError(f"expected the name of a timm model: {error}{hint}") from error
 
 
-def description(backbone: nn.Module, config: PretrainConfig) -> dict[str, object]:
+def description(
+    backbone: nn.Module, config: PretrainConfig, idle: Sequence[str] = ()
+) -> dict[str, object]:
     """How to make the network that the saved weights belong to, for people and for timm."""
     # A class that takes **kwargs, as that of distilled networks, hands them to the one before it.
     makers = [vars(of).get("__init__") for of in type(backbone).__mro__]
@@ -534,6 +537,7 @@ def description(backbone: nn.Module, config: PretrainConfig) -> dict[str, object
             "interpolation": INTERPOLATION,
             "num_classes": 0,
         },
+        **({"without_gradient": list(idle)} if idle else {}),
     }
 
 

@@ -192,6 +192,13 @@ def probe(config: ProbeConfig) -> dict[str, str]:
         for part in parts:
             remove_made(part, PARTS)
     left_out.keep(work)
+    readout = Readout(config.pool, config.block, config.final_norm)
+    said += [
+        doubts.of_pool(called(report), idle)
+        for _, report, _ in judged
+        if config.method in ("linear", "sgd", "knn")
+        and (idle := readout.idle(report.without_gradient))
+    ]
     said += left_out.sentences()
     finish_run(run, settings | {"doubts": said}, time.perf_counter() - start)
     print(summary(rows).to_string(index=False))
@@ -347,6 +354,8 @@ def _frozen(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Ite
     """Probes of frozen features, for every seed, by the first process."""
     transform = PilTransform.of(loaded.data_config)
     readout = Readout(config.pool, config.block, config.final_norm)
+    if idle := readout.idle(loaded.report.without_gradient):
+        print(doubts.of_pool(called(loaded.report), idle))
     tables: list[Features] = []
     both = _samples(config, transform)
     for split, some in zip(("training", "test"), both, strict=True):
@@ -371,13 +380,14 @@ def _frozen(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Ite
             f"{config.method}_top1",
             result.accuracy,
             result.interval,
-            _setting(config, result),
+            _setting(config, result, idle),
             len(tables[0].features_ID),
             seed,
             result.predictions_J,
             result.labels_J,
             {
                 "data_config": _plain(loaded.data_config),
+                **({"without_gradient": list(idle)} if idle else {}),
                 "chosen": result.chosen,
                 "grid": result.grid,
                 **result.settings,
@@ -432,7 +442,7 @@ def finetune_recipe(config: ProbeConfig) -> FinetuneConfig:
     return replace(recipe, data=config.data)
 
 
-def _setting(config: ProbeConfig, result: ProbeResult) -> str:
+def _setting(config: ProbeConfig, result: ProbeResult, idle: Sequence[str] = ()) -> str:
     """What decides a probe's number, in one line."""
     readout = result.settings["features"]["readout"]
     words = {
@@ -440,6 +450,7 @@ def _setting(config: ProbeConfig, result: ProbeResult) -> str:
         "block": config.block,
         "final_norm": "no" if not config.final_norm else None,
         "normalise": result.settings["normalise"],
+        "without_gradient": ",".join(idle) or None,
         "k": result.settings.get("k"),
         "recipe": config.recipe or None,
         {"linear": "weight_decay", "sgd": "lr"}.get(config.method, ""): result.chosen,

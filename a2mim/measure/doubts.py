@@ -109,6 +109,14 @@ def of_labels(name: str, predicted_I: NDArray[Any], labels_I: NDArray[Any]) -> l
     ]
 
 
+def of_pool(name: str, idle: Sequence[str]) -> str:
+    """That features are read through attention that was never trained."""
+    return (
+        f"{name}: its features are read through {', '.join(idle)}, which got no gradient in "
+        "pre-training and is as random as it was made; --pool mean reads the patches instead."
+    )
+
+
 def of_subject(subject: Subject, sources: Sequence[Source]) -> list[str]:
     """:func:`of_network` on a few of the images of a run.
 

@@ -113,6 +113,12 @@ class Readout:
         norms = [name for name, _ in (*_norms(model, TOKEN_NORMS), *_norms(model, POOLED_NORMS))]
         return {"pool": self.pool, "after": after, "final_norm": norms if self.norm else []}
 
+    def idle(self, without_gradient: Sequence[str]) -> tuple[str, ...]:
+        """Of modules that pre-training gave no gradient, pools by attention, those it reads."""
+        if self.pool == "class_token" and self.block is None:  # pools do not make tokens
+            return tuple(name for name in without_gradient if "pool" not in name and name != "head")
+        return tuple(without_gradient) if self.pool == "pooled" else ()
+
     def read(self, model: nn.Module, images_BCHW: Tensor) -> Tensor:
         """The features of a batch, ``(B, D)``.
 

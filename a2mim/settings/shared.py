@@ -15,8 +15,8 @@ CHECKPOINT = (
     "CODE.py:FUNCTION=FILE for a network of your own"
 )
 SEVERAL = (
-    "A folder of files, or a pattern in quotes ('runs/*/*.pth'), stands for all of them; those that "
-    "cannot be used are left out and named, and the exit code is 1"
+    "A folder of files, or a pattern in quotes ('runs/*/*.pth'), stands for all of them; those "
+    "that cannot be used are left out and named, and the exit code is 1"
 )
 
 Checkpoints = Annotated[

@@ -4,7 +4,15 @@ import pytest
 import timm
 from timm.models import model_entrypoint
 
-from experiments.network_walk import MEASURES, NETWORKS, PAGE, page, walked
+from experiments.network_walk import (
+    MEASURES,
+    NETWORKS,
+    OBLONG,
+    PAGE,
+    page,
+    walked,
+    walked_oblong,
+)
 
 ROW = re.compile(r"\| `(\w+)` \| (\w+) \| (.*) \|")
 
@@ -31,7 +39,18 @@ def test_the_page_has_every_network():
 def test_a_network_without_any_refusal():
     row = walked("test_resnet", {})
     assert row == {"class": "ResNet", **dict.fromkeys(MEASURES, "")}
-    assert "| `test_resnet` | ResNet | yes |" in page({"test_resnet": row})
+    oblong = {"test_resnet": dict.fromkeys(OBLONG, "")}
+    made = page({"test_resnet": row}, oblong)
+    assert f"| `test_resnet` | ResNet | {' | '.join(['yes'] * len(MEASURES))} | yes |" in made
+
+
+def test_refusals_are_whole_and_once():
+    row = {"class": "X", **dict.fromkeys(MEASURES, ""), "probe": "expected a, got " + 200 * "b"}
+    worse = {"test_vit": dict.fromkeys(OBLONG, "") | {"occlusion": "cannot", "probe": "cannot"}}
+    lines = page({"test_vit": row, "test_resnet": row}, worse).splitlines()
+    assert f"- `test_vit` (probe), `test_resnet` (probe): {200 * 'b'}" in lines
+    assert "- `test_vit` (occlusion, oblong): cannot" in lines
+    assert [line.split(" | ")[-1] for line in lines if line.startswith("| `")] == ["no |", "– |"]
 
 
 @pytest.mark.integration
@@ -40,5 +59,18 @@ def test_every_measure_of_every_file_is_as_the_page_says(name):
     """A number or one line, never a traceback: walked() raises whatever is not one of our lines."""
     row = walked(name, NETWORKS[name])
     marks = ["no" if row[measure] else "yes" for measure in MEASURES]
-    assert committed()[name] == (row["class"], marks)
+    assert committed()[name][0] == row["class"]
+    assert committed()[name][1][:-1] == marks
+    assert all("\n" not in line for line in row.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_oblong_images_of_every_file_are_as_the_page_says(name):
+    """What works on square ones works there too, or one line says why not."""
+    _, marks = committed()[name]
+    row = walked_oblong(name, NETWORKS[name])
+    square = dict(zip(MEASURES, marks, strict=False))
+    worse = [measure for measure in OBLONG if row[measure] and square[measure] == "yes"]
+    assert marks[-1] == ("no" if worse else "yes")
     assert all("\n" not in line for line in row.values())

@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from timm import create_model
+from timm.layers import to_2tuple
 from torch import nn
+from torch.nn import functional as F
 
 from a2mim.checkpoints.files import WeightsError
 from a2mim.checkpoints.layouts import IMAGENET, fixed_positions
@@ -585,6 +587,68 @@ def test_relative_tables_are_resampled(shared, tmp_path):
     same(timms, loaded, 48)
     tables = 1 if shared else 2
     assert sum("table" in key for key in loaded.report.resampled) == tables
+
+
+RESIZED = {
+    "flexivit_small": {"embed_dim": 48, "depth": 1, "num_heads": 3},  # bilinear, no antialias
+    "eva02_tiny_patch14_224": {"embed_dim": 48, "depth": 1, "num_heads": 3},
+    "deit_tiny_distilled_patch16_224": {"embed_dim": 48, "depth": 1, "num_heads": 3},
+    "swin_tiny_patch4_window7_224": {"embed_dim": 24, "depths": (1, 1), "num_heads": (1, 2)},
+    "swinv2_tiny_window8_256": {"embed_dim": 24, "depths": (1, 1), "num_heads": (1, 2)},
+    "vit_relpos_small_patch16_224": {"embed_dim": 48, "depth": 1, "num_heads": 3},
+    "deepseek_vit_412m": {"embed_dim": 48, "depth": 1, "num_heads": 3, "patch_size": 14},
+}
+
+
+def resized(name, options, tmp_path, before, after):
+    """A file of a network for one size: itself, what timm makes of it for another, and ours."""
+    model = scrambled(create_model(name, img_size=before, num_classes=3, **options))
+    path = tmp_path / "net.pth"
+    torch.save(model.state_dict(), path)
+    overlay = {"file": str(path), "num_classes": 3, "custom_load": False}
+    loaded = load_model(path, architecture=name, options=options, image_size=after)
+
+    def timms():
+        made = {"num_classes": 3, "img_size": after, **options}
+        return create_model(name, True, pretrained_cfg_overlay=overlay, **made).state_dict()
+
+    return model, timms, loaded
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of timm's own resampling
+@pytest.mark.parametrize("name", RESIZED)
+@pytest.mark.parametrize("after", [448, (112, 224)], ids=["square", "oblong"])
+def test_every_family_is_resampled_as_timm_does(name, after, tmp_path):
+    before = 256 if "256" in name else 224
+    after = tuple(edge * before // 224 for edge in to_2tuple(after))
+    _, timms, loaded = resized(name, RESIZED[name], tmp_path, before, after)
+    own, timms = loaded.model.state_dict(), timms()
+    assert own.keys() == timms.keys()
+    assert all(torch.equal(own[key], timms[key]) for key in own)
+    assert loaded.data_config["input_size"] == (3, *after)
+    assert not any("positions are resampled" in note for note in loaded.report.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cait_xxs24_224", {"embed_dim": 48, "depth": 1, "num_heads": 3}),
+        ("hiera_tiny_224", {"embed_dim": 24, "stages": (1, 1), "q_pool": 1}),
+    ],
+)
+def test_positions_of_networks_for_which_timm_has_no_way(name, options, tmp_path):
+    """As in a ViT, bicubic with antialiasing, on the grid of their tokens; a note says so."""
+    model, timms, loaded = resized(name, options, tmp_path, 64, 96)
+    with pytest.raises(RuntimeError, match="size mismatch for pos_embed"):
+        timms()
+    table = model.pos_embed.detach()
+    side = round(table.shape[1] ** 0.5)
+    map_BEhw = table.mT.unflatten(2, (side, side))
+    new = 3 * side // 2
+    expected = F.interpolate(map_BEhw, (new, new), mode="bicubic", antialias=True)
+    torch.testing.assert_close(loaded.model.pos_embed.detach(), expected.flatten(2).mT)
+    assert list(loaded.report.resampled) == ["pos_embed"]
+    assert any("positions are resampled as in a ViT" in note for note in loaded.report.notes)
 
 
 def test_networks_of_any_size_only_change_their_input(tmp_path):

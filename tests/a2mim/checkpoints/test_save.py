@@ -2,7 +2,9 @@ import pytest
 import torch
 from timm import create_model
 
-from a2mim.checkpoints.save import load_backbone, save_backbone
+from a2mim.checkpoints.save import load_backbone, pools_without_gradient, save_backbone
+from a2mim.methods.masked_image_model import MaskedImageModel
+from a2mim.methods.masking import BlockMask
 
 
 def make(classes=3, seed=0, name="test_resnet"):
@@ -53,3 +55,44 @@ def test_wrong_files_change_nothing(tmp_path):
         load_backbone(model, path)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("vit_tiny_patch16_224", {"global_pool": "map", "class_token": False}, ["attn_pool"]),
+        ("cait_xxs24_224", {"depth_token_only": 1}, ["blocks_token_only.0"]),
+        ("vit_tiny_patch16_224", {}, []),
+    ],
+    ids=["pool", "class attention", "none"],
+)
+def test_pools_that_pre_training_does_not_reach(name, options, expected):
+    """Weights, gradients and random state are as they were."""
+    small = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
+    backbone = create_model(name, num_classes=0, **small, **options)
+    method = MaskedImageModel(backbone, BlockMask(32, 8))
+    before = torch.random.get_rng_state()
+    assert pools_without_gradient(
+        method, torch.randn(2, 3, 32, 32, generator=torch.Generator())
+    ) == (expected)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(parameter.grad is None for parameter in method.parameters())
+
+
+def test_a_pool_that_is_trained_is_not_named():
+    class Pooled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = create_model(
+                "vit_tiny_patch16_224",
+                **{"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3},
+                **{"global_pool": "map", "class_token": False, "num_classes": 0},
+            )
+
+        def draw(self, numbers, seed):
+            return numbers
+
+        def forward(self, images, numbers):
+            return {"loss": self.backbone(images).square().mean()}
+
+    assert pools_without_gradient(Pooled(), torch.randn(2, 3, 32, 32)) == []

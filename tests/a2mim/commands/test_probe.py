@@ -95,6 +95,28 @@ def test_a_linear_probe_and_all_that_explains_it(config, capsys):
     assert "a.safetensors" in capsys.readouterr().out
 
 
+def test_a_pool_that_pre_training_left_random_is_named(config, tmp_path, capsys):
+    """In the table, in the run and on the screen, where features are read through it."""
+    described = tmp_path / "a.json"
+    about = json.loads(described.read_text())
+    described.write_text(json.dumps(about | {"without_gradient": ["attn_pool"]}))
+    told = (
+        "a.safetensors: its features are read through attn_pool, which got no gradient in "
+        "pre-training and is as random as it was made; --pool mean reads the patches instead."
+    )
+    for pool, idle in (("pooled", True), ("mean", False)):
+        one = changed(config, method="knn", pool=pool, out=tmp_path / pool)
+        probe(one)
+        assert (told in capsys.readouterr().out) == idle
+        rows = read_table(one.out / "rows.csv")
+        named = rows["setting"].str.contains("without_gradient=attn_pool")
+        assert named.tolist() == (idle & (rows["weights"] == "a.safetensors")).tolist()
+        label = json.loads((one.out / "config.json").read_text())["config"]
+        assert label.get("doubts", []) == ([told] if idle else [])
+        about = json.loads((one.out / "probe.json").read_text())
+        assert about[0]["numbers"][0].get("without_gradient") == (["attn_pool"] if idle else None)
+
+
 def test_a_finished_run_is_not_measured_again(config, monkeypatch, capsys):
     def unwanted(*_given):
         raise AssertionError("measured again")
