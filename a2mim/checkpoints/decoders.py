@@ -10,13 +10,14 @@ Most files that are passed around hold the backbone alone; they reconstruct noth
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from a2mim.checkpoints.files import WeightsError, first_names
+from a2mim.checkpoints.files import StateFile, WeightsError, first_names
 from a2mim.methods.mae import MaskedAutoencoder, vision_transformer
 from a2mim.methods.masked_image_model import MaskedImageModel, simmim
 from a2mim.methods.masking import BlockMask
@@ -25,7 +26,7 @@ MAE_RATIO, SIMMIM_RATIO, SIMMIM_BLOCK = 0.75, 0.6, 32
 """What was hidden in the official pre-trainings: no file tells."""
 
 HEADS = 16
-"""Attention heads of all official decoders of MAE; the shapes of tensors do not tell."""
+"""Attention heads of all official decoders of MAE, where a file does not tell its own."""
 
 _MAE = re.compile(r"(?:decoder\.)?(decoder_.+|mask_token)")
 _HUGGING_FACE = (
@@ -48,6 +49,7 @@ def with_decoder(
     image_size: int,
     ratio: float | None = None,
     block: int | None = None,
+    heads: int | None = None,
     where: str = "the file",
 ) -> MaskedAutoencoder | MaskedImageModel:
     """The masked model of a file, around its backbone.
@@ -58,6 +60,7 @@ def with_decoder(
         image_size: edge of the images in pixels.
         ratio: hidden share; None: that of the official pre-training, 0.75 for MAE, 0.6 for SimMIM.
         block: edge of a mask block in pixels, for SimMIM; None: 32.
+        heads: attention heads of the decoder of an MAE, which shapes do not tell; None: 16.
         where: what errors call the file.
 
     Returns:
@@ -69,7 +72,8 @@ def with_decoder(
         TypeError: if the backbone is none that MAE can be built around.
     """
     if any(name.endswith(("decoder_embed.weight", "decoder_pred.weight")) for name in tensors):
-        return _mae(tensors, backbone, MAE_RATIO if ratio is None else ratio, block, where)
+        ratio = MAE_RATIO if ratio is None else ratio
+        return _mae(tensors, backbone, ratio, block, heads or HEADS, where)
     if {"encoder.mask_token", "decoder.0.weight"} <= tensors.keys():
         mask = BlockMask(
             image_size,
@@ -92,8 +96,34 @@ def with_decoder(
     )
 
 
+def decoder_heads(file: StateFile) -> int | None:
+    """Attention heads of a decoder, as the arguments in a file say, or ``config.json`` beside it.
+
+    Args:
+        file: what was read.
+
+    Returns:
+        None where nothing tells.
+    """
+    told = file.settings
+    beside = file.path.parent / "config.json"
+    if beside.is_file():
+        try:
+            said = json.loads(beside.read_text(encoding="utf-8"))
+        except ValueError:
+            said = {}
+        told = told | (said if isinstance(said, dict) else {})
+    heads = [told.get(name) for name in ("decoder_num_heads", "decoder_num_attention_heads")]
+    return next((number for number in heads if isinstance(number, int) and number > 0), None)
+
+
 def _mae(
-    tensors: Mapping[str, Tensor], backbone: nn.Module, ratio: float, block: int | None, where: str
+    tensors: Mapping[str, Tensor],
+    backbone: nn.Module,
+    ratio: float,
+    block: int | None,
+    heads: int,
+    where: str,
 ) -> MaskedAutoencoder:
     decoder = mae_decoder(tensors)
     if "pos_embed" not in decoder:
@@ -105,7 +135,7 @@ def _mae(
         ratio,
         decoder_width=positions_1NF.shape[-1],
         decoder_depth=len({name.split(".")[1] for name in decoder if name.startswith("blocks.")}),
-        decoder_heads=HEADS,
+        decoder_heads=heads,
     )
     patch = vit.patch_embed.patch_size[0]
     if block not in (None, patch):

@@ -45,6 +45,9 @@ WRAPPERS = (
 )
 """Entries that hold the weights of a checkpoint; the first that is there is taken."""
 
+SETTINGS = ("args", "config", "cfg", "hparams", "hyper_parameters")
+"""Entries that hold the arguments of the program that wrote a checkpoint."""
+
 MOST_NAMES = 200
 """Names of classes and functions that a file may have beside its weights."""
 
@@ -63,6 +66,15 @@ class _Inert:
         pass
 
 
+class _Settings(_Inert):
+    """Stands for the arguments of a program, of which numbers and words are kept."""
+
+    plain: dict[str, object]
+
+    def __setstate__(self, state: object) -> None:
+        self.plain = _plain(state)
+
+
 def _empty_dict(*_: object) -> dict[Any, Any]:
     """Stands for a class of dicts: torch fills only its own kinds, and no others."""
     return {}
@@ -72,6 +84,7 @@ _PLACEHOLDERS: dict[str, Any] = {
     "yacs.config.CfgNode": OrderedDict,
     "collections.defaultdict": _empty_dict,
     "omegaconf.dictconfig.DictConfig": _Inert,
+    "argparse.Namespace": type("Namespace", (_Settings,), {}),
 }
 """Names of classes -> what is built instead; an inert object for every other."""
 
@@ -87,6 +100,7 @@ class StateFile:
         others: what else the file holds: entry -> what it is.
         arch: what the file calls its architecture, if it does.
         metadata: text in the header of a safetensors file.
+        settings: numbers and words among the arguments of the program that wrote it.
     """
 
     path: Path
@@ -95,6 +109,7 @@ class StateFile:
     others: dict[str, str] = field(default_factory=dict)
     arch: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
 
 
 def read_state(path: Path, ema: Variant = "plain") -> StateFile:
@@ -246,7 +261,7 @@ def _unwrapped(path: Path, contents: Any, ema: Variant) -> StateFile:
     """From what a checkpoint holds to its tensors by name."""
     wrapper: list[str] = []
     others: dict[str, str] = {}
-    arch = None
+    arch, settings = None, dict[str, object]()
     for _ in range(5):  # a damaged or hostile file may hold itself
         if isinstance(contents, _Inert):
             raise WeightsError(
@@ -260,6 +275,8 @@ def _unwrapped(path: Path, contents: Any, ema: Variant) -> StateFile:
             )
         known = contents.get("arch")
         arch = known if isinstance(known, str) else arch
+        for name in SETTINGS:
+            settings |= _plain(contents.get(name))
         inner = next((name for name in WRAPPERS if isinstance(contents.get(name), Mapping)), None)
         if inner is None:
             break
@@ -283,7 +300,14 @@ def _unwrapped(path: Path, contents: Any, ema: Variant) -> StateFile:
             f"expected dense real tensors with all their values, {path} has others: "
             + first_names(odd)
         )
-    return StateFile(path, tensors, tuple(wrapper), others, arch)
+    return StateFile(path, tensors, tuple(wrapper), others, arch, settings=settings)
+
+
+def _plain(values: object) -> dict[str, object]:
+    """Numbers and words by name, of a dict or of the arguments of a program."""
+    values = getattr(values, "plain", values)
+    items = values.items() if isinstance(values, Mapping) else ()
+    return {str(key): value for key, value in items if isinstance(value, str | int | float)}
 
 
 def _check_floating(tensors: Mapping[str, Tensor], path: Path) -> None:

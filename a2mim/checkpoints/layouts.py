@@ -347,7 +347,7 @@ LAYOUTS = (
         "",
         {
             r"(mask_token|lm_head\.)": _TOKEN,
-            r"cls_pt_(layers|norm|lm_head)\.|cls_pt_rel": "blocks of pre-training alone",
+            r"cls_pt_(layers|norm|lm_head)\.": "blocks of pre-training alone",
         },
     ),
     Layout("beit", _beit, "", {r"mask_token$": _TOKEN, r"lm_head\.": _PROJECTION}, data=None),
@@ -380,7 +380,8 @@ LAYOUTS = (
         r"backbone\.",
         {
             r"momentum_": _COPY,
-            r"(projector|predictor|prototypes|queue|head)\b": _PROJECTION,
+            r"(projector|predictor|prototypes|head)\b|queue|dino_loss_func\.": _PROJECTION,
+            r"decoder\.": _DECODER,
             r"classifier\.": "a classifier trained beside",
         },
     ),

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from a2mim.checkpoints.decoders import HEADS, with_decoder
+from a2mim.checkpoints.decoders import decoder_heads, with_decoder
 from a2mim.checkpoints.files import WeightsError, read_state
 from a2mim.checkpoints.load import LoadReport
 from a2mim.checkpoints.renaming import without_common_prefix
@@ -168,17 +168,15 @@ def _network(name: str, config: ReconstructConfig) -> _Network:
                 raise UsageError(
                     f"expected a run of a2mim pretrain or a file with a decoder, got {name}"
                 )
+            state = read_state(file, "ema" if config.weights.ema else "plain")
+            tensors = without_common_prefix(state.tensors)
             method = with_decoder(
-                {
-                    key: tensor
-                    for key, (_, tensor) in without_common_prefix(
-                        read_state(file, "ema" if config.weights.ema else "plain").tensors
-                    ).items()
-                },
+                {key: tensor for key, (_, tensor) in tensors.items()},
                 loaded.model,
                 image_size=loaded.data_config["input_size"][-1],
                 ratio=config.mask_ratio,
                 block=config.block,
+                heads=decoder_heads(state),
                 where=name,
             )
     except (WeightsError, CheckpointError, ValueError, TypeError) as error:
@@ -214,7 +212,7 @@ def _reconstructed(
     if isinstance(method, MaskedAutoencoder):
         if not network.ours:
             method.norm_pix = _norm_pix(method, images, visible, config.norm_pix)
-            setting += f" decoder_heads={HEADS}"  # no file tells
+            setting += f" decoder_heads={method.decoder.blocks[0].attn.num_heads}"
         setting += f" norm_pix={'yes' if method.norm_pix else 'no'}"
     stacks = seen_and_completed(method, images, visible)
     if "prediction" not in stacks:

@@ -175,12 +175,11 @@ class LeftOut:
         """
         left = tuple(name for name in self._all if name not in self.reasons)
         if not left and self._all:
-            reasons = list(dict.fromkeys(self.reasons.values()))
-            if len(reasons) == 1:
+            if len(set(self.reasons.values())) == 1:
                 raise UsageError(self._first)
             raise UsageError(
                 f"expected a checkpoint that can be used, got {len(self._all)} that cannot: "
-                + "; ".join(reasons[:3])
+                + "; ".join(f"{printable(name)}: {self.reasons[name]}" for name in self._all[:3])
             )
         return left
 

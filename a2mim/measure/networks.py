@@ -28,6 +28,7 @@ from a2mim.checkpoints.files import WeightsError
 from a2mim.checkpoints.folders import LOCAL
 from a2mim.checkpoints.layouts import DIALECTS, LAYOUTS, PLAIN
 from a2mim.checkpoints.load import HUB, UNTRAINED, Loaded, LoadReport, describe, load_model
+from a2mim.checkpoints.zero_shot import BY_OPEN_CLIP, with_texts
 from a2mim.data.augment import PilTransform
 from a2mim.data.sources import Source, as_seen
 from a2mim.files import write_whole
@@ -91,6 +92,12 @@ def load(name: str, config: WeightsConfig) -> Loaded:
     """
     config, title = weights_of(name, config)
     loaded = _load(name, config)
+    if config.texts:
+        file = Path(parts_of(name)[1])
+        try:
+            loaded = with_texts(loaded, config.texts, file if file.is_file() else None)
+        except WeightsError as error:
+            raise UsageError(str(error)) from error
     count = sum(parameter.numel() for parameter in loaded.model.parameters())
     apart = dict(config.apart).get(name, "")
     title = title or loaded.report.title
@@ -323,8 +330,22 @@ def recorded(config: WeightsConfig) -> dict[str, Any]:
     """The settings of weights as runs record them, without paths of this machine."""
     settings = asdict(config)
     del settings["apart"]
-    of_each = [(without_path(name), *words) for name, *words in settings.pop("per_network")]
+    settings["texts"] = _texts(settings["texts"])
+    of_each = [
+        (without_path(name), *(_word_without_path(word) for word in words))
+        for name, *words in settings.pop("per_network")
+    ]
     return settings | ({"per_network": of_each} if of_each else {})
+
+
+def _word_without_path(word: str) -> str:
+    return f"texts={_texts(word[6:])}" if word.startswith("texts=") else word
+
+
+def _texts(where: str) -> str:
+    """Where texts are from, without folders."""
+    parts = where.split(":") if where.startswith(BY_OPEN_CLIP) else ["", "", "", where]
+    return ":".join([*filter(None, parts[:3]), *(Path(part).name for part in parts[3:])])
 
 
 def kept(report: LoadReport) -> dict[str, Any]:

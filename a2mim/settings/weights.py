@@ -64,13 +64,18 @@ class WeightsConfig:
         tyro.conf.arg(name="for", metavar="CKPT NAME=VALUE [NAME=VALUE ...]"),
     ] = ()
     """Settings of one checkpoint, named as above or by its file: name=WORDS is what it is called in
-    tables and figures, mean=R,G,B, std=R,G,B and layout=NAME as below, any other NAME=VALUE what it
-    is made with. Can be given several times, such as --for a.pth name=ours std=0.5,0.5,0.5"""
+    tables and figures, mean=R,G,B, std=R,G,B, layout=NAME and texts=FILE as below, any other
+    NAME=VALUE what it is made with. Can be given several times, such as --for a.pth name=ours
+    std=0.5,0.5,0.5"""
     layout: str = ""
     """Layout of a file that is not recognised; a2mim models lists them."""
     ema: bool = False
     """Of two sets of weights in a file or run, take the averaged ones (OpenMixup: those under
     ema_*)."""
+    texts: str = ""
+    """Zero-shot classes: a .npz or .safetensors file of class names and text vectors (names,
+    vectors), or open_clip:MODEL:PRETRAINED:CLASSES.txt[:TEMPLATES.txt], which open_clip computes.
+    The network is then a tower of CLIP's kind, whose outputs are compared with them."""
     image_size: Annotated[int | None, Within(1)] = None
     """Edge of the images in pixels, if not the network's own; positions are resampled."""
     mean: tuple[float, ...] = ()
@@ -96,10 +101,13 @@ def weights_of(checkpoint: str, config: WeightsConfig) -> tuple[WeightsConfig, s
         if name not in (checkpoint, PurePath(checkpoint).name):
             continue
         for (key, value), word in zip(_options(words, "--for CKPT"), words, strict=True):
-            if key in ("name", "layout"):
-                text = word.partition("=")[2]
-                title = text if key == "name" else title
-                config = replace(config, layout=text) if key == "layout" else config
+            text = word.partition("=")[2]
+            if key == "name":
+                title = text
+            elif key == "layout":
+                config = replace(config, layout=text)
+            elif key == "texts":
+                config = replace(config, texts=text)
             elif key in ("mean", "std"):
                 value = value if isinstance(value, tuple) else (value,)
                 if not all(isinstance(number, int | float) for number in value):

@@ -1,12 +1,15 @@
 """Official decoders, computed from the tensors of a file without any module of ours or of timm."""
 
+import json
+from argparse import Namespace
+
 import pytest
 import torch
 from timm import create_model
 from torch.nn import functional as F
 
-from a2mim.checkpoints.decoders import mae_decoder, with_decoder
-from a2mim.checkpoints.files import WeightsError
+from a2mim.checkpoints.decoders import decoder_heads, mae_decoder, with_decoder
+from a2mim.checkpoints.files import WeightsError, read_state
 
 OPTIONS = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 WIDTH, DEPTH, PATCHES, NUMBERS = 32, 2, 16, 192
@@ -161,3 +164,26 @@ def test_what_has_no_decoder_or_not_all_of_one_is_refused():
     with pytest.raises(ValueError, match="--block 8"):
         with_decoder(official(model), model, image_size=32, block=16)
     assert len(mae_decoder(official(model))) == len(mae_decoder(hugging_face(official(model))))
+
+
+@pytest.mark.parametrize(
+    ("beside", "arguments", "heads"),
+    [
+        (None, None, None),
+        (None, Namespace(decoder_num_heads=4, model="mae"), 4),
+        (None, {"decoder_num_heads": 8}, 8),
+        ({"decoder_num_attention_heads": 2}, None, 2),
+        ([], Namespace(lr=0.1), None),
+    ],
+)
+def test_heads_are_those_that_the_file_or_its_neighbour_tells(tmp_path, beside, arguments, heads):
+    model = vit()
+    state = official(model)
+    args = {} if arguments is None else {"args": arguments}
+    torch.save({"model": state, **args}, tmp_path / "mae.pth")
+    if beside is not None:
+        (tmp_path / "config.json").write_text(json.dumps(beside))
+    file = read_state(tmp_path / "mae.pth")
+    assert decoder_heads(file) == heads
+    method = with_decoder(file.tensors, model, image_size=32, heads=decoder_heads(file))
+    assert method.decoder.blocks[0].attn.num_heads == (heads or 16)

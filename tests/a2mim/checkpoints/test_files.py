@@ -106,6 +106,7 @@ def test_settings_beside_weights_are_not_looked_at(tmp_path, monkeypatch):
     file = read_state(path)
     equal(file.tensors)
     assert set(file.others) == {"args", "config", "best"}
+    assert file.settings == {"lr": 0.1}
 
 
 class Touch:

@@ -1098,7 +1098,16 @@ RESNETS = {
     ),
     "solo-learn": (
         lambda s: {"state_dict": prefixed("backbone.", s), "pytorch-lightning_version": "2"},
-        ("projector.0.weight", "momentum_backbone.conv1.weight", "classifier.weight"),
+        (
+            *("projector.0.weight", "momentum_backbone.conv1.weight", "classifier.weight"),
+            *(
+                "queue",
+                "queue_ptr",
+                "queue_y",
+                "dino_loss_func.center",
+                "momentum_head.mlp.0.weight",
+            ),
+        ),
     ),
 }
 
