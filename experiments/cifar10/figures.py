@@ -102,23 +102,20 @@ def occluded(means: pd.DataFrame, plan: Plan) -> Figure:
 def along(means: pd.DataFrame, plan: Plan) -> Figure:
     """J of middle orders over epochs of pre-training."""
     figure, axes = _panels(2)
-    of = means[(means["measure"] == "J middle") & means["setting"].str.startswith("epoch ")].copy()
+    of = means[
+        (means["measure"] == "J middle") & means["setting"].str.startswith("epoch ")
+    ].copy()
     of["at"] = of["setting"].str.removeprefix("epoch ").astype(float)
     for ax, (arch, title) in zip(axes, TITLES.items(), strict=True):
         _curves(ax, of[of["arch"] == arch])
         ax.set(title=title, xlabel="epoch of pre-training", ylabel="J of middle orders")
-    return _captioned(
-        figure, plan, plan.size.along, "value: projection on the whole image's features"
-    )
+    return _captioned(figure, plan, plan.size.along, "value: projection on the whole image's features")
 
 
 def depth(means: pd.DataFrame, plan: Plan) -> Figure:
     """High frequencies and variance of maps over depth, of fine-tuned networks."""
     figure, axes = _panels(2, 2)
-    titles = {
-        "high frequencies": "Δ log amplitude of the highest frequency",
-        "variance": "variance",
-    }
+    titles = {"high frequencies": "Δ log amplitude of the highest frequency", "variance": "variance"}
     for row, (arch, title) in zip(axes.reshape(2, 2), TITLES.items(), strict=True):
         for ax, (measure, name) in zip(row, titles.items(), strict=True):
             of = means[(means["measure"] == measure) & (means["arch"] == arch)]
@@ -165,14 +162,7 @@ def ablations(means: pd.DataFrame, plan: Plan) -> Figure:
 
 def draw(folder: Path, plan: Plan) -> list[str]:
     """Draw all figures of a folder's tables again, as SVG and PDF; their names."""
-    means = pd.read_csv(
-        folder / "means.csv",
-        keep_default_na=False,
-        na_values={
-            c: [""]
-            for c in ("estimate", "low", "high", "se", "p", "df", "seed_variance", "image_variance")
-        },
-    )
+    means = pd.read_csv(folder / "means.csv", keep_default_na=False, na_values={c: [""] for c in ("estimate", "low", "high", "se", "p", "df", "seed_variance", "image_variance")})
     claims = pd.read_csv(folder / "claims.csv")
     figures: dict[str, Callable[[], Figure]] = {
         "orders": lambda: orders(means, plan),

@@ -105,9 +105,7 @@ def _features(runs: Path, arm: Arm) -> pd.DataFrame:
             own.assign(measure="high frequencies", value=high),
             own.assign(measure="variance", value=told["variance"]),
         ]
-    filled = [
-        table.reindex(columns=["measure", "setting", "at", "image", "value"]) for table in tables
-    ]
+    filled = [table.reindex(columns=["measure", "setting", "at", "image", "value"]) for table in tables]
     rows = pd.concat(filled, ignore_index=True)
     return rows.assign(setting=rows["setting"].fillna(""), at=rows["at"].fillna(0.0))
 
@@ -142,11 +140,7 @@ def _orders(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
             yield pd.DataFrame(
                 {"measure": name, "at": ratio, "image": images, "value": values_IO[:, o]}
             )
-        ends = (
-            {}
-            if strength.bracket is None
-            else dict(zip(("from", "to"), strength.bracket, strict=True))
-        )
+        ends = {} if strength.bracket is None else dict(zip(("from", "to"), strength.bracket, strict=True))
         for band, inside_O in bands_of(strength.orders_O, strength.n).items():
             value_I = values_IO[:, inside_O].mean(axis=1)
             yield pd.DataFrame(

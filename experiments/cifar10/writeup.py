@@ -113,13 +113,9 @@ def judged(found: pd.DataFrame, epochs: int) -> pd.DataFrame:
         of = two_level(a, b)
         seeds = min(len(a), len(b))
         verdict = verdict_of(of.low, of.high, claim.sign, claim.margin)
-        takes = (
-            ""
-            if verdict != "not decided"
-            else takes_of(
-                claim.sign * of.estimate + claim.margin,
-                *(of.seed_variance, of.image_variance, seeds, len(common)),
-            )
+        takes = "" if verdict != "not decided" else takes_of(
+            claim.sign * of.estimate + claim.margin,
+            *(of.seed_variance, of.image_variance, seeds, len(common)),
         )
         rows.append(
             row
