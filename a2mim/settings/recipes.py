@@ -42,7 +42,7 @@ def as_options(config: Any, prefix: str = "", without: Collection[str] = ()) -> 
         value, name = getattr(config, field.name), prefix + field.name.replace("_", "-")
         if is_dataclass(value):
             lines += as_options(value, prefix)
-        elif isinstance(value, bool):
+        elif field.type in (bool, "bool"):  # one that may be None is given as a word
             lines.append(f"--{prefix}{'' if value else 'no-'}{name.removeprefix(prefix)}")
         else:
             words = [str(value)]
