@@ -269,7 +269,7 @@ def test_what_is_not_run_stands_on_a_page():
 VIT = {"img_size": 64, "patch_size": 16, "embed_dim": 192, "depth": 1, "num_heads": 3}
 TRAINED = {"global_pool": "avg", "fc_norm": True, "num_classes": 10, "mlp_ratio": 0.5}
 """A ViT that was fine-tuned after MAE, in the layout of its official code."""
-DOWNLOADED = {"resnet50.a1_in1k": {"img_size": 56, "patch_size": 14, "embed_dim": 12, "depth": 1}}
+DOWNLOADED = {"resnet50.a1_in1k": {"img_size": 28, "patch_size": 7, "embed_dim": 12, "depth": 1}}
 """timm's own weights that pages name, and what stands in for them."""
 
 
