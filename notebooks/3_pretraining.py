@@ -26,9 +26,9 @@ import torch
 
 import interactions as ix
 from a2mim import LOSSES, BlockMask, MaskedImageModel, site_of
-from a2mim.commands.watching import seen_and_completed
 from a2mim.data.arrays import digits
 from a2mim.data.resident import TensorSamples
+from a2mim.recipes.watching import seen_and_completed
 from a2mim.settings.demo import backbone as small
 from a2mim.training.loop import pretrain
 from a2mim.training.optim import adamw, cosine_lr

@@ -21,7 +21,6 @@ import pandas as pd
 from torch import Tensor
 
 from a2mim.checkpoints.load import Loaded, LoadReport
-from a2mim.commands import finetune
 from a2mim.data.arrays import subset
 from a2mim.data.augment import Augment, PilTransform
 from a2mim.data.samples import SomeSamples
@@ -53,6 +52,7 @@ from a2mim.probes.knn import knn_probe
 from a2mim.probes.linear import WEIGHT_DECAYS
 from a2mim.probes.results import ProbeResult
 from a2mim.processes import first, is_first, together
+from a2mim.recipes import finetuning
 from a2mim.recipes.finetune import RECIPES, FinetuneConfig
 from a2mim.runs.folder import (
     commit,
@@ -468,9 +468,9 @@ def _finetuned(
     """Fine-tuning by a recipe, for every seed; its rows, and its settings."""
     recipe = finetune_recipe(config)
     tables = [
-        finetune.finetune_seeds(
+        finetuning.finetune_seeds(
             lambda: load(name, config.weights).model,
-            finetune.Pretrained(report.architecture, called(report), report.options),
+            finetuning.Pretrained(report.architecture, called(report), report.options),
             recipe,
             range(config.seeds),
             part,
@@ -481,9 +481,9 @@ def _finetuned(
     ]
     averaged = config.seeds > 1 and is_first()
     for kind in ("last", "ema")[: 2 if recipe.ema else 1] if averaged else ():
-        mean = finetune.over_seeds(tables[0], kind)
+        mean = finetuning.over_seeds(tables[0], kind)
         setting = f"seeds={config.seeds} weights={kind}"
-        tables.append(_mean_rows(finetune.TOP1, mean, config.seeds, recipe.epochs, setting))
+        tables.append(_mean_rows(finetuning.TOP1, mean, config.seeds, recipe.epochs, setting))
     details = [{"recipe": config.recipe, **asdict(recipe)}]
     return pd.concat(tables, ignore_index=True), details
 
@@ -537,7 +537,7 @@ def _check(config: ProbeConfig) -> None:
             f"{config.method}" + (", got --images" if config.images else ", got none")
         )
     if config.method == "finetune":
-        finetune.check(finetune_recipe(config))
+        finetuning.check(finetune_recipe(config))
     if config.method == "sgd":
         sgd_recipe(config)
     if config.batch_size < 0:

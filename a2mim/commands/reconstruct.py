@@ -28,8 +28,6 @@ from a2mim.checkpoints.decoders import decoder_heads, with_decoder
 from a2mim.checkpoints.files import WeightsError, read_state
 from a2mim.checkpoints.load import LoadReport
 from a2mim.checkpoints.renaming import without_common_prefix
-from a2mim.commands.pretrain import method_of
-from a2mim.commands.watching import Masked, as_levels, seen_and_completed
 from a2mim.data.augment import PilTransform
 from a2mim.data.sampler import keyed_seed
 from a2mim.data.sources import Source, as_seen, images_of, set_name
@@ -49,6 +47,8 @@ from a2mim.messages import UsageError
 from a2mim.methods.mae import MaskedAutoencoder, pixel_target
 from a2mim.methods.masked_image_model import MaskedImageModel
 from a2mim.recipes.pretrain import changed, recorded_config
+from a2mim.recipes.pretraining import method_of
+from a2mim.recipes.watching import Masked, as_levels, seen_and_completed
 from a2mim.report.figures import figures_of_pictures, save
 from a2mim.runs.folder import (
     commit,

@@ -108,6 +108,15 @@ Side effects: BEiT's ``relative_position_bias_table`` contains "bias" and does n
 """
 
 
+RULES = {
+    "vit": OFFICIAL_VIT,
+    "cnn": OFFICIAL_CNN,
+    "cnn-gamma": OFFICIAL_CNN_GAMMA,
+    "moganet": OFFICIAL_MOGANET,
+}
+"""The tables by the names that recipes have for them."""
+
+
 def layer_decay_rules(depth: int, decay: float) -> tuple[GroupRule, ...]:
     """Layer-wise learning rates of a timm ViT, to be put behind a table.
 

@@ -24,13 +24,14 @@ from timm import create_model
 from torch import Tensor
 
 import interactions as ix
-from a2mim.commands.pretrain import backbone_of, fit, prepared, settled
+from a2mim.commands.pretrain import fit
 from a2mim.data.arrays import ImageSet
 from a2mim.data.augment import CropAndFlip
 from a2mim.data.resident import resident
 from a2mim.data.sampler import keyed_generator
 from a2mim.data.samples import ArraySamples, RepeatedSamples
 from a2mim.recipes.pretrain import RECIPES, PretrainConfig, changed
+from a2mim.recipes.pretraining import backbone_of, prepared, settled
 from a2mim.training.arithmetic import float32_products
 from a2mim.training.loop import StepReport
 from experiments.bench.contest import Contest, Turn, Way

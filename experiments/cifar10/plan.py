@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from a2mim.commands.pretrain import method_of
 from a2mim.files import write_whole
 from a2mim.messages import UsageError
+from a2mim.recipes.pretraining import method_of
 from experiments.cifar10.arms import Arm, pretraining
 from experiments.cifar10.sizes import ORDERS, SIZES, Size
 

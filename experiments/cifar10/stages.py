@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from a2mim import load_backbone
-from a2mim.commands import finetune, pretrain
+from a2mim.commands import pretrain
 from a2mim.commands.probe import probe
 from a2mim.data.arrays import subset
 from a2mim.data.folders import image_names
@@ -24,7 +24,9 @@ from a2mim.measure.invariance import invariance
 from a2mim.measure.occlusion import occlusion
 from a2mim.measure.spectrum import spectrum
 from a2mim.messages import UsageError
+from a2mim.recipes.finetuning import Pretrained, finetune, samples_of
 from a2mim.recipes.pretrain import CIFAR, IMAGENET
+from a2mim.recipes.pretraining import backbone_of, description
 from a2mim.settings.interactions import InteractionsConfig
 from a2mim.settings.invariance import InvarianceConfig
 from a2mim.settings.occlusion import OcclusionConfig
@@ -196,14 +198,14 @@ def _finetune(arm: Arm, plan: Plan, out: Path) -> None:
     config = finetuning(arm, plan.size, _data(out))
     _, of = pretraining(arm, plan.size, "")
     with torch_seeded(keyed_seed(arm.seed, "weights")):
-        model = pretrain.backbone_of(of)
+        model = backbone_of(of)
     if arm.pretrained:
         load_backbone(model, encoder(arm, out))
-    options = pretrain.description(model, of)["model_args"]
-    about = finetune.Pretrained(of.backbone, arm.label, options)  # type: ignore[arg-type]
-    train, test = finetune.samples_of(config)
+    options = description(model, of)["model_args"]
+    about = Pretrained(of.backbone, arm.label, options)  # type: ignore[arg-type]
+    train, test = samples_of(config)
     work = network(arm, out).parent
-    finetune.finetune(model, about, config, train, test, work, plan.device, recipe="cifar10")
+    finetune(model, about, config, train, test, work, plan.device, recipe="cifar10")
 
 
 def _named(files: dict[str, Path]) -> WeightsConfig:

@@ -531,8 +531,8 @@ def test_meta_convnext_of_both_versions(tmp_path):
 
 @pytest.mark.parametrize(("name", "size"), [("test_vit", 48), ("test_resnet", 64)])
 def test_backbones_of_our_own_pretraining(name, size, tmp_path):
-    from a2mim.commands.pretrain import backbone_of, description
     from a2mim.recipes.pretrain import PretrainConfig
+    from a2mim.recipes.pretraining import backbone_of, description
 
     config = PretrainConfig(backbone=name, image_size=size)
     model = scrambled(backbone_of(config))

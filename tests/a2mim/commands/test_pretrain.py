@@ -16,14 +16,10 @@ from safetensors.torch import load_file
 from a2mim.checkpoints.load import load_model
 from a2mim.cli import main
 from a2mim.commands import pretrain as module
-from a2mim.commands.pretrain import first_images, method_of, samples_of
-from a2mim.commands.watching import pictures
-from a2mim.data.folders import DataError
-from a2mim.data.resident import ResidentSamples
-from a2mim.data.sampler import Batches, keyed_seed
 from a2mim.messages import UsageError
-from a2mim.methods.siamese import ImageLevel, TokenLevel
 from a2mim.recipes.pretrain import RECIPES, changed, with_method
+from a2mim.recipes.pretraining import first_images, method_of, samples_of
+from a2mim.recipes.watching import pictures
 from a2mim.report.figures import reconstructions
 from a2mim.runs.folder import run_key
 from a2mim.runs.table import read_table
@@ -162,7 +158,7 @@ def test_the_log_of_a_run_that_works_is_at_a_fixed_place(finished, tmp_path):
         return {}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("a2mim.commands.watching.Watch.measure", lambda self, report: look(report))
+        patch.setattr("a2mim.recipes.watching.Watch.measure", lambda self, report: look(report))
         run("digits-vit", TINY, "", tmp_path / "run", device="cpu")
     assert [len(text.splitlines()) for text in seen] == [0, 1, 2, 3, 4, 5]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -276,21 +272,6 @@ def check_shared(alone, out, *arguments):
         torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-4)
 
 
-def test_folders_and_shards(tmp_path):
-    from a2mim.data.tar import write_shards
-
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "images" / "train" / "a"
-    folder.mkdir(parents=True)
-    for k in range(4):
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{k}.png")
-    write_shards(tmp_path / "images", tmp_path / "shards", per_shard=2)
-    config = configured("tiny-imagenet100-vit", [f"data=folder:{tmp_path / 'images'}"])
-    assert samples_of(config).load(0, 0).shape == (3, 64, 64)
-    config = configured("tiny-imagenet100-vit", [f"data=tar:{tmp_path / 'shards'}/*.tar"])
-    assert len(samples_of(config)) == 4
-
-
 @pytest.mark.parametrize(
     ("name", "changes", "data", "message"),
     [
@@ -366,81 +347,6 @@ def test_losses_are_cut_as_the_line_says(tmp_path, capsys):
     assert abs(cut["fourier"] / whole["fourier"] - 1) > 1e-5
 
 
-def test_fewer_images_than_pictures_show(tmp_path):
-    from a2mim.data.tar import write_shards
-
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for k in range(3):
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{k}.png")
-    write_shards(folder, tmp_path / "shards")
-    for data in (f"stream:{tmp_path}/shards/shard-000000.tar", f"folder:{folder}"):
-        changes = ["stream_images=3"] if data.startswith("stream") else []
-        config = configured("digits-vit", [f"data={data}", "batch_size=2", *changes])
-        assert first_images(samples_of(config), config).shape == (3, 3, 32, 32)
-
-
-@pytest.mark.parametrize(
-    ("fill", "colour"),
-    [("zero", 128), ("black", 0), ("white", 255), ("image_mean", None), ("noise", None)],
-)
-def test_hidden_pixels_are_filled_and_shown_so(fill, colour):
-    """Digits are normalised by a mean of 0.5: zero is grey."""
-    config = configured("digits-vit", [*TINY, f"fill={fill}"])
-    method = method_of(config)
-    images_ICHW = first_images(samples_of(config), config)
-    shown = pictures(method, images_ICHW, config)
-    visible = method.draw(torch.arange(len(images_ICHW)), keyed_seed(config.seed, "pictures"))
-    hidden = ~method.mask.grid.pixels(visible, 32, 32).expand_as(images_ICHW).numpy()
-    assert np.array_equal(shown["masked"][~hidden], shown["original"][~hidden])
-    if colour is not None:
-        assert set(shown["masked"][hidden]) == {colour}
-    if fill == "noise":
-        others = method_of(configured("digits-vit", [*TINY, "fill=noise", "seed=1"]))
-        assert not torch.equal(method.fill(images_ICHW), others.fill(images_ICHW))
-
-
-def test_settings_of_the_token_and_the_prediction_arrive():
-    changes = ("token_init=instance_mean", "detach=True", "residual=True")
-    method = method_of(configured("digits-vit", [*TINY, *changes]))
-    assert (method.token_blend.init, method.token_blend.detach) == ("instance_mean", True)
-    assert method.residual
-
-
-def test_how_many_unreadable_images_are_put_up_with(tmp_path):
-    for k in range(3):
-        (tmp_path / f"{k}.png").write_bytes(b"damaged")
-    Image.new("RGB", (40, 40)).save(tmp_path / "3.png")
-    for resident in (0, 1):
-        few, none = (
-            configured(
-                "cifar10-vit",
-                [f"data=folder:{tmp_path}", f"unreadable={share}", f"resident={resident}"],
-            )
-            for share in (0.5, 0)
-        )
-        assert samples_of(few).load(0, 0).shape == (3, 32, 32)
-        with pytest.raises(DataError, match="at most 0 unreadable images"):
-            samples_of(none).load(0, 0)
-
-
-def test_a_set_is_held_in_memory_if_it_needs_no_more_than_was_said(tmp_path):
-    """128 images of 64 x 64 pixels are 1.5 MiB."""
-    for k in range(128):
-        Image.new("RGB", (64, 64), (k, k, k)).save(tmp_path / f"{k:03d}.png")
-    for data, resident, held in (
-        (f"folder:{tmp_path}", 2, True),
-        (f"folder:{tmp_path}", 1, False),
-        (f"folder:{tmp_path}", 0, False),
-        ("digits", 3, True),  # 2.6 MiB
-    ):
-        config = configured("digits-vit", [f"data={data}", f"resident={resident}"])
-        samples = samples_of(config)
-        assert isinstance(samples, ResidentSamples) == held
-        assert samples.load(3, 0).dtype == torch.uint8
-
-
 def test_other_images_under_the_same_names_are_another_run(tmp_path, monkeypatch):
     """An unreadable one among them is no obstacle."""
     rng, folder, keys = np.random.default_rng(0), tmp_path / "images", []
@@ -477,7 +383,7 @@ def test_a_full_disk_is_said_and_the_same_command_does_it(
         if full == "log":
             patch.setattr("torch.utils.tensorboard.SummaryWriter.add_images", fail)
         else:
-            patch.setattr(module, "save_backbone", fail)
+            patch.setattr("a2mim.recipes.pretraining.save_backbone", fail)
         with pytest.raises(UsageError) as caught:
             run("digits-vit", TINY, "", tmp_path / "run", device="cpu")
     (work,) = (path for path in tmp_path.iterdir() if not path.is_symlink())
@@ -491,15 +397,6 @@ def test_a_full_disk_is_said_and_the_same_command_does_it(
     assert not work.exists()
     one, other = (f / "backbone.safetensors" for f in (finished, tmp_path / "run"))
     assert one.read_bytes() == other.read_bytes()
-
-
-def test_an_export_on_a_full_disk_is_one_line(tmp_path, monkeypatch):
-    def fail(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module, "save_weights", fail)
-    with pytest.raises(UsageError):
-        module.Exports(tmp_path, "{}", 3)(3, {"model/backbone.weight": torch.zeros(1)})
 
 
 @pytest.mark.integration
@@ -617,29 +514,6 @@ def test_mae_and_its_relatives(name, tmp_path):
     assert (out / "reconstructions.png").exists()
 
 
-def test_settings_of_two_views_arrive():
-    shared = [*SIAMESE, "view2=full", "stop_gradient=view2"]
-    relaxed = method_of(configured("cifar10-rmae", [*shared, DECODER, "penalty_weight=0.25"]))
-    assert (relaxed.view2, relaxed.stop_gradient) == ("full", "view2")
-    assert relaxed.penalty_weight == 0.25
-    assert relaxed.target is None
-    image = method_of(configured("cifar10-cmae", [*shared, "temperature=0.2", "head=(8,)"]))
-    assert (image.view2, image.stop_gradient, image.temperature) == ("full", "view2", 0.2)
-    assert image.level == ImageLevel((8,))
-    changes = [
-        *SIAMESE,
-        "method=cmae-tokens",
-        DECODER,
-        "channels=8",
-        "negatives=all",
-        "momentum=0.9",
-    ]
-    token = method_of(configured("cifar10-cmae", changes))
-    assert token.level == TokenLevel(16, 1, 2, 8, "all")
-    assert token.stop_gradient is None
-    assert token.target.momentum == 0.9
-
-
 def test_an_interrupted_run_goes_on_with_its_slow_copy(tmp_path, monkeypatch):
     settings = [*SIAMESE, *VIEWS["cifar10-cmae"], "few=10"]
     run("cifar10-cmae", settings, "digits", tmp_path / "whole", device="cpu")
@@ -671,51 +545,3 @@ def test_an_interrupted_run_goes_on_with_its_slow_copy(tmp_path, monkeypatch):
     assert resumed[0].resumed_from == 3
     for name in ("backbone.safetensors", "rows.csv", "reconstructions.png"):
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-
-
-@pytest.mark.parametrize("few", ["1", "10", "100", "None"])
-def test_few_images_make_as_many_steps(few):
-    """An epoch of 898 digits is 14 steps of 64, and one of 500 is 7, however few there are."""
-    for changes, steps in (([], 14), (["epoch_images=500"], 7)):
-        config = configured("digits-vit", [f"few={few}", *changes])
-        assert Batches(len(samples_of(config)), config.batch_size).per_epoch == steps
-
-
-def test_which_images_are_few_is_named_by_a_seed():
-    """Of full crops without flips, ten images leave ten."""
-
-    def seen(*changes):
-        config = configured("digits-vit", ["crop=(1.0, 1.0)", *changes])
-        samples = samples_of(config)
-        images = [samples.load(k, 0) for k in range(60)]
-        return {
-            tuple(max(x, x.flip(2), key=lambda y: y.flatten().tolist()).flatten().tolist())
-            for x in images
-        }
-
-    ten = seen("few=10")
-    assert len(ten) == 10
-    assert ten == seen("few=10", "seed=3")  # the run's seed draws crops and weights
-    assert not ten & seen("few=10", "few_seed=1")
-    assert seen("few=1") < ten
-
-
-def test_a_distilled_network_is_described_with_its_size(tmp_path):
-    """Its class takes ``**kwargs``: what is written is read back, and computes the same."""
-    from safetensors.torch import save_file
-
-    from a2mim.commands.pretrain import description
-    from a2mim.recipes.pretrain import PretrainConfig
-
-    options = {"embed_dim": 24, "depth": 1, "num_heads": 2, "patch_size": 8}
-    name = "deit_tiny_distilled_patch16_224"
-    backbone = timm.create_model(name, img_size=32, num_classes=0, **options).eval()
-    config = PretrainConfig(backbone=name, model_kwargs=options, image_size=32)
-    told = description(backbone, config)
-    assert told["model_args"]["img_size"] == 32
-    save_file(backbone.state_dict(), tmp_path / "backbone.safetensors")
-    (tmp_path / "backbone.json").write_text(json.dumps(told))
-    images = torch.rand(2, 3, 32, 32)
-    with torch.inference_mode():
-        got = load_model(tmp_path / "backbone.safetensors").model(images)
-        torch.testing.assert_close(got, backbone(images))

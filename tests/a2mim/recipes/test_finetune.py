@@ -7,9 +7,10 @@ import timm.data
 import torch
 from torchvision.transforms.functional import to_pil_image
 
-from a2mim.commands.finetune import judging_transform, method_of, optimiser_of, samples_of, schedule
 from a2mim.data.sampler import keyed_generator
 from a2mim.recipes.finetune import RECIPES
+from a2mim.recipes.finetuning import judging_transform, method_of, optimiser_of, samples_of
+from a2mim.recipes.training import schedule
 from a2mim.training.optim import explain_groups
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}

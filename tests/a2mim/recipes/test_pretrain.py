@@ -7,7 +7,6 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from a2mim.commands.pretrain import RULES, backbone_of, method_of, schedule
 from a2mim.data.named import NAMES
 from a2mim.methods.losses import LOSSES
 from a2mim.methods.mask_token import TokenInit, TokenMode
@@ -22,7 +21,9 @@ from a2mim.recipes.pretrain import (
     recorded_config,
     with_method,
 )
-from a2mim.training.optim import parameter_groups
+from a2mim.recipes.pretraining import backbone_of, method_of
+from a2mim.recipes.training import schedule
+from a2mim.training.optim import RULES, parameter_groups
 
 SMALLER = {
     "beit": {"embed_dim": 24, "depth": 2, "num_heads": 2},

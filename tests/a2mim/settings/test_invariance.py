@@ -10,7 +10,7 @@ def test_the_defaults_are_those_of_the_library():
         name: parameter.default
         for name, parameter in inspect.signature(invariance).parameters.items()
     }
-    for name in ("fractions", "repeats", "seed", "cka_batch", "precision"):
+    for name in ("fractions", "repeats", "seed", "cka_batch"):
         assert getattr(config, name) == defaults[name], name
     assert defaults["fill"].__name__ == config.fill
     assert (config.batch_size or None) == defaults["batch_size"]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
-from a2mim.commands.watching import Log
 from a2mim.messages import UsageError
 from a2mim.recipes.pretrain import RECIPES
+from a2mim.recipes.watching import Log
 from a2mim.training.loop import StepReport
 from a2mim.training.trackers import Trackers, by_default
 

@@ -117,7 +117,7 @@ def test_every_target_is_a_row():
 
 def test_recipes_of_a_gpu_are_compiled_there(monkeypatch):
     """In the rows as in the command."""
-    monkeypatch.setattr("a2mim.commands.pretrain.compiles", lambda device: device == "cuda")
+    monkeypatch.setattr("a2mim.recipes.pretraining.compiles", lambda device: device == "cuda")
     for make, *_ in module.TRAINED.values():
         config = make()
         assert module.settled(config, "cuda").compile is True

@@ -24,15 +24,6 @@ from torch import nn
 from torchvision import transforms
 
 from a2mim.checkpoints.save import save_backbone
-from a2mim.commands.pretrain import RULES
-from a2mim.commands.training import (
-    engine_arguments,
-    errors_explained,
-    start_of,
-    tolerance,
-    what_a_cut_changes,
-)
-from a2mim.commands.watching import Log
 from a2mim.data.augment import PilTransform
 from a2mim.data.folders import DataError
 from a2mim.data.sampler import Batches, keyed_generator
@@ -43,12 +34,20 @@ from a2mim.messages import UsageError
 from a2mim.probes.features import Evaluation, evaluate
 from a2mim.processes import process_rank
 from a2mim.recipes.finetune import FinetuneConfig
+from a2mim.recipes.training import (
+    announce,
+    engine_arguments,
+    errors_explained,
+    schedule,
+    tolerance,
+)
+from a2mim.recipes.watching import Log
 from a2mim.runs.folder import commit
 from a2mim.runs.table import COLUMNS, read_table, write_table
 from a2mim.training.arithmetic import fastest
 from a2mim.training.loop import Saving, StepReport, pretrain
 from a2mim.training.mixing import Mixing
-from a2mim.training.optim import cosine_lr, fused_on, parameter_groups, plain_cosine_lr
+from a2mim.training.optim import RULES, fused_on, parameter_groups
 from a2mim.training.state import CHECKPOINT
 from a2mim.training.supervised import (
     FineTuning,
@@ -237,12 +236,7 @@ def finetune(
             "pretrained": {k: str(v) for k, v in asdict(pretrained).items()},
         },
     )
-    rank, ranks = process_rank()
-    cut = what_a_cut_changes(method, config, ranks)
-    if rank == 0:
-        print(start_of(method, config, len(train), steps, device))
-        if cut:
-            print(cut)
+    announce(method, config, len(train), steps, device)
     work.mkdir(parents=True, exist_ok=True)
     log = Log(work, steps, config.batch_size, judge)
     try:
@@ -260,7 +254,7 @@ def finetune(
                 resume=resume,
                 **engine_arguments(config, device, steps_per_epoch),
             )
-            if rank > 0:
+            if process_rank()[0] > 0:
                 return pd.DataFrame(columns=list(COLUMNS))
             models = {"last": model}
             if trained.ema is not None:
@@ -393,19 +387,6 @@ def optimiser_of(
         return Lamb(groups, lr=config.lr)
     fused = fused_on(device, config.precision or fastest(device))
     return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
-
-
-def schedule(
-    config: FinetuneConfig, steps: int, steps_per_epoch: int
-) -> Callable[[int, float], float]:
-    """From step and a scale of the peak to the learning rate."""
-    warmup = round(config.warmup * steps_per_epoch)
-    final, ratio = config.final_lr, config.warmup_ratio
-    if config.schedule == "plain-cosine":
-        return lambda step, scale: plain_cosine_lr(
-            step, steps, warmup, config.lr * scale, final, ratio
-        )
-    return lambda step, scale: cosine_lr(step, steps, warmup, config.lr * scale, final)
 
 
 def classes_of(train: WithClasses, test: WithClasses) -> int:

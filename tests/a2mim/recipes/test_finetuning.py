@@ -11,7 +11,13 @@ from scipy import stats
 from timm.data import create_transform
 
 from a2mim.checkpoints.load import load_model
-from a2mim.commands.finetune import (
+from a2mim.data.augment import PilTransform
+from a2mim.data.folders import DataError
+from a2mim.data.samples import SomeSamples
+from a2mim.data.sources import labelled_samples
+from a2mim.messages import UsageError
+from a2mim.recipes.finetune import RECIPES
+from a2mim.recipes.finetuning import (
     TOP1,
     Judge,
     Pretrained,
@@ -25,12 +31,6 @@ from a2mim.commands.finetune import (
     samples_of,
     setting_of,
 )
-from a2mim.data.augment import PilTransform
-from a2mim.data.folders import DataError
-from a2mim.data.samples import SomeSamples
-from a2mim.data.sources import labelled_samples
-from a2mim.messages import UsageError
-from a2mim.recipes.finetune import RECIPES
 from a2mim.runs.table import COLUMNS, read_table
 from a2mim.training.loop import StepReport
 
@@ -175,7 +175,7 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path):
 
 def test_seeds(tmp_path, monkeypatch):
     config = quick(epochs=1)
-    monkeypatch.setattr("a2mim.commands.finetune.samples_of", few)
+    monkeypatch.setattr("a2mim.recipes.finetuning.samples_of", few)
     how = {"recipe": "digits"}
     rows = finetune_seeds(make, VIT, config, [0, 1, 2], tmp_path, "cpu", **how)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["seed-0", "seed-1", "seed-2"]
@@ -186,7 +186,7 @@ def test_seeds(tmp_path, monkeypatch):
     assert (found.low, found.high) == pytest.approx(tuple(expected))
     assert found.estimate == pytest.approx(sum(values) / 3)
     # complete seeds are not done again
-    monkeypatch.setattr("a2mim.commands.finetune.finetune", None)
+    monkeypatch.setattr("a2mim.recipes.finetuning.finetune", None)
     again = finetune_seeds(make, VIT, config, [0, 1, 2], tmp_path, "cpu", **how)
     np.testing.assert_allclose(again["value"], rows["value"], rtol=1e-7)
 

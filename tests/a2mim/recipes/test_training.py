@@ -4,20 +4,20 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
-from a2mim.commands.pretrain import method_of
-from a2mim.commands.training import (
-    engine_arguments,
-    errors_explained,
-    start_of,
-    tolerance,
-    what_a_cut_changes,
-)
 from a2mim.data.folders import DataError
 from a2mim.data.limits import Tolerance
 from a2mim.messages import UsageError
 from a2mim.recipes.finetune import RECIPES as FINETUNE
 from a2mim.recipes.pretrain import RECIPES as PRETRAIN
 from a2mim.recipes.pretrain import CmaeTokens, changed
+from a2mim.recipes.pretraining import method_of
+from a2mim.recipes.training import (
+    engine_arguments,
+    errors_explained,
+    start_of,
+    tolerance,
+    what_a_cut_changes,
+)
 from a2mim.training.loop import Interrupted, pretrain
 from a2mim.training.state import CheckpointError
 

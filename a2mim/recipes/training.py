@@ -5,7 +5,7 @@ A line, too, on what the cut of a batch into micro-batches and processes changes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,11 +16,13 @@ from a2mim.data.folders import DataError
 from a2mim.data.limits import TOLERANCE, Tolerance
 from a2mim.messages import UsageError
 from a2mim.methods.masked_image_model import MaskedImageModel
+from a2mim.processes import process_rank
 from a2mim.recipes.finetune import FinetuneConfig
 from a2mim.recipes.pretrain import A2mim, Cmae, CmaeTokens, PretrainConfig
 from a2mim.runs.progress import worked_with
 from a2mim.training.arithmetic import compiles, fastest
 from a2mim.training.loop import Interrupted
+from a2mim.training.optim import cosine_lr, plain_cosine_lr, step_lr
 from a2mim.training.state import CheckpointError
 
 
@@ -54,6 +56,41 @@ def engine_arguments(
         "workers": config.workers,
         "log_every": max(min(steps_per_epoch // 10, 50), 1),
     }
+
+
+def schedule(
+    config: PretrainConfig | FinetuneConfig, steps: int, steps_per_epoch: int
+) -> Callable[[int, float], float]:
+    """From step and a scale of the peak to the learning rate."""
+    warmup, final = round(config.warmup * steps_per_epoch), config.final_lr
+    if config.schedule == "cosine":
+        return lambda step, scale: cosine_lr(step, steps, warmup, config.lr * scale, final)
+    if config.schedule == "step":
+        drop = round(config.epochs * 7 / 8) * steps_per_epoch
+        return lambda step, scale: step_lr(
+            step, drop=drop, warmup=warmup, peak=config.lr * scale, warmup_ratio=2e-6
+        )
+    ratio = config.warmup_ratio if isinstance(config, FinetuneConfig) else 0.0
+    return lambda step, scale: plain_cosine_lr(step, steps, warmup, config.lr * scale, final, ratio)
+
+
+def announce(
+    method: nn.Module,
+    config: PretrainConfig | FinetuneConfig,
+    images: int,
+    steps: int,
+    device: str,
+) -> None:
+    """Say what will be done; the arguments are those of :func:`start_of`.
+
+    Of several processes the first one speaks.
+    """
+    rank, ranks = process_rank()
+    if rank > 0:
+        return
+    print(start_of(method, config, images, steps, device))
+    if cut := what_a_cut_changes(method, config, ranks):
+        print(cut)
 
 
 def start_of(

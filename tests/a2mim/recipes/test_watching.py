@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from a2mim.commands.pretrain import first_images, method_of, samples_of
-from a2mim.commands.watching import (
+from a2mim.data.samples import SomeSamples
+from a2mim.messages import UsageError
+from a2mim.recipes.pretrain import RECIPES, changed
+from a2mim.recipes.pretraining import first_images, method_of, samples_of
+from a2mim.recipes.watching import (
     Log,
     OnlineKnn,
     contact_sheet,
@@ -13,9 +16,6 @@ from a2mim.commands.watching import (
     remove_link,
     running_link,
 )
-from a2mim.data.samples import SomeSamples
-from a2mim.messages import UsageError
-from a2mim.recipes.pretrain import RECIPES, changed
 from a2mim.training.loop import StepReport
 
 

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from a2mim.commands.pretrain_settings import check
 from a2mim.messages import UsageError
+from a2mim.recipes.checks import check
 from a2mim.recipes.pretrain import METHODS, RECIPES, changed, with_method
 
 
