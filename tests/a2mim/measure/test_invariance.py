@@ -168,11 +168,11 @@ def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     other = changed(config, batch_size=3)
     measure, measured = module._measure, []
 
-    def once(config, prepared, sizes, subject, paths):
+    def once(config, prepared, sizes, subject, *others):
         if measured:
             raise KeyboardInterrupt
         measured.append(subject.weights)
-        return measure(config, prepared, sizes, subject, paths)
+        return measure(config, prepared, sizes, subject, *others)
 
     monkeypatch.setattr(module, "_measure", once)
     with pytest.raises(KeyboardInterrupt):

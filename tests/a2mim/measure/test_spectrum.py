@@ -113,11 +113,11 @@ def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     other = changed(config, batch_size=3)
     measure, measured = module._measure, []
 
-    def once(config, prepared, subject, paths):
+    def once(config, prepared, subject, *others):
         if measured:
             raise KeyboardInterrupt
         measured.append(subject.name)
-        return measure(config, prepared, subject, paths)
+        return measure(config, prepared, subject, *others)
 
     monkeypatch.setattr(module, "_measure", once)
     with pytest.raises(KeyboardInterrupt):

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from a2mim.training.arithmetic import check_precision, fastest, float32_products, with_float64
+from a2mim.training import arithmetic as module
+from a2mim.training.arithmetic import (
+    check_precision,
+    compiles,
+    fastest,
+    float32_products,
+    with_float64,
+)
 from interactions.networks.inference import arithmetic
 
 
@@ -53,6 +60,18 @@ def test_what_a_device_does_not_have_is_refused():
 
 def test_the_fastest():
     assert (fastest("cuda"), fastest("cpu")) == ("bfloat16", "float32")
+
+
+@pytest.mark.parametrize("triton", [object(), None])
+@pytest.mark.parametrize("compiler", ["/usr/bin/gcc", None])
+def test_networks_are_compiled_on_a_gpu_that_can(monkeypatch, triton, compiler):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(module, "find_spec", lambda name: triton)
+    monkeypatch.setattr(module.shutil, "which", lambda name: compiler)
+    assert compiles("cuda") == (triton is not None and compiler is not None)
+    assert not compiles("cpu")
+    monkeypatch.setenv("CC", "cc")
+    assert compiles("cuda") == (triton is not None)
 
 
 @pytest.mark.gpu

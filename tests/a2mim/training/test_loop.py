@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from PIL import Image
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -46,7 +48,7 @@ from a2mim.training.loop import (
     pretrain,
 )
 from a2mim.training.state import CheckpointError, latest, load_checkpoint
-from interactions.keys import hashed_words
+from interactions.keys import hashed_words, torch_seeded
 
 
 class Noise:
@@ -547,6 +549,25 @@ def test_compiling_is_asked_for(monkeypatch):
     fit(steps=1, compile=True)
     fit(steps=1)
     assert asked == ["_Scalars"]
+
+
+@pytest.mark.integration  # some seconds in the compiler
+def test_what_is_compiled_is_one_graph(monkeypatch):
+    """With all that accelerate puts around a method; a break is an error."""
+    counter, compiled = CompileCounter(), nn.Module.compile
+    one = partial(compiled, backend=counter, fullgraph=True)
+    monkeypatch.setattr(nn.Module, "compile", lambda self: one(self))
+    torch._dynamo.reset()
+    small = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    with torch_seeded(0):
+        backbone = timm.create_model("test_vit", num_classes=0, **small)
+        method = MaskedImageModel(backbone, BlockMask(16, block=8), loss="official-vit")
+    optimiser = torch.optim.AdamW(method.parameters(), lr=1e-3)
+    samples = TensorSamples(torch.rand(20, 3, 16, 16))
+    options = {"steps": 3, "samples": samples, "clip": 1.0, "precision": "bfloat16"}
+    fit((method, optimiser), compile=True, **options)
+    assert counter.frame_count == 1
+    torch._dynamo.reset()
 
 
 @pytest.mark.slow  # half a minute in the compiler
