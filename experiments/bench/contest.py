@@ -221,7 +221,7 @@ def in_process(way: Way) -> Player:
     there.close()
 
     def end() -> None:
-        process.terminate()
+        process.kill()  # a training would finish its step first, and so what it compiles
         process.join()
 
     return Player(here, end)
