@@ -49,6 +49,7 @@ from a2mim.messages import did_you_mean
 UNTRAINED = "untrained:"
 HUB = "hf-hub:"
 _COUNTER = "num_batches_tracked"
+_STATISTICS = ("running_mean", "running_var")
 LOOK = ("mean", "std", "input_size", "crop_pct", "crop_mode", "interpolation")
 """How a network sees its images, by timm's names."""
 _TOLD = ("mean", "std", "crop_pct", "interpolation")
@@ -649,7 +650,8 @@ def _fit(plan: _Plan, model: nn.Module) -> tuple[dict[str, Tensor], LoadReport]:
         WeightsError: if a tensor is left over on either side, or of another shape.
     """
     own = model.state_dict()
-    computed = {k: v for k, v in model.named_buffers() if k not in own}
+    buffers = dict(model.named_buffers())
+    computed = {k: v for k, v in buffers.items() if k not in own}
     state: dict[str, Tensor] = {}
     dropped, resampled = dict(plan.renamed.dropped), {}
     unknown, reshaped, not_finite = [], [], []
@@ -675,7 +677,8 @@ def _fit(plan: _Plan, model: nn.Module) -> tuple[dict[str, Tensor], LoadReport]:
                 shapes = f"{tuple(tensor.shape)}, not {tuple(wanted.shape)}"
                 reshaped.append(f"{origin} ({shapes})")
             state[key] = tensor.to(wanted.dtype)
-            if not state[key].isfinite().all():
+            limits = key in buffers and not key.endswith(_STATISTICS)  # what clamps may be infinite
+            if not (~state[key].isnan() if limits else state[key].isfinite()).all():
                 not_finite.append(origin)
     notes = [*plan.notes, *([how] if how and resampled else [])]
     counters = [key for key in own if key.endswith(_COUNTER) and key not in state]

@@ -94,7 +94,8 @@ class _Behind(nn.Module):
 
     def __init__(self, network: nn.Module, last: TextClassifier, classes: int) -> None:
         super().__init__()
-        self.network, self.last, self.num_classes = network, last, classes
+        self.network, self.num_classes = network, classes
+        self.last: nn.Module = last
         self.pretrained_cfg = getattr(network, "pretrained_cfg", {})
 
     def reset_classifier(self, num_classes: int) -> None:
@@ -223,7 +224,7 @@ def with_texts(loaded: Loaded, where: str, file: Path | None) -> Loaded:
     last = model.get_submodule(name) if inside else nn.Identity()
     projection: nn.Module = last
     if found is not None:
-        projection = nn.Linear(*reversed(found.shape), bias=False)
+        projection = nn.Linear(found.shape[1], found.shape[0], bias=False)
         projection.weight = nn.Parameter(found)
     classifier = TextClassifier(projection, texts, scale)
     if inside:

@@ -212,7 +212,8 @@ def _reconstructed(
     if isinstance(method, MaskedAutoencoder):
         if not network.ours:
             method.norm_pix = _norm_pix(method, images, visible, config.norm_pix)
-            setting += f" decoder_heads={method.decoder.blocks[0].attn.num_heads}"
+            block: Any = method.decoder.blocks[0]
+            setting += f" decoder_heads={block.attn.num_heads}"
         setting += f" norm_pix={'yes' if method.norm_pix else 'no'}"
     stacks = seen_and_completed(method, images, visible)
     if "prediction" not in stacks:

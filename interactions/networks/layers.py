@@ -542,7 +542,8 @@ def _on_a_grid(
 ) -> _Tokens:
     """What a module puts out as tokens: a map of either layout, or patches behind a prefix."""
     if out.ndim == 4:
-        first, last = _of_an_image(*out.shape[2:], *size), _of_an_image(*out.shape[1:3], *size)
+        first = _of_an_image(out.shape[2], out.shape[3], size)
+        last = _of_an_image(out.shape[1], out.shape[2], size)
         if first and last:  # as many channels as there are rows
             inside = [type(module).__name__ for module in model.get_submodule(name).modules()]
             convolves = any("Conv" in kind for kind in inside)
@@ -577,8 +578,9 @@ def _grid_of(count: int, size: tuple[int, int]) -> tuple[int, int] | None:
     return next(((h, count // h) for h in divisors if h * W == count // h * H), None)
 
 
-def _of_an_image(h: int, w: int, H: int, W: int) -> bool:
+def _of_an_image(h: int, w: int, size: tuple[int, int]) -> bool:
     """Whether a map has the sides of an image, up to a cell that is cut off."""
+    H, W = size
     return h == w == 1 or abs(h * W - w * H) <= max(H, W) * (min(h, w) > 1)
 
 

@@ -2,13 +2,17 @@ import re
 
 import pytest
 import timm
+import torch
 from timm.models import model_entrypoint
 
+from a2mim.checkpoints.files import WeightsError
+from a2mim.checkpoints.load import load_model
 from experiments.network_walk import (
     MEASURES,
     NETWORKS,
     OBLONG,
     PAGE,
+    SIZE,
     page,
     walked,
     walked_oblong,
@@ -74,3 +78,42 @@ def test_oblong_images_of_every_file_are_as_the_page_says(name):
     worse = [measure for measure in OBLONG if row[measure] and square[measure] == "yes"]
     assert marks[-1] == ("no" if worse else "yes")
     assert all("\n" not in line for line in row.values())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of timm's own resampling
+@pytest.mark.parametrize("name", NETWORKS)
+def test_files_at_twice_the_size_are_as_timm_loads_them(name, tmp_path):
+    """Equal to the bit, or refused in one line; where timm has no way, a note says what is done."""
+    options = dict(NETWORKS[name])
+    size = options.pop("size", SIZE)
+    try:
+        model = timm.create_model(name, img_size=size, **options)
+    except TypeError:
+        pytest.skip("for images of any size")
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.normal_(generator=generator)
+    torch.save(model.state_dict(), tmp_path / "net.pth")
+    file = {"file": str(tmp_path / "net.pth"), "num_classes": model.num_classes}
+    made = {"img_size": 2 * size, "pretrained_cfg_overlay": file | {"custom_load": False}}
+    try:
+        timms = timm.create_model(name, pretrained=True, **made, **options).state_dict()
+    except RuntimeError:
+        timms = None
+    refused = ""
+    try:
+        ours = load_model(
+            tmp_path / "net.pth", architecture=name, options=options, image_size=2 * size
+        )
+    except WeightsError as error:
+        refused = str(error)
+    if refused:
+        assert "\n" not in refused
+        assert timms is None or "expected an image size that" in refused
+    elif timms is None:
+        assert any("resampled as in a ViT" in note for note in ours.report.notes)
+    else:
+        own = ours.model.state_dict()
+        assert own.keys() == timms.keys()
+        assert all(torch.equal(own[key], timms[key]) for key in own)
