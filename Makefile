@@ -67,8 +67,9 @@ fix: $(READY)  ## Repair what lint and format can repair
 notebooks: $(READY)  ## Execute the notebooks from their sources, or those that ARGS names
 	$(BIN)/python -m experiments.notebooks $(ARGS)
 
-figures: $(READY)  ## Draw the demo's figures and report again, from its tables
+figures: $(READY)  ## Draw the figures and reports of the demo and the study again, from their tables
 	$(BIN)/a2mim figures $(ARGS)
+	$(BIN)/python -m experiments.cifar10.report
 
 bench: $(READY)  ## Time the toolkit against bare models; writes results/bench/
 	$(BIN)/python -m experiments.bench $(ARGS)

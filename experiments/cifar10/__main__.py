@@ -18,9 +18,9 @@ from a2mim.data.folders import DataError
 from a2mim.files import write_whole
 from a2mim.messages import UsageError
 from a2mim.runs.folder import commit
-from experiments.cifar10 import figures, tables, writeup
 from experiments.cifar10.locks import claimed, is_claimed
 from experiments.cifar10.plan import Plan, plan_for, seconds_of
+from experiments.cifar10.report import report
 from experiments.cifar10.stages import Stage, look_of, run, stages_of, total
 
 
@@ -160,35 +160,6 @@ def work(study: Study, plan: Plan, stages: list[Stage]) -> bool:
             break
         time.sleep(5)
     return bool(failed)
-
-
-def report(plan: Plan, out: Path, folder: Path) -> None:
-    """Tables, figures and the write-up of what is done so far."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = tables.collected(plan, out)
-    if rows.empty:
-        return
-    tables.write_rows(rows, folder / "rows.csv.gz")
-    plan.write(folder / "plan.json")
-    stages = stages_of(plan.size)
-    done = sum((out / f"done/{stage.name}.json").exists() for stage in stages)
-    counts = {"done": done, "stages": len(stages)}
-    write_whole(folder / "progress.json", json.dumps(counts) + "\n")
-    redrawn(folder)
-    print(f"write-up: {folder / 'README.md'}", flush=True)
-
-
-def redrawn(folder: Path) -> list[str]:
-    """Summaries, figures and the write-up of a results folder, from its raw rows."""
-    plan = Plan.read(folder / "plan.json")
-    counts = json.loads((folder / "progress.json").read_text())
-    found = tables.quantities(tables.read_rows(folder / "rows.csv.gz"))
-    for name, table in (("means", tables.means(found)), ("differences", tables.differences(found))):
-        text = table.to_csv(None, index=False, float_format="%.6g", lineterminator="\n")
-        write_whole(folder / f"{name}.csv", text)
-    judged = writeup.judged(found, plan.size.pretrain_epochs)
-    writeup.write_page(judged, plan, counts["done"], counts["stages"], folder)
-    return figures.draw(folder, plan)
 
 
 def _another() -> subprocess.Popen[bytes]:

@@ -111,6 +111,7 @@ def pretraining(arm: Arm, size: Size, data: str) -> tuple[str, PretrainConfig]:
         save_every=max(size.pretrain_epochs // 6, 1),
         export_every=size.export_every,
         trackers=(),
+        compile=False,  # a minute at first, of every stage
         **changes,
     )
 
@@ -133,6 +134,7 @@ def finetuning(arm: Arm, size: Size, data: str) -> FinetuneConfig:
         lr=size.lr,
         workers=size.workers,
         seed=arm.seed,
+        compile=False,
         rules="vit" if arm.arch == "vit" else "cnn",
         save_every=max(size.finetune_epochs // 6, 1),
     )

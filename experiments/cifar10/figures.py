@@ -32,7 +32,7 @@ PLAYERS = 64
 
 def _curves(ax: Axes, table: pd.DataFrame, *, shift: float = 0.0) -> None:
     """A curve with its band for each arm, named at its right end."""
-    ends = []
+    ends: list[tuple[float, float, str, str]] = []
     for arm, of in table.groupby("arm", sort=False):
         if arm not in COLOURS:
             continue
@@ -42,17 +42,17 @@ def _curves(ax: Axes, table: pd.DataFrame, *, shift: float = 0.0) -> None:
             ax.fill_between(of["at"], of["low"], of["high"], color=colour, alpha=0.15, linewidth=0)
         ax.plot(of["at"], of["estimate"], color=colour, marker=MARKERS[str(arm)])
         last = of.iloc[-1]
-        ends.append([float(last["estimate"]), float(last["at"]), str(arm), colour])
+        ends.append((float(last["estimate"]), float(last["at"]), str(arm), colour))
     if not ends:
         plots.note(ax, "not measured")
         return
     ends.sort()
     low, high = ax.get_ylim()
     apart, y = (high - low) * 0.06, -np.inf
-    for value, x, arm, colour in ends:  # names that would overlap are moved up
+    for value, x, name, colour in ends:  # names that would overlap are moved up
         y = max(value, y + apart)
         ax.annotate(
-            *(arm, (x, y)),
+            *(name, (x, y)),
             xytext=(6, 0),
             textcoords="offset points",
             color=colour,
@@ -102,20 +102,23 @@ def occluded(means: pd.DataFrame, plan: Plan) -> Figure:
 def along(means: pd.DataFrame, plan: Plan) -> Figure:
     """J of middle orders over epochs of pre-training."""
     figure, axes = _panels(2)
-    of = means[
-        (means["measure"] == "J middle") & means["setting"].str.startswith("epoch ")
-    ].copy()
+    of = means[(means["measure"] == "J middle") & means["setting"].str.startswith("epoch ")].copy()
     of["at"] = of["setting"].str.removeprefix("epoch ").astype(float)
     for ax, (arch, title) in zip(axes, TITLES.items(), strict=True):
         _curves(ax, of[of["arch"] == arch])
         ax.set(title=title, xlabel="epoch of pre-training", ylabel="J of middle orders")
-    return _captioned(figure, plan, plan.size.along, "value: projection on the whole image's features")
+    return _captioned(
+        figure, plan, plan.size.along, "value: projection on the whole image's features"
+    )
 
 
 def depth(means: pd.DataFrame, plan: Plan) -> Figure:
     """High frequencies and variance of maps over depth, of fine-tuned networks."""
     figure, axes = _panels(2, 2)
-    titles = {"high frequencies": "Δ log amplitude of the highest frequency", "variance": "variance"}
+    titles = {
+        "high frequencies": "Δ log amplitude of the highest frequency",
+        "variance": "variance",
+    }
     for row, (arch, title) in zip(axes.reshape(2, 2), TITLES.items(), strict=True):
         for ax, (measure, name) in zip(row, titles.items(), strict=True):
             of = means[(means["measure"] == measure) & (means["arch"] == arch)]
@@ -162,7 +165,14 @@ def ablations(means: pd.DataFrame, plan: Plan) -> Figure:
 
 def draw(folder: Path, plan: Plan) -> list[str]:
     """Draw all figures of a folder's tables again, as SVG and PDF; their names."""
-    means = pd.read_csv(folder / "means.csv", keep_default_na=False, na_values={c: [""] for c in ("estimate", "low", "high", "se", "p", "df", "seed_variance", "image_variance")})
+    means = pd.read_csv(
+        folder / "means.csv",
+        keep_default_na=False,
+        na_values={
+            c: [""]
+            for c in ("estimate", "low", "high", "se", "p", "df", "seed_variance", "image_variance")
+        },
+    )
     claims = pd.read_csv(folder / "claims.csv")
     figures: dict[str, Callable[[], Figure]] = {
         "orders": lambda: orders(means, plan),

@@ -39,7 +39,8 @@ def small_image_resnet(
         raise ValueError("expected no pretrained weights for small_image_resnet: there are none")
     for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         options.pop(name, None)  # timm's, for weights that it would download
-    model = ResNet(BasicBlock, tuple(layers), channels=tuple(channels), **options)
+    block: Any = BasicBlock
+    model: Any = ResNet(block, tuple(layers), channels=tuple(channels), **options)
     model.conv1 = nn.Conv2d(
         options.get("in_chans", 3), 64, kernel_size=3, stride=stem_stride, padding=1, bias=False
     )

@@ -73,7 +73,9 @@ class Plan:
         """
         told = json.loads(path.read_text())
         try:
-            size = {k: tuple(v) if isinstance(v, list) else v for k, v in told["size"].items()}
+            size: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in told["size"].items()
+            }
             return cls(**told | {"size": Size(**size)})
         except (KeyError, TypeError) as error:
             raise UsageError(f"expected the plan of this version in {path}: {error}") from error

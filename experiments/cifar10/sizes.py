@@ -1,7 +1,7 @@
 """How large a study is: everything that decides its time, from minutes to a day of a GPU.
 
-A budget gets the largest of the :data:`SIZES` that fits with the fewest epochs of that size, and then
-as many epochs as fit. Nothing else is changed by a budget.
+A budget gets the largest of the :data:`SIZES` that fits with the fewest epochs of that size, and
+then as many epochs as fit. Nothing else is changed by a budget.
 """
 
 from __future__ import annotations

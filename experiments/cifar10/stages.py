@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -27,6 +28,7 @@ from a2mim.messages import UsageError
 from a2mim.recipes.finetuning import Pretrained, finetune, samples_of
 from a2mim.recipes.pretrain import CIFAR, IMAGENET
 from a2mim.recipes.pretraining import backbone_of, description
+from a2mim.runs.folder import is_run
 from a2mim.settings.interactions import InteractionsConfig
 from a2mim.settings.invariance import InvarianceConfig
 from a2mim.settings.occlusion import OcclusionConfig
@@ -190,11 +192,15 @@ def _data(out: Path) -> str:
 def _pretrain(arm: Arm, plan: Plan, out: Path) -> None:
     name, config = pretraining(arm, plan.size, _data(out))
     run = out / f"runs/pretrain-{arm.label}"
-    pretrain.run(name, config, run, device=plan.device)
+    if not is_run(run):
+        pretrain.run(name, config, run, device=plan.device)
     (run / "checkpoint.safetensors").unlink(missing_ok=True)  # thrice the size of the network
 
 
 def _finetune(arm: Arm, plan: Plan, out: Path) -> None:
+    work = network(arm, out).parent
+    if (work / "rows.csv").exists():  # which is written last
+        return
     config = finetuning(arm, plan.size, _data(out))
     _, of = pretraining(arm, plan.size, "")
     with torch_seeded(keyed_seed(arm.seed, "weights")):
@@ -204,8 +210,13 @@ def _finetune(arm: Arm, plan: Plan, out: Path) -> None:
     options = description(model, of)["model_args"]
     about = Pretrained(of.backbone, arm.label, options)  # type: ignore[arg-type]
     train, test = samples_of(config)
-    work = network(arm, out).parent
     finetune(model, about, config, train, test, work, plan.device, recipe="cifar10")
+
+
+def _once(command: Callable[[Any], object], config: Any) -> None:
+    """Run a command unless its run folder is there: also one that earlier code has made."""
+    if not is_run(config.out):
+        command(config)
 
 
 def _named(files: dict[str, Path]) -> WeightsConfig:
@@ -241,7 +252,7 @@ def _game(
 
 def _strength(arm: Arm, plan: Plan, out: Path) -> None:
     files = {arm.label: network(arm, out)}
-    interaction_curves(_game("strength", arm, files, plan, out))
+    _once(interaction_curves, _game("strength", arm, files, plan, out))
 
 
 def points_of(size: Size) -> list[int]:
@@ -256,7 +267,7 @@ def _along(arm: Arm, plan: Plan, out: Path) -> None:
         for epoch in points_of(plan.size)
     }
     changes = {"count": plan.size.along, "reward": "projection", "label": "auto"}
-    interaction_curves(_game("along", arm, files, plan, out, **changes))
+    _once(interaction_curves, _game("along", arm, files, plan, out, **changes))
 
 
 def _features(arm: Arm, plan: Plan, out: Path) -> None:
@@ -264,7 +275,8 @@ def _features(arm: Arm, plan: Plan, out: Path) -> None:
     final, own = {arm.label: network(arm, out)}, {f"{arm.label}@encoder": encoder(arm, out)}
     both = final | own if arm.pretrained else final
     for fill in size.fills:
-        occlusion(
+        _once(
+            occlusion,
             OcclusionConfig(
                 checkpoints=(str(network(arm, out)),),
                 images=images,
@@ -279,10 +291,11 @@ def _features(arm: Arm, plan: Plan, out: Path) -> None:
                 saliency_method="Saliency",
                 out=runs / f"occlusion-{fill}-{arm.label}",
                 device=plan.device,
-            )
+            ),
         )
     checkpoints = tuple(map(str, both.values()))
-    invariance(
+    _once(
+        invariance,
         InvarianceConfig(
             checkpoints=checkpoints,
             images=images,
@@ -295,9 +308,10 @@ def _features(arm: Arm, plan: Plan, out: Path) -> None:
             cka_batch=max(size.features // 4, 4),
             out=runs / f"invariance-{arm.label}",
             device=plan.device,
-        )
+        ),
     )
-    spectrum(
+    _once(
+        spectrum,
         SpectrumConfig(
             checkpoints=checkpoints,
             images=images,
@@ -305,14 +319,15 @@ def _features(arm: Arm, plan: Plan, out: Path) -> None:
             count=size.features,
             out=runs / f"spectrum-{arm.label}",
             device=plan.device,
-        )
+        ),
     )
     judged = (
         ("linear", own, {"max_train": size.probe, "data": _data(out)}),
         ("clean", final, {"data": _data(out)}),
     )
     for method, files, options in judged:
-        probe(
+        _once(
+            probe,
             ProbeConfig(
                 checkpoints=tuple(map(str, files.values())),
                 weights=_named(files),
@@ -320,6 +335,6 @@ def _features(arm: Arm, plan: Plan, out: Path) -> None:
                 workers=size.workers,
                 out=runs / f"{method}-{arm.label}",
                 device=plan.device,
-                **options,  # type: ignore[arg-type]
-            )
+                **options,
+            ),
         )

@@ -10,8 +10,10 @@ network plus the image's influence on it.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,7 +42,11 @@ def collected(plan: Plan, out: Path) -> pd.DataFrame:
     for stage in stages_of(plan.size):
         if stage.arm and stage.kind in readers and (out / f"done/{stage.name}.json").exists():
             table = readers[stage.kind](out / "runs", stage.arm)
-            own = {"arch": stage.arm.arch, "arm": stage.arm.name, "seed": stage.arm.seed}
+            own: dict[str, Any] = {
+                "arch": stage.arm.arch,
+                "arm": stage.arm.name,
+                "seed": stage.arm.seed,
+            }
             tables.append(table.assign(**own)[list(ROWS)])
     if not tables:
         return pd.DataFrame(columns=list(ROWS))
@@ -50,8 +56,6 @@ def collected(plan: Plan, out: Path) -> pd.DataFrame:
 def write_rows(rows: pd.DataFrame, path: Path) -> None:
     """Write them, compressed, the same bytes for the same rows."""
     text = rows.to_csv(None, index=False, float_format="%.6g", lineterminator="\n")
-    import gzip
-
     write_whole(path, gzip.compress(text.encode(), mtime=0))
 
 
@@ -98,14 +102,16 @@ def _features(runs: Path, arm: Arm) -> pd.DataFrame:
             tables.append(values.assign(setting=state + " " + told["layer"]))
     for file, state in _by_state(runs / f"spectrum-{arm.label}/images"):
         told = pd.read_csv(file)
-        bands = [name for name in told if name.startswith("k") and name[1:].isdigit()]
+        bands = [name for name in map(str, told) if name.startswith("k") and name[1:].isdigit()]
         high = told[bands].ffill(axis=1).iloc[:, -1]
         own = told.assign(at=told["index"], setting=state)
         tables += [
             own.assign(measure="high frequencies", value=high),
             own.assign(measure="variance", value=told["variance"]),
         ]
-    filled = [table.reindex(columns=["measure", "setting", "at", "image", "value"]) for table in tables]
+    filled = [
+        table.reindex(columns=["measure", "setting", "at", "image", "value"]) for table in tables
+    ]
     rows = pd.concat(filled, ignore_index=True)
     return rows.assign(setting=rows["setting"].fillna(""), at=rows["at"].fillna(0.0))
 
@@ -123,8 +129,8 @@ def quantities(rows: pd.DataFrame) -> pd.DataFrame:
     for (arch, arm, seed, setting), of in rows[game].groupby(
         ["arch", "arm", "seed", "setting"], sort=False
     ):
-        own = {"arch": arch, "arm": arm, "seed": seed, "setting": setting}
-        found += [table.assign(**own) for table in _orders(of)]
+        network: dict[str, Any] = {"arch": arch, "arm": arm, "seed": seed, "setting": setting}
+        found += [table.assign(**network) for table in _orders(of)]
     found += _areas(rows)
     return pd.concat(found, ignore_index=True)[list(ROWS)]
 
@@ -140,7 +146,11 @@ def _orders(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
             yield pd.DataFrame(
                 {"measure": name, "at": ratio, "image": images, "value": values_IO[:, o]}
             )
-        ends = {} if strength.bracket is None else dict(zip(("from", "to"), strength.bracket, strict=True))
+        ends = (
+            {}
+            if strength.bracket is None
+            else dict(zip(("from", "to"), strength.bracket, strict=True))
+        )
         for band, inside_O in bands_of(strength.orders_O, strength.n).items():
             value_I = values_IO[:, inside_O].mean(axis=1)
             yield pd.DataFrame(
@@ -187,7 +197,7 @@ def values_of(found: pd.DataFrame) -> dict[str, np.ndarray]:
         if images is not None and list(wide.columns) != images:
             raise ValueError(f"expected the same images in all arms, got others in {arm}")
         images = list(wide.columns)
-        if wide.isna().to_numpy().any():
+        if wide.size != len(of):
             raise ValueError(f"expected all images of all seeds in {arm}")
         arms[str(arm)] = wide.to_numpy(dtype=float)
     return arms

@@ -17,6 +17,7 @@ from interactions.stats import (
     share_difference,
     sum_of_gaps,
     t_interval,
+    two_level,
 )
 
 
@@ -448,3 +449,69 @@ def test_no_difference_is_none_of_however_few_effective_images():
     same = paired(0.0, np.zeros(2), 1.0, effective=1.1)
     assert (same.estimate, same.se, same.p) == (0, 0, 1)
     assert np.isnan(paired(0.5, np.array([-0.1, 0.1]), 1.0, effective=1.1).p)
+
+
+def crossed(rng, seeds, images, seed_sd, image_sd, noise_sd):
+    """Values of an arm: its seeds, its images, and both."""
+    return (
+        seed_sd * rng.normal(size=(seeds, 1))
+        + image_sd * rng.normal(size=(1, images))
+        + noise_sd * rng.normal(size=(seeds, images))
+    )
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("images", [50, 200])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_two_level_intervals_cover(seeds, images, share):
+    """Of the squared error of a difference, seeds are a share; noise is a third of the rest."""
+    rng, trials = np.random.default_rng(0), 600
+    sds = (share * seeds / 2, (1 - share) * images / 3, (1 - share) * images * seeds / 6)
+    found = []
+    for _ in range(trials):
+        a, b = (crossed(rng, seeds, images, *np.sqrt(sds)) for _ in range(2))
+        found.append(two_level(a, b))
+    covered = sum(one.low <= 0 <= one.high for one in found)
+    assert trials - covered <= misses(0.07, trials)  # 0.93 or more
+    if share >= 0.5:
+        assert covered <= trials - stats.binom.ppf(1e-4, trials, 0.03)  # 0.97 or less
+    assert sum(one.p < 0.05 for one in found) == trials - covered
+
+
+def test_two_level_of_one_arm_covers_its_mean():
+    rng, trials = np.random.default_rng(1), 600
+    found = [two_level(crossed(rng, 3, 50, 0.1, 1, 0.3)) for _ in range(trials)]
+    assert trials - sum(one.low <= 0 <= one.high for one in found) <= misses(0.07, trials)
+
+
+def test_two_level_without_seeds_is_the_paired_interval_over_images():
+    """Where seeds agree, images alone are uncertain."""
+    a, b = np.random.default_rng(0).normal(size=(2, 1, 30)).repeat(3, axis=1)
+    expected, got = mean_difference(a[0], b[0]), two_level(a, b)
+    assert got.estimate == pytest.approx(expected.estimate)
+    assert got.se == pytest.approx(expected.se)
+    assert (got.low, got.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_two_level_without_images_is_welchs_interval_over_seeds():
+    """Where images agree, it is the difference of two samples of seeds."""
+    a, b = np.random.default_rng(0).normal(size=(2, 4, 1)).repeat(20, axis=2)
+    expected, got = stats.ttest_ind(a[:, 0], b[:, 0], equal_var=False), two_level(a, b)
+    assert got.p == pytest.approx(expected.pvalue)
+    assert (got.low, got.high) == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_two_level_of_one_seed_has_no_interval():
+    found = two_level(np.ones((1, 5)), np.zeros((3, 5)))
+    assert found.estimate == 1
+    assert np.isnan([found.low, found.high, found.p]).all()
+
+
+def test_two_level_is_cut_at_bounds_and_refuses_other_images():
+    rng = np.random.default_rng(0)
+    found = two_level(rng.integers(0, 2, (3, 6)), rng.integers(0, 2, (3, 6)), low=-1, high=1)
+    assert -1 <= found.low <= found.high <= 1
+    with pytest.raises(ValueError, match="same"):
+        two_level(np.ones((3, 6)), np.ones((3, 5)))
+    with pytest.raises(ValueError, match="seeds, images"):
+        two_level(np.ones(6))

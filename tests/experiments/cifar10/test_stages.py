@@ -1,0 +1,112 @@
+"""The study itself, tiny, on generated images; and that a killed stage goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.cifar10.__main__ import Study, work
+from experiments.cifar10.plan import RATES, Plan
+from experiments.cifar10.report import report
+from experiments.cifar10.sizes import LARGE, TINY
+from experiments.cifar10.stages import choose_images, look_of, stages_of
+
+FAST = dict.fromkeys([*RATES, "vit forward", "resnet forward"], 1000.0)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Coloured squares on noise, of two classes."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for split, count in (("train", 32), ("val", 16)):
+        for name in range(2):
+            folder = root / split / f"class{name}"
+            folder.mkdir(parents=True)
+            for k in range(count):
+                pixels = rng.integers(0, 80, (32, 32, 3))
+                y, x = rng.integers(4, 20, 2)
+                pixels[y : y + 8, x : x + 8, name] += 150
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{k:03d}.png")
+    return root
+
+
+def test_every_stage_comes_after_what_it_needs():
+    for size in (TINY, LARGE):
+        seen = set()
+        for stage in stages_of(size):
+            assert set(stage.needs) <= seen
+            assert stage.name not in seen
+            seen.add(stage.name)
+
+
+def test_the_first_seed_of_all_arms_comes_first():
+    seeds = [s.arm.seed for s in stages_of(replace(TINY, seeds=3)) if s.kind == "strength"]
+    assert seeds == sorted(seeds)
+
+
+def test_as_many_images_of_each_class(images, tmp_path):
+    look, available = look_of(images)
+    assert look["image_size"] == 32
+    assert available == (64, 32)
+    choose_images(images, tmp_path, replace(TINY, train=10, test=4))
+    for split, count in (("train", 5), ("val", 2)):
+        for name in ("class0", "class1"):
+            assert len(list((tmp_path / split / name).iterdir())) == count
+    first = sorted(path.name for path in tmp_path.rglob("*.png"))
+    choose_images(images, tmp_path, replace(TINY, train=10, test=4))
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == first
+
+
+@pytest.mark.integration
+def test_the_study_from_images_to_the_write_up(images, tmp_path):
+    plan = Plan(TINY, FAST, "3", 180.0, "cpu", "squares")
+    words = ("data", "1000", "vit-scratch-0", "resnet-a2mim-0")
+    stages = [s for s in stages_of(TINY) if any(word in s.name for word in words)]
+    stages = [s for s in stages if s.name != "features-resnet-a2mim-0"]
+    study = Study(images, tmp_path)
+    tmp_path.joinpath("done").mkdir()
+    assert not work(study, plan, stages)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.safetensors")}
+    assert not work(study, plan, stages)  # nothing is done again
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+    assert all(path.stat().st_size < 16e6 for path in tmp_path.rglob("*"))
+    report(plan, tmp_path, tmp_path / "results")
+    page = (tmp_path / "results/README.md").read_text()
+    assert (
+        "middle orders rise from the untrained network to the end of pre-training, ResNet" in page
+    )
+    assert "none from one seed" in page
+    for name in ("orders", "orders-published", "occlusion", "along", "depth", "claims"):
+        assert (tmp_path / f"results/{name}.svg").stat().st_size > 1000
+    # No path of the machine is in what is meant to be published.
+    for path in (tmp_path / "results").glob("*.csv"):
+        assert str(tmp_path) not in path.read_text()
+
+
+@pytest.mark.integration
+def test_a_killed_stage_goes_on_from_its_checkpoint(images, tmp_path):
+    size = replace(TINY, pretrain_epochs=60)
+    backbones = []
+    for name, killed in (("whole", False), ("killed", True)):
+        out = tmp_path / name
+        out.mkdir()
+        Plan(size, FAST, "3", 180.0, "cpu", "squares").write(out / "plan.json")
+        command = [sys.executable, "-m", "experiments.cifar10", "--data", str(images)]
+        command += ["--out", str(out), "--budget", "3", "--stages", "data", "pretrain-vit-mae-0"]
+        if killed:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            while not list(out.glob("runs/*.partial/checkpoints/*")):
+                assert process.poll() is None
+                time.sleep(0.01)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            assert not (out / "done/pretrain-vit-mae-0.json").exists()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        backbones.append((out / "runs/pretrain-vit-mae-0/backbone.safetensors").read_bytes())
+    assert backbones[0] == backbones[1]

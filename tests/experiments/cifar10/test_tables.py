@@ -1,0 +1,86 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+import interactions as ix
+from a2mim.runs.table import strength_rows
+from experiments.cifar10 import tables
+from interactions.stats import two_level
+
+CONSTANT = {"run": "", "model": "", "weights": "", "dataset": "", "commit": ""}
+
+
+def games(extra):
+    """Interactions that grow with the order, the faster the larger ``extra`` is."""
+    return [
+        ix.toy.SizeGame(64, lambda m, k=k: (k + 1) * (m / 64) ** (2 + extra), image=f"i{k}")
+        for k in range(4)
+    ]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Two arms, two seeds: interactions, and accuracies that are known."""
+    design = ix.Design(ix.NeighbourPairs(ix.PatchGrid(8, 8), 2, 6))
+    found = []
+    for arm, extra in (("scratch", 0.5), ("a2mim", 1.0)):
+        for seed in range(2):
+            own = {"arch": "vit", "arm": arm, "seed": seed}
+            records = ix.measure(games(extra + seed / 10), design)
+            of = strength_rows(records, "grid=8x8", seed=seed, **CONSTANT)
+            found.append(of.assign(setting="fine-tuned", **own)[list(tables.ROWS)])
+            right = np.arange(6) < 2 + 2 * (arm == "a2mim") + seed
+            for at, value in ((0.0, right), (0.5, right & (np.arange(6) > 0))):
+                of = {"measure": "occluded accuracy", "setting": "random zero", "at": at}
+                images = [f"x{k}" for k in range(6)]
+                table = pd.DataFrame({"image": images, "value": value.astype(float)} | of)
+                found.append(table.assign(**own)[list(tables.ROWS)])
+    return pd.concat(found, ignore_index=True)
+
+
+def test_rows_survive_their_file(rows, tmp_path):
+    tables.write_rows(rows, tmp_path / "rows.csv.gz")
+    first = (tmp_path / "rows.csv.gz").read_bytes()
+    again = tables.read_rows(tmp_path / "rows.csv.gz")
+    np.testing.assert_allclose(again["value"], rows["value"], rtol=1e-5)
+    assert (again["arm"] == rows["arm"]).all()
+    tables.write_rows(rows, tmp_path / "rows.csv.gz")
+    assert (tmp_path / "rows.csv.gz").read_bytes() == first
+
+
+def test_values_of_images_have_the_mean_j(rows):
+    found = tables.quantities(rows)
+    J = found[(found["measure"] == "J") & (found["arm"] == "a2mim") & (found["seed"] == 0)]
+    of_orders = J.groupby("at")["value"].mean()
+    assert len(of_orders) == 13
+    assert of_orders.mean() == pytest.approx(1)
+    bands = [found[found["measure"] == f"J {band}"] for band in ("low", "middle", "high")]
+    assert all(len(band) for band in bands)
+
+
+def test_a_bracket_is_around_the_published_band(rows):
+    found = tables.means(tables.quantities(rows)).set_index(["measure", "arm"])["estimate"]
+    middle = found["J published middle", "a2mim"]
+    assert found["J published middle, from", "a2mim"] <= middle + 1e-12
+    assert found["J published middle, to", "a2mim"] >= middle - 1e-12
+
+
+def test_means_and_differences_are_those_of_the_estimator(rows):
+    found = tables.quantities(rows)
+    key = (found["measure"] == "occluded accuracy") & (found["at"] == 0)
+    arms = tables.values_of(found[key])
+    expected = two_level(arms["a2mim"], arms["scratch"])
+    table = tables.differences(found)
+    row = table[
+        (table["measure"] == "occluded accuracy") & (table["at"] == 0) & (table["arm"] == "a2mim")
+    ].iloc[0]
+    assert row["estimate"] == pytest.approx(2 / 6) == pytest.approx(expected.estimate)
+    assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
+    kept = tables.means(found).query("measure == 'occluded accuracy, mean less clean'")
+    assert kept["estimate"].tolist() == pytest.approx([-1 / 6, -1 / 6])  # the first image is lost
+
+
+def test_other_images_are_refused(rows):
+    found = rows[(rows["measure"] == "occluded accuracy") & (rows["at"] == 0)]
+    with pytest.raises(ValueError, match="images"):
+        tables.values_of(found.drop(found.index[0]))
