@@ -32,7 +32,7 @@ def shrunk(monkeypatch):
         "GRID": PatchGrid(4, 4),
         "FORWARDS": 2,
         "BATCH": 2,
-        "GAMES": 2,
+        "GAMES": 1,
         "PAIRS": 1,
         "OCCLUDED": 4,
         "SIMILAR": 4,
