@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import io
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO, cast
 
 import tyro
 
-from a2mim.messages import UsageError, did_you_mean
+from a2mim.messages import Escaped, EscapedLines, UsageError, did_you_mean, printable
 from a2mim.settings.compare import CompareConfig
 from a2mim.settings.demo import DemoConfig
 from a2mim.settings.interactions import InteractionsConfig
@@ -77,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     1 stands for wrong numbers, and for checkpoints that were left out of what is done otherwise.
     """
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(EscapedLines())
     try:
         _run_explained(list(sys.argv[1:] if arguments is None else arguments))
     except BrokenPipeError:  # the reader had enough, of the help too
@@ -135,28 +140,31 @@ def _run_explained(arguments: Sequence[str]) -> None:
     try:
         command = _parsed(arguments)
     except UsageError as error:
-        sys.exit(_say(f"a2mim: {error}", 2))
+        sys.exit(_say(*error.args))
     from a2mim.data.folders import DataError
     from a2mim.runs.checks import InvariantError
 
+    stdout = sys.stdout or io.StringIO()  # none is left where it was closed
     try:
-        left_out = _run(command)
+        with redirect_stdout(cast(TextIO, Escaped(stdout))):
+            left_out = _run(command)
+        stdout.flush()  # here, where an error of it is explained
     except (DataError, UsageError) as error:
-        sys.exit(_say(f"a2mim: {error}", 2))
+        sys.exit(_say(*(error.args or [error])))
     except OSError as error:
         if error.errno not in FULL:
             raise
         where = f" {error.filename}" if error.filename else ""
         why = f"cannot write{where}: {error.strerror}; make room and run the same command again"
-        sys.exit(_say(f"a2mim: {why}", 2))
+        sys.exit(_say(why))
     except InvariantError as error:  # wrong numbers, and not what the user asked for
-        sys.exit(_say(f"a2mim: {error}", 1))
+        sys.exit(_say(error, code=1))
     except KeyboardInterrupt as stop:
-        why = str(stop) or "interrupted; run the same command again to go on"
-        sys.exit(_say(f"\na2mim: {why}", 130))
+        print(file=sys.stderr)  # behind ^C, or a bar
+        sys.exit(_say(str(stop) or "interrupted; run the same command again to go on", code=130))
     if left_out:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
-        sys.exit(_say(f"a2mim: done, but {len(left_out)} left out: {reasons}", 1))
+        sys.exit(_say(f"done, but {len(left_out)} left out: {reasons}", code=1))
 
 
 def _run(command: Any) -> Mapping[str, str]:
@@ -236,8 +244,10 @@ def _run(command: Any) -> Mapping[str, str]:
     return {}
 
 
-def _say(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
+def _say(*messages: object, code: int = 2) -> int:
+    """Say what is wrong, a line each; the exit code."""
+    for message in messages:
+        print(f"a2mim: {printable(str(message))}", file=sys.stderr)
     return code
 
 

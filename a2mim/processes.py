@@ -42,12 +42,14 @@ class Peers:
         rank: which process this is.
         world: of how many.
         waits: how often it has waited for the others.
+        same: whether all do the same now, one after the other; see :func:`first`.
     """
 
     store: Store
     rank: int
     world: int
     waits: int = 0
+    same: bool = False
 
     def wait(self) -> None:
         """Wait until all processes have come as far.
@@ -124,6 +126,11 @@ def together() -> Iterator[None]:
             torch.distributed.destroy_process_group()
 
 
+def is_sharing() -> bool:
+    """Whether other processes do other parts now, and may not meet an error that this one meets."""
+    return _peers is not None and not _peers.same
+
+
 def wait() -> None:
     """Wait until all processes have come as far; see :meth:`Peers.wait`."""
     if _peers is not None:
@@ -134,16 +141,19 @@ def first(make: Callable[[], T]) -> T:
     """What the first process makes before the others do: it downloads, opens and warns alone."""
     if _peers is None:
         return make()
-    if _peers.rank == 0:
-        made = make()
-        _peers.wait()
-        return made
-    _peers.wait()
-    logging.disable()
+    peers = _peers
+    if peers.rank > 0:
+        peers.wait()
+        logging.disable()
+    peers.same = True
     try:
-        return make()
+        made = make()
     finally:
+        peers.same = False
         logging.disable(logging.NOTSET)
+    if peers.rank == 0:
+        peers.wait()
+    return made
 
 
 def shared(missing: Sequence[T]) -> Sequence[T]:

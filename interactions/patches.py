@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interactions.checks import whole
 from interactions.keys import Key, raw_words
 
 
@@ -48,6 +49,8 @@ class PatchGrid:
     cols: int
 
     def __post_init__(self) -> None:
+        whole(self.rows, "rows", None)
+        whole(self.cols, "cols", None)
         if self.rows < 1 or self.cols < 1:
             raise ValueError(f"a grid needs at least 1 x 1 cells, got {self.rows} x {self.cols}")
 

@@ -38,6 +38,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from interactions.checks import level_of_interval
+
 Array = NDArray[np.float64]
 
 ROUNDING = 1e-6
@@ -134,6 +136,7 @@ def share_of(p: float, variance: float, count: int, level: float = 0.95) -> Inte
     """
     from scipy.stats import norm
 
+    level_of_interval(level)
     p = min(max(p, 0.0), 1.0)
     if np.isnan(p):
         return Interval(p, np.nan, np.nan, np.nan)
@@ -406,6 +409,7 @@ def _t_quantile(level: float, df: float) -> float:
     """Half the width of a t interval in standard errors; infinite without degrees of freedom."""
     from scipy.special import stdtrit
 
+    level_of_interval(level)
     return float(stdtrit(df, 0.5 + level / 2)) if df > 0 else np.inf
 
 

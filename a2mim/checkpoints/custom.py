@@ -174,7 +174,12 @@ def _built(network: str, seed: int) -> tuple[nn.Module, list[Path]]:
             raise UsageError(f"{network} failed: {one_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise UsageError(f"expected a torch module from {network}, got {type(module).__name__}")
-    return module.eval(), [file, *beside]
+    try:
+        return module.eval(), [file, *beside]
+    except Exception as error:  # of an eval of its own
+        raise UsageError(
+            f"expected a module from {network} that can be put in eval mode: {one_line(error)}"
+        ) from error
 
 
 def load_own(

@@ -28,7 +28,7 @@ from a2mim.data.folders import DataError
 from a2mim.files import write_whole
 from a2mim.measure.networks import name_of, parts_of, without_path
 from a2mim.messages import UsageError, printable
-from a2mim.processes import process_rank
+from a2mim.processes import is_sharing, process_rank
 from a2mim.settings.weights import WeightsConfig
 
 C = TypeVar("C", bound=Any)
@@ -226,7 +226,8 @@ class LeftOut:
         try:
             yield
         except Exception as error:
-            if self._raises or not is_of_network(error):
+            # Another process may have measured the same network: all end, with this error.
+            if self._raises or is_sharing() or not is_of_network(error):
                 raise
             reason = str(error) if isinstance(error, UsageError) else one_line(error)
             self._first = self._first or reason

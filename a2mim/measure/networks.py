@@ -36,6 +36,7 @@ from a2mim.measure.fitting import Sight, sight_of
 from a2mim.messages import UsageError
 from a2mim.runs.folder import is_run
 from a2mim.settings.weights import ModelsConfig, WeightsConfig, model_options, weights_of
+from interactions.networks.inference import check_eval
 
 GENERIC = (
     *("backbone", "best", "checkpoint", "last", "model", "model-ema", "model_best"),
@@ -92,6 +93,10 @@ def load(name: str, config: WeightsConfig) -> Loaded:
     """
     config, title = weights_of(name, config)
     loaded = _load(name, config)
+    try:
+        check_eval(loaded.model)
+    except ValueError as error:  # an eval of its own, or a part without one
+        raise UsageError(f"{name}: {error}") from error
     if config.texts:
         file = Path(parts_of(name)[1])
         try:
@@ -389,7 +394,7 @@ def models(config: ModelsConfig) -> None:
     if not config.files and not config.find:
         print(overview())
     if unknown:
-        raise UsageError("\na2mim: ".join(unknown))
+        raise UsageError(*unknown)
 
 
 def _untrained(name: str, report: LoadReport, seed: int) -> nn.Module:

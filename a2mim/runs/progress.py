@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from a2mim.messages import printable
 from a2mim.processes import is_first
 
 if TYPE_CHECKING:
@@ -71,8 +72,9 @@ def progress(title: str, total: int | None, unit: str, **options: Any) -> tqdm:
         unit: what is counted.
         options: of ``tqdm``, such as ``initial`` or ``delay``.
     """
-    shape = tqdm if sys.stderr.isatty() else Lines
-    return shape(desc=title, total=total, unit=f" {unit}", disable=not is_first(), **options)
+    silent = sys.stderr is None or not is_first()
+    shape = tqdm if not silent and sys.stderr.isatty() else Lines
+    return shape(desc=printable(title), total=total, unit=f" {unit}", disable=silent, **options)
 
 
 @contextmanager

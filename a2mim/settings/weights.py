@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from a2mim.messages import UsageError, did_you_mean
-from a2mim.settings.numbers import Within
+from a2mim.settings.numbers import LARGEST, Within
 
 
 def model_options(pairs: Sequence[str]) -> dict[str, object]:
@@ -30,9 +30,33 @@ def _options(pairs: Sequence[str], option: str) -> Iterator[tuple[str, object]]:
             raise UsageError(f"expected {option} NAME=VALUE, got {pair!r}")
         try:
             value = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             value = text
+        _check_option(name, value, f"{option} {pair}")
         yield name, value
+
+
+COUNTS = {"num_classes": 0, "in_chans": 1, "img_size": 1, "patch_size": 1, "depth": 1}
+COUNTS |= {"embed_dim": 1, "num_heads": 1, "class_token": 0, "reg_tokens": 0}
+"""Options of networks that count something, and the least that they can be."""
+
+
+def _check_option(name: str, value: object, where: str) -> None:
+    """See whether the numbers of an option of a network can be.
+
+    Raises:
+        UsageError: if not.
+    """
+    least = COUNTS.get(name)
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    for number in numbers:
+        if not isinstance(number, int | float):
+            if least is not None and isinstance(number, str):
+                raise UsageError(f"expected a number for {name}, got {where}")
+            continue
+        if not Within(-LARGEST if least is None else least).holds(number):
+            limits = "a finite number" if least is None else f"at least {least}"
+            raise UsageError(f"expected {limits} for {name}, got {where}")
 
 
 def options_as_text(options: dict[str, object]) -> list[str]:
@@ -76,7 +100,7 @@ class WeightsConfig:
     """Zero-shot classes: a .npz or .safetensors file of class names and text vectors (names,
     vectors), or open_clip:MODEL:PRETRAINED:CLASSES.txt[:TEMPLATES.txt], which open_clip computes.
     The network is then a tower of CLIP's kind, whose outputs are compared with them."""
-    image_size: Annotated[int | None, Within(1)] = None
+    image_size: Annotated[int | None, Within(1, 4096)] = None
     """Edge of the images in pixels, if not the network's own; positions are resampled."""
     mean: tuple[float, ...] = ()
     """Mean colour of the normalisation, instead of the weights' own."""

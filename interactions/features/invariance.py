@@ -46,6 +46,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from interactions import fills
+from interactions.checks import instance, level_of_interval, numbers, whole
 from interactions.features.cka import (
     FEWEST,
     LinearCKA,
@@ -62,6 +63,7 @@ from interactions.keys import permutation, raw_words, torch_seeded
 from interactions.networks.inference import (
     Precision,
     automatic_batch_size,
+    check_eval,
     check_precision,
     device_of,
     running,
@@ -296,6 +298,7 @@ def invariance(
     Raises:
         ValueError: as :func:`similarity_rows`.
     """
+    level_of_interval(level)
     batches, known = batches_of(images, model)
     filler: fills.Fill | None = fill_of(fill, model)
     rows = similarity_rows(
@@ -398,13 +401,15 @@ def similarity_rows(
             out of range, names or a count that are not as many as images, fewer than 4 images, or
             features that are not finite.
     """
-    if model.training:
-        raise ValueError("expected a model in eval mode, got one in training mode")
+    check_eval(model)
     if against not in ("whole", "complement"):
         raise ValueError(f"expected against whole or complement, got {against!r}")
     check_precision(precision)
     _check_networks(model, untrained)
-    fractions = default_fractions(against) if fractions is None else tuple(fractions)
+    instance(grid, PatchGrid, "a grid")
+    fractions = default_fractions(against) if fractions is None else numbers(fractions, "fractions")
+    for what, value in (("repeats", repeats), ("cka_batch", cka_batch), ("seed", seed)):
+        whole(value, what, None)
     realised = [round(grid.n * fraction) / grid.n for fraction in fractions]
     if not fractions or min(fractions) < 0 or max(realised) >= 1:
         raise ValueError(f"expected hidden fractions that leave a patch, got {fractions}")
@@ -431,13 +436,13 @@ def similarity_rows(
     networks["pixels"] = None
     total = _counted(images, names, count) if only is None or count is None else count
     sizes = batch_sizes(total, cka_batch)
-    numbers = range(len(sizes)) if only is None else list(only)
-    if any(not 0 <= b < len(sizes) for b in numbers):
-        raise ValueError(f"expected numbers of {len(sizes)} batches, got {list(numbers)}")
-    sizes = [sizes[b] for b in numbers]
+    which = range(len(sizes)) if only is None else list(only)
+    if any(not 0 <= b < len(sizes) for b in which):
+        raise ValueError(f"expected numbers of {len(sizes)} batches, got {list(which)}")
+    sizes = [sizes[b] for b in which]
 
     def measured() -> Iterator[BatchRows]:
-        given = zip(numbers, _batches(images, names, sizes), strict=True)
+        given = zip(which, _batches(images, names, sizes), strict=True)
         for b, (batch_names, images_NCHW) in given:
             visible_RNFP = torch.stack(
                 [random_drop(grid.n, fractions, batch_names, seed, r) for r in range(repeats)]
@@ -482,6 +487,7 @@ def summarised(batches: Iterable[BatchRows], level: float = 0.95) -> pd.DataFram
     """
     import pandas as pd
 
+    level_of_interval(level)
     measured, found = Moments(), Moments()
     totals_PRM: NDArray[np.float64] | float = 0.0
     totals_SPRM: NDArray[np.float64] | float = 0.0  # of quantiles within batches
@@ -797,6 +803,7 @@ def _derangement(n: int, seed: int, batch: int) -> Tensor:
 def _check_networks(model: nn.Module, untrained: nn.Module | None) -> None:
     if untrained is None:
         return
+    instance(untrained, nn.Module, "an untrained network")
     trained, fresh = (
         {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         for network in (model, untrained)

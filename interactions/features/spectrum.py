@@ -35,11 +35,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from interactions.checks import level_of_interval, whole
 from interactions.features.moments import Moments
 from interactions.inputs import batches_of
 from interactions.networks.inference import (
     Precision,
     automatic_batch_size,
+    check_eval,
     check_precision,
     device_of,
     running,
@@ -110,6 +112,7 @@ def spectrum(
     Raises:
         ValueError: as :func:`spectrum_rows`, and without images.
     """
+    level_of_interval(level)
     batches, known = batches_of(images, model)
     rows = spectrum_rows(model, batches, layers=layers, batch_size=batch_size, precision=precision)
     with Bar(known, "images", shown=progress) as bar:
@@ -147,9 +150,10 @@ def spectrum_rows(
             have, or maps that are not finite, not square, too small, or of another size than
             before.
     """
-    if model.training:
-        raise ValueError("expected a model in eval mode, got one in training mode")
+    check_eval(model)
     check_precision(precision)
+    if batch_size is not None:
+        whole(batch_size, "batch_size")
     stream = stream_names(model)
     layers = stream if layers is None else tuple(layers)
     unknown = [layer for layer in layers if layer not in stream]

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from interactions.checks import instance, players_of, whole
 from interactions.inputs import is_path, label_of, logits_of, names_of, one_image
-from interactions.networks.inference import Precision, check_precision, running
+from interactions.networks.inference import Precision, check_eval, check_precision, running
 from interactions.patches import Players
 
 
@@ -185,14 +186,12 @@ def check_playable(game: OnImage) -> None:
         raise ValueError(
             f"image {game.image}: expected (C, H, W), got {tuple(game.image_CHW.shape)}"
         )
-    if game.batch_size is not None and game.batch_size < 1:
-        raise ValueError(f"expected a batch size of at least 1, got {game.batch_size}")
+    instance(game.model, nn.Module, "a network")
+    players_of(game.players)
+    if game.batch_size is not None:
+        whole(game.batch_size, "batch_size")
     check_precision(game.precision)
-    if game.model.training:
-        raise ValueError(
-            "expected a model in eval mode, got one in training mode, whose batch statistics "
-            "and dropout make v(S) depend on the batch; call model.eval() first"
-        )
+    check_eval(game.model)
     try:
         game.players.check_image(*game.image_CHW.shape[1:])
     except ValueError as error:

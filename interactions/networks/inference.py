@@ -309,6 +309,33 @@ def too_large(
     _sizes.setdefault(model, {})[key] = size
 
 
+def check_eval(model: nn.Module) -> None:
+    """See whether a network is in eval mode, and all of its parts that act otherwise in training.
+
+    A network may leave some of them as they were: a frozen part whose ``train`` does nothing, or an
+    ``eval`` of its own.
+
+    Raises:
+        ValueError: naming the first part that is not.
+    """
+    for name, module in model.named_modules():
+        if module.training and (not name or _acts_in_training(module)):
+            where = f" at {name} ({type(module).__name__})" if name else ""
+            raise ValueError(
+                f"expected a model in eval mode, got one in training mode{where}, whose batch "
+                "statistics and dropout make outputs depend on the batch, or on chance; call "
+                "model.eval() first"
+            )
+
+
+def _acts_in_training(module: nn.Module) -> bool:
+    """Whether a module does something else in training: batch norms, and what drops anything."""
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        return True
+    share = getattr(module, "p", getattr(module, "drop_prob", None))
+    return ("Drop" in type(module).__name__ or "Stochastic" in type(module).__name__) and share != 0
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where the model's first parameter lives; the CPU for a model without parameters."""
     tensor = next(model.parameters(), None)

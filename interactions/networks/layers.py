@@ -51,7 +51,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from interactions.games.token_drop import KeepVisible, first_visible
-from interactions.networks.inference import Precision, arithmetic
+from interactions.networks.inference import Precision, arithmetic, check_eval
 from interactions.networks.masking import made_of, token_grid, with_modules
 from interactions.patches import PatchGrid, Players
 
@@ -193,8 +193,7 @@ def layer_features(
         ValueError: for a model in training mode, layers or readouts that it does not have, an image
             without a visible cell, or tokens that cannot be dropped.
     """
-    if model.training:
-        raise ValueError("expected a model in eval mode, got one in training mode")
+    check_eval(model)
     names = layer_names(model)
     layers = names if layers is None else tuple(layers)
     of_all = readouts is None  # what holds no class token has none of its own

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interactions import fills
+from interactions.checks import numbers, players_of, whole
 from interactions.games.token_drop import KeepVisible, first_visible
 from interactions.inputs import (
     fill_of,
@@ -46,6 +47,7 @@ from interactions.networks.inference import (
     Precision,
     arithmetic,
     automatic_batch_size,
+    check_eval,
     check_precision,
     device_of,
     in_batches,
@@ -207,6 +209,10 @@ def occlude(
         if occluder not in OCCLUDERS:
             raise ValueError(f"expected an occluder of {', '.join(OCCLUDERS)}, got {occluder!r}")
         occluder = OCCLUDERS[occluder]
+    if not callable(occluder):
+        raise TypeError(f"expected an occluder, by name or a function, got {occluder!r}")
+    fractions = numbers(fractions, "fractions")
+    whole(seed, "seed", None)
     filler: fills.Fill | fills.NamedFill | None = fill_of(fill, model)
     if list(fractions) != sorted(set(fractions)):
         raise ValueError(f"expected distinct ascending fractions, got {tuple(fractions)}")
@@ -521,10 +527,13 @@ def _checked(
     precision: Precision,
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Images, labels and names, once all that measurements share has been checked."""
-    if isinstance(model, nn.Module) and model.training:
-        raise ValueError("expected a model in eval mode, got one in training mode")
-    if repeats < 1 or (batch_size is not None and batch_size < 1):
-        raise ValueError(f"expected at least 1 repeat and batch, got {repeats} and {batch_size}")
+    if isinstance(model, nn.Module):
+        check_eval(model)
+    elif not callable(model):
+        raise TypeError(f"expected a network or a function, got {model!r}")
+    whole(repeats, "repeats")
+    if batch_size is not None:
+        whole(batch_size, "batch_size")
     check_precision(precision)
     images_ICHW = prepare(images, model)
     if not len(images_ICHW):
@@ -555,6 +564,7 @@ def _players_of_all(
 ) -> Players:
     """The players of all images, or those of the first one, when all have as many."""
     if not isinstance(players, Mapping):
+        players_of(players)
         players.check_image(height, width)
         return players
     for image in images:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from interactions.keys import Key, raw_words, torch_seeded
-from interactions.networks.inference import arithmetic, device_of, in_batches
+from interactions.networks.inference import arithmetic, check_eval, device_of, in_batches
 from interactions.patches import PatchGrid
 from interactions.segments import PlayerMap
 
@@ -72,8 +72,7 @@ def class_attention(
     Raises:
         ValueError: for a model in training mode, of another kind or without such a head.
     """
-    if model.training:
-        raise ValueError("expected a model in eval mode, got one in training mode")
+    check_eval(model)
     blocks: Any = model._modules.get("blocks")
     attention: Any = None if blocks is None else getattr(blocks[block], "attn", None)
     prefix = getattr(model, "num_prefix_tokens", 0)
@@ -143,8 +142,7 @@ def captum_attribution(
 
     if method not in METHODS:
         raise ValueError(f"expected a method of {', '.join(METHODS)}, got {method!r}")
-    if model.training:
-        raise ValueError("expected a model in eval mode, got one in training mode")
+    check_eval(model)
     if method in RELU_METHODS and not any(isinstance(m, nn.ReLU) for m in model.modules()):
         raise ValueError(
             f"expected a network with nn.ReLU for {method}, got {type(model).__name__} without; "

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from interactions.checks import instance
 from interactions.games.base import Game
 from interactions.orders.contexts import IID, Windows
 from interactions.orders.estimator import (
@@ -85,7 +86,12 @@ def measure(
             players.
     """
     _check(target, budget, max_contexts)
-    if target is not None and isinstance(games, Iterable) and iter(games) is games:
+    instance(design, Design, "a design")
+    if not isinstance(games, Iterable):
+        raise TypeError(f"expected games in a list, got {type(games).__name__}")
+    if isinstance(games, Sized) and not len(games):
+        raise ValueError("expected at least one game, got none")
+    if target is not None and iter(games) is games:
         games = list(games)
     records = Measurements()
     total = len(games) if isinstance(games, Sized) else None

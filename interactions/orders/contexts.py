@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from interactions.checks import whole
 from interactions.keys import raw_words
 from interactions.orders.pairs import Pairs
 
@@ -66,8 +67,8 @@ class Windows:
     windows: int = 2
 
     def __post_init__(self) -> None:
-        _check_positive("replicates", self.replicates)
-        _check_positive("windows", self.windows)
+        whole(self.replicates, "replicates")
+        whole(self.windows, "windows")
 
     def count(self, n: int, order: int) -> int:
         """R W."""
@@ -98,7 +99,7 @@ class IID:
     replicates: int
 
     def __post_init__(self) -> None:
-        _check_positive("replicates", self.replicates)
+        whole(self.replicates, "replicates")
 
     def count(self, n: int, order: int) -> int:
         """K, one in each replicate."""
@@ -167,8 +168,3 @@ def _places(n: int, pairs_P2: Pairs, replicates: int, *key: str | int) -> NDArra
     pairs_PR2 = np.broadcast_to(pairs_P2[:, None], (*words_PRN.shape[:2], 2))
     np.put_along_axis(words_PRN, pairs_PR2, np.iinfo(np.uint64).max, axis=2)
     return words_PRN.argsort(axis=2, kind="stable").argsort(axis=2, kind="stable")
-
-
-def _check_positive(what: str, count: int) -> None:
-    if count < 1:
-        raise ValueError(f"expected at least 1 of {what}, got {count}")

@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from interactions import plots
+from interactions.checks import numbers, whole
 from interactions.games.base import Game
 from interactions.games.stream import Answer, Stream
 from interactions.orders.contexts import IID, Contexts, ContextSampler, Windows
@@ -83,6 +84,10 @@ class Design:
     ratios: tuple[float, ...] = PUBLISHED_RATIOS
     seed: int = 0
     replicates: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        numbers(self.ratios, "ratios")
+        whole(self.seed, "seed", None)
 
     def replicates_at(self, n: int) -> tuple[int, ...]:
         """The number of replicates of each order, for ``n`` players.

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from interactions.checks import instance, whole
 from interactions.keys import permutation, raw_words
 from interactions.patches import PatchGrid
 from interactions.segments import PlayerMap
@@ -72,8 +73,9 @@ class NeighbourPairs:
     rule: Literal["uniform", "clamped"] = "uniform"
 
     def __post_init__(self) -> None:
-        if self.radius < 1:
-            raise ValueError(f"expected a radius of at least 1, got {self.radius}")
+        instance(self.grid, PatchGrid, "a grid")
+        whole(self.radius, "radius")
+        whole(self.count, "count", None)
         if self.rule not in ("uniform", "clamped"):
             raise ValueError(f"expected the rule 'uniform' or 'clamped', got {self.rule!r}")
 

@@ -296,8 +296,9 @@ def plan(
         )
     if not 1 <= min_pairs <= max_pairs:
         raise ValueError(f"expected from 1 to {max_pairs} pairs at the least, got {min_pairs}")
-    if min(replicates) < 2:
-        raise ValueError(f"expected at least 2 replicates, got {min(replicates)}")
+    if min(replicates, default=0) < 2:
+        least = min(replicates, default="none")
+        raise ValueError(f"expected at least 2 replicates, got {least}")
     several = [noise_of(records) for records in (pilot, *others)]
     found: list[Plan] = []
     for R_O in _allocations(several, sorted(set(replicates))):

@@ -48,6 +48,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interactions import plots
+from interactions.checks import instance
 from interactions.orders.estimator import Interactions, is_exact, order_of
 from interactions.stats import (
     Interval,
@@ -519,6 +520,7 @@ def strength(
         raise ValueError("expected at least one measured image, got none")
     first = records[0]
     for record in records:
+        instance(record, Interactions, "a record")
         if record.n != first.n or not np.array_equal(record.orders_O, first.orders_O):
             raise ValueError(
                 f"expected images measured with one design: {record.image} has other orders "

@@ -82,6 +82,14 @@ def test_who_waits_for_one_that_failed_ends_and_one_of_them_speaks():
     assert isinstance(ended, SystemExit)
 
 
+def test_an_error_in_what_all_do_is_met_by_all(monkeypatch):
+    peers = Peers(HashStore(), 0, 1)
+    monkeypatch.setattr(processes, "_peers", peers)
+    assert processes.is_sharing()
+    assert first(lambda: not processes.is_sharing())
+    assert processes.is_sharing()
+
+
 def test_without_torchrun_the_processes_cannot_find_one_another(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")

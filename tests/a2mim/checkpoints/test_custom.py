@@ -52,6 +52,20 @@ def word():
 
 def broken():
     raise RuntimeError("no such thing,\\nnor another")
+
+class Dropping(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Dropout(0.5), nn.Linear(768, 3))
+        self.pretrained_cfg = Net.pretrained_cfg
+
+class Refusing(Dropping):
+    def eval(self):
+        raise RuntimeError("not\\nme")
+
+class Awake(Dropping):
+    def train(self, mode=True):
+        self.training = mode
+        return self
 """
 
 
@@ -285,3 +299,17 @@ def test_the_untrained_twin_of_a_module():
     assert (module.conv.weight == 7).all()
     with pytest.raises(UsageError, match="such as token; leave similarity out"):
         untrained_twin(kept_in_memory(Own(token=True), "token"), 0)
+
+
+@pytest.mark.parametrize(
+    ("network", "why"),
+    [
+        ("Refusing", r"that can be put in eval mode: .*not\b.*me"),
+        ("Awake", r"eval mode, got one in training mode at 1 \(Dropout\)"),
+    ],
+)
+def test_a_network_that_refuses_eval(code, network, why):
+    """Numbers of it would be drawn anew in every forward."""
+    with pytest.raises(UsageError, match=why):
+        load(f"untrained:{code}:{network}", WeightsConfig())
+    assert not load(f"untrained:{code}:Dropping", WeightsConfig()).model.training

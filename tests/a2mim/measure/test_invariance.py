@@ -22,7 +22,7 @@ from a2mim.measure.invariance import (
     read_images_table,
     summary,
 )
-from a2mim.measure.networks import subject_of
+from a2mim.measure.networks import Subject, subject_of
 from a2mim.messages import UsageError
 from a2mim.report.figures_features import BASELINES, invariance_table
 from a2mim.runs.progress import forwards
@@ -221,23 +221,25 @@ def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, m
     whole = changed(config, out=config.out.with_name("whole"), **some)
     invariance(whole)
     config = changed(config, **some)
-    read, seen = module._read, []
+    read, seen = Subject.see_all, []
 
     def interrupted(subject, sources):
         seen.extend(source.name for source in sources)
-        if len(seen) == 10:  # the first was read to try the network
+        if len(seen) == 14:  # the first was read to try the network, and four to look at it
             raise KeyboardInterrupt
         return read(subject, sources)
 
-    monkeypatch.setattr(module, "_read", interrupted)
+    monkeypatch.setattr(Subject, "see_all", interrupted)
     with pytest.raises(KeyboardInterrupt):
         invariance(changed(config, batch_size=1))
-    first_batch = seen[1:6]
+    first_batch = seen[5:10]
     seen.clear()
-    monkeypatch.setattr(module, "_read", lambda s, k: seen.extend(x.name for x in k) or read(s, k))
+    monkeypatch.setattr(
+        Subject, "see_all", lambda s, k: seen.extend(x.name for x in k) or read(s, k)
+    )
     invariance(changed(config, batch_size=3))
-    assert len(seen) == 1 + 5
-    assert not set(seen[1:]) & set(first_batch)
+    assert len(seen) == 1 + 4 + 5
+    assert not set(seen[5:]) & set(first_batch)
     assert (config.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
     found, expected = images_tables(config.out), images_tables(whole.out)
     for name, table in expected.items():

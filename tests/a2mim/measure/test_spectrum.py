@@ -8,9 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from a2mim.data.folders import DataError
 from a2mim.data.sources import folder_images
-from a2mim.measure import invariance
 from a2mim.measure import spectrum as module
-from a2mim.measure.networks import subject_of
+from a2mim.measure.networks import Subject, subject_of
 from a2mim.measure.spectrum import read_images_table, spectrum, summary
 from a2mim.messages import UsageError
 from a2mim.report.figures_features import ends_of_stream, spectrum_table
@@ -158,24 +157,24 @@ def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, m
     config = changed(config, checkpoints=config.checkpoints[:1])
     whole = changed(config, out=config.out.with_name("whole"))
     spectrum(whole)
-    read, seen = invariance._read, []
+    read, seen = Subject.see_all, []
 
     def interrupted(subject, sources):
         seen.append([source.name for source in sources])
-        if len(seen) == 3:  # the first was read to try the network
+        if len(seen) == 4:  # the first were read to try the network, twice
             raise KeyboardInterrupt
         return read(subject, sources)
 
-    monkeypatch.setattr(invariance, "_read", interrupted)
+    monkeypatch.setattr(Subject, "see_all", interrupted)
     with pytest.raises(KeyboardInterrupt):
         spectrum(config)
     begun = seen.copy()
     seen.clear()
     monkeypatch.setattr(
-        invariance, "_read", lambda s, k: seen.append([x.name for x in k]) or read(s, k)
+        Subject, "see_all", lambda s, k: seen.append([x.name for x in k]) or read(s, k)
     )
     spectrum(config)
-    assert seen[1] == begun[2]
+    assert seen[2] == begun[3]
     assert (config.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
     for path in (whole.out / "images").iterdir():
         assert (config.out / "images" / path.name).read_bytes() == path.read_bytes()

@@ -45,3 +45,25 @@ def test_words_that_say_nothing_of_a_network(words):
 def test_options_of_networks_as_text():
     options = {"depth": 2, "layers": (1, 2), "pool": "avg", "bias": False}
     assert model_options(options_as_text(options)) == options
+
+
+@pytest.mark.parametrize(
+    ("word", "limits"),
+    [
+        ("num_classes=-3", "at least 0 for num_classes"),
+        ("num_classes=many", "a number for num_classes"),
+        ("img_size=(32,-32)", "at least 1 for img_size"),
+        ("depth=0", "at least 1 for depth"),
+        ("drop_rate=1e400", "a finite number for drop_rate"),
+        ("seed=99999999999999999999", "a finite number for seed"),
+    ],
+)
+def test_numbers_that_no_network_can_have(word, limits):
+    config = WeightsConfig(per_network=(("a.pth", word),))
+    for fails in (lambda: model_options([word]), lambda: weights_of("a.pth", config)):
+        with pytest.raises(UsageError, match=f"expected {limits}, got --"):
+            fails()
+    assert model_options(["num_classes=0", "img_size=(1,2)"]) == {
+        "num_classes": 0,
+        "img_size": (1, 2),
+    }
