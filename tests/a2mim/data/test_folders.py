@@ -2,6 +2,7 @@ import io
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -478,3 +479,18 @@ def test_names_of_files_stay_in_the_line(tmp_path):
     with pytest.raises(DataError) as refused:
         read_image(tmp_path / "a\nb\x1b[31m.jpg")
     assert r"a\nb\x1b[31m.jpg" in str(refused.value)
+
+
+def test_a_folder_inside_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "shut").mkdir()
+    list_folder = os.scandir
+
+    def refused(path):
+        if Path(path).name == "shut":
+            raise PermissionError(13, "Permission denied", path)
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(DataError, match=r"cannot read it: .*Permission denied: .*shut"):
+        image_names(tmp_path)
