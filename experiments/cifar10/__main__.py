@@ -174,6 +174,6 @@ if __name__ == "__main__":
     except (UsageError, DataError) as error:
         print(f"experiments.cifar10: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"interrupted; the same command goes on. {stop}", file=sys.stderr)
         sys.exit(130)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.cifar10.__main__ import Study, work
+from a2mim.messages import UsageError
+from experiments.cifar10.__main__ import Study, chosen, said, settled, work
 from experiments.cifar10.plan import RATES, Plan
 from experiments.cifar10.report import report
 from experiments.cifar10.sizes import LARGE, TINY
@@ -61,6 +62,39 @@ def test_as_many_images_of_each_class(images, tmp_path):
     first = sorted(path.name for path in tmp_path.rglob("*.png"))
     choose_images(images, tmp_path, replace(TINY, train=10, test=4))
     assert sorted(path.name for path in tmp_path.rglob("*.png")) == first
+
+
+def test_shares_are_all_stages_once_but_for_the_reference(tmp_path):
+    stages = stages_of(TINY)
+    shares = [
+        {s.name for s in chosen(Study(tmp_path, tmp_path, share=f"{k}/3"), stages)}
+        for k in (1, 2, 3)
+    ]
+    assert set.union(*shares) == {stage.name for stage in stages}
+    common = {"data", "finetune-vit-scratch-1000"}
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert shares[a] & shares[b] == common
+    for share in shares:  # each can be done alone
+        assert all(set(s.needs) <= share for s in stages if s.name in share)
+    for wrong in ("0/2", "3/2", "half"):
+        with pytest.raises(UsageError, match="share"):
+            chosen(Study(tmp_path, tmp_path, share=wrong), stages)
+
+
+def test_a_plan_stays_and_another_budget_is_refused(tmp_path):
+    plan = Plan(TINY, FAST, "3", 180.0, "cpu", "squares")
+    plan.write(tmp_path / "plan.json")
+    assert settled(Study(tmp_path / "gone", tmp_path, budget="3")) == plan
+    with pytest.raises(UsageError, match="--budget 3"):
+        settled(Study(tmp_path / "gone", tmp_path, budget="4"))
+
+
+def test_what_is_left_is_said(tmp_path):
+    plan = Plan(TINY, FAST, "3", 180.0, "cpu", "squares")
+    stages = stages_of(TINY)
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done/data.json").write_text("{}")
+    assert f"left: {len(stages) - 1} of {len(stages)} stages" in said(plan, stages, tmp_path)
 
 
 @pytest.mark.integration
