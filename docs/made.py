@@ -135,9 +135,12 @@ def layouts() -> str:
 
 
 def _look(data: Mapping[str, object]) -> str:
-    mean = "/".join(f"{value:.3g}" for value in data["mean"])
-    std = "/".join(f"{value:.3g}" for value in data["std"])
-    return f"mean {mean}, std {std}, crop {data['crop_pct']}, {data['interpolation']}"
+    said = {
+        key: "/".join(f"{one:.3g}" for one in value) if isinstance(value, tuple) else str(value)
+        for key, value in data.items()
+    }
+    names = {"mean": "mean", "std": "std", "crop_pct": "crop", "interpolation": ""}
+    return ", ".join(f"{name} {said[key]}".strip() for key, name in names.items() if key in said)
 
 
 def _cell(text: str) -> str:

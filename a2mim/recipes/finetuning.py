@@ -18,6 +18,8 @@ from typing import Any, cast
 
 import pandas as pd
 import torch
+from PIL.Image import Image
+from PIL.ImageOps import posterize
 from timm.data import create_transform
 from timm.optim import Lamb
 from torch import nn
@@ -145,21 +147,31 @@ def samples_of(config: FinetuneConfig) -> tuple[Labelled, Labelled]:
 
 def training_transform(config: FinetuneConfig) -> PilTransform:
     """timm's transform of training images."""
-    return PilTransform(
-        create_transform(
-            config.train_size,
-            is_training=True,
-            scale=config.crop,
-            hflip=config.flip,
-            color_jitter=cast(Any, config.colour_jitter or None),
-            auto_augment=config.rand_augment,
-            interpolation=config.interpolation,
-            mean=config.mean,
-            std=config.std,
-            re_prob=config.erasing,
-            re_mode="pixel",
-        )
+    transform: Any = create_transform(
+        config.train_size,
+        is_training=True,
+        scale=config.crop,
+        hflip=config.flip,
+        color_jitter=cast(Any, config.colour_jitter or None),
+        auto_augment=config.rand_augment,
+        interpolation=config.interpolation,
+        mean=config.mean,
+        std=config.std,
+        re_prob=config.erasing,
+        re_mode="pixel",
     )
+    for one in transform.transforms:
+        for operation in getattr(one, "ops", ()):
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = _posterized
+    return PilTransform(transform)
+
+
+def _posterized(image: Image, bits: int, **_: object) -> Image:
+    """Colours of so many bits. Of 0 they are black, as they were until Pillow 13 refused that."""
+    if bits >= 8:
+        return image
+    return posterize(image, bits) if bits > 0 else image.point([0] * 256 * len(image.getbands()))
 
 
 def judging_transform(config: FinetuneConfig) -> PilTransform:

@@ -30,6 +30,7 @@ from a2mim.recipes.finetuning import (
     over_seeds,
     samples_of,
     setting_of,
+    training_transform,
 )
 from a2mim.runs.table import COLUMNS, read_table
 from a2mim.training.loop import StepReport
@@ -298,3 +299,14 @@ def test_unreadable_training_images_are_put_up_with_as_the_setting_says(tmp_path
         train, _ = samples_of(config)
         with nullcontext() if allowed else pytest.raises(DataError, match="at most 0 unreadable"):
             train.load(0, 0)
+
+
+@pytest.mark.parametrize("bits", [0, 1, 4, 8])
+def test_colours_of_no_bits_are_black(bits):
+    """What the strongest posterising of RandAugment asks for: Pillow 13 refuses it."""
+    config = replace(RECIPES["mae-vit-b"](), train_size=8)
+    (augment,) = (x for x in training_transform(config).transform.transforms if hasattr(x, "ops"))
+    (operation,) = (op for op in augment.ops if op.name == "PosterizeIncreasing")
+    levels = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    found = np.asarray(operation.aug_fn(Image.fromarray(levels), bits))
+    np.testing.assert_array_equal(found, levels & (0xFF << (8 - bits) & 0xFF))
