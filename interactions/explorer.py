@@ -152,9 +152,9 @@ class Explorer:
         shown = []
         for band in self.explanation.bands:
             part = strongest[strongest["band"] == band].drop(columns=["band", "se"])
-            table = part.to_html(index=False, border=0, float_format="{:.3g}".format)
+            text = part.to_html(index=False, border=0, float_format="{:.3g}".format)
             style = "display:inline-block;margin-right:2em;line-height:1.4"
-            shown.append(f"<div style='{style}'><b>{band} orders</b>{table}</div>")
+            shown.append(f"<div style='{style}'><b>{band} orders</b>{text}</div>")
         self._partners.value = "".join(shown)
 
     def _clickable(self) -> list[Any]:

@@ -73,9 +73,14 @@ class Marginals:
         import pandas as pd
 
         N, O = self.mean_NO.shape
-        columns = {"patch": np.repeat(np.arange(N), O), "order": np.tile(self.orders_O, N)}
-        columns |= {"contribution": self.mean_NO.ravel(), "se": self.se_NO.ravel()}
-        return pd.DataFrame(columns)
+        return pd.DataFrame(
+            {
+                "patch": np.repeat(np.arange(N), O),
+                "order": np.tile(self.orders_O, N),
+                "contribution": self.mean_NO.ravel(),
+                "se": self.se_NO.ravel(),
+            }
+        )
 
     def plot(self, ax: Axes | None = None, *, order: int | None = None) -> Axes:
         """Contributions of all players at one order, with two standard errors.
