@@ -720,7 +720,7 @@ def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys, monkeypatc
         ),
         ({"occluder": ("simmim",), "grid": 1}, "units of 2 x 2 cells"),
         ({"checkpoints": ("nowhere.safetensors",)}, "nowhere.safetensors"),
-        ({"device": "tpu"}, "--device auto, cpu or cuda"),
+        ({"device": "tpu"}, "--device auto, cpu, cuda"),
     ],
 )
 def test_bad_input(config, changes, message, tmp_path):
