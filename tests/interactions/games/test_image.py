@@ -143,7 +143,7 @@ def test_bad_input_names_the_image_and_the_problem():
         PatchGame(model, image, 0, PatchGrid(5, 5), image="cat.png")
     with pytest.raises(ValueError, match=r"\(C, H, W\), got \(32, 32\)"):
         PatchGame(model, image[0], 0, GRID)
-    with pytest.raises(ValueError, match="batch size of at least 1"):
+    with pytest.raises(ValueError, match="at least 1 for batch_size"):
         PatchGame(model, image, 0, GRID, batch_size=0)
     with pytest.raises(ValueError, match="expected 2 labels, got 1"):
         PatchGames(model, make_images(2), [0], GRID)

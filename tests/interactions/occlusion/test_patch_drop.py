@@ -108,7 +108,7 @@ def test_bad_input():
         occlusion_curve(model, images, labels[:1], GRID)
     with pytest.raises(ValueError, match="2 distinct image names"):
         occlusion_curve(model, images, labels, GRID, names=["a", "a"])
-    with pytest.raises(ValueError, match="at least 1 repeat"):
+    with pytest.raises(ValueError, match="at least 1 for repeats"):
         occlusion_curve(model, images, labels, GRID, repeats=0)
     with pytest.raises(ValueError, match="not finite"):
         occlusion_curve(model, images * torch.nan, labels, GRID)

@@ -94,7 +94,7 @@ def test_bad_arguments():
         RandomPairs(0).draw(3, 0, "")
     with pytest.raises(ValueError, match="grid's 9 players, got 8"):
         NeighbourPairs(PatchGrid(3, 3), 1, 1).draw(8, 0, "")
-    with pytest.raises(ValueError, match="radius of at least 1"):
+    with pytest.raises(ValueError, match="at least 1 for radius"):
         NeighbourPairs(GRID, radius=0)
     with pytest.raises(ValueError, match="'uniform' or 'clamped'"):
         NeighbourPairs(GRID, rule="lattice")

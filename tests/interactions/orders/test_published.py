@@ -274,7 +274,7 @@ def test_unknown_names_and_bad_arguments():
         PublishedPairs(ix.PatchGrid(3, 3), 21, radius=1)
     with pytest.raises(ValueError, match="between 1 and 20 pairs per image, got 0"):
         PublishedPairs(ix.PatchGrid(3, 3), 0, radius=1)
-    with pytest.raises(ValueError, match="radius of at least 1"):
+    with pytest.raises(ValueError, match="at least 1 for radius"):
         PublishedPairs(ix.PatchGrid(3, 3), 2, radius=0)
     with pytest.raises(ValueError, match="grid's 196 players, got 256"):
         protocol("a2mim").pairs.draw(256, 1, "0")
