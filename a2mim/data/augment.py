@@ -18,13 +18,15 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from a2mim.data.folders import Part
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -40,6 +42,11 @@ def channels_of(augment: Augment) -> int:
     """The channels that an ``Augment`` takes: 3 if it does not say."""
     return getattr(augment, "channels", 3)
 
+
+REDUCED_MARGIN = 1.25
+"""A JPEG is reduced while it is decoded as long as its crop keeps so many pixels per pixel of the
+result. Then results differ from those of the full decoding less than bilinear ones from bicubic
+ones (tests/a2mim/data/test_augment.py); at 1 they differ by more than that."""
 
 CROP_ATTEMPTS = 10  # torchvision's
 DRAWS = 1 + 4 * CROP_ATTEMPTS  # the flip, then area, aspect, top and left of every attempt
@@ -98,6 +105,9 @@ class CropAndFlip:
             :class:`Normalise`.
         std: per channel, in units of [0, 1].
         interpolation: ``"bilinear"`` or ``"bicubic"``, antialiased.
+        exact: whether large JPEG files are decoded in full, instead of at the smallest of 1/2, 1/4
+            and 1/8 of their size at which the crop still has :data:`REDUCED_MARGIN` times ``size``
+            pixels.
 
     Raises:
         ValueError: for a value out of range; when called, for an image that is not uint8 or has
@@ -110,6 +120,7 @@ class CropAndFlip:
     mean: tuple[float, ...] | None = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
+    exact: bool = False
 
     def __post_init__(self) -> None:
         _check(self.size, self.interpolation)
@@ -136,18 +147,23 @@ class CropAndFlip:
             raise ValueError(
                 f"expected a uint8 image (C, H, W), got {image_CHW.dtype} {tuple(image_CHW.shape)}"
             )
-        draws = torch.rand(DRAWS, generator=generator, dtype=torch.float64).tolist()
-        height, width = image_CHW.shape[1:]
-        top, left, h, w = crop_box(height, width, self.scale, self.ratio, draws[1:])
+        part, flip = self.drawn(generator)
+        top, left, h, w = part.box(*image_CHW.shape[1:])
+        return self.finished(image_CHW[:, top : top + h, left : left + w], flip)
+
+    def drawn(self, generator: torch.Generator) -> tuple[Part, bool]:
+        """Which part of an image is cropped, and whether it is flipped."""
+        flip, *draws = torch.rand(DRAWS, generator=generator, dtype=torch.float64).tolist()
+        box = partial(crop_box, scale=self.scale, ratio=self.ratio, draws=draws)
+        least = None if self.exact else math.ceil(REDUCED_MARGIN * self.size)
+        return Part(box, least), flip < 0.5
+
+    def finished(self, crop_CHW: Tensor, flip: bool) -> Tensor:
+        """An image ``(C, size, size)`` from its part, which may have a channel too many."""
         resized = functional.interpolate(
-            image_CHW[None, :, top : top + h, left : left + w],
-            size=(self.size, self.size),
-            mode=self.interpolation,
-            antialias=True,
-        )[0]
-        if draws[0] < 0.5:
-            resized = resized.flip(-1)
-        return self.normalised(resized.contiguous())
+            crop_CHW[None], size=(self.size, self.size), mode=self.interpolation, antialias=True
+        )[0, : self.channels]
+        return self.normalised((resized.flip(-1) if flip else resized).contiguous())
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Set
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,12 +52,35 @@ PHOTOMETRIC, SAMPLE_FORMAT, BITS = 262, 339, 258
 ORIENTATION = 0x0112
 """Tag of EXIF: how the picture has to be turned or mirrored to stand upright, 1 to 8."""
 
+MIRRORED_X, MIRRORED_Y = {2, 3, 6, 7}, {3, 4, 7, 8}
+"""Orientations that begin at the stored image's far edge, from left to right or from the top."""
+
+REDUCTIONS = (8, 4, 2)
+"""By how much libjpeg can reduce an image while it decodes it."""
+
 MOST_VALUES = 2**29
 """Numbers in an array, at most: as many as in the largest picture that Pillow reads."""
 
 
 class DataError(Exception):
     """Data that cannot be used; the message says what was expected, what came and what to do."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an image, and how far it may be reduced.
+
+    A JPEG is reduced while it is decoded, by 2, 4 or 8 in its blocks of cosines, which takes less
+    time than all of its pixels. Edges of the part move by half a reduced pixel at most. Other
+    files are never reduced.
+
+    Attributes:
+        box: height and width of the upright image in pixels -> top, left, height, width.
+        least: its shorter edge has so many pixels, even if it is reduced; None: it is not.
+    """
+
+    box: Callable[[int, int], tuple[int, int, int, int]]
+    least: int | None = None
 
 
 @lru_cache(maxsize=10_000)
@@ -115,24 +140,33 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in NOT_OURS
 
 
-def read_image(source: Path | bytes, name: str = "") -> Image:
+def read_image(source: Path | bytes, name: str = "", part: Part | None = None) -> Image:
     """One image file in RGB, 8 bits per channel; see :func:`to_rgb`.
 
-    By Pillow: torchvision's own decoders are deprecated and as fast. No draft mode: pixels are
-    those of the full decoding. Of several frames it is the first. Arrays of one or three channels,
-    and TIFF files of these that Pillow cannot read, are read as :func:`read_pixels` does.
+    By Pillow: torchvision's own decoders are deprecated. Pixels are those of the full decoding,
+    unless a part is wanted that may be reduced. Of several frames it is the first. Arrays of one or
+    three channels, and TIFF files of these that Pillow cannot read, are read as :func:`read_pixels`
+    does.
 
     Args:
         source: the file, or its bytes.
         name: what messages call it, if not by its path.
+        part: of the image that is wanted; None: all.
 
     Raises:
         DataError: if it cannot be read, or not without guessing its scale.
     """
-    return _opened(source, name, _rgb, lambda array: _picture(_levels(_channels_last(array, 3))))
+
+    def of_array(array: NDArray[Any]) -> Image:
+        image = _picture(_levels(_channels_last(array, 3)))
+        return image if part is None else _cut(image, part)
+
+    return _opened(source, name, _rgb if part is None else partial(_part, part), of_array)
 
 
-def read_pixels(source: Path | bytes, channels: int = 3, name: str = "") -> Image | Tensor:
+def read_pixels(
+    source: Path | bytes, channels: int = 3, name: str = "", part: Part | None = None
+) -> Image | Tensor:
     """One image file for a network of so many channels.
 
     ==========  ====================================================================================
@@ -147,15 +181,18 @@ def read_pixels(source: Path | bytes, channels: int = 3, name: str = "") -> Imag
         source: the file, or its bytes.
         channels: C.
         name: what messages call it, if not by its path.
+        part: of the image that is wanted; None: all. Of 1 or 3 channels only.
 
     Raises:
         DataError: as :func:`read_image`, or if it has another number of channels.
     """
     if channels == 3:
-        return read_image(source, name)
+        return read_image(source, name, part)
     if channels == 1:
-        return read_image(source, name).convert("L")
+        return read_image(source, name, part).convert("L")
     import torch
+
+    assert part is None, "images of many channels are read as a whole"
 
     floats_HWC = _opened(
         source,
@@ -288,13 +325,49 @@ def _rgb(image: Image) -> Image:
     return _upright(_with_exif(grey, image).convert("RGB"))
 
 
+def _part(part: Part, image: Image) -> Image:
+    """A part of an opened image, in RGB; of a JPEG, reduced as far as it may be."""
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    if not isinstance(image, JpegImageFile):
+        return _cut(_rgb(image), part)
+    stored, orientation = image.size, _orientation(image)
+    width, height = stored if orientation < 5 else stored[::-1]
+    top, left, high, wide = part.box(height, width)
+    least = part.least or math.inf
+    n = next((n for n in REDUCTIONS if min(high, wide) >= n * least), 1)
+    if n > 1:
+        image.draft(None, (stored[0] // n, stored[1] // n))
+    reduced = _rgb(image)
+    # The last pixel of a reduced row stands for what is left of the row; mirrored, it is the first.
+    x0 = reduced.width - width / n if orientation in MIRRORED_X else 0
+    y0 = reduced.height - height / n if orientation in MIRRORED_Y else 0
+    x1, y1 = x0 + (left + wide) / n, y0 + (top + high) / n
+    return reduced.crop((round(x0 + left / n), round(y0 + top / n), round(x1), round(y1)))
+
+
+def _cut(image: Image, part: Part) -> Image:
+    top, left, height, width = part.box(image.height, image.width)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _orientation(image: Image) -> int:
+    """1 to 8; damaged EXIF says nothing, which is 1."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        return 1
+    return found if found in range(1, 9) else 1
+
+
 def _upright(image: Image) -> Image:
-    """Turned and mirrored as its EXIF says; damaged EXIF says nothing."""
+    """Turned and mirrored as its EXIF says."""
     from PIL import ImageOps
 
+    if _orientation(image) == 1:
+        return image
     try:
-        turned = image.getexif().get(ORIENTATION, 1) != 1
-        return ImageOps.exif_transpose(image) if turned else image
+        return ImageOps.exif_transpose(image)
     except Exception:
         return image
 

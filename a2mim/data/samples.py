@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from a2mim.data.arrays import ImageSet, drawn
-from a2mim.data.augment import Augment, channels_of
+from a2mim.data.augment import Augment, CropAndFlip, channels_of
 from a2mim.data.contents import file_hashes, file_sizes, hash_files, hash_of
 from a2mim.data.folders import DataError, image_names, read_pixels, to_rgb
 from a2mim.data.limits import TOLERANCE, Tolerance
@@ -168,12 +170,38 @@ def decode(data: bytes, name: str, channels: int = 3) -> Tensor:
     return as_tensor(read_pixels(data, channels, name))
 
 
+def to_augment(
+    data: bytes, name: str, augment: Augment, generator: torch.Generator
+) -> Callable[[], Tensor]:
+    """Read an image from a file's bytes; called, the result is what ``augment`` makes of it.
+
+    Of a crop no more is read than its part of the image.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    channels = channels_of(augment)
+    if not isinstance(augment, CropAndFlip) or channels not in (1, 3):
+        return partial(augment, decode(data, name, channels), generator)
+    part, flip = augment.drawn(generator)
+    crop: Any = read_pixels(data, channels, name, part)
+    return partial(augment.finished, as_tensor(crop) if channels == 1 else _as_held(crop), flip)
+
+
 def as_tensor(pixels: Image | Tensor) -> Tensor:
     """A picture as uint8 ``(C, H, W)``; a tensor as it is."""
     if isinstance(pixels, Tensor):
         return pixels
     levels = torch.from_numpy(np.array(pixels))
     return levels[None] if levels.ndim == 2 else levels.permute(2, 0, 1)
+
+
+def _as_held(picture: Image) -> Tensor:
+    """A picture in RGB as Pillow holds it, ``(4, H, W)``: packing three channels takes time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the bytes cannot be written; nobody does
+        levels = torch.frombuffer(picture.tobytes("raw", "RGBX"), dtype=torch.uint8)
+    return levels.view(picture.height, picture.width, 4).permute(2, 0, 1)
 
 
 def with_channels(image_CHW: Tensor, channels: int, name: str) -> Tensor:
@@ -620,13 +648,22 @@ class FolderSamples:
             DataError: if too many images are unreadable.
             IndexError: if there is no such image.
         """
+
+        def read(k: int) -> Tensor:
+            return decode(self._bytes(k), self._name(k), channels_of(self._augment))
+
         key = (self._seed, epoch, index)
-        return read_or_replace(self._read, self._name, self.damage, len(self), key)
+        return read_or_replace(read, self._name, self.damage, len(self), key)
 
     def load(self, index: int, epoch: int) -> Tensor:
         """One image ``(C, H, W)``, as ``augment`` makes it; raises what :meth:`pixels` does."""
-        generator = keyed_generator("augment", self._seed, epoch, index)
-        return self._augment(self.pixels(index, epoch), generator)
+        key = (self._seed, epoch, index)
+
+        def read(k: int) -> Tensor:
+            generator = keyed_generator("augment", *key)
+            return to_augment(self._bytes(k), self._name(k), self._augment, generator)()
+
+        return read_or_replace(read, self._name, self.damage, len(self), key)
 
     def identities(self, indices: Sequence[int]) -> list[tuple[str, int | None, str]]:
         """Name, class and a hash of the file of some images."""
@@ -649,11 +686,9 @@ class FolderSamples:
     def _name(self, index: int) -> str:
         return os.path.join(self._root, self.names[index])
 
-    def _read(self, index: int) -> Tensor:
-        name = self._name(index)
+    def _bytes(self, index: int) -> bytes:
         try:
-            with open(name, "rb") as file:
-                data = file.read()
+            with open(self._name(index), "rb") as file:
+                return file.read()
         except OSError as error:
             raise DataError(f"expected an image file, cannot read it: {error}") from error
-        return decode(data, name, channels_of(self._augment))

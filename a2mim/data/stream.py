@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -26,16 +26,12 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from a2mim.data.addresses import expand_shards, for_webdataset, optional, rewritten
-from a2mim.data.augment import Augment, channels_of
+from a2mim.data.augment import Augment
 from a2mim.data.contents import hash_files, hash_of
 from a2mim.data.folders import DataError
 from a2mim.data.limits import BUFFER
 from a2mim.data.sampler import keyed_generator, keyed_seed
-from a2mim.data.samples import (
-    TOLERANCE,
-    Tolerance,
-    decode,
-)
+from a2mim.data.samples import TOLERANCE, Tolerance, to_augment
 from a2mim.data.tar import IMAGE_ENDINGS, READ_BYTES, StrictHeader, image_members, logger
 from a2mim.messages import in_a_line
 
@@ -233,17 +229,14 @@ class _Epoch(IterableDataset):
         for own in range(turns.count(worker)):
             found = [next(images) for _ in range(self._batch_size)]
             if own >= seen:
+                numbers, made = zip(*found, strict=True)
                 yield {
-                    "image": torch.stack([self._augmented(*one) for one in found]),
-                    "index": torch.tensor([number for number, _ in found]),
+                    "image": torch.stack([image() for image in made]),
+                    "index": torch.tensor(numbers),
                 }
 
-    def _augmented(self, number: int, image_CHW: Tensor) -> Tensor:
-        generator = keyed_generator("augment", self._stream.seed, self._epoch, number)
-        return self._stream.augment(image_CHW, generator)
-
-    def _images(self, shards: list[str], worker: int) -> Iterator[tuple[int, Tensor]]:
-        """Pass after pass over the worker's shards, without end: number and pixels, uint8."""
+    def _images(self, shards: list[str], worker: int) -> Iterator[tuple[int, Callable[[], Tensor]]]:
+        """Pass after pass over the worker's shards, without end: number and, to be made, image."""
         stream = self._stream
         passes = 0
         while True:
@@ -254,13 +247,14 @@ class _Epoch(IterableDataset):
                 files, stream.settings.buffer, keyed_seed("buffer", *key)
             ):
                 number = keyed_seed("image", shard.rsplit("/", 1)[-1], name)
+                generator = keyed_generator("augment", stream.seed, self._epoch, number)
                 try:
-                    image_CHW = decode(data, f"{shard}/{name}", channels_of(stream.augment))
+                    image = to_augment(data, f"{shard}/{name}", stream.augment, generator)
                 except DataError as error:
                     stream.damage.image(number, error)
                     continue
                 good += 1
-                yield number, image_CHW
+                yield number, image
             if not good:
                 raise DataError(
                     f"expected images ({', '.join(stream.endings)}) in {len(shards)} shards, "

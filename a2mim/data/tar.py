@@ -39,6 +39,7 @@ from a2mim.data.samples import (
     decode,
     find_training_files,
     read_or_replace,
+    to_augment,
 )
 
 logger = logging.getLogger(__name__)
@@ -134,25 +135,33 @@ class TarSamples:
             DataError: if too many images are unreadable.
             IndexError: if there is no such image.
         """
+
+        def read(k: int) -> Tensor:
+            return decode(self._bytes(k), self._name(k), channels_of(self._augment))
+
         key = (self._seed, epoch, index)
-        return read_or_replace(self._read, self._name, self.damage, len(self), key)
+        return read_or_replace(read, self._name, self.damage, len(self), key)
 
     def load(self, index: int, epoch: int) -> Tensor:
         """One image ``(C, H, W)``, as ``augment`` makes it; raises what :meth:`pixels` does."""
-        generator = keyed_generator("augment", self._seed, epoch, index)
-        return self._augment(self.pixels(index, epoch), generator)
+        key = (self._seed, epoch, index)
+
+        def read(k: int) -> Tensor:
+            generator = keyed_generator("augment", *key)
+            return to_augment(self._bytes(k), self._name(k), self._augment, generator)()
+
+        return read_or_replace(read, self._name, self.damage, len(self), key)
 
     def _name(self, index: int) -> str:
         return f"{self.shards[self._places_I3[index, 0]]}/{self.names[index]}"
 
-    def _read(self, index: int) -> Tensor:
+    def _bytes(self, index: int) -> bytes:
         shard, offset, size = self._places_I3[index].tolist()
         try:
             # pread does not move a position, which forked processes would share
-            data = os.pread(self._open.descriptor(self.shards[shard]), size, offset)
+            return os.pread(self._open.descriptor(self.shards[shard]), size, offset)
         except OSError as error:
             raise DataError(f"expected a shard, cannot read it: {error}") from error
-        return decode(data, self._name(index), channels_of(self._augment))
 
 
 def _index(shard: str, endings: tuple[str, ...]) -> Iterator[tuple[str, int, int]]:

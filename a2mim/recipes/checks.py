@@ -61,6 +61,12 @@ def check(config: PretrainConfig, recipe: PretrainConfig) -> None:
         raise UsageError(
             "expected --unreadable for images in files, got it for digits, which are in memory"
         )
+    files = config.data.startswith(("folder:", "tar:", "stream:"))
+    if config.data and not files and config.exact_decoding != recipe.exact_decoding:
+        raise UsageError(
+            f"expected --exact-decoding for images in files, got it for {config.data}, which is "
+            "decoded in full in any case"
+        )
     if config.data.startswith("stream:") and config.resident != recipe.resident:
         raise UsageError(
             "expected --resident for images by index, got it for a stream; use tar:PATTERN"

@@ -77,7 +77,12 @@ def samples_of(config: PretrainConfig) -> Images:
         ValueError: if there are not as many.
     """
     augment = CropAndFlip(
-        config.image_size, config.crop, mean=None, std=config.std, interpolation=INTERPOLATION
+        config.image_size,
+        config.crop,
+        mean=None,
+        std=config.std,
+        interpolation=INTERPOLATION,
+        exact=config.exact_decoding,
     )
     read = training_samples(
         config.data,

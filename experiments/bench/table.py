@@ -47,7 +47,7 @@ from experiments.bench.estimator import (
 )
 from experiments.bench.memory import STATUS, memory
 from experiments.bench.timing import CPU_MODELS, Row, overhead, short
-from experiments.bench.training import STEP_MODELS, loader, step
+from experiments.bench.training import PHOTOGRAPHS, STEP_MODELS, loader, photographs, step
 
 COLUMNS = ["row", "ours", "baseline", "ratio", "target", "unit", "n", "commit"]
 
@@ -165,6 +165,9 @@ def cpu_rows(repeats: int) -> dict[str, Callable[[], Row]]:
     for kind in ("folder", "tar"):
         row = f"loader/{kind}"
         rows[row] = partial(loader, row, kind, repeats)
+    for size in PHOTOGRAPHS:
+        row = f"loader/photographs/{size[0]}x{size[1]}"
+        rows[row] = partial(photographs, row, size, repeats)
     for name in STEP_MODELS:
         for what in bench_features.WHATS:
             row = f"features/overhead/{what}/{name}"

@@ -4,28 +4,36 @@
                       backward, AdamW) / of a bare forward, backward and AdamW of the same backbone
     loader/folder     images a second of ``FolderSamples`` in one process / of timm's loader
     loader/tar        the same of ``TarSamples``, against the same timm loader on the same images
+    loader/photographs/*  the same of ``FolderSamples`` and crops of 224 px of larger photographs;
+                      the notes have it with full decoding, and torchvision's v2 transforms of
+                      tensors from its own decoder
 
-Both sides of a loader row decode JPEG, crop at random, flip and normalise. These rows have lower
-bounds as targets: the ratio is a throughput. Rows of a GPU, with the engine's loop, are in
-:mod:`experiments.bench.gpu`.
+All sides of a loader row decode JPEG, crop at random, flip and normalise (ours whole batches, as
+in training). These rows have lower bounds as targets: the ratio is a throughput. Rows of a GPU,
+with the engine's loop, are in :mod:`experiments.bench.gpu`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from timm import create_model
 from timm.data import create_dataset, create_loader
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from a2mim.data.augment import CropAndFlip
+from a2mim.data.augment import IMAGENET_MEAN, IMAGENET_STD, CropAndFlip, Normalise
 from a2mim.data.sampler import Batches, MicroBatches, Samples, make_loader
 from a2mim.data.samples import FolderSamples, find_training_files
 from a2mim.data.tar import TarSamples, write_shards
@@ -44,6 +52,11 @@ PICTURE, PICTURES, CROP, LOADED = 160, 256, 64, 32
 
 SIZE, BLOCK, BATCH = 64, 16, 32
 """Edges of the images and of a mask's blocks, and images of a step."""
+
+PHOTOGRAPHS = ((500, 375), (640, 480), (1024, 768), (2048, 1536))
+"""Widths and heights of photographs: the first is what ImageNet's have on average."""
+
+LARGE_CROP, QUALITY = 224, 98
 
 
 def step(row: str, name: str, repeats: int) -> Row:
@@ -81,47 +94,132 @@ def _steps(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
 
 def loader(row: str, kind: str, repeats: int) -> Row:
     """Images a second and process, of our loader against timm's on the same JPEG files."""
-    augment = CropAndFlip(CROP)
-    with TemporaryDirectory() as folder, tqdm(total=2 * repeats, desc=row, leave=False) as bar:
+    with TemporaryDirectory() as folder:
         root = Path(folder) / "images"
         write_pictures(root)
+        augment = CropAndFlip(CROP, mean=None)
         if kind == "tar":
             shards = write_shards(root, Path(folder) / "shards", per_shard=PICTURES // 2)
             samples: Samples = TarSamples(shards, augment, seed=0)
         else:
             samples = FolderSamples(find_training_files(root), augment, seed=0)
-        batches = MicroBatches(Batches(len(samples), LOADED), 0, PICTURES // LOADED)
-        theirs = create_loader(
-            create_dataset("", root=str(root / "train")),
-            input_size=(3, CROP, CROP),
-            batch_size=LOADED,
-            is_training=True,
-            use_prefetcher=False,
-            no_aug=False,
-            scale=(0.67, 1.0),
-            ratio=(3 / 4, 4 / 3),
-            hflip=0.5,
-            color_jitter=0.0,
-            interpolation="bilinear",
-            num_workers=0,
-            persistent_workers=False,
-        )
-        counts: list[int] = []
+        sides = {"ours": _batches(samples, PICTURES), "timm": _of_timm(root, CROP)}
+        return _loaders(row, sides, PICTURES, 1.0, repeats)
 
-        def through(images: Callable[[], Iterable[Tensor]]) -> Callable[[], None]:
-            return lambda: counts.append(sum(len(batch) for batch in images()))
 
-        ours, baseline = alternate(
-            through(lambda: (batch["image"] for batch in make_loader(samples, batches))),
-            through(lambda: (batch[0] for batch in theirs)),
-            repeats,
-            bar.update,
+def photographs(row: str, size: tuple[int, int], repeats: int) -> Row:
+    """The same of crops of 224 px of photographs of a size, (width, height)."""
+    count = 2 * LOADED
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_photographs(root, size, count)
+        files = find_training_files(root)
+        reduced, exact = (
+            FolderSamples(files, CropAndFlip(LARGE_CROP, mean=None, exact=full), seed=0)
+            for full in (False, True)
         )
-    if set(counts) != {PICTURES}:
-        raise ValueError(f"expected {PICTURES} images from both loaders, got {sorted(set(counts))}")
-    return Row(
-        row, PICTURES / ours, PICTURES / baseline, target=1.0, unit="images/s/core", n=repeats
+        tensors = _OfTorchvision([str(root / name) for name in files.names])
+        sides: dict[str, Callable[[], Iterable[Tensor]]] = {
+            "ours": _batches(reduced, count),
+            "timm": _of_timm(root, LARGE_CROP),
+            "ours, decoded in full": _batches(exact, count),
+            "torchvision v2 on tensors": lambda: DataLoader(tensors, LOADED, shuffle=True),
+        }
+        return _loaders(row, sides, count, 1.5, repeats)
+
+
+def _loaders(
+    row: str,
+    sides: Mapping[str, Callable[[], Iterable[Tensor]]],
+    count: int,
+    target: float,
+    repeats: int,
+) -> Row:
+    """A row of the first two loaders, in turn; rates of the others are notes."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in tqdm(range(repeats), desc=row, leave=False):
+        for name, batches in sides.items():
+            start = time.perf_counter()
+            loaded = sum(len(batch) for batch in batches())
+            seconds[name].append(time.perf_counter() - start)
+            if loaded != count:
+                raise ValueError(f"expected {count} images from {name}, got {loaded}")
+    ours, baseline, *others = (count / statistics.median(seconds[name]) for name in sides)
+    told = (f"{name}: {rate:.4g}" for name, rate in zip(list(sides)[2:], others, strict=True))
+    notes = (", ".join(told),) if others else ()
+    return Row(row, ours, baseline, target, unit="images/s/core", n=repeats, notes=notes)
+
+
+def _batches(samples: Samples, count: int) -> Callable[[], Iterable[Tensor]]:
+    batches = MicroBatches(Batches(len(samples), LOADED), 0, count // LOADED)
+    normalise = Normalise()
+    return lambda: (normalise(batch["image"]) for batch in make_loader(samples, batches))
+
+
+def _of_timm(root: Path, size: int) -> Callable[[], Iterable[Tensor]]:
+    loader = create_loader(
+        create_dataset("", root=str(root / "train")),
+        input_size=(3, size, size),
+        batch_size=LOADED,
+        is_training=True,
+        use_prefetcher=False,
+        no_aug=False,
+        scale=(0.67, 1.0),
+        ratio=(3 / 4, 4 / 3),
+        hflip=0.5,
+        color_jitter=0.0,
+        interpolation="bilinear",
+        num_workers=0,
+        persistent_workers=False,
     )
+    return lambda: (batch[0] for batch in loader)
+
+
+class _OfTorchvision(Dataset[Tensor]):
+    """The same by torchvision's decoder and its transforms of tensors."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        from torchvision.transforms import v2
+
+        self._files = files
+        self._transform = v2.Compose(
+            [
+                v2.RandomResizedCrop(LARGE_CROP, scale=(0.67, 1.0), antialias=True),
+                v2.RandomHorizontalFlip(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Tensor:
+        from torchvision.io import ImageReadMode, decode_jpeg, read_file
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pixels_CHW = decode_jpeg(read_file(self._files[index]), ImageReadMode.RGB)
+        return cast(Tensor, self._transform(pixels_CHW))
+
+
+def write_photographs(root: Path, size: tuple[int, int], count: int) -> None:
+    """JPEG files cut from mirrored copies of the photographs of scikit-learn, side by side.
+
+    Of 500 x 375 px they have about 110 kB, as those of ImageNet.
+    """
+    width, height = size
+    for label, pixels in enumerate(load_sample_images().images):
+        folder = root / "train" / str(label)
+        folder.mkdir(parents=True)
+        right = np.concatenate([pixels, pixels[:, ::-1]], axis=1)
+        tile = np.concatenate([right, right[::-1]])
+        times = (-(-height // len(pixels)), -(-width // pixels.shape[1]), 1)
+        wall = np.tile(tile, times)
+        for k in range(count // 2):
+            top, left = 7 * k, 13 * k
+            cut = wall[top : top + height, left : left + width]
+            Image.fromarray(cut).save(folder / f"{k:04d}.jpg", quality=QUALITY)
 
 
 def write_pictures(root: Path) -> None:

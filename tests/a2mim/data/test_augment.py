@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.stats import chi2
+from sklearn.datasets import load_sample_images
 from timm.data import create_transform
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as transforms
@@ -15,12 +16,14 @@ from a2mim.data.augment import (
     DRAWS,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    REDUCED_MARGIN,
     CentreCrop,
     CropAndFlip,
     PilTransform,
     channels_of,
     crop_box,
 )
+from a2mim.data.samples import FolderSamples, find_training_files
 
 SHAPES = [(64, 64), (32, 200), (200, 32), (5, 7), (1, 1), (1, 30), (333, 500)]
 RANGES = [((0.67, 1.0), (3 / 4, 4 / 3)), ((0.08, 1.0), (3 / 4, 4 / 3)), ((1.0, 1.0), (2.0, 3.0))]
@@ -116,6 +119,24 @@ def test_crop_and_flip_is_torchvisions_crop_flip_and_normalise(interpolation):
         torch.testing.assert_close(got, expected, atol=2e-6, rtol=0)
         assert got.is_contiguous()
     assert 10 < flips < 30
+
+
+@pytest.mark.parametrize(("size", "n"), [(169, 2), (100, 2), (84, 4), (42, 8)])
+def test_reduced_jpegs_differ_less_than_filters_do(size, n, tmp_path):
+    """Photographs, at the margin: RMS to full decoding against bilinear to bicubic."""
+    for k, pixels in enumerate(load_sample_images().images):
+        Image.fromarray(pixels[:424]).save(tmp_path / f"{k}.jpg", quality=90)
+
+    def crops(**options):
+        crop = CropAndFlip(size, (1.0, 1.0), (640 / 424, 640 / 424), None, **options)
+        assert 424 // n >= REDUCED_MARGIN * size > 424 // (2 * n) or n == 8
+        samples = FolderSamples(find_training_files(tmp_path), crop, seed=0)
+        return torch.stack([samples.load(k, 0) for k in range(2)]).float()
+
+    reduced, exact, bicubic = crops(), crops(exact=True), crops(exact=True, interpolation="bicubic")
+    for k in range(2):
+        error = (reduced[k] - exact[k]).square().mean().sqrt()
+        assert 0.1 < error < (bicubic[k] - exact[k]).square().mean().sqrt()
 
 
 def test_the_memory_layout_of_the_image_does_not_matter():

@@ -13,6 +13,7 @@ from a2mim.data.arrays import find_images, image_folders, photographs
 from a2mim.data.augment import CentreCrop
 from a2mim.data.folders import (
     DataError,
+    Part,
     image_names,
     is_hidden,
     read_image,
@@ -328,6 +329,68 @@ STANDING = {
     8: lambda p: p.transpose(1, 0, 2)[::-1],
 }
 """From stored to shown pixels, by the EXIF standard: where row 0 and column 0 are."""
+
+
+def ramp_jpeg(height: int, width: int, orientation: int = 1) -> bytes:
+    """Red tells the column of the upright picture, green the row."""
+    stored = (width, height) if orientation < 5 else (height, width)
+    x, y = np.linspace(0, 255, width), np.linspace(0, 255, height)
+    upright = np.stack([*np.meshgrid(x, y), np.full((height, width), 128)], axis=2)
+    back = {6: 8, 8: 6}.get(orientation, orientation)  # all others are their own inverses
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    image = Image.fromarray(STANDING[back](upright).round().astype(np.uint8))
+    assert image.size == stored
+    image.save(file, "JPEG", quality=95, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("orientation", STANDING)
+def test_parts_of_large_jpegs_are_reduced_where_they_are(orientation):
+    """By n, so that the shorter edge keeps enough pixels; moved by half a reduced pixel at most."""
+    height, width = 301, 445
+    data = ramp_jpeg(height, width, orientation)
+    whole = np.asarray(read_image(data)).astype(float)
+    assert whole.shape[:2] == (height, width)
+    for box in [(0, 0, 301, 445), (3, 6, 160, 163), (141, 280, 160, 165)]:
+        top, left, high, wide = box
+        expected = whole[top : top + high, left : left + wide]
+        for least in (None, 81, 80, 40, 20):
+            n = next((n for n in (8, 4, 2) if least and min(high, wide) >= n * least), 1)
+            part = np.asarray(read_image(data, part=Part(lambda *_, box=box: box, least)))
+            assert abs(np.array(part.shape[:2]) - np.array([high, wide]) / n).max() <= 0.75
+            moved = abs(part.mean((0, 1)) - expected.mean((0, 1)))[:2]
+            per_pixel = 255 / np.array([width, height])
+            assert (moved <= per_pixel * (0.5 if n == 1 else n / 2) + 0.5).all()
+            if n == 1:
+                assert np.array_equal(part, expected)
+
+
+def test_the_box_is_that_of_the_upright_picture():
+    asked = []
+
+    def box(height, width):
+        asked.append((height, width))
+        return 0, 0, height, width
+
+    for orientation in STANDING:
+        read_image(ramp_jpeg(64, 96, orientation), part=Part(box, 8))
+    assert set(asked) == {(64, 96)}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "npy"])
+def test_parts_of_other_files_are_whole(kind):
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8)
+    file = io.BytesIO()
+    np.save(file, pixels) if kind == "npy" else Image.fromarray(pixels).save(file, kind)
+    part = read_image(file.getvalue(), part=Part(lambda *_: (8, 16, 32, 40), 4))
+    assert np.array_equal(part, pixels[8:40, 16:56])
+
+
+def test_a_reduced_jpeg_that_is_cut_short_is_unreadable():
+    data = ramp_jpeg(256, 256)
+    with pytest.raises(DataError, match="truncated"):
+        read_image(data[: len(data) // 2], part=Part(lambda *_: (0, 0, 64, 64), 8))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])

@@ -2,6 +2,7 @@ import logging
 import os
 import pickle
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from torchvision.datasets import ImageFolder
 from a2mim.data.arrays import ImageSet
 from a2mim.data.augment import CentreCrop, CropAndFlip
 from a2mim.data.folders import DataError, read_image
+from a2mim.data.sampler import keyed_generator
 from a2mim.data.samples import (
     ArraySamples,
     Damage,
@@ -28,6 +30,7 @@ from a2mim.data.samples import (
     find_test_files,
     find_training_files,
 )
+from a2mim.data.tar import TarSamples, write_shards
 
 AUGMENT = CropAndFlip(16)
 COUNT = 24
@@ -169,6 +172,32 @@ def test_other_modes_become_rgb(mode, tmp_path):
     pixels = decode(file.read_bytes(), "image")
     assert pixels.shape == (3, 4, 5)
     assert torch.equal(pixels, torch.from_numpy(np.array(read_image(file))).permute(2, 0, 1))
+
+
+def test_only_exact_crops_are_those_of_the_pixels(tmp_path):
+    """Large JPEGs are reduced, the same in folders and shards, for grey networks too."""
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 25, 3), np.uint8)
+    for k in range(2):
+        large = Image.fromarray(pixels).resize((500, 400))
+        large.save(tmp_path / f"{k}.jpg")
+        large.save(tmp_path / f"{k}.png")
+    files = find_training_files(tmp_path)
+    shards = write_shards(tmp_path, tmp_path / "shards")
+    for mean in ((0.5, 0.5, 0.5), (0.5,)):
+        exact = CropAndFlip(48, mean=mean, std=mean, exact=True)
+        reduced = replace(exact, exact=False)
+        for k, name in enumerate(files.names):
+            samples = FolderSamples(files, exact, seed=3)
+            generator = keyed_generator("augment", 3, 1, k)
+            expected = exact(samples.pixels(k, 1), generator)
+            assert torch.equal(samples.load(k, 1), expected)
+            found = FolderSamples(files, reduced, seed=3).load(k, 1)
+            assert torch.equal(found, expected) == name.endswith(".png")
+            assert (found - expected).abs().mean() < 0.05
+        in_shards = TarSamples(shards, reduced, seed=3)
+        place = list(in_shards.names).index("0.jpg")
+        in_folder = FolderSamples([tmp_path / "0.jpg"] * 4, reduced, seed=3)
+        assert torch.equal(in_shards.load(place, 1), in_folder.load(place, 1))
 
 
 def test_an_unreadable_image_is_replaced_and_told_once(folder, caplog):

@@ -29,6 +29,7 @@ from a2mim.recipes.pretrain import METHODS, RECIPES, changed, with_method
         ("a2mim", {"crop_pct": 1.5}, "--crop-pct above 0 and up to 1, got 1.5"),
         ("a2mim", {"unreadable": 2}, "--unreadable as a share, such as 0.01, got 2"),
         ("a2mim", {"unreadable": 0.5}, "--unreadable for images in files, got it for digits"),
+        ("a2mim", {"exact_decoding": True}, "--exact-decoding for images in files, got it for dig"),
         ("a2mim", {"token": "replace", "detach": True}, "--token add or damped with --detach"),
         ("a2mim", {"fill": "none"}, "--token replace or damped with --fill none, got add"),
         ("a2mim", {"model_kwargs": {"num_classes": 7}}, "without num_classes, got num_classes=7"),

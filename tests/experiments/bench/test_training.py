@@ -2,7 +2,14 @@ import pytest
 from PIL import Image
 
 from experiments.bench import training as module
-from experiments.bench.training import STEP_MODELS, loader, step, write_pictures
+from experiments.bench.training import (
+    STEP_MODELS,
+    loader,
+    photographs,
+    step,
+    write_photographs,
+    write_pictures,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +37,25 @@ def test_a_loader_row(kind):
     row = loader(f"loader/{kind}", kind, repeats=1)
     assert row.ratio == pytest.approx(row.ours / row.baseline)
     assert row.ours > 10
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:Exception ignored")
+def test_a_row_of_photographs(monkeypatch):
+    monkeypatch.setattr(module, "LARGE_CROP", 32)
+    row = photographs("loader/photographs/160x120", (160, 120), repeats=1)
+    assert row.ratio == pytest.approx(row.ours / row.baseline)
+    assert row.target == 1.5
+    assert "decoded in full: " in row.notes[0]
+    assert "torchvision v2 on tensors: " in row.notes[0]
+
+
+def test_photographs_of_any_size(tmp_path):
+    write_photographs(tmp_path, (1400, 1000), 4)
+    files = sorted((tmp_path / "train").rglob("*.jpg"))
+    assert len({file.read_bytes() for file in files}) == 4
+    for file in files:
+        with Image.open(file) as image:
+            assert image.size == (1400, 1000)
 
 
 def test_pictures(tmp_path):
