@@ -45,8 +45,8 @@ def channels_of(augment: Augment) -> int:
 
 REDUCED_MARGIN = 1.25
 """A JPEG is reduced while it is decoded as long as its crop keeps so many pixels per pixel of the
-result. Then results differ from those of the full decoding less than bilinear ones from bicubic
-ones (tests/a2mim/data/test_augment.py); at 1 they differ by more than that."""
+result. Then results differ from those of the full decoding about as much as bilinear ones from
+bicubic ones (LOG.md; tests/a2mim/data/test_augment.py); at 1 they differ by twice that."""
 
 CROP_ATTEMPTS = 10  # torchvision's
 DRAWS = 1 + 4 * CROP_ATTEMPTS  # the flip, then area, aspect, top and left of every attempt

@@ -195,8 +195,8 @@ class PretrainConfig:
         crop: smallest and largest share of the area of a crop.
         exact_decoding: whether large JPEG files are decoded in full. Else they are decoded, faster,
             at 1/2, 1/4 or 1/8 of their size while the crop keeps 1.25 times as many pixels a side
-            as are needed; that differs less than bilinear resizing from bicubic. Images that are
-            held in memory are decoded in full in any case.
+            as are needed; that differs about as much as bilinear resizing from bicubic. Images that
+            are held in memory are decoded in full in any case.
         crop_pct: share of the shorter edge that images keep in k-NN probes, and wherever else the
             backbone is used as it says of itself.
         epochs: passes over the data.
