@@ -1070,7 +1070,7 @@ def _setting(
     if plan.salient:
         own = config.saliency_method == ATTENTION
         how = config.saliency_head if own else config.saliency_method
-        saliency = f" saliency={config.saliency}:{how}"
+        saliency = f" saliency={without_path(config.saliency)}:{how}"
     return (
         f"occluder={occluder} {plan.regions} fill={plan.fill_name} "
         f"repeats={config.repeats} precision={precision} classifier={classifier}"
