@@ -106,7 +106,7 @@ class WeightsConfig:
     """Mean colour of the normalisation, instead of the weights' own."""
     std: Annotated[tuple[float, ...], Within(0, above=True)] = ()
     """Standard deviation of the normalisation, instead of the weights' own."""
-    crop_pct: Annotated[float | None, Within(0, above=True)] = None
+    crop_pct: Annotated[float | None, Within(0, 2, above=True)] = None
     """Share of the short side that the central crop covers, instead of the weights' own."""
     interpolation: Literal["", "bilinear", "bicubic"] = ""
     """How images are resized, instead of as the weights' own."""
@@ -151,7 +151,7 @@ def check_checkpoints(checkpoints: Sequence[str], config: WeightsConfig) -> None
     Raises:
         UsageError: if not.
     """
-    if not checkpoints:
+    if not checkpoints or "" in checkpoints:  # an empty variable of a shell is no folder
         raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
     known = {name for one in checkpoints for name in (one, PurePath(one).name)}
     for words in config.per_network:

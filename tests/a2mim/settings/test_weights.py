@@ -36,6 +36,12 @@ def test_settings_of_one_network():
         check_checkpoints(("a.pth",), config)
 
 
+@pytest.mark.parametrize("checkpoints", [(), ("a.pth", "")])
+def test_an_empty_name_is_no_checkpoint(checkpoints):
+    with pytest.raises(UsageError, match="expected a checkpoint, got none"):
+        check_checkpoints(checkpoints, WeightsConfig())
+
+
 @pytest.mark.parametrize("words", [("mean=red",), ("std=red",), ("ours",)])
 def test_words_that_say_nothing_of_a_network(words):
     with pytest.raises(UsageError):
