@@ -190,9 +190,10 @@ def _by_open_clip(where: str) -> Texts:
                 vectors.append(F.normalize(model.encode_text(tokens).float(), dim=-1).mean(dim=0))
             scale = float(model.logit_scale.exp())
             bias = getattr(model, "logit_bias", None)
+            bias = 0.0 if bias is None else float(bias)
     except Exception as error:  # whatever names, downloads and other versions raise
         raise WeightsError(f"cannot compute texts by {where}: {one_line(error)}") from error
-    return _checked(names, torch.stack(vectors), scale, 0.0 if bias is None else float(bias), where)
+    return _checked(names, torch.stack(vectors), scale, bias, where)
 
 
 def _lines(path: str) -> list[str]:

@@ -32,8 +32,8 @@ def committed():
 
 def test_every_file_of_timm_has_a_network():
     files = {model_entrypoint(name).__module__ for name in timm.list_models()}
-    ours = {"a2mim.backbones.moganet"}
-    assert files - ours <= {model_entrypoint(name).__module__ for name in NETWORKS}
+    files = {file for file in files if file.startswith("timm.")}  # others register theirs
+    assert files <= {model_entrypoint(name).__module__ for name in NETWORKS}
 
 
 def test_the_page_has_every_network():

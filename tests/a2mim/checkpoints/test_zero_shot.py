@@ -172,6 +172,22 @@ def test_prompts_are_averaged_as_vectors_of_length_1(tmp_path, open_clip):
     assert open_clip == [("ViT-B-32", "openai")] * 2
 
 
+@pytest.mark.integration
+def test_texts_of_open_clip_itself(tmp_path):
+    """Random weights of its smallest text tower, from a file as a user's would be."""
+    library = pytest.importorskip("open_clip")
+    model = library.create_model("ViT-S-32-alt").eval()
+    torch.save(model.state_dict(), tmp_path / "random.pt")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    where = f"open_clip:ViT-S-32-alt:{tmp_path / 'random.pt'}:{tmp_path / 'classes.txt'}"
+    found = read_texts(where)
+    prompts = library.get_tokenizer("ViT-S-32-alt")(["a photo of a cat.", "a photo of a dog."])
+    with torch.inference_mode():
+        expected = nn.functional.normalize(model.encode_text(prompts), dim=1)
+    torch.testing.assert_close(found.vectors_KD, expected)
+    assert found.scale == pytest.approx(model.logit_scale.exp().item())
+
+
 def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch, save_vit):
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     (tmp_path / "bad.txt").write_text("a photo\n")

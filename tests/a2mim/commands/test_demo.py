@@ -187,7 +187,7 @@ def test_limits_take_fewer_images(folders, tiny):
         ({"lr": 0.0}, "a finite --lr above 0"),
         ({"lr": float("inf")}, "a finite --lr above 0"),
         ({"max_train": 20, "batch_size": 21}, "at least 21 training images (one batch), got 20"),
-        ({"device": "tpu"}, "--device auto, cpu or cuda, got 'tpu'"),
+        ({"device": "tpu"}, "--device auto, cpu, cuda or mps, got 'tpu'"),
         ({"batch_size": 5000}, "at least 5000 training images"),
     ],
 )
