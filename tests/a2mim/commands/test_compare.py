@@ -335,14 +335,14 @@ def test_titles_and_meanings_are_of_the_same_scores():
     assert list(MEANINGS) == list(TITLES)
 
 
-def test_modules_in_memory(compared, tmp_path):
+def test_modules_in_memory(compared, tmp_path, hastened):
     """Without files; what they are called is theirs, and other weights are another run."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         first, second = (create_model("test_resnet", num_classes=5).eval() for _ in "ab")
     settings = {
         "images": compared["photos"],
-        "skip": ("interactions", "spectrum"),
+        "skip": ("interactions", "similarity", "spectrum"),
         "image_size": 32,
         "grid": 4,
         "device": "cpu",
