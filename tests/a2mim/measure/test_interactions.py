@@ -262,7 +262,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config, images, tmp_path, drawn)
         for run in (killed, whole)
     }
     assert files[killed.out] == files[whole.out]
-    assert len(files[whole.out]) == 6 + 6  # records and what is made of them
+    assert len(files[whole.out]) == 6 + 7  # records and what is made of them
     kept = {path.name: path.stat().st_mtime_ns for path in killed.out.glob("records/*/*")}
     assert marks.items() <= kept.items()  # what was measured before was not measured again
 
