@@ -44,6 +44,9 @@ for name, pixels in zip(("china", "flower"), load_sample_images().images, strict
 #
 # `describe` reads names and shapes and says what loading would do. Nothing is executed: pickles are
 # read by a restricted unpickler. (`a2mim models FILE` is the same on the command line.)
+#
+# A network that timm does not have is filled by `a2mim.checkpoints.load.fill(module, FILE)`;
+# `compare` takes such modules as they are, or `CODE.py:FUNCTION=FILE`.
 
 # %%
 from a2mim.checkpoints.files import WeightsError

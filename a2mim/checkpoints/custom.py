@@ -221,6 +221,8 @@ def load_own(
         )
     else:
         report = fill(module, weights, ema="ema" if ema else "plain", layout=layout)
+        if layout is None:  # whatever the names of its tensors look like
+            report = replace(report, layout="own module", dialect="timm")
     return _described(network, module, replace(report, architecture=name), image_size, data)
 
 

@@ -206,7 +206,7 @@ class LoadReport:
             + (f" ({dropped})" if dropped else "")
             + (f", {len(self.resampled)} resampled" if self.resampled else ""),
             *([f"  sees images: {seen}"] if seen else []),
-            f"  sha256 {self.sha256}",
+            f"  sha256 of the weights {self.sha256}",
             *(f"  note: {note}" for note in self.notes),
             *(f"  assumed: {sentence}" for sentence in assumptions(self.assumed)),
         ]
@@ -245,6 +245,7 @@ class _Plan:
     notes: tuple[str, ...]
     assumed: tuple[Assumed, ...]
     look_told: bool = False
+    own: bool = False
     idle: tuple[str, ...] = ()
 
 
@@ -366,6 +367,7 @@ def fill(
         data={},
         notes=("normalisation, crop and interpolation are up to the caller",),
         assumed=_assumed_set(file, renamed, of_file),
+        own=True,
     )
     state, report = _fit(plan, module)
     module.load_state_dict(state, strict=True)
@@ -529,6 +531,11 @@ def _data_config(
 def _read(name: str | Path, ema: Variant) -> tuple[str, StateFile, Variant]:
     """What a report calls the source, its tensors, and which of two sets in the file is meant."""
     path = Path(str(name).removeprefix(LOCAL))
+    if ".py:" in str(name) and not path.exists():
+        raise WeightsError(
+            f"expected a file or a name of timm, {name} is a network of your own; fill(module, "
+            "FILE) or a2mim.checkpoints.custom.load_own reads it"
+        )
     if path.is_dir() or str(name).startswith(LOCAL):
         return str(path.resolve()), read_state(weights_in(path, ema)), "plain"
     file = read_state(path, ema)
@@ -698,10 +705,12 @@ def _fit(plan: _Plan, model: nn.Module) -> tuple[dict[str, Tensor], LoadReport]:
     ]
     if problems:
         kind = _kind(plan.layout, plan.renamed.dialect)
+        otherwise = "give architecture=, options= or layout= if it is something else"
+        if plan.own:
+            otherwise = "rename them in your module"
         raise WeightsError(
             f"expected {plan.file.path} ({kind}) to fit {plan.architecture} in every tensor, got "
-            + "; ".join(problems)
-            + "; give architecture=, options= or layout= if it is something else"
+            + "; ".join([*problems, otherwise])
         )
     report = LoadReport(
         plan.source,

@@ -302,7 +302,8 @@ def occlusion(config: OcclusionConfig) -> dict[str, str]:
         return left_out_of(run.out)
     work, out = run.work, run.out
     left_out.go_on(work)
-    each = f"{len(plan.occluders)} occluders x {_variants(config, plan)} forwards"
+    occluders = "occluder" if len(plan.occluders) == 1 else "occluders"
+    each = f"{len(plan.occluders)} {occluders} x {_variants(config, plan)} forwards"
     total = len(images.names) * len(plan.occluders) * _variants(config, plan)
     print(
         f"plan: {len(images.names)} images x {each}: {counted(total)} for each checkpoint, "
@@ -346,7 +347,7 @@ def occlusion(config: OcclusionConfig) -> dict[str, str]:
     finish_run(run, settings, time.perf_counter() - start)
     remove_made(out / "parts", PARTS)
     print(summary(rows))
-    print(f"\ntable: {out / 'summary.csv'}   figure: {out / 'occlusion.png'}")
+    print(f"\ntable: {out / 'summary.csv'}\nfigure: {out / 'occlusion.png'}")
     return left_out.named()
 
 

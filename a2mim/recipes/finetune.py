@@ -76,7 +76,7 @@ class FinetuneConfig:
         eval_every: epochs between evaluations that go into the log; None: only at the end.
         unreadable: the largest share of the training images read so far that may be unreadable;
             unless it is 0, ten always may.
-        seed: names every random draw.
+        seed: random seed.
         workers: processes that read images.
         keep: how many checkpoints stay.
         save_every: epochs between checkpoints.

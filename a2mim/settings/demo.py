@@ -36,7 +36,7 @@ class DemoConfig:
     train/<class>/ and val/<class>/, searched in depth: links are followed, hidden files and folders
     left out."""
     seed: int = 0
-    """Names every random draw: initial weights, order of images, masks, pairs, contexts."""
+    """Random seed of initial weights, order of images, masks, pairs and contexts."""
     out: Out = None
     device: Device = "auto"
     resume: Resume = True

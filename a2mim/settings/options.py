@@ -38,6 +38,7 @@ def parse(
         SystemExit: with code 0 after help, and 2 for what cannot be, which is explained by then.
     """
     _describe(settings)
+    arguments = _apart(arguments, _lists_of_numbers(settings))
     given: dict[str, Any] = {"prog": f"a2mim {command}", "description": about}
     if default is not None:
         given["default"] = default
@@ -50,6 +51,31 @@ def parse(
         raise UsageError(f"expected options of a2mim {command}, got {name}{hint}")
     check_numbers(parsed)
     return parsed
+
+
+def _lists_of_numbers(settings: type) -> set[str]:
+    """The options of a dataclass, and of those in it, that take several numbers."""
+    found = set()
+    for name, hint in get_type_hints(settings).items():
+        for nested in _dataclasses(hint):
+            found |= _lists_of_numbers(nested)
+        if tuple[float, ...] in (hint, *get_args(hint)):
+            found.add(f"--{name.replace('_', '-')}")
+    return found
+
+
+def _apart(arguments: Sequence[str], options: set[str]) -> list[str]:
+    """Arguments in which ``--std .5,.5,.5``, as ``--for`` has it, is ``--std .5 .5 .5``."""
+    words, option = list[str](), ""
+    for word in arguments:
+        if word.startswith("--"):
+            option = word.partition("=")[0].replace("_", "-")
+        if option in options and "," in word:
+            word = word.replace("=", ",", 1) if word.startswith("--") else word
+            words += [part for part in word.split(",") if part]
+        else:
+            words.append(word)
+    return words
 
 
 def _options(settings: type, given: dict[str, Any]) -> list[str]:
@@ -66,18 +92,26 @@ def flowing(text: str) -> str:
     return flat[:1].upper() + flat[1:]
 
 
+def _unless_empty(default: str) -> str:
+    """What the help says of a default: nothing if it is empty, because a sentence says it then."""
+    return "" if default in ("", "''") else f"(default: {default})"
+
+
 def _describe(settings: type) -> None:
     """Say in the hints of a dataclass what its docstrings say: tyro would keep their lines."""
     from docstring_parser import parse_from_object
 
     said = {one.arg_name: one.description for one in parse_from_object(settings).params}
     hints = get_type_hints(settings, include_extras=True)
-    for name in (field.name for field in fields(settings)):
-        for nested in _dataclasses(hints[name]):
+    for field in fields(settings):
+        for nested in _dataclasses(hints[field.name]):
             _describe(nested)
-        if said.get(name):
-            help_text = tyro.conf.arg(help=flowing(said[name] or ""))
-            settings.__annotations__[name] = Annotated[hints[name], help_text]
+        if said.get(field.name):
+            default = _unless_empty if field.default in ((), "") else None
+            help_text = tyro.conf.arg(
+                help=flowing(said[field.name] or ""), help_behavior_hint=default
+            )
+            settings.__annotations__[field.name] = Annotated[hints[field.name], help_text]
 
 
 def _dataclasses(hint: Any) -> Iterator[type]:

@@ -103,9 +103,10 @@ class WeightsConfig:
     image_size: Annotated[int | None, Within(1, 4096)] = None
     """Edge of the images in pixels, if not the network's own; positions are resampled."""
     mean: tuple[float, ...] = ()
-    """Mean colour of the normalisation, instead of the weights' own."""
+    """Mean colour of the normalisation, instead of the weights' own, such as 0.485 0.456 0.406."""
     std: Annotated[tuple[float, ...], Within(0, above=True)] = ()
-    """Standard deviation of the normalisation, instead of the weights' own."""
+    """Standard deviation of the normalisation, instead of the weights' own, such as 0.229 0.224
+    0.225."""
     crop_pct: Annotated[float | None, Within(0, 2, above=True)] = None
     """Share of the short side that the central crop covers, instead of the weights' own."""
     interpolation: Literal["", "bilinear", "bicubic"] = ""

@@ -13,7 +13,7 @@ from a2mim.checkpoints.custom import (
     split_own,
     untrained_twin,
 )
-from a2mim.checkpoints.load import WeightsError
+from a2mim.checkpoints.load import WeightsError, describe
 from a2mim.measure.networks import load, own_code, recognised, subject_of
 from a2mim.messages import UsageError
 from a2mim.settings.weights import WeightsConfig
@@ -89,6 +89,7 @@ def test_weights_are_filled_strictly_and_images_are_as_the_module_says(code, wei
     assert torch.equal(loaded.model(x), build(f"{code}:net", seed=7)(x))
     assert not loaded.model.training
     assert loaded.report.architecture == "net"
+    assert ": own module, plain weights" in str(loaded.report)
     assert loaded.report.classes == 5
     assert len(loaded.report.sha256) == 64
     assert loaded.data_config["input_size"] == (3, 16, 16)
@@ -109,8 +110,11 @@ def test_what_the_module_leaves_open_is_assumed(code, weights):
 def test_weights_of_another_network_are_an_error(code, weights, tmp_path):
     other = tmp_path / "other.pth"
     torch.save(nn.Linear(3, 3).state_dict(), other)
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match="rename them in your module") as found:
         load_own(f"{code}:net", other)
+    assert "architecture=" not in str(found.value)
+    with pytest.raises(WeightsError, match="is a network of your own; fill"):
+        describe(f"{code}:net={other}")
 
 
 def test_random_weights_come_from_the_seed_alone(code):

@@ -78,3 +78,41 @@ def test_an_unknown_option_is_named_alone(arguments, said, capsys):
         parse(Named, arguments.split(), "probe", "About.")
     assert str(error.value) == f"expected options of a2mim probe, {said}"
     assert capsys.readouterr() == ("", "")
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Lists of numbers, and words."""
+
+    mean: tuple[float, ...] = ()
+    """Some numbers."""
+    few_shares: tuple[float, ...] | None = None
+    """Some more."""
+    words: tuple[str, ...] = ()
+    """And words."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Has them inside."""
+
+    inner: tyro.conf.OmitArgPrefixes[Numbers] = field(default_factory=Numbers)
+    """What is inside."""
+
+
+@pytest.mark.parametrize(
+    "words", [["--mean", ".5,.25,1e-2"], ["--mean=.5,.25,1e-2"], ["--mean", ".5,", ".25", "1e-2"]]
+)
+def test_lists_of_numbers_may_have_commas(words):
+    more = ["--few-shares", "0,-1", "--words", "a,b", "1,2"]
+    found = Numbers((0.5, 0.25, 0.01), (0.0, -1.0), ("a,b", "1,2"))
+    assert parse(Holder, words + more, "try", "") == Holder(found)
+    assert parse(Numbers, [*more, *words], "try", "") == found
+
+
+def test_the_help_says_nothing_of_empty_defaults(capsys):
+    with pytest.raises(SystemExit):
+        parse(Holder, ["--help"], "try", "", Holder(Numbers(mean=(0.5, 0.25))))
+    text = capsys.readouterr().out
+    assert "(default: )" not in text
+    assert "(default: 0.5 0.25)" in text
