@@ -16,9 +16,11 @@ Shapes: C channels, H x W pixels, N players, P pairs, R replicates, O orders.
 from __future__ import annotations
 
 import os
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -410,6 +412,55 @@ class Explanation:
             f"{min(count, total)} strongest of {total} pairs; dashed: the 95 % interval over "
             "contexts holds 0. One image: no interval over images."
         )
+
+
+def beside(
+    explanations: Mapping[str, Explanation],
+    what: Literal["pairs", "patches"] = "pairs",
+    count: int = 12,
+) -> Figure:
+    """One image as several networks see it: a row for each, low to high orders, one colour scale.
+
+    Args:
+        explanations: of one image, by what the networks are called; in one unit.
+        what: what is drawn over the image.
+        count: pairs of each band that are drawn, the strongest ones.
+
+    Raises:
+        ValueError: if there is no explanation, or they are of different units.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    every = list(explanations.values())
+    units = {one.unit for one in every}
+    if len(units) != 1:
+        raise ValueError(f"expected explanations in one unit, got {sorted(units) or 'none'}")
+    bands = list(dict.fromkeys(band for one in every for band in one.bands))
+    if what == "pairs":
+        limit = max(one._pair_limit(one.bands) for one in every)
+    else:
+        limit = max(one._patch_limit(one.bands) for one in every)
+    with mpl.rc_context(plots.STYLE | {"axes.titlesize": 9}):
+        size = (2.0 * (1 + len(bands)) + 0.9, 2.4 * len(every) + 0.2)
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(len(every), 1 + len(bands), squeeze=False)
+        for line, (title, one) in zip(axes, explanations.items(), strict=True):
+            line[0].imshow(np.clip(one.picture_HWC, 0, 1), interpolation="nearest")
+            said = "\n".join([textwrap.fill(title, 30), *one._class_said()])
+            line[0].set_title(said, fontsize=8)
+            draw = one._draw_pairs if what == "pairs" else one._draw_patches
+            for ax, band in zip(line[1:], bands, strict=True):
+                if band in one.bands:
+                    scale = draw(ax, band, limit, count)
+                    ax.set_title(one._orders(band))
+            for ax in line:
+                ax.set_axis_off()
+        name = "interaction" if what == "pairs" else "attribution"
+        pictures.colour_bar(scale, axes, f"{name} ({units.pop()})")
+        if what == "pairs":
+            figure.suptitle(every[0]._pairs_said(count), fontsize=8, ha="left", x=0.01)
+    return figure
 
 
 def explain(

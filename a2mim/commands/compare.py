@@ -29,8 +29,9 @@ from torch import nn
 from a2mim.checkpoints.custom import kept_in_memory
 from a2mim.data.sources import set_name
 from a2mim.files import write_whole
-from a2mim.measure.checkpoints import left_out_of, with_all
-from a2mim.measure.comparison import Comparison
+from a2mim.measure.checkpoints import LeftOut, left_out_of, with_all
+from a2mim.measure.comparison import PICTURES, Comparison
+from a2mim.measure.comparison_pictures import explain_images
 from a2mim.measure.interactions import BudgetError, interaction_curves
 from a2mim.measure.invariance import invariance
 from a2mim.measure.networks import nicknames, without_path, write_reports
@@ -156,13 +157,19 @@ def run(config: CompareConfig) -> Comparison:
             _run_panel(panel, plan, work)
         except BudgetError as error:
             raise UsageError(_larger_budget(plan, error)) from error
+    if plan.pictured.sources:
+        _explain(plan, work)
     if not is_first():
         wait()
         return Comparison(out)
     plan = _without_failed(plan, work)
     done = [read_table(work / "panels" / panel / "rows.csv") for panel in plan.forwards]
-    ran = {panel: _ran(rows) for panel, rows in zip(plan.forwards, done, strict=True)}
+    ran: dict[str, Any] = {
+        panel: _ran(rows) for panel, rows in zip(plan.forwards, done, strict=True)
+    }
     measured = pd.concat(done, ignore_index=True)
+    if plan.pictured.sources:
+        ran["pictures"] = {"images": len(plan.pictured.sources)}
     own = scores_and_differences(measured, work / "panels", plan.networks)
     own = own.assign(
         dataset=set_name(config.images, config.data), seed=config.seed, commit=commit()
@@ -195,12 +202,18 @@ def _without_failed(plan: Plan, work: Path) -> Plan:
             apart.setdefault(panel, {})[title] = reason
             notes.append(f"{title} failed in {panel}, which is without it: {reason}.")
             plan.left_out.reasons[f"{title} in {panel}"] = reason
+    for called, reason in left_out_of(work / PICTURES).items():
+        title = titles[names[called]]
+        notes.append(f"{title} failed in pictures, which are without it: {reason}.")
+        plan.left_out.reasons[f"{title} in pictures"] = reason
     return replace(plan, apart=apart, notes=notes)
 
 
 def _larger_budget(plan: Plan, error: BudgetError) -> str:
     """What to ask for where other panels leave too few forwards for interactions."""
-    others = sum(plan.forwards.values()) - plan.forwards["interactions"]
+    # With a larger budget there are as many pictures as were asked for.
+    panels = sum(plan.forwards.values()) - plan.forwards["interactions"]
+    others = panels + plan.pictured.asked
     remedy = f"--budget {error.enough + others}" if error.enough else "more images"
     return f"interactions: {error.found}; give {remedy}, or --skip interactions"
 
@@ -235,6 +248,18 @@ def _run_panel(panel: Panel, plan: Plan, work: Path) -> None:
     write_whole(out.with_name(f"{panel}.txt"), text)
 
 
+def _explain(plan: Plan, work: Path) -> None:
+    """Explain a few images by the networks whose interactions could be measured."""
+    failed = left_out_of(work / "panels" / "interactions")
+    of_panel = _of_panel(plan, "interactions")
+    rest = [name for name in of_panel.checkpoints if plan.left_out.called(name) not in failed]
+    config = _interactions_config(plan, replace(of_panel, checkpoints=tuple(rest)), work)
+    places = {name: k for k, name in enumerate(plan.config.checkpoints, start=1)}
+    print(f"pictures: {len(plan.pictured.sources)} images")
+    left_out = LeftOut(rest, plan.config.weights)
+    explain_images(config, places, left_out, plan.pictured.sources, work / PICTURES)
+
+
 def _of_panel(plan: Plan, panel: Panel) -> CompareConfig:
     """The settings, with the checkpoints of a panel and what is said of them."""
     checkpoints, weights = plan.checkpoints(panel), plan.config.weights
@@ -259,15 +284,17 @@ def _predictions(plan: Plan, config: CompareConfig, out: Path) -> None:
 
 
 def _interactions(plan: Plan, config: CompareConfig, out: Path) -> None:
-    interaction_curves(
-        InteractionsConfig(
-            config.checkpoints,
-            **_masked(config, out),
-            label="prediction" if plan.projection else config.label,
-            reward="projection" if plan.projection else "log_odds",
-            fill=config.fill,
-            budget=plan.forwards["interactions"],
-        )
+    interaction_curves(_interactions_config(plan, config, out))
+
+
+def _interactions_config(plan: Plan, config: CompareConfig, out: Path) -> InteractionsConfig:
+    return InteractionsConfig(
+        config.checkpoints,
+        **_masked(config, out),
+        label="prediction" if plan.projection else config.label,
+        reward="projection" if plan.projection else "log_odds",
+        fill=config.fill,
+        budget=plan.forwards["interactions"],
     )
 
 

@@ -38,6 +38,7 @@ from matplotlib.figure import Figure
 from a2mim.checkpoints.load import as_text
 from a2mim.files import write_whole
 from a2mim.measure.checkpoints import left_out_of
+from a2mim.measure.comparison_pictures import figures_of_images
 from a2mim.measure.scores import SHARES, TITLES, each, shown, shown_p
 from a2mim.messages import UsageError
 from a2mim.report.comparison_page import html
@@ -53,6 +54,9 @@ from a2mim.report.figures_features import (
 from a2mim.runs.folder import is_run
 from a2mim.runs.table import read_table
 from interactions import plots
+
+PICTURES = "pictures"
+"""Folder of the explanations of single images."""
 
 
 class Comparison:
@@ -235,7 +239,8 @@ class Comparison:
             table = spectrum_table(of["spectrum"])
             draw["spectrum"] = partial(spectra, table)
             draw["depth"] = partial(stream_over_depth, table, self.looks)
-        return draw
+        count = len(self.plan.get("pictured", []))  # comparisons of before have none
+        return draw | figures_of_images(self.folder / PICTURES, self.titles, count)
 
     def _own(self, *, difference: bool) -> pd.DataFrame:
         """The rows of scores, or of differences, with columns network, score and end."""

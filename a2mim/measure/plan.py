@@ -36,8 +36,9 @@ from a2mim.data.sources import (
 )
 from a2mim.measure import doubts as doubtful
 from a2mim.measure.checkpoints import LeftOut
+from a2mim.measure.comparison_pictures import SHARE, Pictured, pictured
 from a2mim.measure.fitting import FEWEST as FEWEST_PATCHES
-from a2mim.measure.fitting import Sight, as_setting, fitting_grid, sight_of, unlike
+from a2mim.measure.fitting import Sight, as_setting, fitting_grid, parsed_grid, sight_of, unlike
 from a2mim.measure.interactions import LEAST_BUDGET
 from a2mim.measure.networks import (
     called,
@@ -108,6 +109,7 @@ class Plan:
         config: with grid, label, device, number of images and the common crop filled in.
         networks: what is compared.
         forwards: of each panel, for each network.
+        pictured: the images that are explained, and their forwards.
         left_out: checkpoints that cannot be measured.
         apart: why a network is not in a panel: panel -> title -> reason.
         projection: whether interactions are about features instead of a class.
@@ -121,6 +123,7 @@ class Plan:
     networks: list[Network]
     left_out: LeftOut
     forwards: dict[Panel, int]
+    pictured: Pictured
     apart: dict[Panel, dict[str, str]]
     projection: bool
     probe: Probe | None
@@ -152,6 +155,12 @@ class Plan:
         return run_key({**self.settings, **self.decides})
 
     @property
+    def spent(self) -> dict[str, int]:
+        """Forwards for each network, of panels and of pictures."""
+        spent: dict[str, int] = {panel: n for panel, n in self.forwards.items()}
+        return spent | ({"pictures": self.pictured.forwards} if self.pictured.forwards else {})
+
+    @property
     def seconds(self) -> float:
         """Estimated time, in all, but for the fit of a probe."""
         seconds = 0.0
@@ -159,6 +168,7 @@ class Plan:
             self.config.checkpoints, self.networks, self.speeds, strict=True
         ):
             images = sum(n for panel, n in self.forwards.items() if name in self.checkpoints(panel))
+            images += self.pictured.forwards
             if self.probe is not None and not network.classes:
                 images += self.probe.images
             seconds += images / speed
@@ -174,7 +184,8 @@ class Plan:
             "grid": self.config.grid,
             "fill": self.config.fill,
             "similarity_batch": batch_of(self.config.count),
-            "forwards": self.forwards,
+            "forwards": self.spent,
+            "pictured": [source.name for source in self.pictured.sources],
             "apart": self.apart,
             "notes": self.notes,
             "key": self.key,
@@ -183,8 +194,10 @@ class Plan:
     def __str__(self) -> str:
         """The plan, for people."""
         lines = [f"plan: {self.config.count} images; forwards for each network"]
-        lines += [f"  {panel:<13}{counted(n):>9}" for panel, n in self.forwards.items()]
-        lines.append(f"  {'in all':<13}{counted(sum(self.forwards.values())):>9}")
+        for part, n in self.spent.items():
+            of = f" for {len(self.pictured.sources)} images" if part == "pictures" else ""
+            lines.append(f"  {part:<13}{counted(n):>9}{of}")
+        lines.append(f"  {'in all':<13}{counted(sum(self.spent.values())):>9}")
         if self.probe is not None:
             titles = ", ".join(network.title for network in self.networks if not network.classes)
             lines.append(
@@ -266,6 +279,7 @@ def planned(config: CompareConfig) -> Plan:
     config = replace(config, grid=as_setting(grid))
     panels, apart = _panels(config, networks, tried, notes)
     outputs = only_number([network.classes for network in networks])
+    wanted = config.count
     sources = _sources(config, _affordable(config, panels), outputs)
     config = replace(config, count=len(sources))
     headless = [network.title for network in networks if not network.classes]
@@ -295,9 +309,10 @@ def planned(config: CompareConfig) -> Plan:
         **left_out.decides(),
     }
     forwards = _forwards(config, panels)
-    speeds = [one.speed for one in tried]
+    few = _pictured(config, sources, forwards, wanted, notes)
     return Plan(
-        *(config, networks, left_out, forwards, apart, projection, probe, speeds, notes, decides)
+        *(config, networks, left_out, forwards, few, apart, projection, probe),
+        *([one.speed for one in tried], notes, decides),
     )
 
 
@@ -321,7 +336,7 @@ def _check(config: CompareConfig) -> None:
         raise UsageError(f"expected --skip of {', '.join(PANELS)}, got {config.skip!r}")
     if set(config.skip) == set(PANELS):
         raise UsageError("expected a panel that is not skipped, got all in --skip")
-    for key, least in (("count", FEWEST), ("budget", 1)):
+    for key, least in (("count", FEWEST), ("budget", 1), ("pictures", 0)):
         if getattr(config, key) < least:
             raise UsageError(f"expected --{key} of at least {least}, got {getattr(config, key)}")
 
@@ -516,6 +531,41 @@ def _forwards(config: CompareConfig, panels: Sequence[Panel]) -> dict[Panel, int
             )
         forwards["interactions"] = config.budget - spent
     return forwards
+
+
+def _pictured(
+    config: CompareConfig,
+    sources: Sequence[Source],
+    forwards: dict[Panel, int],
+    wanted: int,
+    notes: list[str],
+) -> Pictured:
+    """The images that are explained; their forwards are taken from those of interactions.
+
+    Args:
+        config: with its grid.
+        sources: all images.
+        forwards: of each panel; those of interactions become fewer.
+        wanted: images that were asked for.
+        notes: what cannot be afforded is added.
+    """
+    if not config.pictures or "interactions" not in forwards:
+        return Pictured()
+    left, grid = forwards["interactions"], parsed_grid(config.grid or "")
+    few = pictured(sources, config.pictures, grid, config.seed, left, LEAST_BUDGET)
+    forwards["interactions"] -= few.forwards
+    asked = min(config.pictures, len(sources))
+    if len(few.sources) < asked:
+        needed = max(math.ceil(few.asked / SHARE) + 1, few.asked + LEAST_BUDGET)
+        # A larger budget may also mean more images, on which other panels spend at most half of it.
+        others = wanted * sum(COST[panel] for panel in forwards if panel in COST)
+        enough = needed + min(needed, others)
+        found = "no image is" if not few.sources else f"{len(few.sources)} of {asked} images are"
+        notes.append(
+            f"With this budget {found} explained by pairs and patches; --budget {enough} is enough "
+            f"for {asked}, and --pictures 0 asks for none."
+        )
+    return few
 
 
 def _sources(config: CompareConfig, count: int, outputs: int | None) -> list[Source]:

@@ -24,6 +24,7 @@ from a2mim.report.page import (
     page,
     paragraph,
     preformatted,
+    subheading,
     table,
 )
 from a2mim.runs.folder import counted
@@ -51,6 +52,11 @@ CAPTIONS = {
     "images for others.",
     "spectrum": "Amplitude of feature maps over frequency relative to their mean, a line for each "
     "map of the residual stream.",
+    "pairs": "The strongest pairs of neighbouring patches, as lines between them. At low orders "
+    "no other patch is visible, at high orders all are. Orange pairs help each other, blue pairs "
+    "repeat or disturb each other. Networks share pairs, contexts and the colour scale.",
+    "patches": "What each patch adds for itself: orange speaks for the class (or feature) that "
+    "is explained, blue against it. Networks share permutations and the colour scale.",
     "depth": "The right ends of these lines, and the variance of maps over their cells, over "
     "depth. Bands are 95 % intervals over images.",
 }
@@ -117,6 +123,8 @@ def html(comparison: Compared) -> str:
                 body += details("Strength by order", _orders(comparison))
             body += _apart(comparison, panel)
             sections.append(Section(heading, body))
+        if panel == "interactions" and (body := _pictures(comparison)):
+            sections.append(Section("Single images", body))
     sections.append(Section("How it was made", _made(comparison)))
     return page(_title(comparison), _lead(comparison), sections)
 
@@ -347,6 +355,19 @@ def _orders(comparison: Compared) -> str:
         for line in order_lines(mine)
     ]
     return table(["network", *ORDER_COLUMNS], lines, sortable=True, note=ORDERS)
+
+
+def _pictures(comparison: Compared) -> str:
+    """A few images, with pairs and patches of all networks; empty if there are none."""
+    body = ""
+    for k, name in enumerate(comparison.plan.get("pictured", []), start=1):
+        files = {kind: f"picture-{k}-{kind}" for kind in ("pairs", "patches")}
+        drawn = [kind for kind, file in files.items() if file in comparison.panels]
+        if drawn:
+            body += subheading(name)
+        for kind in drawn:
+            body += figure(comparison.folder / f"{files[kind]}.png", CAPTIONS[kind])
+    return body
 
 
 def _apart(comparison: Compared, panel: str) -> str:

@@ -39,6 +39,10 @@ class CompareConfig:
     skip: tuple[Panel, ...] = ()
     """Panels to leave out: predictions (accuracy and occlusion), interactions, similarity (of
     features of occluded images), spectrum."""
+    pictures: int = 2
+    """Images over which the strongest pairs and the weight of each patch are drawn, beside each
+    other for all networks; 0: none. Their forwards are those of interactions, of which they take
+    at most 30 %: with a small budget there are fewer."""
     grid: shared.Grid = None
     fill: Fill = "image_mean"
     """What hidden pixels become. The mean colour of the image is the same for networks of different

@@ -1,11 +1,13 @@
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from timm import create_model
 
+import interactions as ix
 from a2mim.cli import main
 from a2mim.commands import compare as module
 from a2mim.commands.compare import compare, run
@@ -24,7 +26,7 @@ TEXT = (".csv", ".html", ".json", ".svg", ".txt")
 def again(compared, out, **changes):
     """The comparison of the fixture, with changes."""
     settings = {"images": compared["photos"], "budget": compared["budget"]}
-    settings |= {"grid": 4, "device": "cpu", "out": out}
+    settings |= {"grid": 4, "pictures": 0, "device": "cpu", "out": out}
     return compare([compared["one"], compared["other"]], **(settings | changes))
 
 
@@ -234,6 +236,28 @@ def test_the_plan_spends_the_budget(comparison, compared):
     assert measured["image"].nunique() <= 12
 
 
+@pytest.mark.integration
+def test_an_image_is_explained_by_all_networks(compared, tmp_path, monkeypatch):
+    """Its forwards are those of the plan, the page has its figures; they are drawn once more."""
+    monkeypatch.setattr(compare_plan, "TIMED_SECONDS", 0.0)
+    monkeypatch.setattr(interaction_curves, "TOO_LITTLE", np.inf)
+    skip = ("predictions", "similarity", "spectrum")
+    found = again(compared, tmp_path / "out", pictures=1, budget=8000, skip=skip)
+    plan, folder = found.plan, found.folder
+    assert sum(plan["forwards"].values()) == 8000
+    for number in (1, 2):
+        one = ix.Explanation.load(folder / "pictures" / f"1-{number}.npz")
+        assert [one.image] == plan["pictured"]
+        assert one.record.forwards + one.marginals.forwards == plan["forwards"]["pictures"]
+    page = (folder / "compare.html").read_text()
+    section = page.split('<section id="single-images">')[1].split("</section>")[0]
+    assert section.count("<img src=") == 2
+    assert f"<h3>{plan['pictured'][0]}</h3>" in section
+    (folder / "compare.html").unlink()
+    main(["figures", str(folder)])
+    assert (folder / "compare.html").read_text() == page
+
+
 def test_a_budget_that_tells_nothing_of_interactions_is_one_line(
     compared, tmp_path, hastened, monkeypatch, capsys
 ):
@@ -251,6 +275,7 @@ def test_a_budget_that_tells_nothing_of_interactions_is_one_line(
     monkeypatch.setattr(interaction_curves, "TOO_LITTLE", 0.3)
     small = [compared["one"], compared["other"], "--images", str(compared["photos"])]
     small += ["--grid", "4", "--skip", "similarity", "spectrum", "--device", "cpu"]
+    small += ["--pictures", "0"]
     small += ["--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as error:
         main(["compare", *small, "--budget", "6500"])

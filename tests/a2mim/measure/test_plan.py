@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shutil
 import weakref
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from a2mim.measure import plan as module
 from a2mim.measure.networks import load, subject_of
 from a2mim.measure.plan import SIMILAR_AT, batch_of, duration, planned
 from a2mim.messages import UsageError
+from a2mim.runs.folder import counted
 from a2mim.settings.compare import CompareConfig
 from a2mim.settings.weights import WeightsConfig
 from interactions.features.invariance import batch_sizes
@@ -98,7 +100,7 @@ def test_what_the_page_is_told(config):
             "similarity_batch",
             "forwards",
         ),
-        *("apart", "notes", "key"),
+        *("pictured", "apart", "notes", "key"),
     ]
     assert json.loads(json.dumps(told)) == told
     assert [network["classifier"] for network in told["networks"]] == ["own", "own"]
@@ -113,7 +115,11 @@ def test_half_of_the_budget_is_for_interactions_where_they_are_in(
     config, compared, save_vit, tmp_path
 ):
     """The others take 23 forwards an image, and 12 without predictions, which nobody is in."""
-    assert planned(config).forwards["interactions"] == config.budget - 12 * 23
+    left = config.budget - 12 * 23
+    assert planned(replace(config, pictures=0)).forwards["interactions"] == left
+    plan = planned(config)
+    assert len(plan.pictured.sources) == 2
+    assert plan.forwards["interactions"] == left - plan.pictured.forwards
     assert planned(replace(config, budget=23 * 8, skip=("interactions",))).config.count == 8
     encoders = (compared["encoder"], save_vit(tmp_path / "more.safetensors", classes=0))
     some = {"budget": 12 * 8 + 11, "skip": ("interactions", "spectrum")}
@@ -125,6 +131,22 @@ def test_half_of_the_budget_is_for_interactions_where_they_are_in(
 
 # --------------------------------------------------------------------------------------------------
 # classes and classifiers
+
+
+def test_pictures_that_the_budget_does_not_afford_are_left_out_and_said(config):
+    """And what is said to be enough is."""
+    few = replace(config, skip=("similarity", "spectrum", "predictions"), budget=6000)
+    plan = planned(few)
+    (note,) = [note for note in plan.notes if "--pictures 0" in note]
+    assert note.startswith("With this budget no image is explained")
+    assert plan.spent == plan.forwards == {"interactions": 6000}
+    enough = int(re.search(r"--budget (\d+) is enough for 2", note)[1])
+    richer = planned(replace(few, budget=enough))
+    assert len(richer.pictured.sources) == 2
+    assert not any("--pictures" in note for note in richer.notes)
+    assert sum(richer.spent.values()) == enough
+    assert f"{counted(richer.pictured.forwards)} for 2 images" in str(richer)
+    assert not any("--pictures" in note for note in planned(replace(few, pictures=0)).notes)
 
 
 def test_a_set_of_other_classes_cannot_judge(digits):
