@@ -163,7 +163,7 @@ def test_names_of_images_survive_the_file(tables, tmp_path):
 
 def test_the_text_says_what_the_rows_say(rows, rows_without_truth):
     text = summary(rows)
-    assert text.startswith("\nrandom: 12 images\n")
+    assert text.startswith("\nrandom: 12 images; in %, KL in nats\n")
     columns = ["hidden", "top-1", "[95", "%]", "top-5", "agreement", "KL", "ECE"]
     assert text.splitlines()[2].split() == ["model", "weights", *columns]
     text = summary(rows_without_truth)
