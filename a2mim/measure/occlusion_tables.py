@@ -139,7 +139,9 @@ def summary(rows: pd.DataFrame) -> str:
         table = table.assign(number=table["measure"].str.removeprefix("occlusion_"))
         wide = side_by_side(table, key, list(dict.fromkeys(table["number"])))
         judged = "" if truth else ", compared with each network's own prediction of the whole image"
-        text.append(f"\n{occluder}: {table['samples'].iloc[0]} images{judged}; in %, KL in nats")
+        nats = "KL" if truth else "KL and entropy"
+        count = table["samples"].iloc[0]
+        text.append(f"\n{occluder}: {count} images{judged}; in %, {nats} in nats")
         curves = wide[wide[lead].notna()]
         kl = curves["kl"].map("{:.3f}".format)
         columns = {

@@ -169,7 +169,8 @@ def test_the_text_says_what_the_rows_say(rows, rows_without_truth):
     text = summary(rows_without_truth)
     curves, areas, differences = text.strip("\n").split("\n\n")
     assert curves.splitlines()[0] == (
-        "random: 12 images, compared with each network's own prediction of the whole image"
+        "random: 12 images, compared with each network's own prediction of the whole image; "
+        "in %, KL and entropy in nats"
     )
     for word in ("top", "ECE", "nan", "-0.0 ", "-0.000"):
         assert word not in text
