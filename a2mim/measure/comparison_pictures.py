@@ -22,13 +22,14 @@ import interactions as ix
 from a2mim.data.sources import Source, some
 from a2mim.files import whole
 from a2mim.measure.checkpoints import LeftOut
+from a2mim.measure.explanations import explanation_of
 from a2mim.measure.fitting import as_setting, coarse
 from a2mim.measure.networks import subject_of
 from a2mim.measure.runner import game_of, grid_of, usable
 from a2mim.processes import is_first, shared, wait
 from a2mim.runs.progress import forwards
 from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
-from interactions.explanation import beside, explained
+from interactions.explanation import beside
 from interactions.games.toy import SizeGame
 from interactions.orders.attribution import marginals
 from interactions.orders.estimator import measure_one
@@ -125,7 +126,6 @@ def explain_images(
     """
     grid = coarse(grid_of(config))
     design = _design(grid, config.seed)
-    encoder = config.reward in ENCODER_REWARDS
     per_image = sum(_forwards(source.name, grid, config.seed) for source in sources) // len(sources)
     coarser = replace(config, grid=as_setting(grid))
 
@@ -134,21 +134,14 @@ def explain_images(
         missing = shared([k for k, file in enumerate(files) if not file.is_file()])
         if not missing:
             return
-        subject = subject_of(name, config.weights, config.device, headless=encoder)
+        headless = config.reward in ENCODER_REWARDS
+        subject = subject_of(name, config.weights, config.device, headless=headless)
         total = per_image * len(missing)
         with forwards(f"{subject.name}, single images", total, [subject.model]):
             for k in missing:
                 game = game_of(subject, coarser, sources[k])
-                explanation = explained(
-                    game,
-                    usable(partial(measure_one, game, design)),
-                    PERMUTATIONS,
-                    config.seed,
-                    colours=subject.colours,
-                    unit=config.reward.replace("_", " "),
-                )
-                if encoder:
-                    explanation = explanation.without_label()
+                record = usable(partial(measure_one, game, design))
+                explanation = explanation_of(config, subject, game, record, PERMUTATIONS)
                 with whole(files[k]) as file:
                     explanation.save(file)
 

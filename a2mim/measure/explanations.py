@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 import interactions as ix
 from a2mim.data.sources import Source
 from a2mim.files import whole, write_whole
+from a2mim.measure.networks import Subject
 from a2mim.measure.runner import Measured, game_of
 from a2mim.report.figures import save
 from a2mim.runs.folder import safe_name
@@ -43,17 +44,8 @@ def write_explanations(
         game, (record,) = game_of(one.subject, config, source), one.records
         most = record.n * PERMUTATIONS * 2 * len(record.orders_O)
         with forwards(f"{one.subject.name}, patches", most, [one.subject.model]) as bar:
-            explanation = explained(
-                game,
-                record,
-                PERMUTATIONS,
-                config.seed,
-                colours=one.subject.colours,
-                unit=config.reward.replace("_", " "),
-            )
+            explanation = explanation_of(config, one.subject, game, record, PERMUTATIONS)
             bar.total = bar.n
-        if config.reward in ENCODER_REWARDS:
-            explanation = explanation.without_label()
         names = {"model": one.subject.name, "weights": one.subject.weights}
         for key, table in (("pairs", explanation.to_frame()), ("patches", explanation.patches())):
             tables[key].append(table.assign(**names))
@@ -66,6 +58,25 @@ def write_explanations(
         text = table.to_csv(index=False, float_format="%.8g", lineterminator="\n")
         write_whole(folder / f"{key}.csv", text)
     save(explanations(folder), folder)
+
+
+def explanation_of(
+    config: InteractionsConfig,
+    subject: Subject,
+    game: ix.PatchGame | ix.TokenDropGame,
+    record: ix.Interactions,
+    permutations: int,
+) -> ix.Explanation:
+    """What a network sees in an image, by its measured pairs and the attribution of its patches."""
+    explanation = explained(
+        game,
+        record,
+        permutations,
+        config.seed,
+        colours=subject.colours,
+        unit=config.reward.replace("_", " "),
+    )
+    return explanation.without_label() if config.reward in ENCODER_REWARDS else explanation
 
 
 def explanations(folder: Path) -> dict[str, Callable[[], Figure]]:
