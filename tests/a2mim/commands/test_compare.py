@@ -369,7 +369,7 @@ def test_modules_in_memory(compared, tmp_path, hastened):
         first, second = (create_model("test_resnet", num_classes=5).eval() for _ in "ab")
     settings = {
         "images": compared["photos"],
-        "skip": ("interactions", "similarity", "spectrum"),
+        "skip": ("interactions", "spectrum"),
         "image_size": 32,
         "grid": 4,
         "device": "cpu",
