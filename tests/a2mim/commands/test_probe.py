@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from a2mim.commands import probe as probe_module
-from a2mim.commands.probe import probe, summary
+from a2mim.commands.probe import probe
 from a2mim.data.folders import DataError
 from a2mim.measure.networks import load
 from a2mim.messages import UsageError
@@ -89,9 +89,6 @@ def test_a_linear_probe_and_all_that_explains_it(config, capsys):
     assert about[0]["weights"]["sha256"] != about[1]["weights"]["sha256"]
     assert about[0]["weights"]["source"] == "a.safetensors"
     assert len(about[0]["numbers"][0]["grid"]) == 3
-    shown = summary(rows)
-    assert (shown["low"] <= shown["value"]).all()
-    assert (shown["value"] <= shown["high"]).all()
     assert "a.safetensors" in capsys.readouterr().out
 
 
@@ -123,7 +120,7 @@ def test_a_finished_run_is_not_measured_again(config, monkeypatch, capsys):
 
     config = changed(config, method="knn")
     probe(config)
-    monkeypatch.setattr(probe_module, "_judge", unwanted)
+    monkeypatch.setattr(probe_module, "judge", unwanted)
     capsys.readouterr()
     probe(config)
     said = capsys.readouterr().out.splitlines()
@@ -137,14 +134,14 @@ def test_batches_workers_and_resume_change_nothing(config, method, monkeypatch):
     whole = changed(config, method=method, out=config.out.with_name("whole"))
     probe(whole)
     odd = changed(config, method=method, batch_size=17, workers=2)
-    judge = probe_module._judge
+    judge = probe_module.judge
 
     def stopped(config, name, loaded, part, device):
         if part.name == "part-001":
             raise KeyboardInterrupt
         return judge(config, name, loaded, part, device)
 
-    monkeypatch.setattr(probe_module, "_judge", stopped)
+    monkeypatch.setattr(probe_module, "judge", stopped)
     with pytest.raises(KeyboardInterrupt):
         probe(odd)
     assert not odd.out.exists()
@@ -152,7 +149,7 @@ def test_batches_workers_and_resume_change_nothing(config, method, monkeypatch):
     (part / "notes.txt").write_text("mine")
     judged = []
     monkeypatch.setattr(
-        probe_module, "_judge", lambda *given: judged.append(given[3].name) or judge(*given)
+        probe_module, "judge", lambda *given: judged.append(given[3].name) or judge(*given)
     )
     probe(odd)
     assert judged == ["part-001"]  # the first is not judged again
@@ -171,7 +168,7 @@ def test_images_that_change_are_never_mixed(config, tmp_path, monkeypatch):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
     config = changed(config, data=f"folder:{folder}", method="knn", neighbours=3)
-    judge = probe_module._judge
+    judge = probe_module.judge
 
     def stopped(config, name, loaded, part, device):
         if part.name == "part-001":
@@ -179,7 +176,7 @@ def test_images_that_change_are_never_mixed(config, tmp_path, monkeypatch):
         return judge(config, name, loaded, part, device)
 
     with monkeypatch.context() as patch:
-        patch.setattr(probe_module, "_judge", stopped)
+        patch.setattr(probe_module, "judge", stopped)
         with pytest.raises(KeyboardInterrupt):
             probe(config)
     for path in folder.glob("train/a/*.png"):
@@ -207,35 +204,6 @@ def test_readouts_differ(config):
         tables.append(read_table(out / "rows.csv"))
     assert "block=1 final_norm=no" in tables[1]["setting"][0]
     assert tables[0]["value"].tolist() != tables[1]["value"].tolist()
-
-
-def test_the_classifier_that_is_there(config, tmp_path):
-    """On photographs with labels.csv: against the network, image by image."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(12)]
-    lines = ["file,class_index"]
-    for k, picture in enumerate(pictures):
-        Image.fromarray(picture).save(folder / f"{k:02d}.png")
-        lines.append(f"{k:02d}.png,{k % 10}")
-    (folder / "labels.csv").write_text("\n".join(lines))
-    path = saved(tmp_path, "classifier", 3, classes=10)
-    clean = changed(config, checkpoints=(path,), method="clean", data="", images=folder)
-    probe(clean)
-    rows = read_table(config.out / "rows.csv").set_index("measure")["value"]
-    model = timm.create_model(
-        "vit_tiny_patch16_224", img_size=32, num_classes=10, checkpoint_path=path, **OPTIONS
-    ).eval()
-    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
-    with torch.inference_mode():
-        ranked = model((images - 0.5) / 0.25).argsort(descending=True)
-    truth = torch.arange(12) % 10
-    assert rows["clean_top1"] == pytest.approx(float((ranked[:, 0] == truth).double().mean()))
-    top5 = (ranked[:, :5] == truth[:, None]).any(1)
-    assert rows["clean_top5"] == pytest.approx(float(top5.double().mean()))
-    with pytest.raises(UsageError, match=r"a\.safetensors has none; use linear"):
-        probe(changed(clean, checkpoints=config.checkpoints[:1]))
 
 
 @pytest.mark.integration
