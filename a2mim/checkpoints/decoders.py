@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -71,25 +72,35 @@ def with_decoder(
         ValueError: for a ratio or block that cannot be.
         TypeError: if the backbone is none that MAE can be built around.
     """
-    if any(name.endswith(("decoder_embed.weight", "decoder_pred.weight")) for name in tensors):
+    if kind_of(tensors, where) == "mae":
         ratio = MAE_RATIO if ratio is None else ratio
         return _mae(tensors, backbone, ratio, block, heads or HEADS, where)
-    if {"encoder.mask_token", "decoder.0.weight"} <= tensors.keys():
-        mask = BlockMask(
-            image_size,
-            SIMMIM_BLOCK if block is None else block,
-            SIMMIM_RATIO if ratio is None else ratio,
-        )
-        method = simmim(backbone, mask)
-        token = {"token": tensors["encoder.mask_token"].flatten()}
-        _fill(method.token_blend, token, where)
-        decoder = {
-            name.replace("decoder.0.", "project."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith("decoder.")
-        }
-        _fill(method.decoder, decoder, where)
-        return method
+    mask = BlockMask(
+        image_size,
+        SIMMIM_BLOCK if block is None else block,
+        SIMMIM_RATIO if ratio is None else ratio,
+    )
+    method = simmim(backbone, mask)
+    _fill(method.token_blend, {"token": tensors["encoder.mask_token"].flatten()}, where)
+    decoder = {
+        name.replace("decoder.0.", "project."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("decoder.")
+    }
+    _fill(method.decoder, decoder, where)
+    return method
+
+
+def kind_of(tensors: Collection[str], where: str = "the file") -> Literal["mae", "simmim"]:
+    """What was pre-trained, by the names of the tensors of a file.
+
+    Raises:
+        WeightsError: one line, if there is no decoder.
+    """
+    if any(name.endswith(("decoder_embed.weight", "decoder_pred.weight")) for name in tensors):
+        return "mae"
+    if {"encoder.mask_token", "decoder.0.weight"} <= set(tensors):
+        return "simmim"
     raise WeightsError(
         f"expected a decoder in {where}, found a backbone alone; give a run of a2mim pretrain, or "
         "an official file of MAE, Hugging Face's ViTMAE or SimMIM that was saved with its decoder"

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from timm import create_model
 
 from a2mim.checkpoints.layouts import IMAGENET
@@ -118,15 +117,3 @@ def test_what_cannot_be_is_one_line(options, said, trained, tmp_path, capsys):
     assert stop.value.code == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
-
-
-def test_a_backbone_alone_reconstructs_nothing(tmp_path, capsys):
-    vit = create_model(NAME, num_classes=0, **VIT)
-    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
-    command = ["reconstruct", f"{NAME}={tmp_path}/vit.safetensors", "--model-kwargs", *KWARGS]
-    for name in (command, ["reconstruct", "untrained:test_vit"]):
-        with pytest.raises(SystemExit) as stop:
-            main([*name, "--data", "digits", "--out", str(tmp_path / "x")])
-        assert stop.value.code == 2
-        assert "decoder" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["vit.safetensors"]
