@@ -24,7 +24,8 @@ import hashlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,8 @@ from a2mim.checkpoints.load import Loaded, LoadReport, assumed_classes, assumed_
 from a2mim.data.arrays import size_of_images
 from a2mim.messages import UsageError
 from interactions.keys import torch_seeded
+
+Checkpoint = str | Path | nn.Module
 
 MARK = ".py:"
 """What tells such a network from timm's names."""
@@ -65,6 +68,36 @@ def kept_in_memory(module: nn.Module, title: str) -> str:
     name = f"{IN_MEMORY}{title}"
     _modules[name] = module
     return name
+
+
+def names_of(
+    checkpoints: str
+    | Path
+    | nn.Module
+    | Sequence[str | Path | nn.Module]
+    | Mapping[str, nn.Module],
+) -> tuple[str, ...]:
+    """Names of checkpoints, as commands take them.
+
+    Args:
+        checkpoints: one, or several; modules by what they are to be called, or in a list: then each
+            is called by its class, with a number if several are of one.
+    """
+    if isinstance(checkpoints, str | Path | nn.Module):
+        checkpoints = [checkpoints]
+    if isinstance(checkpoints, Mapping):
+        return tuple(kept_in_memory(module, title) for title, module in checkpoints.items())
+    classes = Counter(type(one).__name__ for one in checkpoints)
+    seen: Counter[str] = Counter()
+    names = []
+    for one in checkpoints:
+        if not isinstance(one, nn.Module):
+            names.append(str(one))
+            continue
+        title = type(one).__name__
+        seen[title] += 1
+        names.append(kept_in_memory(one, f"{title}-{seen[title]}" if classes[title] > 1 else title))
+    return tuple(names)
 
 
 def load_kept(

@@ -10,6 +10,7 @@ from a2mim.checkpoints.custom import (
     code_hash,
     kept_in_memory,
     load_own,
+    names_of,
     split_own,
     untrained_twin,
 )
@@ -286,6 +287,16 @@ def test_a_module_of_this_process_is_measured_as_a_copy():
     del module.head
     with pytest.raises(UsageError, match="failed on one image"):
         load(name, WeightsConfig())
+
+
+def test_names_of_what_commands_are_given():
+    a, b = nn.Linear(1, 1), nn.Linear(1, 1)
+    assert names_of("x.pth") == ("x.pth",)
+    assert names_of(a) == ("memory:Linear",)
+    assert names_of(["x.pth", a, nn.ReLU(), b]) == (
+        *("x.pth", "memory:Linear-1", "memory:ReLU", "memory:Linear-2"),
+    )
+    assert names_of({"ours": a}) == ("memory:ours",)
 
 
 def test_the_untrained_twin_of_a_module():

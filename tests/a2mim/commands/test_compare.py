@@ -9,10 +9,9 @@ from timm import create_model
 
 import interactions as ix
 from a2mim.cli import main
-from a2mim.commands import compare as module
 from a2mim.commands.compare import compare, run
 from a2mim.measure import interactions as interaction_curves
-from a2mim.measure import invariance
+from a2mim.measure import invariance, panels
 from a2mim.measure import plan as compare_plan
 from a2mim.measure.comparison import Comparison
 from a2mim.measure.scores import TITLES
@@ -74,7 +73,7 @@ def test_nothing_in_the_folder_names_a_path_of_the_machine(comparison, compared)
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("stopped", "measured_before"),
-    [((module, "occlusion"), "interaction_curves"), ((invariance, "_measure"), "occlusion")],
+    [((panels, "occlusion"), "interaction_curves"), ((invariance, "_measure"), "occlusion")],
     ids=["between panels", "inside a panel"],
 )
 def test_interrupted_and_called_again_it_is_the_same_folder(
@@ -88,7 +87,7 @@ def test_interrupted_and_called_again_it_is_the_same_folder(
     work, calls = getattr(where, name), []
 
     def once(*arguments):
-        if calls or where is module:
+        if calls or where is panels:
             raise KeyboardInterrupt
         calls.append(arguments)
         return work(*arguments)
@@ -103,7 +102,7 @@ def test_interrupted_and_called_again_it_is_the_same_folder(
             again(compared, out)
     assert not out.exists()
     with monkeypatch.context() as patch:
-        patch.setattr(module, measured_before, repeated)
+        patch.setattr(panels, measured_before, repeated)
         again(compared, out)
     assert not list(tmp_path.glob("*.partial"))
     files, expected = (
@@ -123,7 +122,7 @@ def test_a_finished_comparison_is_not_measured_again(comparison, compared, monke
         raise AssertionError("measured again")
 
     monkeypatch.setattr(compare_plan, "TIMED_SECONDS", 0.0)
-    monkeypatch.setattr(module, "_run_panel", unwanted)
+    monkeypatch.setattr(panels, "run_panel", unwanted)
     found = again(compared, comparison.folder)
     assert isinstance(found, Comparison)
     pd.testing.assert_frame_equal(found.scores(), comparison.scores())
@@ -256,38 +255,6 @@ def test_an_image_is_explained_by_all_networks(compared, tmp_path, monkeypatch):
     (folder / "compare.html").unlink()
     main(["figures", str(folder)])
     assert (folder / "compare.html").read_text() == page
-
-
-def test_a_budget_that_tells_nothing_of_interactions_is_one_line(
-    compared, tmp_path, hastened, monkeypatch, capsys
-):
-    """With the whole budget that would do, and nothing is left of it."""
-    asked, measure = [], module.interaction_curves
-
-    def watched(config):
-        try:
-            measure(config)
-        except interaction_curves.BudgetError as error:
-            asked.append((config.budget, error.enough))
-            raise
-
-    monkeypatch.setattr(module, "interaction_curves", watched)
-    monkeypatch.setattr(interaction_curves, "TOO_LITTLE", 0.3)
-    small = [compared["one"], compared["other"], "--images", str(compared["photos"])]
-    small += ["--grid", "4", "--skip", "similarity", "spectrum", "--device", "cpu"]
-    small += ["--pictures", "0"]
-    small += ["--out", str(tmp_path / "out")]
-    with pytest.raises(SystemExit) as error:
-        main(["compare", *small, "--budget", "6500"])
-    assert error.value.code == 2
-    *_, line = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("a2mim: interactions: expected a budget that tells J to within 30 %, ")
-    assert not list(tmp_path.iterdir())
-    ((of_interactions, enough),) = asked
-    assert enough > of_interactions
-    others = 6500 - of_interactions
-    assert others == 12 * 10  # ten hidden shares
-    assert f"; give --budget {enough + others}, or --skip interactions" in line
 
 
 @pytest.mark.parametrize(
