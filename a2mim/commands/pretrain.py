@@ -1,32 +1,18 @@
 """``a2mim pretrain``: one recipe, from images to a backbone that timm loads.
 
-The run folder holds
-
-    backbone.safetensors     the backbone, backbone.json how to make it; the same for timm in timm/
-    backbone-ema.*           the averaged one, with the setting ema
-    checkpoint.safetensors   everything that was trained, decoder and mask token too, as
-                             model/<name>; averages as ema/<name>; and the optimiser's state
-                             (a2mim.training.state.load_checkpoint reads it)
-    exports/epoch-0020/      with the setting export_every, backbones along the way, for timm
-    log.jsonl, tensorboard/  the log, a JSON line a report
-    rows.csv, *.png          the log as results table, and what became of hidden patches
-
-While it works, all of this is in a folder beside it, to which the link ``<run folder>.running``
-leads: ``<run folder>.running/log.jsonl`` is its log.
+What the run folder holds is in :mod:`a2mim.recipes.pretraining`.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
 import torch
 
 from a2mim.checkpoints.save import pools_without_gradient
-from a2mim.data.augment import Normalise
 from a2mim.data.folders import DataError
 from a2mim.data.sampler import Batches
 from a2mim.data.sources import without_folders
@@ -36,20 +22,18 @@ from a2mim.processes import is_first
 from a2mim.recipes.checks import UNDECIDING, check
 from a2mim.recipes.pretrain import RECIPES, PretrainConfig, flat
 from a2mim.recipes.pretraining import (
-    Exports,
     description,
     first_images,
     online_knn,
     prepared,
     samples_of,
     save,
+    saving_of,
     settled,
 )
-from a2mim.recipes.training import announce, engine_arguments, errors_explained, schedule
+from a2mim.recipes.training import announce, engine_arguments, errors_explained
 from a2mim.recipes.watching import (
-    Images,
     Log,
-    Masked,
     Watch,
     pictures,
     remove_link,
@@ -67,7 +51,7 @@ from a2mim.runs.folder import (
 )
 from a2mim.runs.table import write_table
 from a2mim.settings.recipes import chosen
-from a2mim.training.loop import Saving, StepReport, Trained, pretrain
+from a2mim.training.loop import pretrain
 from a2mim.training.state import CHECKPOINT
 from a2mim.training.trackers import Trackers
 from interactions import plots
@@ -132,21 +116,13 @@ def run(
         print(f"log while it runs: {running / 'log.jsonl'}")
     try:
         with errors_explained():
-            trained = fit(
+            trained = pretrain(
                 method,
                 samples,
                 optimiser,
-                config,
-                device,
+                **engine_arguments(config, device, steps_per_epoch),
                 on_step=log,
-                saving=Saving(
-                    work / "checkpoints",
-                    every_steps=config.save_every * steps_per_epoch,
-                    keep=config.keep,
-                    settings={"config": {k: str(v) for k, v in deciding.items()}},
-                    export=Exports(work, about, steps_per_epoch) if config.export_every else None,
-                    export_steps=(config.export_every or 1) * steps_per_epoch,
-                ),
+                saving=saving_of(config, work, about, steps_per_epoch, deciding),
             )
     finally:
         log.close()
@@ -170,29 +146,3 @@ def run(
     if last.get("skipped"):
         print(f"unreadable images, for which others came: {last['skipped']:g}; warnings name them")
     print(f"backbone: {out / 'backbone.safetensors'}   pictures: {out / 'reconstructions.png'}")
-
-
-def fit(
-    method: Masked,
-    samples: Images,
-    optimiser: torch.optim.Optimizer,
-    config: PretrainConfig,
-    device: str,
-    *,
-    on_step: Callable[[StepReport], None],
-    saving: Saving | None = None,
-) -> Trained:
-    """Train as a configuration says: :func:`a2mim.training.loop.pretrain` with all it settles."""
-    steps_per_epoch = Batches(len(samples), config.batch_size, config.seed).per_epoch
-    steps = config.epochs * steps_per_epoch
-    return pretrain(
-        method,
-        samples,
-        optimiser,
-        schedule(config, steps, steps_per_epoch),
-        normalise=Normalise(config.mean, config.std),
-        steps=steps,
-        on_step=on_step,
-        saving=saving,
-        **engine_arguments(config, device, steps_per_epoch),
-    )

@@ -36,13 +36,7 @@ from a2mim.messages import UsageError
 from a2mim.probes.features import Evaluation, evaluate
 from a2mim.processes import process_rank
 from a2mim.recipes.finetune import FinetuneConfig
-from a2mim.recipes.training import (
-    announce,
-    engine_arguments,
-    errors_explained,
-    schedule,
-    tolerance,
-)
+from a2mim.recipes.training import announce, engine_arguments, errors_explained, tolerance
 from a2mim.recipes.watching import Log
 from a2mim.runs.folder import commit
 from a2mim.runs.table import COLUMNS, read_table, write_table
@@ -257,10 +251,7 @@ def finetune(
                 method,
                 train,
                 optimiser,
-                schedule(config, steps, steps_per_epoch),
                 labels_I=train.labels_I,
-                repeats=config.repeats,
-                steps=steps,
                 on_step=log,
                 saving=saving,
                 resume=resume,

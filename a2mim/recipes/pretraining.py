@@ -1,4 +1,19 @@
-"""What a recipe of pre-training is made of: images, method, backbone, and what a run leaves."""
+"""What a recipe of pre-training is made of: images, method, backbone, and what a run leaves.
+
+The run folder holds
+
+    backbone.safetensors     the backbone, backbone.json how to make it; the same for timm in timm/
+    backbone-ema.*           the averaged one, with the setting ema
+    checkpoint.safetensors   everything that was trained, decoder and mask token too, as
+                             model/<name>; averages as ema/<name>; and the optimiser's state
+                             (a2mim.training.state.load_checkpoint reads it)
+    exports/epoch-0020/      with the setting export_every, backbones along the way, for timm
+    log.jsonl, tensorboard/  the log, a JSON line a report
+    rows.csv, *.png          the log as results table, and what became of hidden patches
+
+While it works, all of this is in a folder beside it, to which the link ``<run folder>.running``
+leads: ``<run folder>.running/log.jsonl`` is its log.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +49,7 @@ from a2mim.recipes.pretrain import A2mim, Cmae, CmaeTokens, Mae, PretrainConfig,
 from a2mim.recipes.training import tolerance
 from a2mim.recipes.watching import PICTURES, Images, Masked, OnlineKnn, writing
 from a2mim.training.arithmetic import compiles, fastest
-from a2mim.training.loop import Trained
+from a2mim.training.loop import Saving, Trained
 from a2mim.training.optim import RULES, fused_on, parameter_groups
 from a2mim.training.state import latest
 from interactions.keys import torch_seeded
@@ -179,6 +194,28 @@ class Exports:
                 own = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
                 if own:
                     save_weights(own, folder / f"{file}.safetensors")
+
+
+def saving_of(
+    config: PretrainConfig, work: Path, about: str, steps_per_epoch: int, settings: Mapping
+) -> Saving:
+    """Checkpoints of a run, and backbones along the way.
+
+    Args:
+        config: of the run.
+        work: its folder.
+        about: how to make the backbone, in JSON.
+        steps_per_epoch: of the run.
+        settings: noted in each; a run with others does not go on.
+    """
+    return Saving(
+        work / "checkpoints",
+        every_steps=config.save_every * steps_per_epoch,
+        keep=config.keep,
+        settings={"config": {k: str(v) for k, v in settings.items()}},
+        export=Exports(work, about, steps_per_epoch) if config.export_every else None,
+        export_steps=(config.export_every or 1) * steps_per_epoch,
+    )
 
 
 def save(method: Masked, trained: Trained, about: str, work: Path) -> None:

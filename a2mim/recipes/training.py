@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from a2mim.data.augment import Normalise
 from a2mim.data.folders import DataError
 from a2mim.data.limits import TOLERANCE, Tolerance
 from a2mim.messages import UsageError
@@ -36,13 +37,22 @@ def engine_arguments(
         device: cpu or cuda.
         steps_per_epoch: about ten reports are made in an epoch, and one every 50 steps at least.
     """
-    only: dict[str, Any] = {}
+    only: dict[str, Any]
     if isinstance(config, PretrainConfig):
-        only = {"fsdp": config.fsdp, "unused_parameters": config.unused_parameters}
+        only = {
+            "normalise": Normalise(config.mean, config.std),
+            "fsdp": config.fsdp,
+            "unused_parameters": config.unused_parameters,
+        }
+    else:
+        only = {"repeats": config.repeats}
     # Parameters spread over processes have no such layout.
     usual_layout = device == "cuda" and not only.get("fsdp")
+    steps = config.epochs * steps_per_epoch
     return {
         **only,
+        "lr": schedule(config, steps, steps_per_epoch),
+        "steps": steps,
         "batch_size": config.batch_size,
         "accumulate": config.accumulate,
         "clip": config.clip,

@@ -24,16 +24,16 @@ from timm import create_model
 from torch import Tensor
 
 import interactions as ix
-from a2mim.commands.pretrain import fit
 from a2mim.data.arrays import ImageSet
 from a2mim.data.augment import CropAndFlip
 from a2mim.data.resident import resident
-from a2mim.data.sampler import keyed_generator
+from a2mim.data.sampler import Batches, keyed_generator
 from a2mim.data.samples import ArraySamples, RepeatedSamples
 from a2mim.recipes.pretrain import RECIPES, PretrainConfig, changed
 from a2mim.recipes.pretraining import backbone_of, prepared, settled
+from a2mim.recipes.training import engine_arguments
 from a2mim.training.arithmetic import float32_products
-from a2mim.training.loop import StepReport
+from a2mim.training.loop import StepReport, pretrain
 from experiments.bench.contest import Contest, Turn, Way
 from experiments.bench.timing import GRID, IMAGE_SIZE, short
 from interactions.features.invariance import invariance, untrained
@@ -251,7 +251,9 @@ def our_training(name: str, turn: Turn) -> None:
             done = report.step
             turn(images)
 
-    fit(method, samples, optimiser, replace(config, workers=0), DEVICE, on_step=on_step)
+    per_epoch = Batches(len(samples), config.batch_size, config.seed).per_epoch
+    settings = engine_arguments(replace(config, workers=0), DEVICE, per_epoch)
+    pretrain(method, samples, optimiser, **settings, on_step=on_step)
 
 
 def _per_turn(config: PretrainConfig) -> int:

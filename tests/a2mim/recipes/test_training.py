@@ -2,6 +2,7 @@ import inspect
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import nn
 
 from a2mim.data.folders import DataError
@@ -14,6 +15,7 @@ from a2mim.recipes.pretraining import method_of
 from a2mim.recipes.training import (
     engine_arguments,
     errors_explained,
+    schedule,
     start_of,
     tolerance,
     what_a_cut_changes,
@@ -26,8 +28,11 @@ from a2mim.training.state import CheckpointError
 def test_settings_become_arguments_of_the_engine(config):
     arguments = engine_arguments(config, "cpu", 1000)
     assert arguments.keys() <= inspect.signature(pretrain).parameters.keys()
-    for key in arguments.keys() - {"cpu", "channels_last", "log_every", "precision"}:
+    made = {"cpu", "channels_last", "log_every", "lr", "normalise", "precision", "steps"}
+    for key in arguments.keys() - made:
         assert arguments[key] == getattr(config, key)
+    assert arguments["steps"] == 1000 * config.epochs
+    assert arguments["lr"](5000, 0.5) == schedule(config, 1000 * config.epochs, 1000)(5000, 0.5)
     assert arguments["precision"] == "float32"
     assert engine_arguments(config, "cuda", 1000)["precision"] == "bfloat16"
     said = replace(config, precision="tf32")
@@ -37,6 +42,13 @@ def test_settings_become_arguments_of_the_engine(config):
     assert engine_arguments(config, "cuda", 1000)["channels_last"] is True
     said = replace(config, channels_last=False)
     assert engine_arguments(said, "cuda", 1000)["channels_last"] is False
+
+
+def test_images_of_pre_training_are_normalised_as_the_recipe_says():
+    config = PRETRAIN["cifar10-vit"]()
+    white = engine_arguments(config, "cpu", 1)["normalise"](torch.full((1, 3, 2, 2), 255).byte())
+    expected = (1 - torch.tensor(config.mean)) / torch.tensor(config.std)
+    torch.testing.assert_close(white[0, :, 0, 0], expected)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
