@@ -32,7 +32,7 @@ class Escaped:
 
     def write(self, text: str) -> int:
         """Write a text."""
-        self._stream.write(text if text.isascii() and text.isprintable() else _escaped(text))
+        self._stream.write(printable(text, keep="\n\t"))
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -52,13 +52,14 @@ def in_a_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def printable(text: str) -> str:
-    """A text whose control characters, as in names of files, are written out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+def printable(text: str, keep: str = "") -> str:
+    """A text whose control characters, as in names of files, are written out.
 
-
-def _escaped(text: str) -> str:
-    return "".join(c if c in "\n\t" else printable(c) for c in text)
+    Args:
+        text: the text.
+        keep: those of them that stay.
+    """
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> str:

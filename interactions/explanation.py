@@ -157,7 +157,8 @@ class Explanation:
             axes = figure.subplots(2, 1 + len(bands), width_ratios=[1.15, *[1] * len(bands)])
             axes[0, 0].imshow(np.clip(self.picture_HWC, 0, 1), interpolation="nearest")
             axes[0, 0].set_axis_off()
-            axes[0, 0].set_title(", ".join([_short(self.image), *self._class_said()]))
+            title = plots.literal(_short(self.image))
+            axes[0, 0].set_title(", ".join([title, *self._class_said()]))
             self.plot_curve(axes[1, 0])
             rows = (
                 (self._draw_pairs, "pairs", self._pair_limit(bands), f"interaction ({self.unit})"),
@@ -246,8 +247,8 @@ class Explanation:
                 ax.set_title(self._orders(band))
             pictures.colour_bar(scale, axes, f"interaction ({self.unit})")
             figure.suptitle(
-                f"{_short(self.image)}: partners of patch {patch} (outlined); no colour: not "
-                "measured",
+                f"{plots.literal(_short(self.image))}: partners of patch {patch} (outlined); "
+                "no colour: not measured",
                 fontsize=8,
                 ha="left",
                 x=0.01,
@@ -447,7 +448,7 @@ def beside(
         axes = figure.subplots(len(every), 1 + len(bands), squeeze=False)
         for line, (title, one) in zip(axes, explanations.items(), strict=True):
             line[0].imshow(np.clip(one.picture_HWC, 0, 1), interpolation="nearest")
-            said = "\n".join([textwrap.fill(title, 30), *one._class_said()])
+            said = "\n".join([plots.literal(textwrap.fill(title, 30)), *one._class_said()])
             line[0].set_title(said, fontsize=8)
             draw = one._draw_pairs if what == "pairs" else one._draw_patches
             for ax, band in zip(line[1:], bands, strict=True):

@@ -72,6 +72,16 @@ def as_html(title: str, table: pd.DataFrame | None = None, most: int = 10) -> st
     return f"<p>{escape(title)}</p>{shown}"
 
 
+def literal(text: str) -> str:
+    """A name, such as that of a file, for matplotlib to show letter by letter.
+
+    Dollars are no formula, an underscore at its beginning does not keep it out of a legend, and
+    control characters are written out.
+    """
+    text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
 def values_of_players(ax: Axes, values_N: ArrayLike, se_N: ArrayLike, what: str) -> None:
     """A value of each player with two standard errors."""
     values, error = np.asarray(values_N), 2 * np.asarray(se_N)

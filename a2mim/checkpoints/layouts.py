@@ -279,6 +279,8 @@ LAYOUTS = (
             r"local_cls_norm\.": "norm of local crops in pre-training",
         },
         heads={1280: 20, 4096: 32},
+        # As timm's registry has it for all of them. The examples of their README squash the whole
+        # image; only the evaluation on ImageNet of their repository crops 224 of 256.
         data={**IMAGENET, "crop_pct": 1.0},
     ),
     Layout(

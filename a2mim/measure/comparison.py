@@ -27,7 +27,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import cached_property, partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +50,7 @@ from a2mim.report.figures_features import (
     spectrum_table,
     stream_over_depth,
 )
+from a2mim.report.page import escape
 from a2mim.runs.folder import is_run
 from a2mim.runs.table import read_table
 from interactions import plots

@@ -69,8 +69,8 @@ def interaction_curves(rows: pd.DataFrame) -> Figure:
     for ax, (model, arms) in zip(panels, networks(rows).items(), strict=True):
         for weights, colour in zip(arms, plots.COLOURS, strict=False):
             strength = strength_from(of(rows, model, weights))
-            strength.plot(ax, label=named(weights), colour=colour)
-        ax.set_title(named(model))
+            strength.plot(ax, label=plots.literal(named(weights)), colour=colour)
+        ax.set_title(plots.literal(named(model)))
     panels[0].set_ylim(bottom=0)
     panels[0].legend()
     for ax in panels[1:]:
@@ -95,7 +95,7 @@ def interaction_overlay(
         strength = strength_from(of(rows, model, weights))
         title = titled(model, weights)
         look = looks[title] if looks else Look(_colour(k), "o")
-        strength.plot(ax, label=title, colour=look.colour)
+        strength.plot(ax, label=plots.literal(title), colour=look.colour)
         line, _one = ax.get_lines()[-2:]  # the other is the line at J = 1
         line.set_marker(look.marker)
     ax.set_ylim(bottom=0)
@@ -130,8 +130,8 @@ def occlusion_curves(rows: pd.DataFrame) -> Figure:
     for ax, (model, arms) in zip(panels, networks(rows).items(), strict=True):
         for weights, colour in zip(arms, plots.COLOURS, strict=False):
             occlusion = occlusion_from(of(rows, model, weights))
-            occlusion.plot(ax, label=named(weights), colour=colour)
-        ax.set_title(named(model))
+            occlusion.plot(ax, label=plots.literal(named(weights)), colour=colour)
+        ax.set_title(plots.literal(named(model)))
     panels[0].legend(loc="lower left")
     for ax in panels[1:]:
         ax.set_ylabel("")
@@ -159,7 +159,7 @@ def reconstructions(pictures: dict[str, dict[str, np.ndarray]]) -> Figure:
         row[0].text(
             -0.12,
             0.5,
-            title.replace(": ", "\n"),
+            plots.literal(title.replace(": ", "\n")),
             transform=row[0].transAxes,
             ha="right",
             va="center",
@@ -209,7 +209,7 @@ def occlusion_curve(ax: Axes, table: pd.DataFrame, measure: str, title: str, loo
         ax,
         ends[0].index.to_numpy(),
         [Interval(x, np.nan, low, high) for x, low, high in zip(*ends, strict=True)],
-        label=title,
+        label=plots.literal(title),
         colour=look.colour,
         marker=look.marker,
     )

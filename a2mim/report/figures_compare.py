@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from a2mim.report.figures import Look, Looks
 from a2mim.report.figures_features import COLOURS
+from interactions import plots
 
 MARKERS = "os^vP"
 """Not the diamonds that mark down-samplings; with 7 colours they tell 35 networks apart."""
@@ -61,7 +62,7 @@ def score_dots(
         ax.locator_params(axis="x", nbins=5)
         ax.grid(visible=False, axis="y")
         ax.tick_params(axis="y", length=0)
-    axes[0].set_yticks(range(len(networks)), networks)
+    axes[0].set_yticks(range(len(networks)), [plots.literal(network) for network in networks])
     axes[0].set_ylim(len(networks) - 0.5, -0.5)  # the first network on top
     for ax in axes[len(keys) :]:
         ax.set_axis_off()

@@ -164,7 +164,7 @@ def invariance_over_ratios(table: pd.DataFrame, looks: Looks | None = None) -> F
             ax.fill_between(
                 of["ratio"], of["low"], of["high"], color=colour, alpha=0.18, linewidth=0
             )
-        label = f"{title}, {last.iloc[0]['layer']}"
+        label = f"{plots.literal(title)}, {last.iloc[0]['layer']}"
         axes[0].plot([], [], color=colour, marker=marker, label=label)
     for ax, title in zip(axes, SHOWN.values(), strict=True):
         what = hidden(table).replace(", ", ",\n")
@@ -209,7 +209,7 @@ def invariance_over_layers(table: pd.DataFrame) -> Figure:
         ax.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=8)
         ax.set_xlabel("layer" + (" (numbers: blocks)" if "blocks.0" in layers else ""))
     model, weights = table.iloc[0][["model", "weights"]]
-    title = f"{titled(model, weights)}: patches {hidden(table)}"
+    title = f"{plots.literal(titled(model, weights))}: patches {hidden(table)}"
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     handles = [
         *(
@@ -282,7 +282,7 @@ def spectra(table: pd.DataFrame) -> Figure:
     for ax, ((model, weights), rows) in zip(axes, networks, strict=False):
         for _, of in rows.groupby("index"):
             ax.plot(of["at"], of["value"], color=DEPTHS(0.92 * of["depth"].iloc[0]), lw=1.3)
-        ax.set(title=fill(titled(model, weights), TITLE_WIDTH), xlim=(0, 1))
+        ax.set(title=plots.literal(fill(titled(model, weights), TITLE_WIDTH)), xlim=(0, 1))
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25π", "0.5π", "0.75π", "π"])
         ax.set_xlabel("frequency, per cell of the map")
     for ax in axes[::columns]:
@@ -320,7 +320,8 @@ def stream_over_depth(table: pd.DataFrame, looks: Looks | None = None) -> Figure
         look = looks[title] if looks else Look(COLOURS[k % len(COLOURS)], "o")
         for ax, name in zip(axes, titles, strict=True):
             _marked(ax, rows, name, look, attention, smaller)
-        axes[0].plot([], [], color=look.colour, marker=look.marker if looks else "", label=title)
+        label, marker = plots.literal(title), look.marker if looks else ""
+        axes[0].plot([], [], color=look.colour, marker=marker, label=label)
     for ax, title in zip(axes, titles.values(), strict=True):
         ax.set(title=title, xlabel="depth: 0 first map, 1 last")
     axes[1].set_yscale("log")

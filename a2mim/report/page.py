@@ -4,8 +4,8 @@ A page opens without a network, reads on a phone, and prints:
 
     page(title, lead, [Section("Found", bullets(sentences) + table(columns, lines)), ...])
 
-A ``body`` is HTML, made by these functions; every other string is text and is escaped. The page's
-content security policy lets nothing be loaded from elsewhere.
+A ``body`` is HTML, made by these functions; every other string is text and is escaped, control
+characters too. The page's content security policy lets nothing be loaded from elsewhere.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
+
+from a2mim.messages import printable
 
 IMAGE_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 CONTENTS_FROM = 4  # a page of fewer sections has no table of contents
@@ -90,6 +92,11 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
         f"{contents if len(sections) >= CONTENTS_FROM else ''}{parts}"
         f"{f'<script>{SORT}</script>' if sortable else ''}</body>\n</html>\n"
     )
+
+
+def escape(text: str) -> str:
+    """Text as HTML: tags are shown, and control characters but ends of lines are written out."""
+    return escape_html(printable(text, keep="\n\t"))
 
 
 def paragraph(text: str) -> str:

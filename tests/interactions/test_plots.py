@@ -25,6 +25,29 @@ def test_curve_draws_the_estimates_and_the_band(ax):
     assert line.get_label() == "one"
 
 
+HOSTILE = ["_a$b$c", r"$\frac{", "a\x1b[2J\u202e\udcff<b>", "a\\$b$"]
+
+
+def test_names_are_shown_letter_by_letter(ax):
+    """No formula, no name that a legend leaves out, nothing that a file of XML cannot hold."""
+    import io
+    from xml.etree import ElementTree
+
+    for name in HOSTILE:
+        plots.curve(ax, [0, 1], [Interval(1.0, 0.1, 0.8, 1.2)] * 2, label=plots.literal(name))
+    legend = ax.legend()
+    drawn = [text._preprocess_math(text.get_text()) for text in legend.get_texts()]
+    assert drawn == [
+        (" _a$b$c", False),
+        (r"$\frac{", False),
+        (r"a\x1b[2J\u202e\udcff<b>", False),
+        (r"a\$b$", False),
+    ]
+    file = io.BytesIO()
+    ax.figure.savefig(file, format="svg")
+    assert ElementTree.fromstring(file.getvalue()).tag.endswith("svg")
+
+
 def test_strength_and_occlusion_curves_draw_their_numbers(ax):
     games = [
         ix.toy.DividendGame(9, {frozenset({0, 1, k}): 1.0 for k in range(2, 9)}, image=str(s))

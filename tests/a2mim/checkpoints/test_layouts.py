@@ -2,6 +2,7 @@ import re
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from a2mim.checkpoints.layouts import (
@@ -85,6 +86,15 @@ def test_the_first_that_tells_is_right(layout):
     if layout.name == "ijepa":
         state["pos_embed"] = fixed_positions(16, 4, rows_first=False)[:, 1:]
     assert next(row for row in LAYOUTS if row.tell(state, None)) is layout
+
+
+def test_dinov3_sees_images_as_timms_registry_has_it():
+    (layout,) = (one for one in LAYOUTS if one.name == "dinov3")
+    names = [name for name in timm.list_pretrained("vit_*dinov3*") if "sat493m" not in name]
+    assert len(names) > 10
+    for name in names:
+        cfg = timm.get_pretrained_cfg(name).to_dict()
+        assert {key: cfg[key] for key in layout.data} == layout.data
 
 
 def test_a_file_that_calls_itself_by_the_names_of_mocov3():

@@ -30,6 +30,20 @@ def test_names_have_a_fallback():
     assert titled("scratch", "") == "scratch"  # a title of its own
 
 
+@pytest.mark.parametrize("draw", [interaction_curves, interaction_overlay])
+def test_names_of_files_are_no_formulas(draw, run_folder, tmp_path):
+    """And no name is left out of the legend."""
+    rows = read_table(run_folder / "rows.csv")
+    rows["weights"] = rows["weights"].replace({"scratch": "_a$b$", "a2mim": "$\\frac{"})
+    with mpl.rc_context(plots.STYLE):
+        figure = draw(rows)
+        figure.savefig(tmp_path / "drawn.svg")
+    (legend,) = figure.legends or [ax.get_legend() for ax in figure.axes if ax.get_legend()]
+    texts = " ".join(text.get_text() for text in legend.get_texts())
+    assert "_a\\$b\\$" in texts
+    assert "\\$\\frac{" in texts
+
+
 def test_curves_show_the_table(run_folder):
     rows = read_table(run_folder / "rows.csv")
     assert networks(rows) == {"vit": ["scratch", "a2mim"], "resnet": ["scratch", "a2mim"]}

@@ -27,6 +27,17 @@ def test_every_score_is_a_panel_with_a_dot_and_an_interval_for_each_network():
     assert not empty.axison
 
 
+def test_names_of_networks_are_no_formulas():
+    scores = pd.DataFrame(
+        [("$x$", "hit", 0.5, 0.2, 0.7), (r"$\frac{", "hit", 0.6, 0.5, 0.7)],
+        columns=["network", "score", "value", "low", "high"],
+    )
+    figure = score_dots(scores, {"hit": "Hits"})
+    figure.canvas.draw()
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == [r"\$x\$", r"\$\frac{"]
+
+
 def test_many_networks_look_different_and_neighbours_in_both_ways():
     titles = [f"net{k}" for k in range(35)]
     looks = looks_of(titles)

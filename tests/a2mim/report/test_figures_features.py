@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from a2mim.report.figures import Look, save
 from a2mim.report.figures_features import (
@@ -122,6 +123,20 @@ def test_predictions_over_what_is_hidden_show_the_table(truth):
         else:
             assert 0.1 * m + 0.21 <= high < 1  # all of both bands
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one (w)", "two (w)"]
+
+
+def test_names_of_files_are_no_formulas(invariances, spectrum_rows):
+    renamed = {"one": "$x$_", "two": r"$\frac{", "vit": "$x$_", "net": r"$\frac{"}
+    for draw, rows in (
+        (invariance_over_ratios, invariance_table(invariances)),
+        (spectra, spectrum_table(spectrum_rows)),
+        (stream_over_depth, spectrum_table(spectrum_rows)),
+    ):
+        with mpl.rc_context(plots.STYLE):
+            figure = draw(rows.assign(model=rows["model"].replace(renamed)))
+        texts = " ".join(text.get_text() for text in figure.findobj(Text))
+        assert r"\$\frac{" in texts
+        assert r"\$x\$_" in texts
 
 
 @pytest.mark.parametrize("shuffled", [False, True])

@@ -101,6 +101,16 @@ def test_text_is_escaped(made):
     assert EVIL in Reader(made).text
 
 
+def test_control_characters_are_written_out():
+    """An escape sequence, an order of writing, bytes that are no text; lines stay lines."""
+    hostile = "a\x1b[31m\u202e\udcff\0<b>\nb"
+    shown = "a\\x1b[31m\\u202e\\udcff\\x00<b>\nb"
+    for made in (paragraph(hostile), bullets([hostile]), table([hostile], [[hostile]])):
+        assert shown in Reader(made).text
+        assert made.encode("utf-8")
+        assert not set("\x1b\u202e\0") & set(made)
+
+
 def test_pictures_are_inside(pictures):
     for path, kind in zip(pictures, ("svg+xml", "png"), strict=True):
         (image,) = (attrs for tag, attrs in Reader(figure(path, EVIL)).tags if tag == "img")
