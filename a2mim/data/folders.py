@@ -93,9 +93,9 @@ def image_names(folder: Path) -> list[str]:
     """The images of a folder, searched in depth: paths relative to it, with slashes, sorted.
 
     An image is a file with a suffix in :data:`IMAGE_SUFFIXES`, in lower or upper case; where there
-    are none, arrays (``.npy``) are the images. Links are followed, but not in circles; what is
-    hidden (:func:`is_hidden`) is not looked at, nor are folders of runs (:func:`is_results`) below
-    the folder: figures are no photographs.
+    are none, arrays (``.npy``) are the images. Links are followed, but to each folder once, and not
+    to one that holds this one; what is hidden (:func:`is_hidden`) is not looked at, nor are folders
+    of runs (:func:`is_results`) below the folder: figures are no photographs.
 
     Raises:
         DataError: if there is no such folder, or one in it cannot be listed.
@@ -103,31 +103,51 @@ def image_names(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"expected a folder of images, found none at {folder}")
     try:
-        found = sorted(_walk(str(folder), "", frozenset()))
+        found = sorted(_walk(folder))
     except OSError as error:
         raise DataError(f"expected a folder of images, cannot read it: {error}") from error
     pictures = [name for name in found if not name.lower().endswith(ARRAY_SUFFIX)]
     return pictures or found
 
 
-def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    status = os.stat(folder)
-    here = (status.st_dev, status.st_ino)
-    if here in above:  # a link to a folder that it lies in
-        return
-    with os.scandir(folder) as found:
-        entries = list(found)
-    if prefix and is_results({entry.name for entry in entries}):
-        return
-    for entry in entries:
-        if is_hidden(entry.name):
+def _walk(folder: Path) -> Iterator[str]:
+    """Files that may be images, in any order; see :func:`image_names`."""
+    seen = {_identity(above) for above in folder.resolve().parents}
+    waiting, links, passed = [(str(folder), "")], list[tuple[str, str]](), list[str]()
+    while waiting or links:
+        if not waiting:  # of two ways to a folder, the one without a link comes first
+            links.sort(reverse=True)
+            waiting.append(links.pop())
+        path, prefix = waiting.pop()
+        if (here := _identity(path)) in seen:
+            passed.append(prefix)
             continue
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES | {ARRAY_SUFFIX} and (
-            entry.is_file() or not os.path.exists(entry.path)  # a pipe would be waited for
-        ):
-            yield prefix + entry.name
+        seen.add(here)
+        with os.scandir(path) as found:
+            entries = list(found)
+        if prefix and is_results({entry.name for entry in entries}):
+            continue
+        for entry in entries:
+            if is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                to = links if entry.is_symlink() else waiting
+                to.append((entry.path, f"{prefix}{entry.name}/"))
+            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES | {ARRAY_SUFFIX} and (
+                entry.is_file() or not os.path.exists(entry.path)  # a pipe would be waited for
+            ):
+                yield prefix + entry.name
+    if passed:
+        remark(
+            f"{folder}: left out {len(passed)} links to folders that are looked at anyway, or that "
+            f"this one lies in: {printable(min(passed))}"
+        )
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    """What all ways to a folder have in common."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def is_results(names: Set[str]) -> bool:

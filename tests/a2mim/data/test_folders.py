@@ -271,6 +271,32 @@ def test_figures_of_runs_are_not_images(album, marks):
     assert len(image_names(album)) == len(before) + 2
 
 
+def test_links_from_each_folder_to_all_others_have_an_end(tmp_path, caplog):
+    """As in /proc; the number of ways through 20 folders has 19 digits."""
+    set_ = tmp_path / "set"
+    for k in range(20):
+        (set_ / f"{k:02d}").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(set_ / f"{k:02d}" / "1.png")
+        for other in range(20):
+            (set_ / f"{k:02d}" / f"to{other:02d}").symlink_to(set_ / f"{other:02d}")
+        (set_ / f"{k:02d}" / "out").symlink_to(tmp_path)
+    assert image_names(set_) == [f"{k:02d}/1.png" for k in range(20)]
+    assert "left out 420 links to folders that are looked at anyway" in caplog.text
+    assert caplog.text.rstrip().endswith("lies in: 00/out/")
+
+
+def test_a_folder_that_two_links_lead_to_is_looked_at_once(tmp_path):
+    """By the first of them in order; what lies in the folder itself comes before both."""
+    album, pool = tmp_path / "album", tmp_path / "pool"
+    for name in ("cats/1.png", "cats/tabby/2.png"):
+        (pool / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(pool / name)
+    album.mkdir()
+    (album / "b").symlink_to(pool / "cats" / "tabby")
+    (album / "a").symlink_to(pool / "cats")
+    assert image_names(album) == ["a/1.png", "a/tabby/2.png"]
+
+
 def test_a_link_to_nothing_is_an_image_that_cannot_be_read(album):
     (album / "train" / "b" / "0.jpg").symlink_to(album / "gone.jpg")
     assert image_names(album / "train") == [*NAMES[:2], "b/0.jpg", *NAMES[2:]]
