@@ -3,7 +3,8 @@
 This is the border: everything that comes in is turned into the one form that the code behind
 trusts, or refused with what was expected and what came.
 
-    float tensors and arrays (C, H, W)        are ready for the network and taken as they are
+    float tensors and arrays (C, H, W)        are ready for the network and taken as they are, if
+                                              their values can be (:func:`checked`)
     uint8 arrays (H, W, C) or (H, W),         are pictures: they go through the network's own
     PIL images, paths of files                preparation (size, crop, normalisation) if it is a
                                               timm model, or through a ``transform`` that is given
@@ -16,7 +17,9 @@ Shapes: B images, C channels or classes, H x W pixels, K coalitions, N players.
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, cast
@@ -38,6 +41,9 @@ Colours = tuple[Sequence[float], Sequence[float]]
 Transform = Callable[[Any], Tensor]
 """From a PIL image to a tensor ``(C, H, W)`` that is ready for the network."""
 
+WHITEST = 32
+"""Above what networks take for white; below what nearly all pictures of 8 bits hold."""
+
 AT_ONCE = 64
 """Pictures that are read at once."""
 
@@ -56,15 +62,15 @@ def prepare(images: Any, model: object = None, transform: Transform | None = Non
 
     Raises:
         TypeError: for what is no image.
-        ValueError: for images of a wrong shape or of several sizes, and for pictures if nothing
-            says how they are prepared.
+        ValueError: for images of a wrong shape or of several sizes, for pictures if nothing
+            says how they are prepared, or as :func:`checked`.
         OSError: for a file that cannot be read.
     """
     if isinstance(images, DataLoader):
         return torch.cat([_batch(batch, model, transform) for batch in images])
     if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
         if isinstance(images, Tensor) and images.is_floating_point():
-            return images
+            return checked(images, model)
         images = list(images)
     if not isinstance(images, list | tuple):
         images = [images]
@@ -74,7 +80,43 @@ def prepare(images: Any, model: object = None, transform: Transform | None = Non
     sizes = sorted({tuple(image_CHW.shape) for image_CHW in ready})
     if len(sizes) > 1:
         raise ValueError(f"expected images of one size, got {sizes[0]} and {sizes[1]}")
-    return torch.stack(ready)
+    return checked(torch.stack(ready), model)
+
+
+def checked(images_BCHW: Tensor, model: object = None) -> Tensor:
+    """Images that are ready for a network, if their values can be.
+
+    Of a network that says its normalisation they can be what it makes of pixels, give or take
+    sixteen times that range for noise and attacks, or four times if none is negative, for floats
+    in [0, 255] are a common mistake.
+
+    Raises:
+        ValueError: if they cannot, or are not finite.
+    """
+    if not images_BCHW.numel():
+        return images_BCHW
+    low, high = (float(end) for end in torch.aminmax(images_BCHW.detach()))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("expected images of finite numbers, got NaN or infinite ones")
+    if (colours := colours_of(model)) is None:
+        if low >= 0 and WHITEST < high <= 255:
+            warnings.warn(
+                f"images hold {low:.3g} to {high:.3g}, as pixels of 8 bits do; they go into "
+                f"{type(model).__name__} as they are, for it does not say its normalisation",
+                stacklevel=3,
+            )
+        return images_BCHW
+    ends = [(end - m) / s for end in (0, 1) for m, s in zip(*colours, strict=True)]
+    least, most = min(ends), max(ends)
+    room = (4 if low >= 0 else 16) * (most - least)
+    if low < least - room or high > most + room:
+        looks = ", which looks like pixels of 8 bits" if low >= 0 and high <= 255 else ""
+        raise ValueError(
+            f"expected floats that are ready for the network, whose normalisation makes "
+            f"{least:.3g} to {most:.3g} of pixels, got {low:.3g} to {high:.3g}{looks}; give "
+            "pictures as uint8, or normalise them"
+        )
+    return images_BCHW
 
 
 def one_image(image: Any, model: object = None, transform: Transform | None = None) -> Tensor:
@@ -84,7 +126,7 @@ def one_image(image: Any, model: object = None, transform: Transform | None = No
         ValueError: for several images, or as :func:`prepare`.
     """
     if isinstance(image, Tensor) and image.is_floating_point() and image.ndim == 3:
-        return image
+        return checked(image, model)
     images_BCHW = prepare(image, model, transform)
     if len(images_BCHW) != 1:
         raise ValueError(f"expected one image, got {len(images_BCHW)}")
@@ -167,14 +209,16 @@ def batches_of(images: Any, model: object = None) -> tuple[Iterable[Tensor], int
             starts = range(0, len(images), AT_ONCE)
             return (prepare(images[k : k + AT_ONCE], model) for k in starts), len(images)
         if isinstance(first, Tensor):
-            return images, None
+            return [checked(batch, model) for batch in images], None
     return (_batch(batch, model) for batch in images), _count_of(images)
 
 
 def _batch(batch: Any, model: object, transform: Transform | None = None) -> Tensor:
     """The images of a batch, perhaps with labels; a tensor is one, whatever its shape."""
     images = batch[0] if isinstance(batch, list | tuple) and len(batch) else batch
-    return images if isinstance(images, Tensor) else prepare(images, model, transform)
+    if isinstance(images, Tensor) and images.is_floating_point():
+        return checked(images, model)
+    return prepare(images, model, transform)
 
 
 def _count_of(loader: Any) -> int | None:
@@ -199,6 +243,8 @@ def picture_of(image: Any) -> Image:
     from PIL import ImageOps
 
     if isinstance(image, str | os.PathLike):
+        if "\0" in os.fspath(image):
+            raise ValueError(f"expected the path of a picture, got a zero byte in {image!r}")
         with pil.open(image) as opened:
             return _rgb(ImageOps.exif_transpose(opened))
     if isinstance(image, pil.Image):

@@ -34,6 +34,7 @@ from typing import Any
 
 import torch
 from timm.data import resolve_data_config
+from timm.layers import to_2tuple
 from torch import nn
 
 from a2mim.checkpoints.files import contents_hash, one_line, weights_hash
@@ -101,7 +102,10 @@ def names_of(
 
 
 def load_kept(
-    name: str, *, image_size: int | None = None, data: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """A copy of a module of :func:`kept_in_memory`, and how it wants its images.
 
@@ -219,7 +223,7 @@ def load_own(
     network: str,
     weights: str | None,
     *,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     data: Mapping[str, Any] | None = None,
     ema: bool = False,
     layout: str | None = None,
@@ -230,7 +234,7 @@ def load_own(
         network: ``FILE.py:FUNCTION``.
         weights: a file with the names and shapes of the module's tensors; None leaves the random
             weights of seed 0.
-        image_size: edge of the images in pixels, if not the module's own.
+        image_size: edge of the images in pixels, or height and width, if not the module's own.
         data: mean, std, crop_pct or interpolation, if not the module's own.
         ema: of two sets of weights, take the averaged ones.
         layout: of the file, if it is not recognised.
@@ -263,7 +267,7 @@ def _described(
     network: str,
     module: nn.Module,
     report: LoadReport,
-    image_size: int | None,
+    image_size: int | tuple[int, int] | None,
     data: Mapping[str, Any] | None,
 ) -> Loaded:
     """A module with its weights, what it says of its images, and the report on both."""
@@ -336,12 +340,15 @@ def _neighbours(folder: Path) -> Iterator[list[Path]]:
 
 
 def _data_config(
-    network: str, module: nn.Module, told: dict[str, Any], image_size: int | None
+    network: str,
+    module: nn.Module,
+    told: dict[str, Any],
+    image_size: int | tuple[int, int] | None,
 ) -> dict[str, Any]:
     made_for = size_of_images(module)
     channels = getattr(module, "in_chans", (told.get("input_size") or (3,))[0])
     if image_size:
-        told = {**told, "input_size": (channels, image_size, image_size)}
+        told = {**told, "input_size": (channels, *to_2tuple(image_size))}
     elif made_for is not None:  # a ViT of timm's, whose pretrained_cfg may be of another size
         told = {**told, "input_size": (channels, *made_for)}
     missing = [key for key in ("input_size", "mean", "std") if not told.get(key)]

@@ -129,9 +129,10 @@ def read_state(path: Path, ema: Variant = "plain") -> StateFile:
             start = file.read(512)
     except FileNotFoundError as error:
         raise WeightsError(f"expected a weights file, {path} is missing") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter: a zero byte in the path
         raise WeightsError(
-            f"expected a weights file, cannot open {path}: {error.strerror or error}"
+            f"expected a weights file, cannot open {path}: "
+            f"{getattr(error, 'strerror', None) or error}"
         ) from error
     if not start:
         raise WeightsError(f"expected weights, {path} is empty; download or copy it again")

@@ -35,7 +35,7 @@ from a2mim.files import write_whole
 from a2mim.measure.fitting import Sight, sight_of
 from a2mim.messages import UsageError
 from a2mim.runs.folder import is_run
-from a2mim.settings.weights import ModelsConfig, WeightsConfig, model_options, weights_of
+from a2mim.settings.weights import ModelsConfig, WeightsConfig, model_options, size_of, weights_of
 from interactions.networks.inference import check_eval
 
 GENERIC = (
@@ -117,7 +117,7 @@ def _load(name: str, config: WeightsConfig) -> Loaded:
             raise UsageError(f"expected --{key} of finite numbers (above 0 for std), got {value}")
     wanted = look_given(config)
     if name.startswith(IN_MEMORY):
-        return load_kept(name, image_size=config.image_size, data=wanted)
+        return load_kept(name, image_size=size_of(config), data=wanted)
     network = _own(architecture, where)
     try:
         if network is not None:
@@ -126,7 +126,7 @@ def _load(name: str, config: WeightsConfig) -> Loaded:
             return load_own(
                 network,
                 None if architecture is None else where,
-                image_size=config.image_size,
+                image_size=size_of(config),
                 data=wanted,
                 ema=config.ema,
                 layout=config.layout or None,
@@ -135,7 +135,7 @@ def _load(name: str, config: WeightsConfig) -> Loaded:
             where,
             architecture=architecture,
             options=model_options(config.model_kwargs),
-            image_size=config.image_size,
+            image_size=size_of(config),
             ema="ema" if config.ema else "plain",
             layout=config.layout or None,
             data=wanted,

@@ -153,6 +153,8 @@ def open_run(
         UsageError: if ``out`` exists and is not a run folder, or cannot be written, or another
             process is at work on this run.
     """
+    if out is not None and "\0" in str(out):
+        raise UsageError(f"expected an output folder, got a path with a zero byte: {out}")
     key = run_key(config)
     if out is None:
         name = "-".join(safe_name(name)[:NAME_LENGTH] for name in names[:2])

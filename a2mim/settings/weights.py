@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
@@ -100,8 +101,9 @@ class WeightsConfig:
     """Zero-shot classes: a .npz or .safetensors file of class names and text vectors (names,
     vectors), or open_clip:MODEL:PRETRAINED:CLASSES.txt[:TEMPLATES.txt], which open_clip computes.
     The network is then a tower of CLIP's kind, whose outputs are compared with them."""
-    image_size: Annotated[int | None, Within(1, 4096)] = None
-    """Edge of the images in pixels, if not the network's own; positions are resampled."""
+    image_size: Annotated[int | str | None, tyro.conf.arg(metavar="N|HEIGHTxWIDTH")] = None
+    """Size of the images in pixels, if not the network's own: N on each side, or height and width,
+    such as 96x160; positions are resampled."""
     mean: tuple[float, ...] = ()
     """Mean colour of the normalisation, instead of the weights' own, such as 0.485 0.456 0.406."""
     std: Annotated[tuple[float, ...], Within(0, above=True)] = ()
@@ -113,6 +115,29 @@ class WeightsConfig:
     """How images are resized, instead of as the weights' own."""
     apart: tyro.conf.Suppress[tuple[tuple[str, str], ...]] = ()
     """Of checkpoints whose files have one name: what each is called. Commands find it out."""
+
+
+LARGEST_EDGE = 4096
+
+
+def size_of(config: WeightsConfig) -> int | tuple[int, int] | None:
+    """The size of the images that is asked for: an edge, or height and width if they differ.
+
+    Raises:
+        UsageError: if it is none.
+    """
+    asked = config.image_size
+    if asked is None:
+        return None
+    text = "x".join(map(str, asked)) if isinstance(asked, tuple | list) else str(asked)
+    found = re.fullmatch(r"([0-9]{1,4})(?:x([0-9]{1,4}))?", text)
+    H, W = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not (0 < H <= LARGEST_EDGE and 0 < W <= LARGEST_EDGE):
+        raise UsageError(
+            f"expected --image-size of N or HEIGHTxWIDTH, 1 to {LARGEST_EDGE} pixels, such as 224 "
+            f"or 96x160, got {text}"
+        )
+    return H if H == W else (H, W)
 
 
 def weights_of(checkpoint: str, config: WeightsConfig) -> tuple[WeightsConfig, str]:
@@ -147,13 +172,14 @@ def weights_of(checkpoint: str, config: WeightsConfig) -> tuple[WeightsConfig, s
 
 
 def check_checkpoints(checkpoints: Sequence[str], config: WeightsConfig) -> None:
-    """See whether there are checkpoints, and every ``--for`` names one of them.
+    """See whether there are checkpoints, the size is one, and every ``--for`` names one of them.
 
     Raises:
         UsageError: if not.
     """
     if not checkpoints or "" in checkpoints:  # an empty variable of a shell is no folder
         raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
+    size_of(config)
     known = {name for one in checkpoints for name in (one, PurePath(one).name)}
     for words in config.per_network:
         if len(words) < 2 or words[0] not in known:

@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 from timm import create_model
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import interactions as ix
 from interactions import fills
@@ -78,10 +79,61 @@ def test_what_is_ready_is_taken_as_it_is():
     assert prepare(ready.double()).dtype == torch.float64
 
 
+def test_floats_of_8_bits_are_no_images_that_are_ready():
+    """In whatever they come; of a network that does not say how it sees, there is a warning."""
+    model, image = make_model(), pixels(size=(32, 32)).transpose(2, 0, 1).astype(np.float32)
+    floats, grid = torch.from_numpy(image), ix.PatchGrid(2, 2)
+    said = r"makes -1 to 1 of pixels, got 0 to 255, which looks like pixels of 8 bits; give"
+    for given in (image, image[None], floats, floats[None], [image, image], floats.half()):
+        with pytest.raises(ValueError, match=said):
+            prepare(given, model)
+    for wrong in (
+        lambda: ix.explain(model, floats, players=grid),
+        lambda: ix.PatchGame(model, floats, 0, grid),
+        lambda: ix.PatchGames(model, floats[None], [0], grid),
+        lambda: ix.occlude(model, image, [0], grid, ix.occluders.OCCLUDERS["random"]),
+        lambda: ix.occlusion_curve(model, image[None], [0], grid),
+        lambda: ix.spectrum(model, [floats[None]]),
+        lambda: ix.spectrum(model, DataLoader(TensorDataset(floats[None]))),
+        lambda: ix.invariance(model, floats[None], grid, untrained=None),
+    ):
+        with pytest.raises(ValueError, match=said):
+            wrong()
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)).eval()
+    with pytest.warns(UserWarning, match="hold 0 to 255, as pixels of 8 bits do; they go into Seq"):
+        assert prepare(floats, network)[0] is not None
+    network.pretrained_cfg = {"mean": (0, 0, 0), "std": (1 / 255,) * 3}  # which it divides itself
+    torch.testing.assert_close(prepare(floats, network), floats[None], atol=0, rtol=0)
+
+
+def test_noise_is_an_image_and_the_mean_of_caffe_is_not_ours():
+    model = make_model()  # whose own range is -1 to 1
+    prepare(3 * torch.randn(2, 3, 64, 64), model)
+    with pytest.raises(ValueError, match=r"makes -1 to 1 of pixels, got -124 to 151; give"):
+        prepare(torch.tensor([-124.0, 0, 151]).expand(3, 1, 3), model)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_images_are_finite(odd):
+    image = torch.zeros(3, 32, 32)
+    image[1, 2, 3] = odd
+    with pytest.raises(ValueError, match="finite numbers"):
+        prepare(image, make_model())
+
+
+def test_bytes_of_a_loader_are_pictures():
+    """As those in a list."""
+    model, image = make_model(), torch.from_numpy(pixels(size=(32, 32))).permute(2, 0, 1)
+    batches, count = batches_of(DataLoader(TensorDataset(image[None])), model)
+    assert count == 1
+    torch.testing.assert_close(next(iter(batches)), prepare(image, model), atol=0, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
         (np.zeros((8, 9, 3), np.float32), ValueError, r"\(8, 9, 3\).*looks like \(H, W, C\)"),
+        ("a\0b.png", ValueError, r"zero byte in 'a\\x00b"),
         (np.zeros((8, 8), np.float32), ValueError, r"\(C, H, W\), got \(8, 8\)"),
         (np.zeros((8, 8, 3), np.int64), TypeError, "uint8.*int64"),
         (np.zeros((8, 8, 7), np.uint8), ValueError, r"got \(8, 8, 7\)"),

@@ -147,6 +147,19 @@ def test_images_that_are_not_square(tmp_path):
     assert loaded.report.image_size == (8, 16)
 
 
+def test_height_and_width_can_be_asked_for(code):
+    """Of any kind of network, with the weights that its own size gives."""
+    wide = WeightsConfig(image_size="96x160")
+    for name in (f"untrained:{code}:net", "untrained:test_vit", "untrained:test_resnet"):
+        assert load(name, wide).data_config["input_size"] == (3, 96, 160)
+    made = load("untrained:test_vit", WeightsConfig(("img_size=(96, 160)",)))
+    asked = load("untrained:test_vit", wide)
+    assert asked.report.sha256 == made.report.sha256
+    assert asked.data_config == made.data_config
+    image = torch.rand(1, 3, 96, 160)
+    assert torch.equal(asked.model(image), made.model(image))
+
+
 def test_a_vit_of_timm_is_measured_at_the_size_it_is_made_for(tmp_path):
     """Its pretrained_cfg still says 160 x 160."""
     file = tmp_path / "vit.py"

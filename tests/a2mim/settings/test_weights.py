@@ -8,6 +8,7 @@ from a2mim.settings.weights import (
     check_checkpoints,
     model_options,
     options_as_text,
+    size_of,
     weights_of,
 )
 
@@ -34,6 +35,35 @@ def test_settings_of_one_network():
     check_checkpoints(("x/a.pth", "b.pth"), config)
     with pytest.raises(UsageError, match=r"got 'b\.pth layout=mae'"):
         check_checkpoints(("a.pth",), config)
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [
+        (None, None),
+        (96, 96),
+        ("96", 96),
+        ("96x96", 96),
+        ("96x160", (96, 160)),
+        ((96, 160), (96, 160)),
+        ([160, 96], (160, 96)),
+        ("4096x1", (4096, 1)),
+    ],
+)
+def test_sizes_of_images(asked, size):
+    """In each form; those that a command line can hold also on it."""
+    assert size_of(WeightsConfig(image_size=asked)) == size
+    if isinstance(asked, int | str):
+        given = tyro.cli(ModelsConfig, args=["a.pth", "--image-size", str(asked)])
+        assert size_of(given.weights) == size
+
+
+@pytest.mark.parametrize(
+    "asked", [0, -5, 4097, 1e400, "96 160", "x96", "96x", "96x0", "a", (96,) * 3, (), "٣x٣"]
+)
+def test_what_is_no_size(asked):
+    with pytest.raises(UsageError, match="expected --image-size of N or HEIGHTxWIDTH, 1 to 4096"):
+        check_checkpoints(("a.pth",), WeightsConfig(image_size=asked))
 
 
 @pytest.mark.parametrize("checkpoints", [(), ("a.pth", "")])
