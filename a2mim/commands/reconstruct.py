@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from a2mim.data.sources import Source, images_of, set_name
+from a2mim.data.sources import images_of, set_name
 from a2mim.files import write_arrays
 from a2mim.measure.checkpoints import LeftOut, left_out_of, with_all
 from a2mim.measure.networks import (
@@ -22,7 +22,6 @@ from a2mim.measure.networks import (
     write_reports,
 )
 from a2mim.measure.reconstruction import pretrained, reconstructed, said_of
-from a2mim.messages import UsageError
 from a2mim.report.figures import figures_of_pictures, save
 from a2mim.runs.folder import (
     finish_run,
@@ -33,7 +32,7 @@ from a2mim.runs.folder import (
 )
 from a2mim.runs.table import write_table
 from a2mim.settings.reconstruct import ReconstructConfig
-from a2mim.settings.weights import check_checkpoints
+from a2mim.settings.weights import check_given
 
 
 @nothing_left_empty()
@@ -49,7 +48,8 @@ def reconstruct(config: ReconstructConfig) -> dict[str, str]:
     """
     start = time.perf_counter()
     config = with_all(config)
-    sources = _sources(config)
+    check_given(config)
+    sources = images_of(config.images, config.data, config.count, config.seed)
     device = pick_device(config.device, float64=False)
     left_out = LeftOut(config.checkpoints, config.weights)
     networks = left_out.each(lambda name: pretrained(name, config))
@@ -91,12 +91,3 @@ def reconstruct(config: ReconstructConfig) -> dict[str, str]:
     finish_run(run, settings, time.perf_counter() - start)
     print(f"\npicture: {out / 'reconstructions.png'}   table: {out / 'rows.csv'}")
     return left_out.named()
-
-
-def _sources(config: ReconstructConfig) -> list[Source]:
-    check_checkpoints(config.checkpoints, config.weights)
-    if config.count < 1:
-        raise UsageError(f"expected --count of at least 1, got {config.count}")
-    if (config.images is None) == (not config.data):
-        raise UsageError("expected either --images DIR or --data NAME")
-    return images_of(config.images, config.data, config.count, config.seed)

@@ -56,8 +56,7 @@ from a2mim.runs.progress import worked_with
 from a2mim.runs.records import tidy_records
 from a2mim.runs.table import per_image_rows, strength_rows, write_table
 from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
-from a2mim.settings.weights import check_checkpoints
-from interactions.networks.inference import check_precision
+from a2mim.settings.weights import check_given
 from interactions.orders.adaptive import FEWEST_IMAGES
 from interactions.orders.estimator import orders_of
 from interactions.orders.planning import REPLICATES
@@ -479,16 +478,11 @@ def _labelled(
 
 def _check(config: InteractionsConfig) -> None:
     """What needs neither networks nor images."""
-    check_checkpoints(config.checkpoints, config.weights)
-    if config.precision != "auto":
-        usable(partial(check_precision, config.precision))
-    for name in ("target", "budget"):
-        if not getattr(config, name) >= 0:
-            raise UsageError(f"expected --{name} of at least 0, got {getattr(config, name)}")
-    if not config.max_contexts >= 1:
-        raise UsageError(f"expected --max-contexts of at least 1, got {config.max_contexts}")
-    if config.batch_size < 0:
-        raise UsageError(f"expected --batch-size of at least 0, got {config.batch_size}")
+    check_given(config)
+    if config.label not in ("auto", "prediction", "truth") and not config.label.isdecimal():
+        raise UsageError(
+            f"expected --label auto, prediction, truth or a class index, got {config.label!r}"
+        )
     if config.budget and config.protocol:
         raise UsageError("expected --budget without --protocol, whose design is fixed")
     default = InteractionsConfig(())
@@ -547,14 +541,6 @@ def _setting(config: InteractionsConfig, design: ix.Design, record: ix.Interacti
 
 def _sources(config: InteractionsConfig) -> list[Source]:
     """The images of the run."""
-    if config.count < 2:
-        raise UsageError(f"expected --count of at least 2 images, got {config.count}")
-    if config.label not in ("auto", "prediction", "truth") and not config.label.isdecimal():
-        raise UsageError(
-            f"expected --label auto, prediction, truth or a class index, got {config.label!r}"
-        )
-    if (config.images is None) == (not config.data):
-        raise UsageError("expected either --images DIR or --data NAME")
     truth, images = config.label == "truth", config.images
     if images is not None and config.label == "auto" and config.reward not in ENCODER_REWARDS:
         truth = not images.is_file() and folder_has_classes(images)

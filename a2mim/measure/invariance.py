@@ -85,7 +85,7 @@ from a2mim.runs.progress import forwards, worked_with
 from a2mim.runs.table import COLUMNS, write_summary, write_table
 from a2mim.settings.invariance import InvarianceConfig
 from a2mim.settings.spectrum import SpectrumConfig
-from a2mim.settings.weights import check_checkpoints
+from a2mim.settings.weights import check_given
 from interactions.features.cka import FEWEST
 from interactions.features.invariance import (
     MEASURES,
@@ -209,7 +209,7 @@ def invariance(config: InvarianceConfig) -> dict[str, str]:
 def _prepared(config: InvarianceConfig, left_out: LeftOut) -> tuple[InvarianceConfig, Prepared]:
     """With a grid that fits the networks, and all that is measured, in the order of the batches."""
     config = replace(config, fractions=_fractions(config))
-    check_images(config)
+    check_given(config)
     networks = Networks(config.weights)
     if config.grid is None:
         left_out.each(networks)
@@ -285,7 +285,6 @@ def prepare(
         UsageError: if a checkpoint, the images or a setting cannot be used.
         DataError: if there are no images, or the first cannot be read.
     """
-    check_images(config)
     device = pick_device(config.device)
     if device == "cpu":
         keep_memory()
@@ -305,21 +304,6 @@ def prepare(
         print(report)
     dataset = set_name(config.images, config.data)
     return Prepared(dataset, sources, reports, device, networks, left_out, tuple(doubts))
-
-
-def check_images(config: InvarianceConfig | SpectrumConfig) -> None:
-    """What needs neither networks nor images.
-
-    Raises:
-        UsageError: for what cannot be.
-    """
-    check_checkpoints(config.checkpoints, config.weights)
-    for key, least in (("count", 1), ("batch_size", 0)):
-        if getattr(config, key) < least:
-            option = f"--{key.replace('_', '-')}"
-            raise UsageError(f"expected {option} of at least {least}, got {getattr(config, key)}")
-    if (config.images is None) == (not config.data):
-        raise UsageError("expected either --images DIR or --data NAME")
 
 
 def measure_all(
@@ -663,10 +647,6 @@ def _try(config: InvarianceConfig, model: nn.Module, image_1CHW: Tensor) -> None
 
 def _check(config: InvarianceConfig) -> None:
     """What needs neither images nor networks."""
-    for key, least in (("repeats", 1), ("cka_batch", FEWEST), ("count", FEWEST)):
-        if getattr(config, key) < least:
-            option = f"--{key.replace('_', '-')}"
-            raise UsageError(f"expected {option} of at least {least}, got {getattr(config, key)}")
     n, fractions = _grid(config).n, _fractions(config)
     counts = [round(n * fraction) for fraction in fractions]
     if not counts or min(fractions) < 0 or max(counts) >= n or len(set(counts)) < len(counts):

@@ -96,8 +96,8 @@ from a2mim.runs.folder import (
 from a2mim.runs.progress import forwards, progress, worked_with
 from a2mim.runs.table import write_summary, write_table
 from a2mim.settings.occlusion import OcclusionConfig
-from a2mim.settings.weights import WeightsConfig, check_checkpoints
-from interactions.networks.inference import Fitting, Precision, check_precision
+from a2mim.settings.weights import WeightsConfig, check_given
+from interactions.networks.inference import Fitting, Precision
 from interactions.networks.masking import token_grid, with_modules
 from interactions.networks.rounding import fitting
 from interactions.occlusion.masks import (
@@ -379,30 +379,13 @@ def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
 
 def _check(config: OcclusionConfig) -> None:
     """What no checkpoint is needed to check."""
-    check_checkpoints(config.checkpoints, config.weights)
-    if (config.images is None) == (not config.data):
-        raise UsageError("expected either --images DIR or --data NAME or folder:PATH")
-    if config.label not in ("auto", "truth", "prediction"):
-        raise UsageError(f"expected --label auto, truth or prediction, got {config.label!r}")
-    for key, least in (
-        ("count", 2),
-        ("superpixels", 0),
-        ("repeats", 1),
-        ("batch_size", 0),
-        ("saliency_head", -1),
-        ("probe_max_train", 2),
-    ):
-        value = getattr(config, key)
-        if value is not None and value < least:
-            raise UsageError(f"expected --{key.replace('_', '-')} of at least {least}, got {value}")
+    check_given(config)
     methods = (ATTENTION, *METHODS)
     if config.saliency_method not in methods:
         raise UsageError(
             f"expected --saliency-method of {', '.join(methods)}, got "
             f"{config.saliency_method!r}{did_you_mean(config.saliency_method, methods)}"
         )
-    if config.precision != "auto":
-        usable(partial(check_precision, config.precision))
     if config.preset:
         plan = _published(config)
         _check_attribution(config, plan.occluders, plan.salient)

@@ -53,9 +53,9 @@ from a2mim.measure.precision import on_device
 from a2mim.measure.scores import Network, named_networks, same_weights
 from a2mim.messages import UsageError
 from a2mim.runs.folder import counted, keep_memory, pick_device, run_key
-from a2mim.settings.compare import CompareConfig, Fill, Label, Panel
+from a2mim.settings.compare import CompareConfig, Panel
 from a2mim.settings.shared import AnyPrecision
-from a2mim.settings.weights import WeightsConfig, check_checkpoints
+from a2mim.settings.weights import WeightsConfig, check_given
 from interactions.features.cka import FEWEST
 from interactions.features.invariance import batch_sizes
 from interactions.features.spectrum import spectrum as maps_of
@@ -323,22 +323,11 @@ def _check(config: CompareConfig) -> None:
             f"expected two or more checkpoints, got {len(config.checkpoints)}; a2mim models says "
             "what is one"
         )
-    check_checkpoints(config.checkpoints, config.weights)
-    if (config.images is None) == (not config.data):
-        raise UsageError("expected either --images DIR or --data NAME")
-    choices = (("fill", Fill), ("label", Label), ("precision", get_args(AnyPrecision)[0]))
-    for key, choice in choices:
-        if getattr(config, key) not in get_args(choice):
-            raise UsageError(
-                f"expected --{key} {', '.join(get_args(choice))}, got {getattr(config, key)!r}"
-            )
-    if isinstance(config.skip, str) or not set(config.skip) <= set(PANELS):
+    check_given(config)
+    if isinstance(config.skip, str):  # a word alone is no list of them
         raise UsageError(f"expected --skip of {', '.join(PANELS)}, got {config.skip!r}")
     if set(config.skip) == set(PANELS):
         raise UsageError("expected a panel that is not skipped, got all in --skip")
-    for key, least in (("count", FEWEST), ("budget", 1), ("pictures", 0)):
-        if getattr(config, key) < least:
-            raise UsageError(f"expected --{key} of at least {least}, got {getattr(config, key)}")
 
 
 # --------------------------------------------------------------------------------------------------

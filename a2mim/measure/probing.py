@@ -44,6 +44,7 @@ from a2mim.recipes.finetune import RECIPES, FinetuneConfig
 from a2mim.runs.folder import commit
 from a2mim.runs.progress import progress
 from a2mim.runs.table import COLUMNS
+from a2mim.settings.numbers import check_numbers
 from a2mim.settings.probe import ProbeConfig
 from a2mim.settings.recipes import chosen
 from a2mim.settings.weights import check_checkpoints
@@ -63,6 +64,7 @@ def check(config: ProbeConfig) -> None:
     Raises:
         UsageError: if settings do not go together, or nothing is to be judged.
     """
+    check_numbers(config)
     check_checkpoints(config.checkpoints, config.weights)
     if config.method == "clean":
         if (config.images is None) == (not config.data):
@@ -76,12 +78,6 @@ def check(config: ProbeConfig) -> None:
         finetuning.check(finetune_recipe(config))
     if config.method == "sgd":
         sgd_recipe(config)
-    if config.batch_size < 0:
-        raise UsageError(f"expected --batch-size of at least 0, got {config.batch_size}")
-    for key in ("seeds", "neighbours", "max_train", "max_test"):
-        value = getattr(config, key)
-        if value is not None and value < 1:
-            raise UsageError(f"expected --{key.replace('_', '-')} above 0, got {value}")
     if config.method == "finetune" and (config.max_train or config.max_test):
         raise UsageError("expected all images for --method finetune, got --max-train or --max-test")
     if config.seeds > 1 and config.method in ("clean", "knn"):

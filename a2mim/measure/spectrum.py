@@ -47,6 +47,7 @@ from a2mim.runs.folder import counted, finish_run, nothing_left_empty
 from a2mim.runs.progress import progress
 from a2mim.runs.table import write_summary, write_table
 from a2mim.settings.spectrum import SpectrumConfig
+from a2mim.settings.weights import check_given
 from interactions.features import spectrum as library
 from interactions.networks.inference import Fitting, Precision
 from interactions.networks.layers import stream_names
@@ -89,6 +90,7 @@ def spectrum(config: SpectrumConfig) -> dict[str, str]:
     """
     start = time.perf_counter()
     config = with_all(config)
+    check_given(config)
     left_out = LeftOut(config.checkpoints, config.weights)
     networks = Networks(config.weights)
     prepared = first(partial(prepare, config, networks, left_out, partial(_try, config)))

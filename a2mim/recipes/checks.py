@@ -5,15 +5,11 @@ from __future__ import annotations
 from a2mim.messages import UsageError
 from a2mim.processes import process_rank
 from a2mim.recipes.pretrain import A2mim, Cmae, CmaeTokens, PretrainConfig
+from a2mim.settings.numbers import check_numbers
 from a2mim.training.trackers import Trackers
 
 UNDECIDING = ("keep", "save_every", "trackers", "unreadable", "workers")
 """Settings that change no result: a run may go on with others."""
-
-ABOVE_0 = (
-    *("epochs", "batch_size", "accumulate", "lr", "save_every", "keep", "shuffle_buffer", "clip"),
-    *("stream_images", "few", "epoch_images", "knn_every"),
-)
 
 
 def check(config: PretrainConfig, recipe: PretrainConfig) -> None:
@@ -26,15 +22,9 @@ def check(config: PretrainConfig, recipe: PretrainConfig) -> None:
     Raises:
         UsageError: for what cannot be, or does nothing.
     """
+    check_numbers(config)
     if not 0 <= config.warmup < config.epochs:
         raise UsageError(f"warmup ({config.warmup:g}) must be below epochs ({config.epochs})")
-    for key in ABOVE_0:
-        value = getattr(config, key)
-        if value is not None and not value > 0:
-            raise UsageError(f"expected {_option(key)} above 0, got {value}")
-    for key in ("weight_decay", "final_lr", "workers", "resident"):
-        if not getattr(config, key) >= 0:
-            raise UsageError(f"expected {_option(key)} of at least 0, got {getattr(config, key)}")
     channels = config.model_kwargs.get("in_chans", 3)
     if {len(config.mean), len(config.std)} != {channels}:
         raise UsageError(
@@ -53,10 +43,6 @@ def check(config: PretrainConfig, recipe: PretrainConfig) -> None:
         raise UsageError("expected --knn-every with --knn-data, got no probes; give --knn-every")
     if config.few is None and config.few_seed:
         raise UsageError("expected --few with --few-seed, got all images; give --few")
-    if not 0 < config.crop_pct <= 1:
-        raise UsageError(f"expected --crop-pct above 0 and up to 1, got {config.crop_pct}")
-    if not 0 <= config.unreadable <= 1:
-        raise UsageError(f"expected --unreadable as a share, such as 0.01, got {config.unreadable}")
     if config.data == "digits" and config.unreadable != recipe.unreadable:
         raise UsageError(
             "expected --unreadable for images in files, got it for digits, which are in memory"
@@ -93,8 +79,6 @@ def _check_method(config: PretrainConfig) -> None:
     """The settings of the method."""
     of = config.method
     if isinstance(of, A2mim):
-        if of.depthwise < 0:
-            raise UsageError(f"expected --depthwise of at least 0, got {of.depthwise}")
         if of.detach and of.token == "replace":
             raise UsageError(
                 "expected --token add or damped with --detach, got replace, with which it does "
@@ -113,10 +97,8 @@ def _check_method(config: PretrainConfig) -> None:
                 f"expected width and heads of --decoder above 0, got {width} {depth} {heads}"
             )
     if isinstance(of, Cmae | CmaeTokens):
-        channels = of.head if isinstance(of, Cmae) else (of.channels,)
-        if not channels or min(channels) < 1:
-            option = "--head" if isinstance(of, Cmae) else "--channels"
-            raise UsageError(f"expected {option} above 0, got {channels}")
+        if isinstance(of, Cmae) and not of.head:
+            raise UsageError("expected --head of at least 1 layer, got none")
         at_once = config.batch_size // (config.accumulate * process_rank()[1])
         if at_once < 2 and (isinstance(of, Cmae) or of.negatives == "images"):
             raise UsageError(

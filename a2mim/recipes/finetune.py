@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from a2mim.data.limits import TOLERANCE
 from a2mim.recipes.pretrain import CIFAR, GREY, IMAGENET
+from a2mim.settings.numbers import ABOVE_0, Within
 
 
 @dataclass(frozen=True)
@@ -87,26 +88,26 @@ class FinetuneConfig:
     std: tuple[float, ...] = IMAGENET["std"]
     pooling: Literal["own", "mean", "token"] = "own"
     drop_path: float | None = None
-    train_size: int = 224
-    test_size: int = 224
+    train_size: Annotated[int, Within(1)] = 224
+    test_size: Annotated[int, Within(1)] = 224
     test_resize: int = 256
     crop: tuple[float, float] = (0.08, 1.0)
-    flip: float = 0.5
+    flip: Annotated[float, Within(0, 1)] = 0.5
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     rand_augment: str | None = "rand-m9-mstd0.5-inc1"
     colour_jitter: float = 0.4
-    erasing: float = 0.25
+    erasing: Annotated[float, Within(0, 1)] = 0.25
     mixup: float = 0.8
     cutmix: float = 1.0
     mix_group: int = 128
     smoothing: float = 0.1
     loss: Literal["cross_entropy", "binary"] = "cross_entropy"
-    epochs: int = 100
-    batch_size: int = 1024
-    accumulate: int = 1
-    repeats: int = 1
+    epochs: Annotated[int, Within(1)] = 100
+    batch_size: Annotated[int, Within(1)] = 1024
+    accumulate: Annotated[int, Within(1)] = 1
+    repeats: Annotated[int, Within(1)] = 1
     optimiser: Literal["adamw", "lamb"] = "adamw"
-    lr: float = 1e-2
+    lr: Annotated[float, ABOVE_0] = 1e-2
     layer_decay: float = 1.0
     weight_decay: float = 0.05
     rules: Literal["vit", "cnn", "cnn-gamma"] = "vit"
@@ -114,18 +115,18 @@ class FinetuneConfig:
     schedule: Literal["cosine", "plain-cosine"] = "cosine"
     warmup_ratio: float = 1e-5
     final_lr: float = 1e-6
-    clip: float | None = None
+    clip: Annotated[float | None, ABOVE_0] = None
     ema: float | None = None
     precision: Literal["float32", "tf32", "float16", "bfloat16"] | None = "float16"
     sync_batchnorm: bool = False
     compile: bool = False
     channels_last: bool | None = None
-    eval_every: int | None = 10
-    unreadable: float = TOLERANCE.share
+    eval_every: Annotated[int | None, Within(1)] = 10
+    unreadable: Annotated[float, Within(0, 1)] = TOLERANCE.share
     seed: tyro.conf.Suppress[int] = 0
     workers: int = 8
-    keep: int = 2
-    save_every: int = 10
+    keep: Annotated[int, Within(1)] = 2
+    save_every: Annotated[int, Within(1)] = 10
 
 
 Recipe = Callable[[], FinetuneConfig]

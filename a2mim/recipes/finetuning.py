@@ -40,6 +40,7 @@ from a2mim.recipes.training import announce, engine_arguments, errors_explained,
 from a2mim.recipes.watching import Log
 from a2mim.runs.folder import commit
 from a2mim.runs.table import COLUMNS, read_table, write_table
+from a2mim.settings.numbers import check_numbers
 from a2mim.training.arithmetic import fastest
 from a2mim.training.loop import Saving, StepReport, pretrain
 from a2mim.training.mixing import Mixing
@@ -493,6 +494,7 @@ def check(config: FinetuneConfig) -> None:
     Raises:
         UsageError: for what cannot be.
     """
+    check_numbers(config)
     if not 0 <= config.warmup < config.epochs:
         raise UsageError(f"warmup ({config.warmup:g}) must be below epochs ({config.epochs})")
     if config.test_resize < config.test_size:
@@ -500,13 +502,5 @@ def check(config: FinetuneConfig) -> None:
             f"expected a crop of {config.test_size} px out of at least as many, "
             f"got test_resize={config.test_resize}"
         )
-    above_0 = ("epochs", "batch_size", "accumulate", "repeats", "lr", "save_every", "keep")
-    for key in (*above_0, "train_size", "test_size", "clip", "eval_every"):
-        value = getattr(config, key)
-        if value is not None and not value > 0:
-            raise UsageError(f"expected {key} above 0, got {value}")
-    for key in ("flip", "erasing", "unreadable"):
-        if not 0 <= getattr(config, key) <= 1:
-            raise UsageError(f"expected {key} from 0 to 1, got {getattr(config, key)}")
     if config.ema is not None and not 0 < config.ema < 1:
         raise UsageError(f"expected ema between 0 and 1, as 0.9999, got {config.ema}")

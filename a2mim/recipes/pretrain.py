@@ -22,6 +22,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from a2mim.data.limits import BUFFER, TOLERANCE
+from a2mim.settings.numbers import ABOVE_0, Within
 from a2mim.settings.weights import ModelKwargs
 from a2mim.training.trackers import by_default
 
@@ -58,7 +59,7 @@ class A2mim:
         "normal", "zeros", "frozen_zeros", "frozen_normal", "mean", "instance_mean"
     ] = "normal"
     detach: bool = False
-    depthwise: int = 0
+    depthwise: Annotated[int, Within(0)] = 0
     target: Literal["rgb", "hog"] = "rgb"
     residual: bool = False
     loss: Literal[
@@ -124,7 +125,7 @@ class Cmae:
     name: ClassVar = "cmae"
     level: ClassVar = "image"
 
-    head: tuple[int, ...] = (2048, 2048, 256)
+    head: Annotated[tuple[int, ...], Within(1)] = (2048, 2048, 256)
     temperature: float = 0.1
     view2: View2 = "complement"
     stop_gradient: StopGradient = "none"
@@ -146,7 +147,7 @@ class CmaeTokens:
     level: ClassVar = "token"
 
     decoder: tuple[int, int, int] = (512, 8, 16)
-    channels: int = 256
+    channels: Annotated[int, Within(1)] = 256
     negatives: Literal["images", "positions", "all"] = "images"
     temperature: float = 0.1
     view2: View2 = "complement"
@@ -244,29 +245,29 @@ class PretrainConfig:
     block: int = 32
     mask_ratio: float = 0.6
     data: str = ""
-    stream_images: int | None = None
-    shuffle_buffer: int = BUFFER
-    unreadable: float = TOLERANCE.share
-    resident: int = 2048
-    few: int | None = None
+    stream_images: Annotated[int | None, Within(1)] = None
+    shuffle_buffer: Annotated[int, Within(1)] = BUFFER
+    unreadable: Annotated[float, Within(0, 1)] = TOLERANCE.share
+    resident: Annotated[int, Within(0)] = 2048
+    few: Annotated[int | None, Within(1)] = None
     few_seed: int = 0
-    epoch_images: int | None = None
+    epoch_images: Annotated[int | None, Within(1)] = None
     mean: tuple[float, ...] = IMAGENET["mean"]
     std: tuple[float, ...] = IMAGENET["std"]
     crop: tuple[float, float] = (0.67, 1.0)
     exact_decoding: bool = False
-    crop_pct: float = 0.875
-    epochs: int = 800
-    batch_size: int = 2048
-    accumulate: int = 1
-    lr: float = 4e-4
-    final_lr: float = 0.0
+    crop_pct: Annotated[float, Within(0, 1, above=True)] = 0.875
+    epochs: Annotated[int, Within(1)] = 800
+    batch_size: Annotated[int, Within(1)] = 2048
+    accumulate: Annotated[int, Within(1)] = 1
+    lr: Annotated[float, ABOVE_0] = 4e-4
+    final_lr: Annotated[float, Within(0)] = 0.0
     warmup: float = 10
     schedule: Literal["cosine", "plain_cosine", "step"] = "cosine"
     betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.05
+    weight_decay: Annotated[float, Within(0)] = 0.05
     rules: Literal["vit", "cnn", "cnn-gamma", "moganet"] = "vit"
-    clip: float | None = None
+    clip: Annotated[float | None, ABOVE_0] = None
     ema: float | None = None
     precision: Literal["float32", "tf32", "float16", "bfloat16"] | None = None
     compile: bool | None = None
@@ -274,14 +275,14 @@ class PretrainConfig:
     sync_batchnorm: bool = False
     unused_parameters: bool = False
     fsdp: bool = False
-    knn_every: int | None = None
+    knn_every: Annotated[int | None, Within(1)] = None
     knn_data: str = ""
     trackers: tuple[str, ...] = field(default_factory=by_default)
     seed: int = 0
-    workers: int = 8
-    keep: int = 2
-    save_every: int = 10
-    export_every: int | None = None
+    workers: Annotated[int, Within(0)] = 8
+    keep: Annotated[int, Within(1)] = 2
+    save_every: Annotated[int, Within(1)] = 10
+    export_every: Annotated[int | None, Within(1)] = None
 
 
 def changed(config: PretrainConfig, **changes: Any) -> PretrainConfig:

@@ -12,11 +12,13 @@ number.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from a2mim.settings import shared
+from a2mim.settings.invariance import FEWEST
+from a2mim.settings.numbers import Within
 from a2mim.settings.weights import WeightsConfig
 
 Panel = Literal["predictions", "interactions", "similarity", "spectrum"]
@@ -31,15 +33,15 @@ class CompareConfig:
     checkpoints: shared.Checkpoints
     images: shared.Images = None
     data: shared.Data = ""
-    count: shared.Count = 100
-    budget: int = 20_000
+    count: Annotated[shared.Count, Within(FEWEST)] = 100
+    budget: Annotated[int, Within(1)] = 20_000
     """Forwards that may be spent on each network, over all panels. What is left beside the others
     goes into interactions, whose images (at most --count), pairs and contexts are then planned; a
     small budget also means fewer images."""
     skip: tuple[Panel, ...] = ()
     """Panels to leave out: predictions (accuracy and occlusion), interactions, similarity (of
     features of occluded images), spectrum."""
-    pictures: int = 2
+    pictures: Annotated[int, Within(0)] = 2
     """Images over which the strongest pairs and the weight of each patch are drawn, beside each
     other for all networks; 0: none. Their forwards are those of interactions, of which they take
     at most 30 %: with a small budget there are fewer."""
@@ -54,7 +56,7 @@ class CompareConfig:
     probe_data: str = ""
     """Clean training images with the same classes for a linear probe on networks without a
     classifier: a set by name, or folder:PATH; those of --data if left out."""
-    probe_max_train: int | None = None
+    probe_max_train: Annotated[int | None, Within(2)] = None
     """At most this many of them, drawn by seed 0."""
     seed: shared.Seed = 0
     precision: shared.AnyPrecision = "auto"

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import tyro
 
 from a2mim.settings import shared
+from a2mim.settings.numbers import Within
 from a2mim.settings.weights import WeightsConfig
 
 ENCODER_REWARDS = ("projection", "cosine", "features")
@@ -43,7 +44,7 @@ class InteractionsConfig:
     """The class that is played for: truth (from labels.csv or the data set), prediction (of the
     whole image), or a class index; auto: truth where it is known and of the classes of all
     networks, otherwise prediction."""
-    count: shared.Count = 50
+    count: Annotated[shared.Count, Within(2)] = 50
     grid: shared.Grid = None
     orders: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
     """Orders as shares of n-2; the 13 published ones. Those at 0 and 1 are measured in float32
@@ -57,12 +58,12 @@ class InteractionsConfig:
     """Independent permutations per pair, to begin with."""
     windows: int = 2
     """Contexts per permutation."""
-    target: float = 0.1
+    target: Annotated[float, Within(0)] = 0.1
     """Wanted relative error of J at every order. Orders get more contexts until it is reached, or
     until more images are what is missing; 0: the same contexts at every order."""
-    max_contexts: int = 64
+    max_contexts: Annotated[int, Within(1)] = 64
     """Most contexts per pair and order."""
-    budget: int = 0
+    budget: Annotated[int, Within(0)] = 0
     """Forwards that may be spent on each network. A pilot takes up to half of them; from it the
     numbers of images (at most --count), pairs and contexts per order are chosen that reach the
     target at the lowest cost or, if that is more than the budget, make J most precise. 0: images

@@ -20,7 +20,11 @@ from typing import Annotated, Literal
 import tyro
 
 from a2mim.settings import shared
+from a2mim.settings.numbers import Within
 from a2mim.settings.weights import WeightsConfig
+
+FEWEST = 4
+"""Images of which there is a CKA."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class InvarianceConfig:
     checkpoints: shared.Checkpoints
     images: shared.Images = None
     data: shared.Data = ""
-    count: shared.Count = 1024
+    count: Annotated[shared.Count, Within(FEWEST)] = 1024
     grid: shared.Grid = None
     against: Literal["whole", "complement"] = "whole"
     """What occluded images are compared with: whole ones, or the same images with exactly the other
@@ -38,7 +42,7 @@ class InvarianceConfig:
     fractions: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="FRACTION...")] = None
     """Hidden fractions of the patches: 0, 0.1, ... 0.9 if left out, without 0 against the
     complement, which would be empty."""
-    repeats: int = 3
+    repeats: Annotated[int, Within(1)] = 3
     """Random masks per image and fraction."""
     fill: shared.PlainFill = "zero"
     """What a hidden patch becomes: zero is the mean colour, black and white are those before
@@ -50,7 +54,7 @@ class InvarianceConfig:
     """How a layer becomes one vector: its class token, the mean of its patches, or of those that
     are wholly visible; all that the network has if left out."""
     seed: shared.Seed = 0
-    cka_batch: int = 256
+    cka_batch: Annotated[int, Within(FEWEST)] = 256
     """The most images that CKA, centring and retrieval see together: as few batches as this allows,
     of equal sizes, drawn by seed. Part of what the numbers mean, unlike --batch-size."""
     batch_size: shared.BatchSize = 0

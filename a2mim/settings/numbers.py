@@ -1,14 +1,15 @@
-"""What numbers a setting may be: declared where the setting is, checked in one place.
+"""What numbers and words a setting may be: declared where the setting is, checked in one place.
 
 Every number of every setting is finite and fits into 64 bits. A setting that has narrower limits
-says so in its type, ``Annotated[float, Within(0, 1)]``; of several numbers each one is meant.
+says so in its type, ``Annotated[float, Within(0, 1)]``; of several numbers each one is meant. A
+word that is chosen is a ``Literal``.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from a2mim.messages import UsageError
 
@@ -37,17 +38,20 @@ class Within:
     def __str__(self) -> str:
         ends = []
         if self.low > -LARGEST:
-            ends.append(f"{'above' if self.above else 'at least'} {self.low:g}")
+            ends.append(f"{'above' if self.above else 'of at least'} {self.low:g}")
         if self.high < LARGEST:
             ends.append(f"at most {self.high:g}")
         return " and ".join(ends) or "finite, in 64 bits"
 
 
+ABOVE_0 = Within(0, above=True)
+
+
 def check_numbers(config: Any) -> None:
-    """See whether the numbers of a dataclass of settings, and of those in it, can be.
+    """See whether numbers and words of a dataclass of settings, and of those in it, can be.
 
     Raises:
-        UsageError: naming the option and the number.
+        UsageError: naming the option and what it was given.
     """
     hints = get_type_hints(type(config), include_extras=True)
     for name in (field.name for field in fields(config)):
@@ -56,8 +60,20 @@ def check_numbers(config: Any) -> None:
             check_numbers(value)
             continue
         said = getattr(hints[name], "__metadata__", ())
-        limits = next((one for one in said if isinstance(one, Within)), Within())
+        # The last says more than what the setting is in general.
+        limits = [Within(), *(one for one in said if isinstance(one, Within))][-1]
+        words = _words(hints[name])
+        option = f"--{name.replace('_', '-')}"
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, int | float) and not limits.holds(one):
-                option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"expected {option} {limits}, got {one}")
+            if isinstance(one, str) and words and one not in words:
+                told = ", ".join(filter(None, words))
+                raise UsageError(f"expected {option} {told}, got {one!r}")
+
+
+def _words(hint: Any) -> list[str]:
+    """The words that a type allows; none where it allows any."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [word for part in get_args(hint) for word in _words(part)]

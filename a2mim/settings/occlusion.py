@@ -12,11 +12,12 @@ Expected: near 70 % top-1 for DeiT-S and near 0.1 % for ResNet-50 with half of t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from a2mim.settings import shared
+from a2mim.settings.numbers import Within
 from a2mim.settings.weights import WeightsConfig
 
 Fill = Literal[
@@ -47,7 +48,7 @@ class OcclusionConfig:
     same network says of the whole image (prediction), which needs no classes and tells agreement,
     divergences and confidence, but no accuracy or calibration; auto: truth where it is known and of
     the classes of all networks, otherwise prediction."""
-    count: shared.Count = 1000
+    count: Annotated[shared.Count, Within(2)] = 1000
     occluder: tuple[str, ...] = ("random",)
     """What is hidden: random, complement, salient, non_salient, salient_mass, non_salient_mass,
     block, centre, border, checkerboard, mae, simmim, beit; several are several curves."""
@@ -57,13 +58,13 @@ class OcclusionConfig:
     (Gaussian), random_colour (one per image), uniform_noise (per pixel); or token_drop, which
     leaves the tokens out of a ViT: another experiment, not another colour."""
     grid: shared.Grid = None
-    superpixels: int = 0
+    superpixels: Annotated[int, Within(0)] = 0
     """Hide superpixels instead of patches, this many of each image (at least 3), cut out of the
     pixels that the networks see; 0 for patches. Only random, complement and mae can hide them, and
     no token is left out."""
     fractions: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     """Hidden fractions, ascending; curves are drawn over what is really hidden."""
-    repeats: int = 1
+    repeats: Annotated[int, Within(1)] = 1
     """Independent masks per image, occluder and fraction."""
     preset: str = ""
     """Occluder, fill, patches and fractions of a publication instead of those above: ipvit (its
@@ -73,7 +74,7 @@ class OcclusionConfig:
     saliency: str = "vit_small_patch16_224.dino"
     """The network whose class attention is the saliency, for the salient occluders: a timm ViT with
     a class token, named like a checkpoint; the default is IPViT's."""
-    saliency_head: int = 1
+    saliency_head: Annotated[int, Within(-1)] = 1
     """Which of its heads, from 0; -1 for their mean."""
     saliency_method: str = "attention"
     """attention, or an attribution of captum's to the class that --saliency predicts, which is then
@@ -84,7 +85,7 @@ class OcclusionConfig:
     probe_data: str = ""
     """Clean training images for a linear probe on networks without a classifier: a set by name, or
     folder:PATH; those of --data if left out."""
-    probe_max_train: int | None = None
+    probe_max_train: Annotated[int | None, Within(2)] = None
     """At most this many of them, drawn by seed 0."""
     seed: shared.Seed = 0
     batch_size: shared.BatchSize = 0

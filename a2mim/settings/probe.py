@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import tyro
 
 from a2mim.recipes.finetune import RECIPES, FinetuneConfig
+from a2mim.settings.numbers import Within
 from a2mim.settings.recipes import chosen
 from a2mim.settings.shared import BatchSize, Checkpoints, Device, Out, Resume, value_of
 from a2mim.settings.weights import WeightsConfig
@@ -57,13 +58,13 @@ class ProbeConfig:
     """Weight decays that --method linear chooses from; 1e-6 to 1 in tens if left out."""
     lrs: tuple[float, ...] = ()
     """Learning rates that --method sgd chooses from, instead of the recipe's one."""
-    neighbours: int = 20
+    neighbours: Annotated[int, Within(1)] = 20
     """Of --method knn."""
-    seeds: int = 1
+    seeds: Annotated[int, Within(1)] = 1
     """Runs with seeds 0, 1, ...; from two on, their mean and interval are reported too."""
-    max_train: int | None = None
+    max_train: Annotated[int | None, Within(1)] = None
     """At most this many training images, drawn by seed 0."""
-    max_test: int | None = None
+    max_test: Annotated[int | None, Within(1)] = None
     """At most this many test images, drawn by seed 0."""
     batch_size: BatchSize = 0
     workers: int = 1

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from a2mim.settings.numbers import Within
+
 CHECKPOINT = (
     "a run folder, a file, a timm name (timm's own weights), hf-hub:USER/NAME, or untrained:NAME "
     "for random weights; NETWORK=FILE where a file does not tell its network; "
@@ -44,6 +46,7 @@ Data = Annotated[
 ]
 Count = Annotated[
     int,
+    Within(1),
     tyro.conf.arg(
         metavar="N",
         help="At most this many images, drawn by the random seed. The default is what a command "
@@ -59,6 +62,7 @@ Seed = Annotated[
 ]
 BatchSize = Annotated[
     int,
+    Within(0),
     tyro.conf.arg(
         metavar="N",
         help="Images through the network at once; 0: automatic. Results do not depend on it, "

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from a2mim.messages import UsageError, did_you_mean
-from a2mim.settings.numbers import LARGEST, Within
+from a2mim.settings.numbers import LARGEST, Within, check_numbers
 
 
 def model_options(pairs: Sequence[str]) -> dict[str, object]:
@@ -169,6 +169,21 @@ def weights_of(checkpoint: str, config: WeightsConfig) -> tuple[WeightsConfig, s
             else:
                 config = replace(config, model_kwargs=(*config.model_kwargs, word))
     return config, title
+
+
+def check_given(config: Any) -> None:
+    """See whether settings of a measure can be, before networks and images are looked at.
+
+    Args:
+        config: with ``checkpoints``, ``weights``, ``images`` and ``data``.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    check_numbers(config)
+    check_checkpoints(config.checkpoints, config.weights)
+    if (config.images is None) == (not config.data):
+        raise UsageError("expected either --images DIR or --data NAME")
 
 
 def check_checkpoints(checkpoints: Sequence[str], config: WeightsConfig) -> None:

@@ -252,7 +252,7 @@ def test_fine_tuning_by_a_recipe(config):
         ({"method": "sgd", "recipe": "in1k"}, "did you mean in1k-vit"),
         ({"method": "finetune", "recipe": "digit"}, "did you mean digits"),
         ({"method": "finetune", "recipe": "digits"}, "all images for --method finetune"),
-        ({"seeds": 0}, "--seeds above 0, got 0"),
+        ({"seeds": 0}, "--seeds of at least 1, got 0"),
         ({"method": "knn", "seeds": 2}, "one seed for --method knn"),
         ({"method": "knn", "neighbours": 1000}, "1 to 200 neighbours"),
         ({"block": 1}, "'pooled' without a block"),

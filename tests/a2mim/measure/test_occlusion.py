@@ -667,7 +667,7 @@ def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys, monkeypatc
         ({"data": ""}, "either --images DIR or --data"),
         ({"data": "digitss"}, "did you mean digits?"),
         ({"data": "tar:x"}, "expected --data NAME or folder:PATH, with classes"),
-        ({"label": "both"}, "expected --label auto, truth or prediction, got 'both'"),
+        ({"label": "both"}, "expected --label auto, truth, prediction, got 'both'"),
         ({"count": 1}, "--count of at least 2, got 1"),
         ({"occluder": ("randon",)}, "expected --occluder of random, complement,"),
         ({"occluder": ("random", "random")}, "each once, got random random"),

@@ -248,8 +248,8 @@ def test_it_is_judged_once_in_every_so_many_epochs(monkeypatch):
     [
         ({"warmup": 100}, "warmup (100) must be below epochs (100)"),
         ({"test_resize": 16}, "a crop of 32 px out of at least as many, got test_resize=16"),
-        ({"repeats": 0}, "expected repeats above 0"),
-        ({"flip": 2}, "expected flip from 0 to 1, got 2"),
+        ({"repeats": 0}, "expected --repeats of at least 1"),
+        ({"flip": 2}, "expected --flip of at least 0 and at most 1, got 2"),
         ({"ema": 1.0}, "expected ema between 0 and 1"),
     ],
 )

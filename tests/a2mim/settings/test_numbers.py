@@ -1,5 +1,5 @@
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 
@@ -17,6 +17,9 @@ class Outer:
     seed: int = 0
     crop_pct: Annotated[float | None, Within(0, 2, above=True)] = None
     name: str = "a"
+    kind: Literal["", "one", "two"] = ""
+    kinds: tuple[Literal["one", "two"], ...] | None = None
+    count: Annotated[Annotated[int, Within(0)], Within(2)] = 2
     inner: Inner = field(default_factory=Inner)
 
 
@@ -25,7 +28,7 @@ class Outer:
     [
         Outer(),
         Outer(seed=2**63 - 1, crop_pct=2.0, inner=Inner((0.1, 3.0))),
-        Outer(seed=-3, crop_pct=1e-9),
+        Outer(seed=-3, crop_pct=1e-9, kind="one", kinds=("two", "one")),
     ],
 )
 def test_numbers_within_their_limits(config):
@@ -41,8 +44,11 @@ def test_numbers_within_their_limits(config):
         (Outer(crop_pct=-1.0), "--crop-pct above .* got -1"),
         (Outer(inner=Inner((0.5, float("inf")))), "--std above 0, got inf"),
         (Outer(inner=Inner((0.0,))), "--std above 0, got 0"),
+        (Outer(count=1), "--count of at least 2, got 1"),
+        (Outer(kind="three"), "--kind one, two, got 'three'"),
+        (Outer(kinds=("one", "")), "--kinds one, two, got ''"),
     ],
 )
-def test_numbers_outside_are_named(config, said):
+def test_what_cannot_be_is_named(config, said):
     with pytest.raises(UsageError, match=said):
         check_numbers(config)
