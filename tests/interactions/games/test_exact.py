@@ -6,8 +6,6 @@ from math import comb
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import interactions as ix
 from interactions.games.exact import INDICES, ExactGame, exact, order_weights
@@ -207,14 +205,6 @@ def test_marginal_attribution(game):
     within(np.diff(game.marginals(), axis=1), matrix.sum(axis=1) / (game.n - 1))
 
 
-def test_accumulation(game):
-    """phi^(m)(i) = phi^(0)(i) + E over j of the sum of I^(k)(i, j) over k < m."""
-    marginals = game.marginals()
-    mean = ordered_pairs(game.interactions(), game.n).sum(axis=1) / (game.n - 1)
-    for m in range(game.n):
-        within(marginals[:, m], marginals[:, 0] + mean[:, :m].sum(axis=1))
-
-
 def test_efficiency(game):
     """v(N) = v(empty) + sum of mu_i + sum over ordered pairs and m of w^(m) I^(m)(i, j)."""
     matrix = ordered_pairs(game.interactions(), game.n)
@@ -226,40 +216,9 @@ def test_efficiency(game):
     within(game.values_K[0] + mu + game.index("STII").sum(), game.values_K[-1])
 
 
-def test_per_player(game):
-    """phi(i) = mu_i + sum over j and m of w^(m) I^(m)(i, j)."""
-    matrix = ordered_pairs(game.interactions(), game.n)
-    shares = (matrix * efficiency_weights(game.n)).sum(axis=(1, 2))
-    within(game.shapley(), game.marginals()[:, 0] + shares)
-
-
 def test_mean_over_pairs(game):
     """E over pairs of I^(m) = V_(m+2) - 2 V_(m+1) + V_m."""
     within(np.diff(game.insertion_curve(), n=2), game.interactions().mean(axis=0))
-
-
-def test_nested_masks(game):
-    """V_k2 - (k2/k1) V_k1 as a weighted sum of the mean interactions of orders below k2-1."""
-    V, mean = game.insertion_curve(), game.interactions().mean(axis=0)
-    for k1, k2 in combinations(range(1, game.n + 1), 2):
-        weights = [
-            (m + 1) * (k2 / k1 - 1) if m <= k1 - 2 else max(k2 - 1 - m, 0)
-            for m in range(game.n - 1)
-        ]
-        within((1 - k2 / k1) * V[0] + weights @ mean, V[k2] - k2 / k1 * V[k1])
-
-
-def test_moebius_form(game):
-    """I^(m)(i, j) = sum over T in N without i, j of a(T+ij) C(m, t) / C(n-2, t)."""
-    n, dividends = game.n, game.moebius()
-    expected = np.zeros((comb(n, 2), n - 1))
-    for p, (i, j) in enumerate(pairs_of(n)):
-        for index in range(2**n):
-            if index >> i & 1 and index >> j & 1:
-                t = index.bit_count() - 2
-                shares = np.array([comb(m, t) / comb(n - 2, t) for m in range(n - 1)])
-                expected[p] += dividends[index] * shares
-    within(game.interactions(), expected)
 
 
 def test_dividends_add_up_to_the_game(game):
@@ -272,76 +231,6 @@ def test_dividends_add_up_to_the_game(game):
     within(game.interactions()[:, 0], dividends[pairs])
     co_moebius = [dividends[(index & pair) == pair].sum() for pair in pairs]
     within(game.interactions()[:, -1], co_moebius)
-
-
-def test_four_strata():
-    """I^(m) = E[v | both, m+2] - E[v | i, m+1] - E[v | j, m+1] + E[v | neither, m]."""
-    game = random_game(6, seed=1)
-    sets, n = Sets(game), 6
-    for (i, j), row in zip(pairs_of(n), game.interactions(), strict=True):
-        for m in range(n - 1):
-
-            def mean(size, has_i, has_j, i=i, j=j):
-                strata = [S for S in sets.sets(size) if (i in S, j in S) == (has_i, has_j)]
-                return np.mean([sets.v(*S) for S in strata])
-
-            expected = mean(m + 2, True, True) - mean(m + 1, True, False)
-            expected += mean(m, False, False) - mean(m + 1, False, True)
-            within(row[m], expected)
-
-
-# Axioms
-
-
-def tables(n):
-    return st.lists(st.floats(-2, 2), min_size=2**n, max_size=2**n).map(np.array)
-
-
-def everything(values):
-    """All that is linear in the table of a game of 4 players."""
-    game = ExactGame(4, values)
-    return game.interactions(), game.marginals(), game.moebius(), game.insertion_curve()
-
-
-@settings(derandomize=True, deadline=None)
-@given(one=tables(4), two=tables(4), scale=st.floats(-3, 3))
-def test_linearity(one, two, scale):
-    together = everything(one + scale * two)
-    for whole, a, b in zip(together, everything(one), everything(two), strict=True):
-        np.testing.assert_allclose(whole, a + scale * b, atol=1e-12)
-
-
-@settings(derandomize=True, deadline=None)
-@given(rest=tables(3), worth=st.floats(-2, 2), dummy=st.integers(0, 3))
-def test_dummy_player(rest, worth, dummy):
-    """A player who always adds the same: no interactions, no dividends with others."""
-    values = np.empty((2 ** (3 - dummy), 2, 2**dummy))
-    values[:, 0] = rest.reshape(values[:, 0].shape)
-    values[:, 1] = values[:, 0] + worth
-    game = ExactGame(4, values.ravel())
-    own = [dummy in pair for pair in pairs_of(4)]
-    np.testing.assert_allclose(game.interactions()[own], 0, atol=1e-12)
-    np.testing.assert_allclose(game.marginals()[dummy], worth, atol=1e-12)
-    with_others = [k for k in range(16) if k >> dummy & 1 and k != 2**dummy]
-    np.testing.assert_allclose(game.moebius()[with_others], 0, atol=1e-12)
-
-
-@settings(derandomize=True, deadline=None)
-@given(values=tables(4), rename=st.permutations(range(4)))
-def test_symmetry(values, rename):
-    """Names of players do not matter, so players who are alike get the same."""
-    index = np.arange(16)
-    renamed = sum((index >> k & 1) << rename[k] for k in range(4))
-    other = np.empty(16)
-    other[renamed] = values
-    one, two = ExactGame(4, values), ExactGame(4, other)
-    np.testing.assert_allclose(two.marginals()[list(rename)], one.marginals(), atol=1e-12)
-    np.testing.assert_allclose(two.moebius()[renamed], one.moebius(), atol=1e-12)
-    np.testing.assert_allclose(
-        ordered_pairs(two.interactions(), 4)[np.ix_(rename, rename)],
-        ordered_pairs(one.interactions(), 4),
-        atol=1e-12,
-    )
 
 
 # The sampled estimator and shapiq
