@@ -152,36 +152,6 @@ class BatchRows:
         )
 
 
-def per_image(x_ND: Tensor, y_ND: Tensor) -> Tensor:
-    """The measures :data:`PER_IMAGE`, in float64.
-
-    Args:
-        x_ND: features of whole images, or of other partners, ``(..., N, D)``.
-        y_ND: features of the same images, occluded.
-
-    Returns:
-        ``(..., N, 4)``; NaN where a feature has no length.
-    """
-    return _per_image(x_ND.double(), y_ND.double(), without_mean(x_ND), without_mean(y_ND))
-
-
-def recalls(x_ND: Tensor, y_ND: Tensor) -> Tensor:
-    """Whether an occluded image finds its partner among those of the batch, by raw cosine.
-
-    Among equally similar images one is drawn, in expectation: a network that says the same of all
-    images finds 1 of N.
-
-    Args:
-        x_ND: features of whole images, or of other partners: the gallery; ``(..., N, D)``.
-        y_ND: features of the same images, occluded: the queries.
-
-    Returns:
-        float64 ``(..., N, 2)`` for the ks of :data:`RECALLS`: the chance of being among the first
-        k.
-    """
-    return _recalls(_similar(x_ND.double(), y_ND.double()))
-
-
 def compared(
     x_QND: Tensor, y_QND: Tensor, others_N: Tensor | None = None
 ) -> list[tuple[Tensor, Tensor]]:
@@ -233,6 +203,11 @@ def _similar(x_ND: Tensor, y_ND: Tensor) -> Tensor:
 
 
 def _recalls(similar_NN: Tensor) -> Tensor:
+    """The chances of each query to find its partner among the first k, ``(..., N, 2)``.
+
+    Among equally similar images one is drawn, in expectation: a network that says the same of all
+    images finds 1 of N.
+    """
     lead_NN = similar_NN - similar_NN.diagonal(dim1=-2, dim2=-1)[..., None]
     # Sums in another order differ in the last bits, so equal ones are equal to 1e-12.
     ahead_N = (lead_NN > 1e-12).sum(dim=-1)
