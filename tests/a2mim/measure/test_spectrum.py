@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from a2mim.data.folders import DataError
 from a2mim.data.sources import folder_images
@@ -131,25 +131,6 @@ def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
         pd.testing.assert_frame_equal(found, expected, rtol=1e-4)
     assert measured == ["test_resnet"]
     assert (other.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
-
-
-def test_a_converted_checkpoint_is_the_network_it_was_converted_from(config, tmp_path):
-    """In the layout of MAE, with a decoder; the numbers of our own file of the same weights."""
-    state = load_file(tmp_path / "net.safetensors") | {
-        "mask_token": torch.zeros(1, 1, 8),
-        "decoder_pos_embed": torch.zeros(1, 101, 8),
-        "decoder_embed.weight": torch.zeros(8, 64),
-    }
-    torch.save({"model": state, "epoch": 3}, tmp_path / "mae.pth")
-    weights = WeightsConfig(
-        model_kwargs=("num_heads=2",), mean=(0.5,) * 3, std=(0.25,) * 3, crop_pct=1.0
-    )
-    tables = []
-    for checkpoint in (config.checkpoints[0], str(tmp_path / "mae.pth")):
-        spectrum(changed(config, checkpoints=(checkpoint,), weights=weights, count=3))
-        found = spectrum_table(read_table(config.out / "rows.csv"))
-        tables.append(found.drop(columns=["model", "weights"]))
-    pd.testing.assert_frame_equal(*tables)
 
 
 def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, monkeypatch):
