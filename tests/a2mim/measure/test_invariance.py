@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from a2mim.checkpoints.load import load_model
 from a2mim.data.folders import DataError
@@ -191,28 +191,6 @@ def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     assert list(found) == list(expected) == names
     for name in names:
         pd.testing.assert_frame_equal(found[name], expected[name], rtol=1e-4, atol=1e-6)
-
-
-def test_a_converted_checkpoint_is_the_network_it_was_converted_from(config, tmp_path):
-    """In the layout of MAE, with a decoder; the numbers of our own file of the same weights."""
-    own = config.checkpoints[0]
-    state = load_file(own) | {
-        "mask_token": torch.zeros(1, 1, 8),
-        "decoder_pos_embed": torch.zeros(1, 17, 8),
-        "decoder_embed.weight": torch.zeros(8, 24),
-    }
-    path = tmp_path / "mae.pth"
-    torch.save({"model": state, "epoch": 3}, path)
-    weights = WeightsConfig(
-        model_kwargs=("num_heads=2",), mean=(0.5,) * 3, std=(0.25,) * 3, crop_pct=1.0
-    )
-    some = {"fractions": (0.5,), "layers": ("blocks.1", "output"), "weights": weights}
-    tables = []
-    for checkpoint, name in ((own, "own"), (str(path), "converted")):
-        run = changed(config, checkpoints=(checkpoint,), out=tmp_path / name, **some)
-        invariance(run)
-        tables.append(table(run).drop(columns=["model", "weights"]))
-    pd.testing.assert_frame_equal(*tables)
 
 
 def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, monkeypatch):
