@@ -116,48 +116,6 @@ def test_an_image_does_not_depend_on_the_others():
     assert not np.array_equal(together[0].pairs_P2, together[1].pairs_P2)
 
 
-def test_player_names_do_not_matter():
-    """Symmetry: the same game over renamed players has the same interactions."""
-    rename = np.random.default_rng(0).permutation(8)
-    game = GAMES[1]
-    renamed = ix.toy.DividendGame(
-        8, {frozenset(int(rename[k]) for k in team): a for team, a in game.dividends.items()}
-    )
-    design = ix.Design(ix.AllPairs(), ix.AllContexts(), ALL_RATIOS_8)
-    one, two = measure_one(game, design), measure_one(renamed, design)
-    by_pair = {
-        tuple(sorted(p)): row for p, row in zip(two.pairs_P2.tolist(), two.mean_PO, strict=True)
-    }
-    for (i, j), row in zip(one.pairs_P2, one.mean_PO, strict=True):
-        np.testing.assert_allclose(by_pair[tuple(sorted((rename[i], rename[j])))], row, atol=1e-12)
-
-
-def test_efficiency_identity():
-    """v(N) = v(empty) + sum of mu_i + sum over ordered pairs and m of w^(m) I^(m)(i, j)."""
-    rng = np.random.default_rng(1)
-    n = 6
-    table = torch.from_numpy(rng.normal(size=2**n))
-
-    class Table:
-        image = "table"
-
-        def __init__(self):
-            self.n = n
-
-        def __call__(self, coalitions):
-            return table[(coalitions.long() * 2 ** torch.arange(n)).sum(dim=1)]
-
-    game = Table()
-    record = measure_one(
-        game, ix.Design(ix.AllPairs(), ix.AllContexts(), tuple(k / (n - 2) for k in range(n - 1)))
-    )
-    mu = table[2 ** torch.arange(n)] - table[0]
-    m = record.orders_O
-    weights = (n - 1 - m) / (n * (n - 1))
-    total = table[0] + mu.sum() + 2 * (record.mean_PO * weights).sum()
-    torch.testing.assert_close(total, table[-1], atol=1e-12, rtol=0)
-
-
 @pytest.mark.parametrize("limit", [1, 5_000, 1 << 30])
 def test_chunks_of_pairs_change_nothing(limit, monkeypatch):
     design = ix.Design(ix.AllPairs(), ratios=ALL_RATIOS_8)
