@@ -280,23 +280,6 @@ def test_the_stream_of_a_transformer_replays_the_network(name):
             assert (published - after).abs().max() > 1e-2
 
 
-def test_a_transformer_goes_on_from_a_map_alone():
-    """Without prefix tokens the map is all there is."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        options = {"class_token": False, "global_pool": "avg", "init_values": 0.1, "img_size": 64}
-        model = create_model("test_vit", num_classes=5, **options).eval()
-    images = make_images("vit")
-    maps = seen(model, images)
-    with torch.inference_mode():
-        block = model.blocks[2]
-        x = maps["blocks.2/attention"].flatten(2).mT
-        x = x + block.ls2(block.mlp(block.norm2(x)))
-        torch.testing.assert_close(x.mT.unflatten(2, (4, 4)), maps["blocks.2/mlp"])
-        x = model.forward_head(model.norm(model.blocks[3:](x)))
-        torch.testing.assert_close(x, model(images))
-
-
 @pytest.mark.parametrize("name", ["resnet", "bottleneck"])
 def test_a_resnet_goes_on_from_its_maps(name):
     model, images = make_model(name), make_images(name)
