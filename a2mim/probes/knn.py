@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from a2mim.probes.features import Features
-from a2mim.probes.linear import ROUND, Weights
+from a2mim.probes.linear import ROUND
 from a2mim.probes.results import BLOCK, Device, ProbeResult, features_settings, labels_and_classes
 
 
@@ -25,7 +25,6 @@ def knn(
     k: int = 20,
     temperature: float = 0.07,
     *,
-    weights: Weights = "exp",
     device: Device = "cpu",
 ) -> Tensor:
     """Classes of the test images by votes of the k nearest training images.
@@ -40,7 +39,6 @@ def knn(
         test_JD: test features.
         k: how many vote.
         temperature: T; small ones leave the vote to the nearest.
-        weights: ``"exp"``: exp(cosine / T); ``"uniform"``: one vote each.
         device: where to run, in float64.
 
     Returns:
@@ -54,8 +52,6 @@ def knn(
         raise ValueError(f"expected 1 to {count} neighbours, for as many images, got {k}")
     if temperature <= 0:
         raise ValueError(f"expected a positive temperature, got {temperature}")
-    if weights not in ("exp", "uniform"):
-        raise ValueError(f"expected weights 'exp' or 'uniform', got {weights!r}")
     if train_ID.ndim != 2 or train_ID.shape[1:] != test_JD.shape[1:] or len(labels_I) != count:
         raise ValueError(
             f"expected features (I, D), labels (I,) and features (J, D), got "
@@ -70,7 +66,6 @@ def knn(
         cosines_Bk = keys_Bk.div(count, rounding_mode="floor").double() / ROUND
         # relative to the nearest, the first column: where 1 / T is large, all might become 0
         votes_Bk = ((cosines_Bk - cosines_Bk[:, :1]) / temperature).exp()
-        votes_Bk = torch.ones_like(votes_Bk) if weights == "uniform" else votes_Bk
         votes_BK = votes_Bk.new_zeros(len(test_BD), classes)
         votes_BK.scatter_add_(1, labels_I[nearest_Bk], votes_Bk)
         predictions.append(votes_BK.argmax(1).cpu())  # the first of equal ones
@@ -102,7 +97,6 @@ def knn_probe(
     k: int = 20,
     temperature: float = 0.07,
     *,
-    weights: Weights = "exp",
     device: Device = "cpu",
 ) -> ProbeResult:
     """:func:`knn`, with its settings.
@@ -111,15 +105,14 @@ def knn_probe(
         ValueError: as :func:`knn`, or if the features are not of one kind.
     """
     labels_I, labels_J, _ = labels_and_classes(train, test)
-    known_ID, asked_JD = train.features_ID, test.features_ID
     predictions_J = knn(
-        known_ID, labels_I, asked_JD, k, temperature, weights=weights, device=device
+        train.features_ID, labels_I, test.features_ID, k, temperature, device=device
     )
     settings = {
         "probe": "knn",
         "k": k,
-        "temperature": temperature if weights == "exp" else None,
-        "weights": weights,
+        "temperature": temperature,
+        "weights": "exp",
         "normalise": "l2",
         **features_settings(train, test),
     }

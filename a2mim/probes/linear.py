@@ -47,7 +47,6 @@ from a2mim.probes.results import (
 from a2mim.training.optim import cosine_lr
 
 Schedule = Literal["cosine", "step", "constant"]
-Weights = Literal["exp", "uniform"]
 
 Linear = tuple[Tensor, Tensor]
 """Weights ``(D, K)`` and biases ``(K,)``."""

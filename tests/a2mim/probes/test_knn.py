@@ -1,42 +1,26 @@
-import math
-
+import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
-from torch.nn import functional
 
 from a2mim.probes import knn as probe
 from a2mim.probes.knn import knn, knn_probe
 
 
-@pytest.mark.parametrize("k", [1, 5, 20])
-def test_uniform_neighbours_are_scikit_learns(k, gaussians):
-    train, test = gaussians(150, 1.5, classes=4), gaussians(90, 1.5, classes=4, seed=1)
-    theirs = KNeighborsClassifier(k, metric="cosine").fit(train.features_ID, train.labels_I)
-    ours = knn(train.features_ID, train.labels_I, test.features_ID, k, weights="uniform")
-    assert ours.tolist() == theirs.predict(test.features_ID).tolist()
-
-
-def neighbours_by_loops(train, test, k, temperature):
-    predictions = []
-    for x in test.features_ID.double():
-        cosines = [float(functional.cosine_similarity(x, y, 0)) for y in train.features_ID.double()]
-        nearest = sorted(range(len(cosines)), key=lambda i: (-round(cosines[i], 9), i))[:k]
-        votes = [0.0] * 4
-        for i in nearest:
-            votes[int(train.labels_I[i])] += math.exp((cosines[i] - max(cosines)) / temperature)
-        predictions.append(votes.index(max(votes)))
-    return predictions
-
-
-@pytest.mark.parametrize("temperature", [0.07, 1.0, 0.001])
+@pytest.mark.parametrize(("k", "temperature"), [(1, 1.0), (5, 0.07), (20, 1.0), (20, 0.001)])
 @pytest.mark.parametrize("block", [1 << 24, 4096])
-def test_weighted_neighbours_by_loops(temperature, block, monkeypatch, gaussians):
+def test_neighbours_are_scikit_learns(k, temperature, block, monkeypatch, gaussians):
     """Also where the training images come in many blocks, of 4 images here."""
     monkeypatch.setattr(probe, "BLOCK", block)
-    train, test = gaussians(61, 1.0, classes=4), gaussians(40, 1.0, classes=4, seed=1)
-    ours = knn(train.features_ID, train.labels_I, test.features_ID, 10, temperature)
-    assert ours.tolist() == neighbours_by_loops(train, test, 10, temperature)
+    train, test = gaussians(150, 1.5, classes=4), gaussians(90, 1.5, classes=4, seed=1)
+
+    def votes(distances):  # 1 - cosine
+        return np.exp((distances.min(axis=1, keepdims=True) - distances) / temperature)
+
+    theirs = KNeighborsClassifier(k, metric="cosine", weights=votes)
+    theirs.fit(train.features_ID.double(), train.labels_I)
+    ours = knn(train.features_ID, train.labels_I, test.features_ID, k, temperature)
+    assert ours.tolist() == theirs.predict(test.features_ID.double()).tolist()
 
 
 @pytest.mark.parametrize("block", [1 << 24, 2048])
@@ -49,8 +33,7 @@ def test_of_equally_near_neighbours_the_first_vote(block, monkeypatch):
     labels = torch.tensor([2, 2, 1, 1, 1, *[0] * 25])
     test = one + 0.1 * torch.randn(20, 37, generator=generator)
     for k, expected in ((1, 2), (3, 2), (4, 1), (5, 1), (30, 0)):
-        for weights in ("exp", "uniform"):
-            assert set(knn(train, labels, test, k, weights=weights).tolist()) == {expected}
+        assert set(knn(train, labels, test, k).tolist()) == {expected}
     # a vector of zeros is as far from everything: the first again
     assert knn(train, labels, torch.zeros(1, 37), 1).tolist() == [2]
 
@@ -68,7 +51,6 @@ def test_many_test_images_go_through_in_blocks(gaussians):
         ({"k": 0}, "1 to 30 neighbours, for as many images, got 0"),
         ({"k": 31}, "got 31"),
         ({"temperature": 0.0}, "positive temperature"),
-        ({"weights": "linear"}, "'exp' or 'uniform', got 'linear'"),
     ],
 )
 def test_neighbours_out_of_range(arguments, message, gaussians):
