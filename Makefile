@@ -68,9 +68,10 @@ fix: $(READY)  ## Repair what lint and format can repair
 notebooks: $(READY)  ## Execute the notebooks from their sources, or those that ARGS names
 	$(BIN)/python -m experiments.notebooks $(ARGS)
 
-figures: $(READY)  ## Draw the figures and reports of the demo and the study again, from their tables
+figures: $(READY)  ## Draw the figures and reports of the demo and the studies again, from their tables
 	$(BIN)/a2mim figures $(ARGS)
 	$(BIN)/python -m experiments.cifar10.report
+	$(BIN)/python -m experiments.photographs.report
 
 bench: $(READY)  ## Time the toolkit against bare models; writes results/bench/
 	$(BIN)/python -m experiments.bench $(ARGS)

