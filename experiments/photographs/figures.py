@@ -13,7 +13,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.cifar10.figures import name_ends
@@ -82,7 +81,7 @@ def noise(table: pd.DataFrame, caption: str) -> Figure:
 def contexts(table: pd.DataFrame, bands: pd.DataFrame, caption: str) -> Figure:
     """The published J of middle orders by its number of contexts, and what it is without bias."""
     of_band = table[table["band"] == "middle"]
-    debiased = bands[(bands["norm"] == "mean") & (bands["band"] == "middle")].set_index("network")
+    debiased = bands[(bands["norm"] == "mean") & (bands["band"] == "middle")]
     figure, (ax,) = _panels(1)
     figure.set_size_inches(7.2, 4.6)
     ends = []
@@ -90,7 +89,7 @@ def contexts(table: pd.DataFrame, bands: pd.DataFrame, caption: str) -> Figure:
     for shift, (network, of) in enumerate(few.groupby("network", sort=False)):
         colour, marker = COLOURS[str(network)], MARKERS[str(network)]
         ax.plot(of["contexts"], of["published_J"], color=colour, marker=marker)
-        row, x = debiased.loc[network], 220 * 1.14**shift
+        row, x = debiased[debiased["network"] == network].iloc[0], 220 * 1.14**shift
         ax.plot([x, x], [row["low"], row["high"]], color=colour, lw=1.4)
         ax.plot(x, row["J"], color=colour, marker=marker)
         ends.append((float(row["J"]), 220 * 1.14**3, str(network), colour))
@@ -173,7 +172,7 @@ def _panels(columns: int, rows: int = 1) -> tuple[Figure, Any]:
     return figure, np.atleast_1d(np.array(figure.subplots(rows, columns))).ravel()
 
 
-def _order_axis(ax: Axes) -> None:
+def _order_axis(ax: Any) -> None:
     top = ax.secondary_xaxis(
         "top", functions=(lambda x: x * (PLAYERS - 2), lambda m: m / (PLAYERS - 2))
     )

@@ -5,7 +5,9 @@ Command: ``python -m experiments.photographs.report FOLDER``, or ``make figures`
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import tyro
@@ -239,18 +241,17 @@ def _bands(bands: pd.DataFrame) -> list[str]:
         "| network | band | published | debiased | unbiased (RMS) | effective photographs |",
         "|---|---|---:|---|---|---:|",
     ]
-    by = {norm: of.set_index(["network", "band"]) for norm, of in bands.groupby("norm")}
-    for key, rms in by["rms"].iterrows():
-        mean = by["mean"].loc[key]
-        network, band = key  # type: ignore[misc]
+    mean, rms = (bands[bands["norm"] == norm].to_dict("records") for norm in ("mean", "rms"))
+    for of_mean, row in zip(mean, rms, strict=True):
+        band = str(row["band"])
         lines.append(
-            f"| {network} | {band} ({BANDS[band]}) | {rms['published']:.2f} | {_with_ends(mean)} | "
-            f"{_with_ends(rms)} | {rms['effective_images']:.1f} |"
+            f"| {row['network']} | {band} ({BANDS[band]}) | {row['published']:.2f} | "
+            f"{_with_ends(of_mean)} | {_with_ends(row)} | {row['effective_images']:.1f} |"
         )
     return lines
 
 
-def _with_ends(row: pd.Series) -> str:
+def _with_ends(row: Mapping[Hashable, Any]) -> str:
     return f"{row['J']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
@@ -276,7 +277,7 @@ def _contexts(contexts: pd.DataFrame, many: tables.Records) -> list[str]:
 def _areas(accuracies: pd.DataFrame) -> list[str]:
     area = accuracies[accuracies["score"] == "area"]
     clean = accuracies[(accuracies["score"] == "accuracy") & (accuracies["hidden"] == 0)]
-    columns = list(area.groupby(["fill", "occluder"], sort=False).groups)
+    columns = area[["fill", "occluder"]].drop_duplicates().to_numpy().tolist()
     lines = [
         "| network | nothing hidden | " + " | ".join(f"{o}, {f}" for f, o in columns) + " |",
         "|---|---|" + "---|" * len(columns),
@@ -286,7 +287,7 @@ def _areas(accuracies: pd.DataFrame) -> list[str]:
         for fill, occluder in columns:
             row = of[(of["fill"] == fill) & (of["occluder"] == occluder)].iloc[0]
             cells.append(_points(row))
-        lines.append(f"| {network} | " + " | ".join(cells).replace("non_", "non-") + " |")
+        lines.append(f"| {network} | " + " | ".join(cells) + " |")
     return [line.replace("non_salient", "non-salient") for line in lines]
 
 

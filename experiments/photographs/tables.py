@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -215,10 +215,13 @@ def bands(found: Strengths) -> pd.DataFrame:
     for network, published in found["plug_in"].items():
         for name, estimator in (("rms", "rms"), ("mean", "two_level")):
             strength = found[estimator][network]
-            table = strength.bands().assign(
-                network=network, norm=name, published=published.bands()["J"]
-            )
-            parts.append(table.assign(effective_images=strength.effective_images))
+            own: dict[str, Any] = {
+                "network": network,
+                "norm": name,
+                "published": published.bands()["J"],
+            }
+            own |= {"effective_images": strength.effective_images}
+            parts.append(strength.bands().assign(**own))
     columns = ["network", "norm", "band", "J", "low", "high", "published", "effective_images"]
     return pd.concat(parts, ignore_index=True)[columns]
 
