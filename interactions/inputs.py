@@ -17,7 +17,6 @@ Shapes: B images, C channels or classes, H x W pixels, K coalitions, N players.
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
@@ -91,13 +90,11 @@ def checked(images_BCHW: Tensor, model: object = None) -> Tensor:
     in [0, 255] are a common mistake.
 
     Raises:
-        ValueError: if they cannot, or are not finite.
+        ValueError: if they cannot.
     """
     if not images_BCHW.numel():
         return images_BCHW
     low, high = (float(end) for end in torch.aminmax(images_BCHW.detach()))
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError("expected images of finite numbers, got NaN or infinite ones")
     if (colours := colours_of(model)) is None:
         if low >= 0 and WHITEST < high <= 255:
             warnings.warn(

@@ -143,6 +143,20 @@ def classes_of(name: str, state: State) -> int | None:
     return 0 if weight is None or weight.ndim == 0 else weight.shape[0]
 
 
+def channels_of(name: str, state: State) -> int | None:
+    """Channels of the images that the first layer in these tensors takes; None if it is not there.
+
+    Args:
+        name: of the network.
+        state: by timm names.
+    """
+    cfg = get_pretrained_cfg(name)
+    found = cfg.first_conv if cfg else None
+    first = found[0] if isinstance(found, tuple | list) else found
+    weight = state.get(f"{first}.weight")
+    return None if weight is None or weight.ndim != 4 else weight.shape[1]
+
+
 def _vit(
     state: State, layout: Layout, options: Mapping[str, Any], where: str
 ) -> tuple[str, dict[str, Any]]:

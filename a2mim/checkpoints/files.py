@@ -18,6 +18,7 @@ float32. It is the same where tensors have other names or other shapes of as man
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import warnings
 import zipfile
@@ -47,6 +48,9 @@ WRAPPERS = (
 
 SETTINGS = ("args", "config", "cfg", "hparams", "hyper_parameters")
 """Entries that hold the arguments of the program that wrote a checkpoint."""
+
+INDEX = ".index.json"
+"""How the names of files end that say which shard has which tensor."""
 
 MOST_NAMES = 200
 """Names of classes and functions that a file may have beside its weights."""
@@ -78,6 +82,20 @@ class _Settings(_Inert):
 def _empty_dict(*_: object) -> dict[Any, Any]:
     """Stands for a class of dicts: torch fills only its own kinds, and no others."""
     return {}
+
+
+class _Dict:
+    """Stands for a class of dicts: what is made of it is a plain one, of torch's own kinds."""
+
+    def __new__(cls, *_: object, **__: object) -> Any:
+        return OrderedDict()
+
+
+class _List:
+    """Stands for a class of lists: what is made of it is a plain one."""
+
+    def __new__(cls, *_: object, **__: object) -> Any:
+        return []
 
 
 _PLACEHOLDERS: dict[str, Any] = {
@@ -128,7 +146,9 @@ def read_state(path: Path, ema: Variant = "plain") -> StateFile:
         with path.open("rb") as file:
             start = file.read(512)
     except FileNotFoundError as error:
-        raise WeightsError(f"expected a weights file, {path} is missing") from error
+        raise WeightsError(
+            f"expected a weights file, {path} is missing{_elsewhere(path)}"
+        ) from error
     except (OSError, ValueError) as error:  # the latter: a zero byte in the path
         raise WeightsError(
             f"expected a weights file, cannot open {path}: "
@@ -141,11 +161,92 @@ def read_state(path: Path, ema: Variant = "plain") -> StateFile:
         raise WeightsError(f"expected weights, {path} is a web page; download the file itself")
     if text.startswith(b"version https://git-lfs"):
         raise WeightsError(f"expected weights, {path} is a git-lfs pointer; run git lfs pull")
+    if path.name.endswith(INDEX):
+        return _sharded(path, ema)
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return _read_safetensors(path)
+    if what := _other_kind(path, start):
+        raise WeightsError(f"expected weights (safetensors or torch.save), {path} is {what}")
     if start.startswith(b"PK") and not zipfile.is_zipfile(path):
         raise WeightsError(f"expected weights, {path} is cut short; download or copy it again")
     return _unwrapped(path, _unpickled(path), ema)
+
+
+def _elsewhere(path: Path) -> str:
+    """What a path may mean that is no file here; empty if nothing."""
+    if path.parts and path.parts[0].endswith(":") and len(path.parts[0]) > 2:
+        return "; download what is at an address first"
+    if len(path.parts) == 2 and not path.is_absolute() and not path.suffix[1:].isalpha():
+        return f"; a repository of the hub is hf-hub:{path}"
+    if path.parts and path.parts[0].startswith(("~", "$")):
+        return "; the shell has not replaced its beginning"
+    return ""
+
+
+def _other_kind(path: Path, start: bytes) -> str:
+    """What a file is that is neither of the formats, and what to do about it; empty if it may be.
+
+    Args:
+        path: the file.
+        start: its first 512 bytes.
+    """
+    save = "read it where it was made, and save its tensors by the names of a torch network"
+    kinds = {
+        b"\x89HDF\r\n": f"HDF5, as Keras and TensorFlow write it; {save}",
+        b"GGUF": f"a GGUF file, whose weights are quantised; {save}",
+        b"\x93NUMPY": f"one numpy array; {save}",
+        b"\x1f\x8b": "compressed by gzip; unpack it",
+        b"BZh": "compressed by bzip2; unpack it",
+        b"\xfd7zXZ": "compressed by xz; unpack it",
+        b"7z\xbc\xaf": "an archive of 7-Zip; unpack it",
+        b"Rar!": "a RAR archive; unpack it",
+        b"\x89PNG": "a picture",
+        b"\xff\xd8\xff": "a picture",
+    }
+    for mark, what in kinds.items():
+        if start.startswith(mark):
+            return what
+    if path.suffix == ".onnx":
+        return f"an ONNX graph; {save}"
+    if start.lstrip()[:1] in (b"{", b"["):
+        return f"JSON, and no *{INDEX} of shards; name the file of weights"
+    if start.startswith(b"PK") and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith(".npy") for name in names):
+            return f"an archive of numpy arrays; {save}"
+        if not any(name.endswith("data.pkl") for name in names):
+            return f"a zip of {first_names(names)}; unpack it, or {save}"
+    return ""
+
+
+def _sharded(path: Path, ema: Variant) -> StateFile:
+    """The tensors of all files that an index names, as transformers and accelerate write them.
+
+    Raises:
+        WeightsError: if a file is missing, or has not the tensors that the index says.
+    """
+    try:
+        parts = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        wanted = {str(name): str(file) for name, file in parts.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"expected an index of shards in {path}, with a weight_map: {one_line(error)}"
+        ) from error
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(set(wanted.values())):
+        if Path(file).name != file:
+            raise WeightsError(f"expected shards beside {path}, got {file}")
+        shard = read_state(path.with_name(file), ema)
+        lacking = [name for name, of in wanted.items() if of == file and name not in shard.tensors]
+        if lacking:
+            raise WeightsError(
+                f"expected {first_names(lacking)} in {shard.path}, as {path.name} says, found none"
+            )
+        tensors |= {name: of for name, of in shard.tensors.items() if wanted.get(name) == file}
+    if not tensors:
+        raise WeightsError(f"expected weights, {path} names no tensors")
+    return StateFile(path, tensors)
 
 
 def weights_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -212,13 +313,23 @@ def _unpickled(path: Path) -> Any:
                 warnings.simplefilter("ignore")  # remarks on old formats, which can be read
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         except Exception as error:  # damaged files make the unpickler raise nearly anything
+            filled = re.search(r"(append|extend|SETITEM).* <class 'inert\.(.+?)'>", str(error))
+            if filled and issubclass(inert[filled[2]], _Inert):
+                kind = _Dict if filled[1] == "SETITEM" else _List
+                inert[filled[2]] = _named(filled[2], kind)
+                continue
             found = re.search(r"GLOBAL\s+([\w.]+)", str(error))
             asked = found[1] if found else ""
             name = asked if "." in asked else f"builtins.{asked}"
             blocked = re.search(r"whose module [\w.]+ is blocked", str(error))
             if not asked or blocked or name in inert or len(inert) >= MOST_NAMES:
                 raise _unreadable(path, error, asked) from error
-            inert[name] = _PLACEHOLDERS.get(name, type(name, (_Inert,), {}))
+            inert[name] = _PLACEHOLDERS.get(name) or _named(name, _Inert)
+
+
+def _named(name: str, kind: type) -> type:
+    """A class of a kind, by whose name errors say which one it stands for."""
+    return type(name, (kind,), {"__module__": "inert"})
 
 
 def _check_zip(path: Path) -> None:
@@ -287,6 +398,12 @@ def _unwrapped(path: Path, contents: Any, ema: Variant) -> StateFile:
         others |= {f"{k}": _what(v) for k, v in contents.items() if k != inner}
         wrapper.append(str(inner))
         contents = contents[inner]
+    packed = sorted(str(name) for name in contents if str(name).endswith("._packed_params"))
+    if packed:
+        raise WeightsError(
+            f"expected weights as floating-point numbers, {path} has those of quantised modules, "
+            f"such as {packed[0]}; save the state_dict from before"
+        )
     tensors = {str(k): v.detach() for k, v in contents.items() if isinstance(v, Tensor)}
     others |= {f"{k}": _what(v) for k, v in contents.items() if not isinstance(v, Tensor)}
     if not tensors:
@@ -295,6 +412,12 @@ def _unwrapped(path: Path, contents: Any, ema: Variant) -> StateFile:
             + (first_names(sorted(others), 5) or "nothing")
         )
     _check_floating(tensors, path)
+    empty = sorted(name for name, tensor in tensors.items() if not tensor.numel())
+    if 2 * len(empty) > len(tensors):
+        raise WeightsError(
+            f"expected weights, {path} has {len(empty)} empty tensors, as DeepSpeed leaves them "
+            "whose parts are in other files; its zero_to_fp32.py makes one file of them"
+        )
     odd = sorted(name for name, tensor in tensors.items() if not _is_ordinary(tensor))
     if odd:
         raise WeightsError(
@@ -312,7 +435,16 @@ def _plain(values: object) -> dict[str, object]:
 
 
 def _check_floating(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Weights and biases are floating-point numbers; only counters and indices are not."""
+    """Weights and biases are floating-point numbers; only counters and indices are not.
+
+    Adapters are no weights of a network either, until they are merged into it.
+    """
+    adapters = sorted(name for name in tensors if ".lora_" in name)
+    if adapters:
+        raise WeightsError(
+            f"expected the weights of a network, {path} has adapters such as {adapters[0]}; merge "
+            "them into it where they were made (PEFT: merge_and_unload) and save that"
+        )
     whole = sorted(
         name
         for name, tensor in tensors.items()

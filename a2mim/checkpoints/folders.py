@@ -16,7 +16,7 @@ from typing import Any
 
 import timm
 
-from a2mim.checkpoints.files import Variant, WeightsError, first_names, one_line
+from a2mim.checkpoints.files import INDEX, Variant, WeightsError, first_names, one_line
 
 LOCAL = "local-dir:"
 """What timm puts before a folder of weights."""
@@ -27,6 +27,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".tar", ".ckpt", ".pkl
 _FILES = (
     *("backbone.safetensors", "model.safetensors"),
     *("pytorch_model.bin", "pytorch_model.pth", "model.pth"),
+    *(f"model.safetensors{INDEX}", f"pytorch_model.bin{INDEX}"),
 )
 """What weights are called there; the first that is there is taken, as timm does."""
 _TELLERS = ("backbone.json", "model.json", "config.json")
@@ -59,6 +60,11 @@ def weights_in(folder: Path, ema: Variant = "plain") -> Path:
         return found
     if end and inside.is_dir():
         raise WeightsError(f"expected averaged weights in {folder}, found none; leave out ema")
+    if (inside / "adapter_config.json").is_file():
+        raise WeightsError(
+            f"expected the weights of a network, {folder} has an adapter of PEFT; merge it into "
+            "its network where it was made (merge_and_unload) and save that"
+        )
     raise WeightsError(
         f"expected a folder with weights: a run of a2mim pretrain or a2mim probe --method "
         f"finetune, or timm's {LOCAL}PATH; found {_what(folder)}"
@@ -80,7 +86,7 @@ def files_in(folder: Path) -> list[Path]:
     """
     inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
     files = [path for path in inside if path.name.endswith(SUFFIXES) and path.is_file()]
-    told = any(path.name in _TELLERS for path in inside)
+    told = any(path.name in _TELLERS or path.name.endswith(INDEX) for path in inside)
     known = any(path.name in _FILES for path in files)
     runs = any((folder / name).exists() for name in ("checkpoints", "rows.csv"))
     if told or runs or (known and len(files) == 1) or any(folder.glob(_FINETUNED)):

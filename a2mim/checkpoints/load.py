@@ -27,7 +27,7 @@ import torch
 from timm.layers import resample_abs_pos_embed, to_2tuple
 from torch import Tensor, nn
 
-from a2mim.checkpoints.architectures import classes_of, infer, structure, untold
+from a2mim.checkpoints.architectures import channels_of, classes_of, infer, structure, untold
 from a2mim.checkpoints.files import (
     AVERAGES,
     WRAPPERS,
@@ -41,7 +41,7 @@ from a2mim.checkpoints.files import (
     weights_hash,
 )
 from a2mim.checkpoints.folders import LOCAL, SUFFIXES, beside, weights_in
-from a2mim.checkpoints.renaming import OTHER_SET, Renamed, rename
+from a2mim.checkpoints.renaming import AVERAGED_BESIDE, OTHER_SET, Renamed, rename
 from a2mim.data.arrays import data_config, size_of_images
 from a2mim.data.sampler import keyed_generator
 from a2mim.messages import did_you_mean
@@ -591,6 +591,9 @@ def _planned(
     classes = classes_of(architecture, state)
     if classes == 0 and renamed.note is not None:
         notes.append(renamed.note)
+    channels = channels_of(architecture, state)
+    if channels not in (None, 3):
+        told = {"in_chans": channels, **told}
     made = {**told, **({} if classes is None else {"num_classes": classes}), **options}
     if image_size is not None:
         made["img_size"] = image_size
@@ -629,6 +632,10 @@ def _assumed_set(file: StateFile, renamed: Renamed, ema: Variant) -> tuple[Assum
         taken = "under their own names" if ema == "plain" else "under ema_*"
         assumed.append(Assumed("set of weights", taken, why))
     sets = [name for name, what in file.others.items() if what.startswith("dict of")]
+    beside = sorted(k for k, reason in renamed.dropped.items() if reason == AVERAGED_BESIDE)
+    if beside:
+        why = f"the file also holds averages, such as {beside[0]}; --ema takes them"
+        assumed.append(Assumed("set of weights", "not averaged", why))
     averaged = [] if set(AVERAGES) & set(file.wrapper) else [n for n in AVERAGES if n in sets]
     if averaged and ema == "plain":
         why = f"the file also holds averages, {averaged[0]}, which timm itself would take"
@@ -688,6 +695,10 @@ def _fit(plan: _Plan, model: nn.Module) -> tuple[dict[str, Tensor], LoadReport]:
             if not (~state[key].isnan() if limits else state[key].isfinite()).all():
                 not_finite.append(origin)
     notes = [*plan.notes, *([how] if how and resampled else [])]
+    kinds = {str(tensor.dtype) for _, tensor in plan.renamed.tensors.values()}
+    if coarse := sorted(kind for kind in kinds if "float8" in kind or "float4" in kind):
+        kind = coarse[0].removeprefix("torch.")
+        notes.append(f"weights are {kind} in the file, and are taken without scales as they are")
     counters = [key for key in own if key.endswith(_COUNTER) and key not in state]
     if counters:
         notes.append(f"{len(counters)} counters of batch norm set to 0; they change no output")

@@ -36,6 +36,7 @@ _AVERAGED = re.compile(
     r"(?<![a-z])(ema|teacher|momentum|target|averaged?|swa|shadow)(?![a-z])", re.I
 )
 BESIDE = "beside the network, under other names"
+AVERAGED_BESIDE = "averaged weights beside the network, taken with ema='ema'"
 _NOT_AVERAGED = (
     "running_mean",
     "running_var",
@@ -137,7 +138,12 @@ def _network(
         inside = {k.removeprefix(prefix): v for k, v in entries.items() if k.startswith(prefix)}
         known = not _is_generic({key: tensor for key, (_, tensor) in inside.items()}, file.arch)
         if known or prefix == whole:
-            beside = {v[0]: BESIDE for k, v in entries.items() if not k.startswith(prefix)}
+            others = tuple(averages - wanted)
+            beside = {
+                v[0]: AVERAGED_BESIDE if others and k.startswith(others) else BESIDE
+                for k, v in entries.items()
+                if not k.startswith(prefix)
+            }
             return inside, beside, ema == "ema" and wanted == averages
     raise AssertionError("unreachable")
 

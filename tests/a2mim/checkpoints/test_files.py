@@ -1,10 +1,12 @@
 import hashlib
+import json
 import os
 import pickle
 import warnings
+import zipfile
 from argparse import Namespace
 from collections import OrderedDict
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -186,6 +188,120 @@ def test_whatever_else_a_file_holds_is_skipped_and_never_called(zipped, tmp_path
         assert isinstance(value, str)
 
 
+class Attributes(dict):
+    """As Lightning keeps hyper-parameters: a dict with attributes of its own."""
+
+
+class Entries(list):
+    """A list with a class of its own."""
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_dicts_and_lists_of_their_own_classes_are_skipped(zipped, tmp_path):
+    kept, named = Entries([1, Attributes(b=Entries())]), Attributes(a=1, c=Attributes())
+    named.told = True
+    contents = {"state_dict": STATE, "hyper_parameters": named, "callbacks": kept}
+    file = read_state(saved(contents, tmp_path, _use_new_zipfile_serialization=zipped))
+    equal(file.tensors)
+    assert file.others == {"hyper_parameters": "dict of 2", "callbacks": "list"}
+    assert file.settings == {"a": 1}
+
+
+def test_weights_in_a_class_of_dicts(tmp_path):
+    equal(read_state(saved({"state_dict": Attributes(STATE)}, tmp_path)).tensors)
+
+
+def index(folder, where, name="model.safetensors.index.json"):
+    (folder / name).write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return folder / name
+
+
+def test_shards_are_one_set_of_weights(tmp_path):
+    """Of either format; what a shard has beyond the index is of no network."""
+    save_file({"b": STATE["b"], "c": torch.ones(2)}, tmp_path / "1.safetensors")
+    torch.save({"a": STATE["a"]}, tmp_path / "2.bin")
+    equal(read_state(index(tmp_path, {"b": "1.safetensors", "a": "2.bin"})).tensors)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"a": "1.safetensors", "x": "1.safetensors"}, r"expected x in .*1\.safetensors, as model"),
+        ({"a": "3.safetensors"}, r"3\.safetensors is missing"),
+        ({"a": "../1.safetensors"}, r"expected shards beside .*, got \.\./1"),
+        ({}, "names no tensors"),
+        ([], "expected an index of shards"),
+    ],
+)
+def test_shards_that_are_not_there(where, message, tmp_path):
+    save_file({"a": STATE["b"]}, tmp_path / "1.safetensors")
+    with pytest.raises(WeightsError, match=message):
+        read_state(index(tmp_path, where))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("w.h5", b"\x89HDF\r\n\x1a\n", "is HDF5, as Keras and TensorFlow write it; read it where"),
+        ("w.gguf", b"GGUF\3\0\0\0", "is a GGUF file"),
+        ("w.onnx", b"\x08\x08\x12\x07pytorch", "is an ONNX graph"),
+        ("w.npy", b"\x93NUMPY\1\0", "is one numpy array"),
+        ("w.pth.gz", b"\x1f\x8b\x08", "is compressed by gzip; unpack it"),
+        ("w.pth", b"\x89PNG\r\n", "is a picture"),
+        ("config.json", b'{"model_type": "vit"}', r"is JSON, and no \*\.index\.json of shards"),
+    ],
+)
+def test_files_of_other_programs_are_called_by_their_kind(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=message):
+        read_state(tmp_path / name)
+
+
+def test_archives_of_other_programs(tmp_path):
+    np.savez(tmp_path / "w.npz", a=np.zeros(3))
+    with zipfile.ZipFile(tmp_path / "w.keras", "w") as archive:
+        archive.writestr("model.weights.h5", b"")
+    for name, what in (
+        ("w.npz", "an archive of numpy arrays"),
+        ("w.keras", r"a zip of model\.wei"),
+    ):
+        with pytest.raises(WeightsError, match=f"{name} is {what}"):
+            read_state(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (
+            {"m.qkv.weight": STATE["b"], "m.qkv.lora_A.weight": STATE["b"]},
+            r"has adapters such as m\.qkv\.lora_A\.weight; merge",
+        ),
+        (
+            {"fc.scale": torch.ones(1), "fc._packed_params.dtype": 3, "fc._packed_params": 3},
+            r"quantised modules, such as fc\._packed_params; save",
+        ),
+        ({"module": {"a": torch.empty(0), "b": torch.empty(0)}}, r"2 empty tensors.*zero_to_fp32"),
+    ],
+)
+def test_what_is_not_all_of_a_network(contents, message, tmp_path):
+    with pytest.raises(WeightsError, match=message):
+        read_state(saved(contents, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("facebook/vit-mae-base", "is missing; a repository of the hub is hf-hub:facebook/vit-mae"),
+        ("https://a.org/w.pth", "is missing; download what is at an address first"),
+        ("~/w.pth", "is missing; the shell has not replaced its beginning"),
+        ("runs/w.pth", "is missing$"),
+    ],
+)
+def test_what_a_missing_file_may_be(name, hint):
+    with pytest.raises(WeightsError, match=hint):
+        read_state(Path(name))
+
+
 def test_weights_inside_what_is_skipped_are_not_made_up(tmp_path):
     with pytest.raises(WeightsError, match="holds no tensors"):
         read_state(saved({"state": Namespace(weights=STATE)}, tmp_path))
@@ -240,7 +356,6 @@ def test_every_entry_of_averages(entry, tmp_path):
         (b"\n<!DOCTYPE html><html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "is a git-lfs pointer"),
         (b"not weights at all", "cannot read"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(100), "cannot read"),
         (b"PK\x03\x04 and no more", "is cut short"),
         (pickle.dumps([1, 2]), "cannot read"),
         (bytes(64), "cannot read"),

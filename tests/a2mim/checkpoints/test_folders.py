@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from a2mim.checkpoints.files import WeightsError
-from a2mim.checkpoints.folders import weights_in
+from a2mim.checkpoints.folders import files_in, weights_in
 from a2mim.checkpoints.load import describe, fill, load_model
 from a2mim.checkpoints.save import save_weights
 
@@ -100,6 +100,29 @@ def test_what_timm_itself_writes(tmp_path):
     timms = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     with torch.inference_mode():
         assert torch.equal(loaded.model(images), timms(images))
+
+
+def test_shards_in_a_folder(tmp_path):
+    """A folder of shards is of one network."""
+    model = put(tmp_path, "model", about="config.json")
+    state, where = load_file(tmp_path / "model.safetensors"), {}
+    (tmp_path / "model.safetensors").unlink()
+    for k, names in enumerate((list(state)[::2], list(state)[1::2])):
+        save_file({name: state[name] for name in names}, tmp_path / f"model-{k}.safetensors")
+        where |= dict.fromkeys(names, f"model-{k}.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": where}))
+    same(model, load_model(tmp_path))
+    same(model, load_model(index))
+    (tmp_path / "config.json").unlink()
+    assert files_in(tmp_path) == []
+
+
+def test_an_adapter_is_no_network(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    save_file({"a.lora_A.weight": torch.zeros(2)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(WeightsError, match=r"an adapter of PEFT; merge it"):
+        load_model(tmp_path)
 
 
 def test_a_run_of_fine_tuning(tmp_path):

@@ -552,6 +552,40 @@ def test_backbones_of_our_own_pretraining(name, size, tmp_path):
 # Sizes, names, hashes ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("name", [VIT, "test_resnet"])
+def test_a_network_of_other_channels_says_so_by_its_first_layer(name, channels, tmp_path):
+    options = TINY if name == VIT else {}
+    model = scrambled(create_model(name, num_classes=3, in_chans=channels, **options))
+    path = saved(tensors(model), tmp_path)
+    colours = {"mean": (0.4,) * channels, "std": (0.2,) * channels}
+    loaded = load_model(path, architecture=name, options=options, data=colours)
+    given = noise(2, channels, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.model(given), model(given), atol=0, rtol=0)
+    assert loaded.data_config["input_size"][0] == channels
+
+
+def test_a_teacher_beside_the_network_is_told_and_taken_if_asked(tmp_path):
+    one, two = tensors(vit()), tensors(vit(), seed=2)
+    two = {key: tensor + 1 for key, tensor in two.items()}
+    contents = {f"student.{k}": v for k, v in one.items()}
+    contents |= {f"teacher.{k}": v for k, v in two.items()}
+    path = saved({"state_dict": contents}, tmp_path)
+    plain = load_model(path, architecture=VIT, options=TINY)
+    assert "set of weights" in {assumed.setting for assumed in plain.report.assumed}
+    averaged = load_model(path, architecture=VIT, options=TINY, ema="ema")
+    assert "set of weights" not in {assumed.setting for assumed in averaged.report.assumed}
+    for loaded, state in ((plain, one), (averaged, two)):
+        assert torch.equal(loaded.model.state_dict()["cls_token"], state["cls_token"])
+
+
+def test_weights_of_eight_bits_are_told(tmp_path):
+    state = {key: tensor.to(torch.float8_e4m3fn) for key, tensor in tensors(vit()).items()}
+    report = load_model(saved(state, tmp_path), architecture=VIT, options=TINY).report
+    assert any("float8_e4m3fn in the file, and are taken without" in one for one in report.notes)
+
+
 def test_other_image_sizes_as_timm_resamples(tmp_path):
     model = vit(num_classes=3)
     path = saved(tensors(model), tmp_path)
