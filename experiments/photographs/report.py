@@ -140,14 +140,22 @@ def page(
         "patches by the gradients of EfficientNet-Lite1, which is not compared but is a relative "
         "of EfficientNet-Lite0. Accuracy in per cent, mean over hidden shares from 0 to 0.9:",
         "",
-        *_areas(found["occlusion-accuracies"]),
+        *_areas(found["occlusion-accuracies"], "area"),
+        "",
+        "The same in per cent of the accuracy with nothing hidden, which is what robustness adds:",
+        "",
+        *_areas(found["occlusion-accuracies"], "kept"),
         "",
         "![Accuracy over the hidden share](occlusion.svg)",
         "",
-        "Differences of these means, in points, on the same photographs; bold: below 0.05 after "
-        "Holm, over all of a table. `occlusion-differences.csv` has every p.",
+        "Differences of accuracy, mean over shares, in points, on the same photographs; bold: "
+        "below 0.05 after Holm, over all of a table. `occlusion-differences.csv` has every p.",
         "",
-        *_differences(found["occlusion-differences"]),
+        *_differences(found["occlusion-differences"], "area"),
+        "",
+        "Differences of networks in what is kept of the accuracy with nothing hidden, in points:",
+        "",
+        *_differences(found["occlusion-differences"], "kept", ("network",)),
         "",
         "## Again",
         "",
@@ -194,10 +202,13 @@ def _found(found: dict[str, pd.DataFrame]) -> list[str]:
 
     pairs = found["occlusion-differences"]
     kinds = []
-    for kind, of in pairs.groupby("kind"):
+    for (score, kind), of in pairs.groupby(["score", "kind"], sort=False):
+        if score == "kept" and kind != "network":
+            continue  # of one network, so over one accuracy
         apart = ((of["low"] > 0) | (of["high"] < 0)).sum()
         after = (of["p_holm"] < 0.05).sum()
-        kinds.append(f"{apart} of {len(of)} between {kind}s ({after} after Holm)")
+        what = "of mean accuracy" if score == "area" else "of what is kept of it"
+        kinds.append(f"{apart} of {len(of)} {what} between {kind}s ({after} after Holm)")
     return [
         f"- **Noise.** ρ has a median of {middle['rho'].median():.1f} over the middle orders and "
         f"of {high['rho'].median():.1f} over the inner high ones, and goes up to "
@@ -213,7 +224,7 @@ def _found(found: dict[str, pd.DataFrame]) -> list[str]:
         f"{said(counts)} ({holm} below 0.05 after Holm over all {total}). In the published norm: "
         f"{said(of_mean)}; without its bias {turned.sum()} of the {total} differences have the "
         "other sign.",
-        f"- **Occlusion.** Differences beyond chance of the mean over shares: {', '.join(kinds)}.",
+        f"- **Occlusion.** Differences beyond chance: {', '.join(kinds)}.",
         "",
         "*Not decided* is not *the same*: it takes more photographs. What this says of networks "
         "holds for four small convolutional ones; no vision transformer was at hand.",
@@ -274,8 +285,8 @@ def _contexts(contexts: pd.DataFrame, many: tables.Records) -> list[str]:
     return lines
 
 
-def _areas(accuracies: pd.DataFrame) -> list[str]:
-    area = accuracies[accuracies["score"] == "area"]
+def _areas(accuracies: pd.DataFrame, score: str) -> list[str]:
+    area = accuracies[accuracies["score"] == score]
     clean = accuracies[(accuracies["score"] == "accuracy") & (accuracies["hidden"] == 0)]
     columns = area[["fill", "occluder"]].drop_duplicates().to_numpy().tolist()
     lines = [
@@ -296,11 +307,16 @@ def _points(row: pd.Series, plus: str = "") -> str:
     return f"{100 * row['estimate']:{plus}.1f} [{low:{plus}.1f}, {high:{plus}.1f}]"
 
 
-def _differences(table: pd.DataFrame) -> list[str]:
+def _differences(
+    table: pd.DataFrame, score: str, kinds: tuple[str, ...] = ("network", "occluder", "fill")
+) -> list[str]:
     """A table for each kind: what is subtracted down, where across."""
     lines = []
+    table = table[table["score"] == score]
     across = {"network": ["occluder", "fill"], "occluder": ["fill"], "fill": ["occluder"]}
     for kind, columns in across.items():
+        if kind not in kinds:
+            continue
         of = table[table["kind"] == kind]
         places = [", ".join(one) for one in of[columns].drop_duplicates().to_numpy()]
         lines += [f"| {kind}s | " + " | ".join(places) + " |", "|---|" + "---|" * len(places)]

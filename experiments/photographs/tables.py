@@ -27,7 +27,7 @@ import interactions as ix
 from a2mim.files import write_arrays, write_whole
 from a2mim.runs.records import read_records
 from interactions.occlusion.curves import area
-from interactions.stats import holm, mean, mean_difference, share
+from interactions.stats import holm, mean, mean_difference, paired, share, t_interval
 
 NAMES = {
     "mobilenetv1_025_imagenet_fp32": "MobileNetV1-0.25",
@@ -311,44 +311,61 @@ def outcome(said: float, low: float, high: float) -> str:
 
 
 def accuracies(rows: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of every network at every share, and its mean over shares (score ``area``)."""
+    """Accuracy of every network at every share, and two scores of its curve.
+
+    ``area`` is its mean over shares, ``kept`` the same over the accuracy with nothing hidden.
+    """
     found = []
     for (fill, occluder), of in rows.groupby(["fill", "occluder"], sort=False):
-        where = {"fill": fill, "occluder": occluder}
         hidden_F, correct = _by_share(of)
         for network, correct_IF in correct.items():
+            where = {"fill": fill, "occluder": occluder, "network": network}
             for hidden, correct_I in zip(hidden_F, correct_IF.T, strict=True):
-                one = share(correct_I)
-                found.append(_row(one, **where, network=network, score="accuracy", hidden=hidden))
-            one = mean(area(hidden_F, correct_IF), low=0, high=1)
-            found.append(_row(one, **where, network=network, score="area", hidden=hidden_F[-1]))
+                found.append(_row(share(correct_I), **where, score="accuracy", hidden=hidden))
+            area_I = area(hidden_F, correct_IF)
+            kept, kept_I = _kept(area_I, correct_IF[:, 0])
+            scores = {"area": mean(area_I, low=0, high=1), "kept": t_interval(kept, kept_I)}
+            for name, one in scores.items():
+                found.append(_row(one, **where, score=name, hidden=hidden_F[-1]))
     return pd.DataFrame(found)
 
 
-def occlusion_differences(rows: pd.DataFrame) -> pd.DataFrame:
-    """Differences of areas, on the same photographs: of networks, of occluders and of fills.
+def _kept(area_I: np.ndarray, clean_I: np.ndarray) -> tuple[float, np.ndarray]:
+    """Area over clean accuracy, and each photograph's influence on it."""
+    kept = float(area_I.mean() / clean_I.mean())
+    return kept, (area_I - kept * clean_I) / clean_I.mean()
 
-    Holm's p is over all rows of one kind.
+
+def occlusion_differences(rows: pd.DataFrame) -> pd.DataFrame:
+    """Differences of scores, on the same photographs: of networks, of occluders and of fills.
+
+    Holm's p is over all rows of one kind and score.
     """
-    curves = {
-        (fill, occluder): _by_share(of)
-        for (fill, occluder), of in rows.groupby(["fill", "occluder"], sort=False)
-    }
     areas = {
-        (*where, network): area(hidden_F, correct_IF)
-        for where, (hidden_F, correct) in curves.items()
+        (fill, occluder, network): (area(hidden_F, correct_IF), correct_IF[:, 0])
+        for (fill, occluder), of in rows.groupby(["fill", "occluder"], sort=False)
+        for hidden_F, correct in [_by_share(of)]
         for network, correct_IF in correct.items()
     }
     found = []
-    for (a, of_a), (b, of_b) in combinations(areas.items(), 2):
+    for (a, (area_a, clean_a)), (b, (area_b, clean_b)) in combinations(areas.items(), 2):
         apart = [k for k in range(3) if a[k] != b[k]]
         if len(apart) == 1:
             kind = ("fill", "occluder", "network")[apart[0]]
             where = {"fill": a[0], "occluder": a[1], "network": a[2], "minus": b[apart[0]]}
-            one = mean_difference(of_a, of_b, bound=1)
-            found.append(_row(one, kind=kind, **where, score="area") | {"p": one.p})
+            (kept_a, influence_a), (kept_b, influence_b) = (
+                _kept(area_a, clean_a),
+                _kept(area_b, clean_b),
+            )
+            scores = {
+                "area": mean_difference(area_a, area_b, bound=1),
+                "kept": paired(kept_a - kept_b, influence_a - influence_b, 1),
+            }
+            for name, one in scores.items():
+                found.append(_row(one, kind=kind, **where, score=name) | {"p": one.p})
     table = pd.DataFrame(found)
-    table["p_holm"] = table.groupby("kind")["p"].transform(lambda p: holm(p.tolist()))
+    families = table.groupby(["kind", "score"])["p"]
+    table["p_holm"] = families.transform(lambda p: holm(p.tolist()))
     return table
 
 

@@ -7,6 +7,7 @@ import pytest
 import interactions as ix
 from a2mim.runs.records import write_record
 from experiments.photographs import tables
+from interactions.occlusion.curves import scores
 
 FILES = list(tables.NAMES)
 NETWORKS = list(tables.NAMES.values())
@@ -148,13 +149,33 @@ def test_occlusion_is_packed_and_compared_on_the_same_photographs(tmp_path):
     found = tables.accuracies(rows)
     one = found[(found["network"] == NETWORKS[1]) & (found["fill"] == "zero")]
     one = one[one["occluder"] == "salient"]
-    assert one["estimate"].tolist() == pytest.approx([2 / 3, 1 / 3, 1 / 2])
+    assert one["estimate"].tolist() == pytest.approx([2 / 3, 1 / 3, 1 / 2, 3 / 4])
     differences = tables.occlusion_differences(rows)
-    of = differences[differences["kind"] == "network"]
+    of = differences[(differences["kind"] == "network") & (differences["score"] == "area")]
     assert len(of) == 6 * 2 * 3
     first = of[(of["network"] == NETWORKS[0]) & (of["minus"] == NETWORKS[1])]
     assert first["estimate"].tolist() == pytest.approx([-1 / 6] * 6)
     assert (differences[differences["kind"] == "fill"]["estimate"] == 0).all()
+
+
+def test_what_is_kept_is_as_the_library_scores_it():
+    rng = np.random.default_rng(0)
+    correct_IF = rng.random((40, 3)) < [0.8, 0.5, 0.1]
+    rows = pd.DataFrame(
+        {
+            "image": np.repeat([f"{k:02d}" for k in range(40)], 3),
+            "fraction": np.tile([0.0, 0.4, 0.9], 40),
+            "fill": "zero",
+            "occluder": "random",
+        }
+    )
+    rows = rows.assign(hidden=rows["fraction"], repeat=0, mask="m")
+    rows[NETWORKS[0]] = correct_IF.ravel().astype(int)
+    found = tables.accuracies(rows).set_index("score").loc["kept"]
+    of = rows.assign(correct=correct_IF.ravel(), clean_correct=np.repeat(correct_IF[:, 0], 3))
+    expected = scores(of, draws=1).set_index("score").loc["relative"]
+    for name in ("estimate", "low", "high"):
+        assert found[name] == pytest.approx(expected[name])
 
 
 def test_other_masks_are_refused(tmp_path):
