@@ -25,7 +25,7 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 $(READY) $(LOWEST)/.ready:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "expected Python 3.11 or newer, got %d.%d; set PYTHON=..." % v[:2])'
 	@$(@D)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(lastword $^) --editable '.[dev]'
+	$(@D)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint $(lastword $^) --editable '.[dev]'
 	@touch $@
 
 demo: $(READY)  ## Pretrain, train, measure and draw on real images (about 4 minutes)
@@ -33,7 +33,7 @@ demo: $(READY)  ## Pretrain, train, measure and draw on real images (about 4 min
 
 # Sphinx comes into the same environment when it is first wanted.
 $(VENV)/.docs: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
 docs: $(VENV)/.docs  ## Build the pages into docs/_build/html; warnings are errors (a minute)
@@ -53,7 +53,7 @@ test-wheel: $(READY)  ## Build the wheel, and use it in an empty environment and
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/twine check --strict dist/*
 	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	.venv-wheel/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt dist/*.whl
 	.ci/use-wheel .venv-wheel/bin
 
 check: $(READY)  ## Lint, format and types

@@ -28,7 +28,7 @@ from torch import Tensor
 from a2mim.data.arrays import ImageSet, drawn
 from a2mim.data.augment import Augment, CropAndFlip, channels_of
 from a2mim.data.contents import file_hashes, file_sizes, hash_files, hash_of
-from a2mim.data.folders import DataError, image_names, read_pixels, to_rgb
+from a2mim.data.folders import DataError, image_names, read_crop, read_pixels, to_rgb
 from a2mim.data.limits import TOLERANCE, Tolerance
 from a2mim.data.sampler import BatchedSamples, Samples, keyed_generator, keyed_seed
 from a2mim.messages import in_a_line
@@ -184,8 +184,13 @@ def to_augment(
     if not isinstance(augment, CropAndFlip) or channels not in (1, 3):
         return partial(augment, decode(data, name, channels), generator)
     part, flip = augment.drawn(generator)
-    crop: Any = read_pixels(data, channels, name, part)
-    return partial(augment.finished, as_tensor(crop) if channels == 1 else _as_held(crop), flip)
+    if channels == 1:
+        crop_CHW = as_tensor(read_pixels(data, channels, name, part))
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's bytes cannot be written; nobody does
+            crop_CHW = torch.from_numpy(read_crop(data, part, name)).permute(2, 0, 1)
+    return partial(augment.finished, crop_CHW, flip)
 
 
 def as_tensor(pixels: Image | Tensor) -> Tensor:
@@ -194,14 +199,6 @@ def as_tensor(pixels: Image | Tensor) -> Tensor:
         return pixels
     levels = torch.from_numpy(np.array(pixels))
     return levels[None] if levels.ndim == 2 else levels.permute(2, 0, 1)
-
-
-def _as_held(picture: Image) -> Tensor:
-    """A picture in RGB as Pillow holds it, ``(4, H, W)``: packing three channels takes time."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the bytes cannot be written; nobody does
-        levels = torch.frombuffer(picture.tobytes("raw", "RGBX"), dtype=torch.uint8)
-    return levels.view(picture.height, picture.width, 4).permute(2, 0, 1)
 
 
 def with_channels(image_CHW: Tensor, channels: int, name: str) -> Tensor:

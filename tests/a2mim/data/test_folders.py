@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from a2mim.data.folders import (
     Part,
     image_names,
     is_hidden,
+    read_crop,
     read_image,
     read_pixels,
     to_rgb,
@@ -411,6 +413,50 @@ def test_parts_of_other_files_are_whole(kind):
     np.save(file, pixels) if kind == "npy" else Image.fromarray(pixels).save(file, kind)
     part = read_image(file.getvalue(), part=Part(lambda *_: (8, 16, 32, 40), 4))
     assert np.array_equal(part, pixels[8:40, 16:56])
+
+
+JPEGS = {
+    "4:4:4": {"subsampling": 0},
+    "4:2:2": {"subsampling": 1},
+    "4:2:0": {"subsampling": 2},
+    "progressive": {"progressive": True},
+    "low": {"quality": 30, "optimize": True},
+    "RGB": {"keep_rgb": True},
+    "CMYK": {"mode": "CMYK"},
+    "grey": {"mode": "L"},
+    "turned": {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"},
+    "with a remark": {"after": b"\xff\xd8 thumbnail"},
+}
+
+
+@pytest.mark.parametrize("least", [None, 16])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_crops_are_parts_to_the_bit_with_simplejpeg_and_without(kind, least, monkeypatch):
+    simplejpeg = pytest.importorskip("simplejpeg")
+    decoded = []
+    decode = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *a: decoded.append(a) or decode(*a))
+    options = dict(JPEGS[kind])
+    mode, after = options.pop("mode", "RGB"), options.pop("after", b"")
+    levels = np.random.default_rng(0).integers(0, 255, (9, 11, 3), np.uint8)
+    picture = Image.fromarray(levels).resize((101, 67), Image.Resampling.BICUBIC).convert(mode)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", **{"quality": 90} | options)
+    data = file.getvalue() + after
+    for box in [(0, 0, 67, 67), (3, 5, 40, 61), (30, 1, 31, 20)]:
+        part = Part(lambda *_, box=box: box, least)
+        expected = np.asarray(read_image(data, part=part))
+        assert np.array_equal(read_crop(data, part)[..., :3], expected)
+    quick = kind not in ("CMYK", "grey", "turned")
+    assert len(decoded) == quick * (3 if least is None else 1)  # the others are reduced
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    assert np.array_equal(read_crop(data, part)[..., :3], expected)
+
+
+def test_a_crop_of_a_jpeg_that_is_cut_short_is_unreadable():
+    data = ramp_jpeg(256, 256)
+    with pytest.raises(DataError, match="truncated"):
+        read_crop(data[: len(data) // 2], Part(lambda *_: (0, 0, 64, 64)))
 
 
 def test_a_reduced_jpeg_that_is_cut_short_is_unreadable():
