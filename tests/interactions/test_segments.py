@@ -222,6 +222,7 @@ def measure_on_superpixels(model, reward):
     return games, maps, ix.measure(games, design)
 
 
+@pytest.mark.integration
 def test_interactions_of_superpixels_against_the_table_of_all_values():
     games, maps, records = measure_on_superpixels(make_resnet().double(), REWARDS["log_odds"])
     for game, record in zip(games, records, strict=True):

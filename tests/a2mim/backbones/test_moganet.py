@@ -1,4 +1,5 @@
 import re
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -27,6 +28,7 @@ def lively(module, seed=0):
     return module.double().eval()
 
 
+@cache
 def on_meta(name, **options):
     with torch.device("meta"):
         return timm.create_model(name, **options).eval()
@@ -80,14 +82,15 @@ def test_parameters_of_base():
     assert (counts[0] - counts[1]) / 1e6 == pytest.approx(47.4 - 29.0, abs=0.05)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "published", "digits"),
     [
         ("moganet_xtiny", 0.80, 2),
         ("moganet_tiny", 1.10, 2),
-        pytest.param("moganet_small", 4.97, 2, marks=pytest.mark.integration),
-        pytest.param("moganet_base", 9.93, 2, marks=pytest.mark.integration),
-        pytest.param("moganet_large", 15.9, 1, marks=pytest.mark.integration),
+        ("moganet_small", 4.97, 2),
+        ("moganet_base", 9.93, 2),
+        ("moganet_large", 15.9, 1),
     ],
 )
 def test_published_multiplications(name, published, digits):

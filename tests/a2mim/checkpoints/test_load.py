@@ -1246,17 +1246,13 @@ def efficientnet_pytorch(state, blocks):
     return out
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "blocks", "assumed"),
     [
         ("tf_efficientnet_lite0", (1, 2, 2, 3, 3, 4, 1), ["crop_pct"]),
-        pytest.param(
-            *("tf_efficientnet_lite2", (1, 3, 3, 4, 4, 5, 1), ["crop_pct"]),
-            marks=pytest.mark.integration,
-        ),
-        pytest.param(
-            *("tf_efficientnet_b1", (2, 3, 3, 4, 4, 5, 2), LOOK), marks=pytest.mark.integration
-        ),
+        ("tf_efficientnet_lite2", (1, 3, 3, 4, 4, 5, 1), ["crop_pct"]),
+        ("tf_efficientnet_b1", (2, 3, 3, 4, 4, 5, 2), LOOK),
     ],
 )
 def test_efficientnet_pytorch(name, blocks, assumed, tmp_path):

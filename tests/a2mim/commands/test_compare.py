@@ -152,6 +152,7 @@ def test_without_classes_predictions_are_judged_by_agreement(compared, tmp_path,
     assert found.plan["label"] == "prediction"
 
 
+@pytest.mark.integration
 def test_an_encoder_is_measured_by_its_features(compared, tmp_path, capsys, hastened):
     found = compare(
         [compared["one"], compared["encoder"]],
@@ -329,6 +330,7 @@ def test_titles_and_meanings_are_of_the_same_scores():
     assert list(MEANINGS) == list(TITLES)
 
 
+@pytest.mark.integration
 def test_modules_in_memory(compared, tmp_path, hastened):
     """Without files; what they are called is theirs, and other weights are another run."""
     with torch.random.fork_rng():

@@ -331,6 +331,7 @@ def test_bad_runs(name, changes, data, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.integration
 def test_losses_are_cut_as_the_line_says(tmp_path, capsys):
     """Means over images are the same with accumulate=2, to rounding; mean spectra are not."""
     first = []
@@ -447,6 +448,7 @@ def test_unreadable_images_are_counted(tmp_path, capsys):
     assert rows.query("measure == 'pretrain_skipped'")["value"].iloc[-1] == 1
 
 
+@pytest.mark.integration
 def test_a_stream_of_shards(tmp_path):
     from a2mim.data.tar import write_shards
 
@@ -496,6 +498,7 @@ VIEWS = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", VIEWS)
 def test_mae_and_its_relatives(name, tmp_path):
     """Two epochs, then timm loads what they left; the log and the table have the losses' parts."""

@@ -92,6 +92,7 @@ def test_a_linear_probe_and_all_that_explains_it(config, capsys):
     assert "a.safetensors" in capsys.readouterr().out
 
 
+@pytest.mark.integration
 def test_a_pool_that_pre_training_left_random_is_named(config, tmp_path, capsys):
     """In the table, in the run and on the screen, where features are read through it."""
     described = tmp_path / "a.json"
@@ -129,7 +130,8 @@ def test_a_finished_run_is_not_measured_again(config, monkeypatch, capsys):
         probe(changed(config, resume=False))
 
 
-@pytest.mark.parametrize("method", ["knn", pytest.param("linear", marks=pytest.mark.integration)])
+@pytest.mark.integration
+@pytest.mark.parametrize("method", ["knn", "linear"])
 def test_batches_workers_and_resume_change_nothing(config, method, monkeypatch):
     whole = changed(config, method=method, out=config.out.with_name("whole"))
     probe(whole)

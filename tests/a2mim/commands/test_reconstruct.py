@@ -64,6 +64,7 @@ def test_a_run_draws_and_measures_what_it_predicts(trained, tmp_path, capsys):
     assert "error of hidden pixels" in capsys.readouterr().out
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("norm_pix", [False, True])
 def test_whether_pixels_are_normalised_is_told_by_what_predictions_fit(norm_pix, tmp_path):
     """Every patch is the same texture, and so is every prediction: an error of 0 in the one."""

@@ -81,6 +81,7 @@ def test_boxes_are_torchvisions_when_it_gets_the_same_numbers(scale, ratio, monk
     assert fell_back
 
 
+@pytest.mark.integration
 def test_the_law_of_crops_is_torchvisions():
     """Two samples of 20,000 boxes in a 7 x 6 image: chi-squared over the boxes, p > 1e-4."""
     count, scale, ratio = 20_000, (0.3, 1.0), (3 / 4, 4 / 3)

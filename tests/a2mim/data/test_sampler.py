@@ -31,6 +31,7 @@ class Numbered:
         return torch.rand(3, 2, 2, generator=keyed_generator("pixels", epoch, index))
 
 
+@pytest.mark.integration
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 5), st.integers(0, 3))
 def test_an_epoch_shows_every_image_once_but_for_the_incomplete_batch(images, size, seed, epoch):
     if size > images:

@@ -203,6 +203,7 @@ def test_a_network_that_fails_is_tried_once_more_by_a_run_that_goes_on(
     assert set(rows["weights"]) == {"one.safetensors", "other.safetensors"}
 
 
+@pytest.mark.integration
 def test_a_comparison_goes_on_without_a_network_in_a_panel(
     compared, tmp_path, hastened, monkeypatch, capsys
 ):

@@ -122,6 +122,7 @@ def test_what_a_person_sees(comparison):
         comparison.plot("pears")
 
 
+@pytest.mark.integration
 def test_a_finished_comparison_is_drawn_again_to_the_same_bytes(comparison, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(comparison.folder, copy)

@@ -40,6 +40,7 @@ def changed(config, **changes):
     return InteractionsConfig(**{**vars(config), **changes})
 
 
+@pytest.mark.integration
 def test_one_picture_is_explained_beside_the_rows_of_every_run(config, capsys):
     interaction_curves(config)
     said = capsys.readouterr().out

@@ -305,6 +305,7 @@ def contexts_that_ran(config):
     return network["contexts"]
 
 
+@pytest.mark.integration
 def test_contexts_are_added_where_they_are_noisy_and_nothing_else_changes(noisy, tmp_path):
     interaction_curves(noisy)
     plain = changed(noisy, target=0.0, out=tmp_path / "plain")
@@ -381,6 +382,7 @@ def test_a_budget_is_spent(config, capsys, monkeypatch):
     assert f" pairs={told['pairs']} " in energies["setting"].iloc[0]
 
 
+@pytest.mark.integration
 def test_a_budget_stops_at_the_target(noisy, capsys):
     """No more is spent than the error that is wanted costs, pilot included."""
     generous = changed(noisy, budget=50_000, target=0.25)
@@ -567,6 +569,7 @@ def test_pickles_are_not_opened(config, tmp_path, capsys):
     assert "executed" not in capsys.readouterr().out
 
 
+@pytest.mark.integration
 def test_grid_and_label_fit_what_is_there(config, tmp_path, capsys):
     """Networks of 64 px: 8 x 8 patches; classes are theirs, or not."""
     open_ones = {"grid": None, "label": "auto", "pairs": 2, "orders": (0.0, 1.0), "target": 0.0}

@@ -148,6 +148,7 @@ def test_controls_and_what_is_printed(config, hiding):
     assert " ".join(["cka", "0.750", *line]) in " ".join(said.split())
 
 
+@pytest.mark.integration
 def test_the_figures_are_there(config, drawn):
     some = {"layers": ("blocks.1", "output"), "readouts": ("mean",), "repeats": 1}
     invariance(changed(config, checkpoints=config.checkpoints[:1], **some))
@@ -288,6 +289,7 @@ def test_a_batch_is_not_what_lies_in_one_folder(config, monkeypatch):
         assert images["image"].tolist() == names  # the table is by name all the same
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("against", ["whole", "complement"])
 def test_complements_and_the_forwards_of_the_plan(config, against, monkeypatch, capsys):
     drawn, counted = {}, []
@@ -334,6 +336,7 @@ def test_an_untrained_checkpoint_has_another_untrained_one_beside(config):
     assert (rows["value"] != rows["untrained"]).all()
 
 
+@pytest.mark.integration
 def test_a_network_of_maps(config):
     invariance(changed(config, checkpoints=("untrained:test_resnet",), layers=("layer4",), grid=5))
     found = table(config)

@@ -171,6 +171,7 @@ def test_a_finished_run_is_not_measured_again(config, monkeypatch, capsys):
         occlusion(changed(config, resume=False))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("batch_size", [0, 7])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(config, batch_size, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 8)
@@ -263,6 +264,7 @@ def test_what_a_run_wrote_is_no_image_of_the_next(config, tmp_path, monkeypatch)
     }
 
 
+@pytest.mark.integration
 def test_batches_and_chunks_change_nothing_but_rounding(config, monkeypatch):
     tables = []
     for chunk, batch_size in ((64, 1), (64, 0), (6, 5)):
@@ -276,9 +278,8 @@ def test_batches_and_chunks_change_nothing_but_rounding(config, monkeypatch):
         pd.testing.assert_frame_equal(table, tables[0], rtol=5e-7, atol=2e-6)  # float32
 
 
-@pytest.mark.parametrize(
-    "fill", ["zero", pytest.param("token_drop", marks=pytest.mark.integration)]
-)
+@pytest.mark.integration
+@pytest.mark.parametrize("fill", ["zero", "token_drop"])
 def test_an_encoder_is_judged_by_a_probe_of_clean_images(config, fill, tmp_path):
     path = saved(tmp_path, "encoder", 3, classes=0)
     one = changed(config, checkpoints=(path,), fill=fill, probe_max_train=60)
@@ -563,6 +564,7 @@ def test_superpixels_are_those_of_the_pixels_that_networks_see(config, tmp_path)
     assert "grid" not in label
 
 
+@pytest.mark.integration
 def test_superpixels_depend_on_no_chunk_batch_or_interruption(config, tmp_path, monkeypatch):
     config = cut_up(config, tmp_path)
     occlusion(config)

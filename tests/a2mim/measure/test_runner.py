@@ -98,6 +98,7 @@ def test_shares_of_the_work_add_up_to_the_whole(subject, sources, tmp_path):
     assert len(share.used) == 3
 
 
+@pytest.mark.integration
 def test_the_arithmetic_is_chosen_once_and_kept(subject, sources, tmp_path, monkeypatch, capsys):
     """On a CPU the answer would be float32: the question is replaced."""
     asked = []

@@ -106,6 +106,7 @@ def test_a_finished_run_is_not_measured_again(config, monkeypatch, capsys):
         spectrum(changed(config, resume=False))
 
 
+@pytest.mark.integration
 def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
     whole = changed(config, out=config.out.with_name("whole"))
     spectrum(whole)

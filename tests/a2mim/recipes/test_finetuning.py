@@ -146,6 +146,7 @@ def test_an_interrupted_run_goes_on_to_the_same_rows(finished, tmp_path, monkeyp
     assert again[again["at"] == 2]["value"].tolist() == rows[final]["value"].tolist()
 
 
+@pytest.mark.integration
 def test_lamb_goes_on_too(tmp_path):
     """It keeps its step in the groups, as a tensor."""
     config = quick(optimiser="lamb", loss="binary", schedule="plain-cosine", cutmix=1.0)
@@ -167,6 +168,7 @@ def test_lamb_goes_on_too(tmp_path):
     assert files[0] == files[1]
 
 
+@pytest.mark.integration
 def test_micro_batches_change_nothing_but_rounding(tmp_path):
     one = run(tmp_path / "one", quick())
     four = run(tmp_path / "four", quick(accumulate=4))
@@ -174,6 +176,7 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
+@pytest.mark.integration
 def test_seeds(tmp_path, monkeypatch):
     config = quick(epochs=1)
     monkeypatch.setattr("a2mim.recipes.finetuning.samples_of", few)

@@ -280,6 +280,7 @@ def test_networks_look_as_they_are_told(invariances, spectrum_rows):
     assert marks == [*blue, *green]
 
 
+@pytest.mark.integration
 def test_files_are_the_same_bytes_when_drawn_again(invariances, tmp_path):
     table = invariance_table(invariances)
     for folder in ("one", "two"):

@@ -519,6 +519,7 @@ def test_between_reports_nobody_waits_for_the_device(options, on_meta):
     assert waited.seen == []
 
 
+@pytest.mark.integration
 def test_nor_does_a2mim_have_it_waited_for(on_meta):
     with torch.random.fork_rng():
         torch.manual_seed(0)

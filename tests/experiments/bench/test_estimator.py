@@ -72,6 +72,7 @@ def test_a_design_without_chance_has_no_error(tables):
     assert found.forwards == 2**9  # every coalition, once
 
 
+@pytest.mark.integration
 def test_more_pairs_have_less_error_and_need_more_forwards(tables):
     truth_O = exact_J(tables, GRID, "rms")
     few, many = (
@@ -166,6 +167,7 @@ def test_equal_error_in_forwards_and_in_pairs():
     assert "0.068" in found.notes()[1]
 
 
+@pytest.mark.integration
 def test_the_rows(tiny):
     row = module.forwards("f", "tiny")
     assert row.baseline == 4 * 3 * 10 * 12
@@ -181,6 +183,7 @@ def test_the_rows(tiny):
     assert 0 < row.baseline < 60
 
 
+@pytest.mark.integration
 def test_the_rows_of_real_replicates(tiny, monkeypatch):
     monkeypatch.setattr(module, "REAL_REPEATS", 30)
     row = module.real_coverage("c")

@@ -72,6 +72,7 @@ def turns_of(way, count=2):
     return found
 
 
+@pytest.mark.integration
 def test_every_way_of_training_does_as_many_images(shrunk):
     for contest in [module._training("cifar10-vit-gpu"), module._training("resnet50")]:
         (ours,) = contest.ours.values()
@@ -79,6 +80,7 @@ def test_every_way_of_training_does_as_many_images(shrunk):
             assert turns_of(way) == [8 if "2048" in name else 4] * 2, name
 
 
+@pytest.mark.integration
 def test_every_way_of_measuring_does_as_many_images(shrunk):
     contest = module._measuring("vit")
     for way in contest.bare.values():

@@ -53,6 +53,7 @@ def test_the_same_interactions_as_the_estimator_on_the_same_contexts(net, image,
     np.testing.assert_allclose(published_J([differences]), expected, rtol=1e-12)
 
 
+@pytest.mark.integration
 def test_many_contexts_come_to_the_exact_interactions(net, image):
     """At m = 0, 1, 6 and 7 of 9 players all or nearly all of the few contexts are met."""
     table = ix.exact(ix.PatchGame(net, image, 0, GRID))

@@ -128,6 +128,7 @@ def test_related_features_whatever_the_batch(size):
     )
 
 
+@pytest.mark.integration
 def test_intervals_cover_the_truth():
     """Of 200 intervals at 0.9 over 12 batches; the bounds fail once in 1000 runs."""
     x, noise = normal(200 * 12, 16, 8), normal(200 * 12, 16, 8, seed=1)

@@ -241,12 +241,13 @@ def compiled(monkeypatch):
     return shapes
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("make", "precision"),
     [
         (VIT, "float16"),
-        pytest.param(VIT, "float32", marks=pytest.mark.integration),
-        pytest.param(RESNET, "float32", marks=pytest.mark.integration),
+        (VIT, "float32"),
+        (RESNET, "float32"),
     ],
 )
 def test_a_network_is_compiled_once(make, precision, compiled):

@@ -171,6 +171,7 @@ def test_repeats_of_an_image_are_one_observation():
     pd.testing.assert_frame_equal(scores(once), scores(thrice))
 
 
+@pytest.mark.integration
 def test_intervals_cover_what_they_should():
     """Of 200 samples of 60 images, 95 % intervals miss 10: more than 22 with probability 4e-4."""
     generator = np.random.default_rng(1)

@@ -218,6 +218,7 @@ def test_added_replicates_count_what_they_cost(counting):
     assert grown.forwards - record.forwards == len(asked) <= 4 * 6 * (2 + 4)
 
 
+@pytest.mark.integration
 def test_refining_brings_the_strength_nearer_to_the_truth(measured, refined):
     every = replace(DESIGN, contexts=ix.AllContexts())
     truth_O = ix.strength(ix.measure(GAMES, every)).J

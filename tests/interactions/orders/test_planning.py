@@ -104,12 +104,13 @@ def test_orders_share_the_replicates_that_both_have():
     np.testing.assert_allclose(parts.context_O(np.array([8.0, 4, 8])), expected_O, rtol=0.1)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("target", "budget"),
     [
         (0.1, None),
-        pytest.param(None, 50_000, marks=pytest.mark.integration),
-        pytest.param(None, 200_000, marks=pytest.mark.integration),
+        (None, 50_000),
+        (None, 200_000),
     ],
 )
 def test_the_promise_is_the_error_of_new_measurements(real, target, budget):
@@ -122,9 +123,8 @@ def test_the_promise_is_the_error_of_new_measurements(real, target, budget):
     np.testing.assert_allclose(found_O, chosen.error_O, rtol=0.25)
 
 
-@pytest.mark.parametrize(
-    "rho", [*(pytest.param(rho, marks=pytest.mark.integration) for rho in (0, 2, 5)), 10]
-)
+@pytest.mark.integration
+@pytest.mark.parametrize("rho", [0, 2, 5, 10])
 def test_the_promise_holds_from_quiet_to_very_noisy_contexts(rho):
     """Images of a CV of 0.25; a single loud image makes what a pilot says of variances chance."""
     network = replace(simulated(rho / 3.5), spread=0.25)
@@ -206,6 +206,7 @@ def test_a_limit_on_images_asks_for_more_pairs(small):
     assert few.forwards >= free.forwards
 
 
+@pytest.mark.integration
 def test_several_networks_are_planned_for_by_the_worst(small):
     loud = pilot_of(simulated(2.0), images=53, replicates=4, seed=1)
     together = plan(small, 0.1, others=[loud], max_pairs=12)

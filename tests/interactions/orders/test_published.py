@@ -100,6 +100,7 @@ def test_pairs_of_other_grids(side, radius, count):
         )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "index", "orders", "first"),
     [
