@@ -164,6 +164,7 @@ class LoadReport:
         apart: the end of the path of its file that tells it from others of the same name, where
             there are such.
         parameters: of the network, where that was counted.
+        class_names: of the outputs, where they were given with the classifier.
     """
 
     source: str
@@ -187,6 +188,7 @@ class LoadReport:
     title: str = ""
     apart: str = ""
     parameters: int = 0
+    class_names: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it."""

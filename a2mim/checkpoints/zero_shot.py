@@ -13,7 +13,8 @@ Texts are a file of class names and vectors, in the order of the outputs:
     .safetensors    vectors, scale, bias; names as a JSON list in the header
 
 or ``open_clip:MODEL:PRETRAINED:CLASSES.txt[:TEMPLATES.txt]``, where open_clip (extra ``clip``)
-computes them from names, one a line, and templates such as ``a photo of a {}.``
+computes them from names, one a line, and templates such as ``a photo of a {}.`` A MODEL such as
+``hf-hub:USER/NAME`` or ``local-dir:PATH`` brings its own weights: PRETRAINED is left out.
 
 Shapes: B images, K classes, D numbers of a vector, F features.
 """
@@ -38,6 +39,9 @@ from a2mim.checkpoints.load import Loaded
 from a2mim.checkpoints.renaming import without_common_prefix
 
 BY_OPEN_CLIP = "open_clip:"
+OF_ITSELF = ("hf-hub", "local-dir")
+"""What models of open_clip begin with that bring weights of their own."""
+
 TEMPLATE = "a photo of a {}."
 SCALE = 100.0
 """exp of the logit scale that CLIP was trained to, which it is clipped at."""
@@ -163,13 +167,17 @@ def _checked(
 
 def _by_open_clip(where: str) -> Texts:
     """Vectors of prompts, averaged for each class."""
-    parts = where.removeprefix(BY_OPEN_CLIP).split(":")
-    if len(parts) not in (3, 4) or not all(parts):
+    parts: list[str | None] = [*where.removeprefix(BY_OPEN_CLIP).split(":")]
+    if parts[0] in OF_ITSELF and len(parts) > 1:
+        parts[:2] = [f"{parts[0]}:{parts[1]}", None]
+    model_name, pretrained, *files = (*parts, "", "")[: max(len(parts), 2)]
+    if len(files) not in (1, 2) or not model_name or pretrained == "" or not all(files):
         raise WeightsError(
-            f"expected {BY_OPEN_CLIP}MODEL:PRETRAINED:CLASSES.txt[:TEMPLATES.txt], got {where}"
+            f"expected {BY_OPEN_CLIP}MODEL:PRETRAINED:CLASSES.txt[:TEMPLATES.txt], or "
+            f"{BY_OPEN_CLIP}hf-hub:USER/NAME:CLASSES.txt[:TEMPLATES.txt], got {where}"
         )
-    names = _lines(parts[2])
-    templates = _lines(parts[3]) if len(parts) == 4 else [TEMPLATE]
+    names = _lines(str(files[0]))
+    templates = _lines(str(files[1])) if len(files) == 2 else [TEMPLATE]
     if wrong := [template for template in templates if "{}" not in template]:
         raise WeightsError(f"expected templates with {{}} for the class, got {wrong[0]!r}")
     try:
@@ -180,8 +188,8 @@ def _by_open_clip(where: str) -> Texts:
             "names and vectors"
         ) from error
     try:
-        model, *_ = open_clip.create_model_and_transforms(parts[0], pretrained=parts[1])
-        tokenizer = open_clip.get_tokenizer(parts[0])
+        model, *_ = open_clip.create_model_and_transforms(model_name, pretrained=pretrained)
+        tokenizer = open_clip.get_tokenizer(model_name)
         model.eval()
         vectors = []
         with torch.inference_mode():
@@ -247,6 +255,7 @@ def with_texts(loaded: Loaded, where: str, file: Path | None) -> Loaded:
     report = replace(
         loaded.report,
         classes=len(texts.names),
+        class_names=texts.names,
         sha256=weights_hash(state),
         contents=contents_hash(state),
         notes=(*loaded.report.notes, kind),

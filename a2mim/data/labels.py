@@ -25,7 +25,7 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -58,11 +58,13 @@ class Classes:
         index: the class of every image, by its name.
         count: how many classes there are; None where only numbers are known.
         where: what tells them.
+        names: of the classes, by their numbers; None where only these are known.
     """
 
     index: dict[str, int]
     count: int | None
     where: str
+    names: tuple[str, ...] | None = field(default=None, compare=False)
 
 
 def has_classes(folder: Path, names: Sequence[str]) -> bool:
@@ -100,7 +102,7 @@ def classes_of_images(
             f"expected a row for every image in {table.path}, got none for {len(without)}, such as "
             f"{printable(without[0])}; write file,class_index{instead}"
         )
-    return Classes({name: classes.index[name] for name in names}, classes.count, classes.where)
+    return replace(classes, index={name: classes.index[name] for name in names})
 
 
 def _in_folders(names: Sequence[str]) -> bool:
@@ -137,7 +139,8 @@ def _numbered(
         known, where = _imagenet(), f"{where}, numbered as in ImageNet"
     else:
         known = {text: k for k, text in enumerate(found)}
-    return Classes({name: known[text] for name, text in texts.items()}, len(known), where)
+    index = {name: known[text] for name, text in texts.items()}
+    return Classes(index, len(known), where, tuple(known))
 
 
 def _names_in(path: Path) -> dict[str, int] | None:

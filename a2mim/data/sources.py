@@ -166,6 +166,21 @@ def known_classes(images: Path | None, data: str, outputs: int | None = None) ->
     return _classes(images.parent if images.is_file() else images, outputs, NO_TRUTH).count
 
 
+def class_names(
+    images: Path | None, data: str, outputs: int | None = None
+) -> tuple[str, ...] | None:
+    """What the classes of ``--images`` or ``--data`` are called; None if only numbers are known.
+
+    The arguments are those of :func:`known_classes`, and the errors.
+    """
+    if images is not None:
+        folder = images.parent if images.is_file() else images
+        return _classes(folder, outputs, NO_TRUTH).names
+    if (root := _root(data)) is not None:
+        return find_training_files(root).classes
+    return None if data == "digits" else getattr(torchvision_set(data, "test"), "classes", None)
+
+
 def only_number(outputs: Sequence[int]) -> int | None:
     """The number of outputs of all classifiers; None if they differ, or there is none."""
     numbers = {number for number in outputs if number}

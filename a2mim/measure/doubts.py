@@ -8,6 +8,7 @@ Shapes: I images, B of a batch, C channels, H x W pixels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from a2mim.data.contents import UNREADABLE
 from a2mim.data.samples import FolderSamples
 from a2mim.data.sources import Source
 from a2mim.measure.networks import Subject
+from a2mim.messages import UsageError
 from interactions.networks.inference import arithmetic
 from interactions.stats import share
 
@@ -51,6 +53,43 @@ def of_images(identities: Sequence[tuple[str, Any, str]]) -> list[str]:
     return [
         f"Only {len(first)} of {len(identities)} images differ ({a} and {b} are the same): copies "
         "count as independent images, so intervals are too narrow."
+    ]
+
+
+def of_class_names(title: str, texts: Sequence[str], images: Sequence[str] | None) -> list[str]:
+    """Whether the classes that a classifier was given by name are those of the images.
+
+    Upper case, underscores and hyphens make no difference.
+
+    Args:
+        title: what the network is called.
+        texts: names of its outputs; none for a classifier without.
+        images: names of the images' classes, as many; None if only their numbers are known.
+
+    Raises:
+        UsageError: if a class of the images is another output: all accuracies would be wrong.
+    """
+    if not texts or images is None or len(texts) != len(images):
+        return []
+    outputs, classes = (
+        [" ".join(re.split(r"[\s_-]+", name.strip().lower())) for name in names]
+        for names in (texts, images)
+    )
+    place = {name: k for k, name in enumerate(outputs)}
+    for k, name in enumerate(classes):
+        if place.get(name, k) != k:
+            raise UsageError(
+                f"expected texts in the order of the images' classes, {images[k]!r} is class {k} "
+                f"of the images and output {place[name]} of {title}; give texts in that order, or "
+                "the order of the texts as classes.txt beside the images"
+            )
+    other = [k for k, name in enumerate(classes) if name not in place]
+    if not other:
+        return []
+    k = other[0]
+    return [
+        f"{title}: {len(other)} of {len(images)} classes have other names than its outputs, such "
+        f"as class {k}, {images[k]} ({texts[k]}): accuracies hold if these mean the same."
     ]
 
 

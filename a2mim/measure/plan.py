@@ -26,6 +26,7 @@ from a2mim.data.augment import PilTransform
 from a2mim.data.sources import (
     Source,
     as_seen,
+    class_names,
     folder_has_classes,
     images_of,
     known_classes,
@@ -298,6 +299,10 @@ def planned(config: CompareConfig) -> Plan:
     ]
     identities = [source.identity() for source in sources]
     notes += doubtful.of_images(identities)
+    for network in networks:
+        if config.label == "truth" and (texts := network.report.class_names):
+            of_images = class_names(config.images, config.data, len(texts))
+            notes += doubtful.of_class_names(network.title, texts, of_images)
     notes += [doubt for one in tried for doubt in one.doubts]
     notes += left_out.sentences()
     decides = {

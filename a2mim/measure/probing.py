@@ -22,6 +22,7 @@ from a2mim.data.arrays import subset
 from a2mim.data.augment import Augment, PilTransform
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import (
+    class_names,
     known_classes,
     labelled_samples,
     photographs_with_classes,
@@ -215,6 +216,10 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
     count = known_classes(config.images, config.data, outputs)
     if why := unlike([outputs], count, None, set_name(config.images, config.data)):
         raise UsageError(f"expected a classifier of the images' classes, but {why}")
+    if texts := loaded.report.class_names:
+        of_images = class_names(config.images, config.data, outputs)
+        for doubt in doubts.of_class_names(called(loaded.report), texts, of_images):
+            print(doubt)
     (samples,) = samples_of(config, transform, outputs)
     with _progress("evaluating", len(samples)) as on_batch:
         found = evaluate(

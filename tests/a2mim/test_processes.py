@@ -1,17 +1,22 @@
 """Commands in several processes: the bytes of one, and no process that waits for ever."""
 
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from torch.distributed import HashStore
 
 from a2mim import processes
 from a2mim.messages import UsageError
 from a2mim.processes import Peers, first, process_rank, shared, together, wait
+from a2mim.runs.table import read_table
 
 
 def test_one_process_does_all(monkeypatch):
@@ -102,30 +107,40 @@ SCRIPT = """
 import os
 import sys
 
+import numpy as np
+
 from a2mim import cli
-from a2mim.measure import interactions, invariance, occlusion, runner, spectrum
+from a2mim.measure import interactions, invariance, occlusion, plan, probing, runner, spectrum
+from a2mim.measure.comparison import Comparison
 from a2mim.messages import UsageError
 from a2mim.probes import features
+from a2mim.recipes import finetuning
 
 occlusion.CHUNK = spectrum.CHUNK = features.CHUNK = 5
 for module in (interactions, invariance, occlusion, spectrum):
     module.save = lambda figures, folder: None  # of the same rows
-words, stop = sys.argv[2:], sys.argv[1] == "stop"
+Comparison.save_figures = Comparison.to_html = lambda *_: None
+plan.TIMED_SECONDS, interactions.TOO_LITTLE = 0.0, np.inf
+how, words = sys.argv[1], sys.argv[2:]
+stop, rank = how == "stop", os.environ.get("RANK")
+calls = {}
 
-def failing(*given):
-    raise UsageError("the second process cannot write")
+def failing(*given, **more):
+    raise UsageError(f"process {rank} cannot go on")
 
-if sys.argv[1] == "fail" and os.environ["RANK"] == "1":
+if how == "fail" and rank == "1":
     spectrum.write_whole = failing
+if how == "fail" and rank == "0":
+    probing.knn_probe = Comparison.to_html = failing
 
 class Stop(Exception):
     pass
 
 def stopping(module, name, most):
-    write, calls = getattr(module, name), []
+    write = getattr(module, name)
     def written(*given, **more):
-        calls.append(1)
-        if len(calls) > most:
+        calls[module] = calls.get(module, 0) + 1
+        if calls[module] > most:
             raise Stop
         return write(*given, **more)
     setattr(module, name, written)
@@ -137,11 +152,13 @@ if stop:
         (spectrum, "write_whole", 1),
         (runner, "write_record", 2),
         (features, "write_whole", 2),
+        (finetuning.Log, "__call__", 4),
     ]:
         stopping(module, name, most)
 while words:
     end = words.index(";")
     command, words = words[:end], words[end + 1 :]
+    calls.clear()
     try:
         cli.main(command)
     except (Stop, SystemExit):
@@ -173,25 +190,59 @@ def files_of(out):
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in paths}
 
 
-COMMANDS = {
-    "occlusion": ("--fractions", 0, 0.5, "--label", "truth", "--grid", 4),
-    "invariance": ("--fractions", 0, 0.5, "--cka-batch", 4, "--repeats", 2, "--grid", 4),
-    "spectrum": (),
-    "interactions": ("--pairs", 2, "--orders", 0, 0.5, 1, "--grid", 4, "--label", "truth"),
-    "clean": ("--method", "clean"),
+PHOTOS = ("{one}", "--images", "{photos}")
+MEASURES = {
+    "occlusion": (*PHOTOS, "--fractions", 0, 0.5, "--label", "truth", "--grid", 4),
+    "invariance": (*PHOTOS, "--fractions", 0, 0.5, "--cka-batch", 4, "--repeats", 2, "--grid", 4),
+    "spectrum": PHOTOS,
+    "interactions": (*PHOTOS, "--pairs", 2, "--orders", 0, 0.5, 1, "--grid", 4, "--label", "truth"),
+    "clean": ("probe", *PHOTOS, "--method", "clean"),
 }
 """Commands, with what makes them quick; 12 images in chunks of 5, batches of 4."""
 
+OF_PROBES = ("--probe-data", "folder:{classes}")
+DIGITS = ("probe", "{one}", "{encoder}", "--data", "digits")
+PROBES = {
+    "linear": (*DIGITS, "--max-train", 40, "--max-test", 20, "--seeds", 2),
+    "knn": (*DIGITS, "--max-train", 40, "--max-test", 20, "--method", "knn", "--neighbours", 3),
+    "sgd": (
+        *(*DIGITS, "--method", "sgd", "--recipe", "cifar100-resnet50", "--lrs", 0.1, 1.0),
+        *("--max-train", 400, "--max-test", 20),
+    ),
+    "probed": (
+        *("occlusion", "{encoder}", "{one}", "--images", "{photos}", *OF_PROBES),
+        *("--fractions", 0, 0.5, "--label", "truth", "--grid", 4),
+    ),
+    "compare": (
+        *("{one}", "{encoder}", "--images", "{photos}", *OF_PROBES),
+        *("--grid", 4, "--budget", 12_000, "--pictures", 1),
+    ),
+}
+"""Commands with classifiers that are trained by the first process, and all measures."""
+
+GROUPS = {"measures": MEASURES, "probes": PROBES}
+
 
 @pytest.fixture(scope="module")
-def commands(compared):
-    """The command lines of a folder of results."""
+def commands(compared, tmp_path_factory):
+    """The command lines of a group, for a folder of results."""
+    classes = tmp_path_factory.mktemp("classes")
+    names = [f"{k:02d}.png" for k in range(12)]
+    for split, some in (("train", names[:6]), ("val", names[6:])):
+        for name in some:
+            folder = classes / split / f"class{int(name[:2]) % 3}"
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(compared["photos"] / name, folder)
+    known = {**compared, "classes": classes}
 
-    def of(folder):
-        shared = (compared["one"], "--images", compared["photos"], "--device", "cpu")
+    def of(group, folder):
         return [
-            ("probe" if name == "clean" else name, *shared, *more, "--out", folder / name)
-            for name, more in COMMANDS.items()
+            (
+                *(() if words[0] in ("probe", "occlusion") else (name,)),
+                *(word.format(**known) if isinstance(word, str) else word for word in words),
+                *("--device", "cpu", "--out", folder / name),
+            )
+            for name, words in GROUPS[group].items()
         ]
 
     return of
@@ -199,39 +250,87 @@ def commands(compared):
 
 @pytest.fixture(scope="module")
 def one(commands, tmp_path_factory):
-    """What one process gives."""
-    folder = tmp_path_factory.mktemp("one")
-    done = launched(folder, commands(folder), count=1)
-    assert done.returncode == 0, done.stderr
-    return folder
+    """What one process gives, by group."""
+    made = {}
+
+    def of(group):
+        if group not in made:
+            folder = tmp_path_factory.mktemp(group)
+            done = launched(folder, commands(group, folder), count=1)
+            assert done.returncode == 0, done.stderr
+            made[group] = folder
+        return made[group]
+
+    return of
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("first", [0, 1, 2])
-def test_the_bytes_of_one_process_whoever_began(first, one, commands, tmp_path):
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_bytes_of_one_process_whoever_began(group, first, one, commands, tmp_path):
     """Two processes, and what one or two left going on in two or one."""
-    runs = commands(tmp_path / "shared")
+    runs, shared_out = commands(group, tmp_path / "shared"), tmp_path / "shared"
     if first:
         stopped = launched(tmp_path, runs, how="stop", count=first)
-        for name in COMMANDS:
-            assert not (tmp_path / "shared" / name).exists(), stopped.stderr
-            (work,) = (tmp_path / "shared").glob(f"{name}.*.partial")
+        for name in GROUPS[group]:
+            assert not (shared_out / name).exists(), stopped.stderr
+            (work,) = shared_out.glob(f"{name}.*.partial")
             assert len(files_of(work)) > 1, stopped.stderr
     done = launched(tmp_path, runs, count=1 if first == 2 else 2)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("table: ") == len(COMMANDS)
-    for name in COMMANDS:
-        assert files_of(tmp_path / "shared" / name) == files_of(one / name), name
-    assert not list((tmp_path / "shared").glob("*.partial"))
+    assert done.stdout.count("table: ") == len(GROUPS[group])
+    for name in GROUPS[group]:
+        assert files_of(shared_out / name) == files_of(one(group) / name), name
+    assert not list(shared_out.glob("*.partial"))
 
 
 @pytest.mark.integration
 def test_more_processes_than_parts_and_one_that_fails(one, commands, tmp_path):
-    spectrum = commands(tmp_path / "few")[2]
+    spectrum = commands("measures", tmp_path / "few")[2]
     done = launched(tmp_path, [spectrum], count=5)
     assert done.returncode == 0, done.stderr
-    assert files_of(tmp_path / "few" / "spectrum") == files_of(one / "spectrum")
+    assert files_of(tmp_path / "few" / "spectrum") == files_of(one("measures") / "spectrum")
     done = launched(tmp_path, [(*spectrum, "--no-resume")], how="fail")
     assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if line.startswith("a2mim: ")]
-    assert lines == ["a2mim: the second process cannot write"], done.stderr
+    assert errors_of(done) == ["a2mim: process 1 cannot go on"], done.stderr
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["knn", "compare"])
+def test_what_the_first_process_does_alone_ends_the_others_if_it_fails(name, commands, tmp_path):
+    """A probe that is fitted, a page that is written: the others wait for it meanwhile."""
+    run = commands("probes", tmp_path / "out")[list(PROBES).index(name)]
+    done = launched(tmp_path, [run], how="fail")
+    assert done.returncode != 0
+    assert errors_of(done) == ["a2mim: process 0 cannot go on"], done.stderr
+
+
+def errors_of(done):
+    """What the processes say that failed."""
+    return [line for line in done.stderr.splitlines() if line.startswith("a2mim: ")]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("first", [0, 1])
+def test_fine_tuning_in_two_processes_is_that_in_one(first, compared, tmp_path):
+    """To the rounding of sums over batches; also what one process left after an epoch."""
+    recipe = {"epochs": 2, "warmup": 0, "batch-size": 256, "mix-group": 64, "workers": 0}
+    command = (
+        *("probe", compared["one"], "--data", "digits", "--device", "cpu", "--method", "finetune"),
+        *("--recipe", "digits", "--finetune.save-every", 1),
+        *(word for key, value in recipe.items() for word in (f"--finetune.{key}", value)),
+    )
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    done = launched(tmp_path, [(*command, "--out", alone)], count=1)
+    assert done.returncode == 0, done.stderr
+    if first:
+        stopped = launched(tmp_path, [(*command, "--out", both)], how="stop", count=1)
+        assert list(tmp_path.glob("both.*.partial/**/checkpoints/*")), stopped.stderr
+    done = launched(tmp_path, [(*command, "--out", both)])
+    assert done.returncode == 0, done.stderr
+    rows = [read_table(out / "rows.csv") for out in (alone, both)]
+    top1 = [table[table["measure"] == "finetune_top1"]["value"].to_numpy() for table in rows]
+    np.testing.assert_allclose(top1[1], top1[0], atol=2 / 897)  # images at the border of classes
+    tuned = [load_file(out / "part-000" / "seed-0" / "model.safetensors") for out in (alone, both)]
+    for key, tensor in tuned[0].items():
+        torch.testing.assert_close(tuned[1][key], tensor, rtol=1e-3, atol=1e-3)

@@ -1,6 +1,8 @@
 import json
+import shutil
 import sys
 import types
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,11 +13,17 @@ from torch import nn
 
 from a2mim.checkpoints.files import WeightsError
 from a2mim.checkpoints.zero_shot import read_texts
+from a2mim.commands.compare import run as compare
+from a2mim.commands.probe import probe
+from a2mim.measure.interactions import interaction_curves
 from a2mim.measure.networks import load, recorded, subject_of, without_classifier
 from a2mim.measure.occlusion import occlusion
 from a2mim.messages import UsageError
 from a2mim.runs.table import read_table
+from a2mim.settings.compare import CompareConfig
+from a2mim.settings.interactions import InteractionsConfig
 from a2mim.settings.occlusion import OcclusionConfig
+from a2mim.settings.probe import ProbeConfig
 from a2mim.settings.weights import WeightsConfig
 
 NAMES = ("tench", "goldfish", "shark")
@@ -172,6 +180,19 @@ def test_prompts_are_averaged_as_vectors_of_length_1(tmp_path, open_clip):
     assert open_clip == [("ViT-B-32", "openai")] * 2
 
 
+@pytest.mark.parametrize("model", ["hf-hub:timm/ViT-B-16-SigLIP", "local-dir:towers/mine"])
+def test_models_of_open_clip_that_bring_their_weights(model, tmp_path, open_clip):
+    (tmp_path / "classes.txt").write_text("cat\nold dog\n")
+    (tmp_path / "templates.txt").write_text("a {}.\n")
+    where = f"open_clip:{model}:{tmp_path / 'classes.txt'}"
+    for more in ("", f":{tmp_path / 'templates.txt'}"):
+        assert read_texts(where + more).names == ("cat", "old dog")
+    assert open_clip == [(model, None)] * 2
+    for wrong in (f"open_clip:{model}", "open_clip:hf-hub:", f"{where}:a:b"):
+        with pytest.raises(WeightsError, match=r"or open_clip:hf-hub:USER/NAME:CLASSES\.txt"):
+            read_texts(wrong)
+
+
 @pytest.mark.integration
 def test_texts_of_open_clip_itself(tmp_path):
     """Random weights of its smallest text tower, from a file as a user's would be."""
@@ -236,3 +257,30 @@ def test_a_measure_of_zero_shot_classes(compared, save_vit, tmp_path, hastened):
     rows = read_table(tmp_path / "out" / "rows.csv")
     assert "occlusion_top1" in set(rows["measure"])
     assert rows["setting"].str.contains("classifier=own").all()
+
+
+@pytest.mark.parametrize("command", [occlusion, interaction_curves, probe, compare])
+def test_classes_of_images_in_another_order_than_the_texts(command, compared, save_vit, tmp_path):
+    """By name: no command judges them by the wrong numbers."""
+    photos = shutil.copytree(compared["photos"], tmp_path / "photos")
+    rows = [f"{k:02d}.png,{NAMES[k % 3]}" for k in range(12)]
+    (photos / "labels.csv").write_text("\n".join(["file,class_name", *rows]))
+    (photos / "classes.txt").write_text("\n".join(reversed(NAMES)))
+    paths = [save_vit(tmp_path / f"{name}.safetensors", classes=5) for name in ("one", "two")]
+    of = {
+        occlusion: OcclusionConfig,
+        interaction_curves: InteractionsConfig,
+        probe: partial(ProbeConfig, method="clean"),
+        compare: partial(CompareConfig, grid=4),
+    }
+    config = of[command](
+        tuple(paths),
+        images=photos,
+        weights=WeightsConfig(texts=texts(tmp_path, 5)[0]),
+        device="cpu",
+        out=tmp_path / "out",
+        **({} if command is probe else {"label": "truth"}),
+    )
+    with pytest.raises(UsageError, match=r"in the order of the images' classes, .* is class 0 of"):
+        command(config)
+    assert not (tmp_path / "out").exists()

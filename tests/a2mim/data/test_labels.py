@@ -105,8 +105,11 @@ def test_folders_by_class(tmp_path):
     assert has_classes(tmp_path, names)
     found = classes_of_images(tmp_path, names, outputs=1000)
     assert found == Classes(dict(zip(names, (1, 1, 0), strict=True)), 2, "folders by class")
+    assert found.names == ("ant", "cat")
     (tmp_path / "classes.txt").write_text("cat\ndog\nant\n")
-    assert list(classes_of_images(tmp_path, names).index.values()) == [0, 0, 2]
+    found = classes_of_images(tmp_path, names)
+    assert list(found.index.values()) == [0, 0, 2]
+    assert found.names == ("cat", "dog", "ant")
     for others in (["cat/1.jpg", "2.jpg"], ["cat/1.jpg"], ["train/1.jpg", "val/2.jpg"]):
         assert not has_classes(tmp_path, others)
         with pytest.raises(UsageError, match="or give something else"):

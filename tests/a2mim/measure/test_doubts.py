@@ -6,7 +6,14 @@ from torch import nn
 
 from a2mim.data.augment import CentreCrop
 from a2mim.data.samples import ArraySamples, FolderSamples, find_test_files, find_training_files
-from a2mim.measure.doubts import of_images, of_labels, of_network, of_training
+from a2mim.measure.doubts import (
+    of_class_names,
+    of_images,
+    of_labels,
+    of_network,
+    of_training,
+)
+from a2mim.messages import UsageError
 
 
 def test_copies_among_images():
@@ -34,6 +41,21 @@ def test_test_images_among_training_images(tmp_path):
     test = FolderSamples(find_test_files(tmp_path, files.classes), CentreCrop(8), 0)
     assert of_training(train, test) == []
     assert of_training(train, ArraySamples) == []
+
+
+def test_names_of_classes_that_are_those_of_the_outputs():
+    images = ("ice_cream", "Tench", "n02123045")
+    assert of_class_names("net", (), images) == []
+    assert of_class_names("net", ("ice cream", "tench"), None) == []
+    assert of_class_names("net", ("Ice-Cream", "tench", "N02123045"), images) == []
+    (said,) = of_class_names("net", ("ice cream", "tench", "tabby"), images)
+    assert "net: 1 of 3 classes have other names" in said
+    assert "class 2, n02123045 (tabby)" in said
+
+
+def test_classes_in_another_order_than_the_outputs_are_refused():
+    with pytest.raises(UsageError, match=r"'b' is class 1 of the images and output 2 of net; give"):
+        of_class_names("net", ("a", "c", "b"), ("a", "b", "x"))
 
 
 @pytest.mark.parametrize("shift", [-1, 1, 7])
