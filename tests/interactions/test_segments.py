@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy import ndimage
 from timm import create_model
-from torch import nn
 
 import interactions as ix
 from interactions.games.base import REWARDS
@@ -181,18 +180,6 @@ def test_the_map_of_a_grid_plays_the_game_of_the_grid():
     assert torch.equal(by_grid(coalitions), by_map(coalitions))
 
 
-def test_neighbours_of_a_grid():
-    neighbours = grid_map(4, 5, 3, 2).neighbours()
-    expected = [
-        (i, j)
-        for i in range(20)
-        for j in range(i + 1, 20)
-        if abs(i // 5 - j // 5) + abs(i % 5 - j % 5) == 1
-    ]
-    assert neighbours.dtype == np.int64
-    assert [tuple(pair) for pair in neighbours.tolist()] == expected
-
-
 def test_neighbours_against_a_loop():
     players = superpixels(IMAGES["another"], 20)
     labels = players.players_HW.tolist()
@@ -232,13 +219,6 @@ def test_interactions_of_superpixels_against_the_table_of_all_values():
         expected = np.stack([exact[pair] for pair in pairs])
         assert np.abs(expected).max() > 1e-5  # far above the tolerance below
         np.testing.assert_allclose(record.mean_PO, expected, atol=1e-10)
-
-
-def test_an_additive_game_has_no_interactions():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 69, 2)).double().eval()
-    _, _, records = measure_on_superpixels(model, REWARDS["logit"])
-    for record in records:
-        np.testing.assert_allclose(record.mean_PO, 0, atol=1e-12)
 
 
 def test_bad_maps_say_what_was_expected():
