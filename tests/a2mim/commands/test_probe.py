@@ -59,16 +59,12 @@ def config(tmp_path):
     )
 
 
-def changed(config, **changes):
-    return ProbeConfig(**{**vars(config), **changes})
-
-
 def table(config):
     return (config.out / "rows.csv").read_bytes()
 
 
 def test_a_linear_probe_and_all_that_explains_it(config, capsys):
-    probe(changed(config, seeds=2))
+    probe(replace(config, seeds=2))
     rows = read_table(config.out / "rows.csv")
     top1 = rows.query("measure == 'linear_top1'")
     assert top1[["weights", "seed"]].values.tolist() == [
@@ -103,7 +99,7 @@ def test_a_pool_that_pre_training_left_random_is_named(config, tmp_path, capsys)
         "pre-training and is as random as it was made; --pool mean reads the patches instead."
     )
     for pool, idle in (("pooled", True), ("mean", False)):
-        one = changed(config, method="knn", pool=pool, out=tmp_path / pool)
+        one = replace(config, method="knn", pool=pool, out=tmp_path / pool)
         probe(one)
         assert (told in capsys.readouterr().out) == idle
         rows = read_table(one.out / "rows.csv")
@@ -119,7 +115,7 @@ def test_a_finished_run_is_not_measured_again(config, monkeypatch, capsys):
     def unwanted(*_given):
         raise AssertionError("measured again")
 
-    config = changed(config, method="knn")
+    config = replace(config, method="knn")
     probe(config)
     monkeypatch.setattr(probe_module, "judge", unwanted)
     capsys.readouterr()
@@ -127,15 +123,15 @@ def test_a_finished_run_is_not_measured_again(config, monkeypatch, capsys):
     said = capsys.readouterr().out.splitlines()
     assert f"finished before: {config.out}; --no-resume measures it again" in said
     with pytest.raises(AssertionError, match="measured again"):
-        probe(changed(config, resume=False))
+        probe(replace(config, resume=False))
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("method", ["knn", "linear"])
 def test_batches_workers_and_resume_change_nothing(config, method, monkeypatch):
-    whole = changed(config, method=method, out=config.out.with_name("whole"))
+    whole = replace(config, method=method, out=config.out.with_name("whole"))
     probe(whole)
-    odd = changed(config, method=method, batch_size=17, workers=2)
+    odd = replace(config, method=method, batch_size=17, workers=2)
     judge = probe_module.judge
 
     def stopped(config, name, loaded, part, device):
@@ -169,7 +165,7 @@ def test_images_that_change_are_never_mixed(config, tmp_path, monkeypatch):
             path = folder / split / "ab"[k % 2] / f"{k}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
-    config = changed(config, data=f"folder:{folder}", method="knn", neighbours=3)
+    config = replace(config, data=f"folder:{folder}", method="knn", neighbours=3)
     judge = probe_module.judge
 
     def stopped(config, name, loaded, part, device):
@@ -184,7 +180,7 @@ def test_images_that_change_are_never_mixed(config, tmp_path, monkeypatch):
     for path in folder.glob("train/a/*.png"):
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
     probe(config)
-    whole = changed(config, out=tmp_path / "whole")
+    whole = replace(config, out=tmp_path / "whole")
     probe(whole)
     for file in ("rows.csv", "predictions.csv"):
         assert (config.out / file).read_bytes() == (whole.out / file).read_bytes()
@@ -192,8 +188,8 @@ def test_images_that_change_are_never_mixed(config, tmp_path, monkeypatch):
 
 
 def test_the_published_recipe_and_a_choice_of_rates(config):
-    sgd = changed(config, method="sgd", recipe="cifar100-resnet50", lrs=(0.1, 1.0), max_train=500)
-    probe(changed(sgd, checkpoints=sgd.checkpoints[:1]))
+    sgd = replace(config, method="sgd", recipe="cifar100-resnet50", lrs=(0.1, 1.0), max_train=500)
+    probe(replace(sgd, checkpoints=sgd.checkpoints[:1]))
     rows = read_table(config.out / "rows.csv")
     assert "recipe=cifar100-resnet50 lr=" in rows["setting"][0]
 
@@ -202,7 +198,7 @@ def test_readouts_differ(config):
     tables = []
     for number, readout in enumerate(({}, {"pool": "mean", "block": 1, "final_norm": False})):
         out = config.out.with_name(f"out{number}")
-        probe(changed(config, method="knn", out=out, **readout))
+        probe(replace(config, method="knn", out=out, **readout))
         tables.append(read_table(out / "rows.csv"))
     assert "block=1 final_norm=no" in tables[1]["setting"][0]
     assert tables[0]["value"].tolist() != tables[1]["value"].tolist()
@@ -211,7 +207,7 @@ def test_readouts_differ(config):
 @pytest.mark.integration
 def test_fine_tuning_by_a_recipe(config):
     settings = {"epochs": 2, "warmup": 0, "batch_size": 128, "workers": 0}
-    tuned = changed(
+    tuned = replace(
         config,
         checkpoints=config.checkpoints[:1],
         method="finetune",
@@ -230,7 +226,7 @@ def test_fine_tuning_by_a_recipe(config):
     one = config.out / "part-000" / "seed-1"
     with pytest.raises(UsageError):
         load(str(config.out), WeightsConfig())
-    again = changed(
+    again = replace(
         config,
         checkpoints=(str(one),),
         method="clean",
@@ -266,7 +262,7 @@ def test_fine_tuning_by_a_recipe(config):
 )
 def test_bad_input(config, changes, message, tmp_path):
     with pytest.raises((DataError, UsageError)) as caught:
-        probe(changed(config, **changes))
+        probe(replace(config, **changes))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not config.out.exists()

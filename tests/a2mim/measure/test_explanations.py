@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -36,10 +38,6 @@ def config(picture, weights, tmp_path):
     )
 
 
-def changed(config, **changes):
-    return InteractionsConfig(**{**vars(config), **changes})
-
-
 @pytest.mark.integration
 def test_one_picture_is_explained_beside_the_rows_of_every_run(config, capsys):
     interaction_curves(config)
@@ -75,7 +73,7 @@ def test_one_picture_is_explained_beside_the_rows_of_every_run(config, capsys):
 
 
 def test_what_is_given_is_measured(config, capsys):
-    interaction_curves(changed(config, pairs=3, radius=2, grid=None, orders=(0.0, 1.0)))
+    interaction_curves(replace(config, pairs=3, radius=2, grid=None, orders=(0.0, 1.0)))
     said = capsys.readouterr().out
     assert "1 image x 3 pairs x" in said
     table = pd.read_csv(config.out / "patches.csv")
@@ -86,7 +84,7 @@ def test_what_is_given_is_measured(config, capsys):
 def test_features_of_an_encoder_and_two_networks(config):
     both = (*config.checkpoints, "untrained:test_resnet")
     interaction_curves(
-        changed(config, checkpoints=both, reward="projection", orders=(0.0, 1.0), pairs=2)
+        replace(config, checkpoints=both, reward="projection", orders=(0.0, 1.0), pairs=2)
     )
     names = list(explanations(config.out))
     assert len(names) == 2
@@ -99,9 +97,9 @@ def test_features_of_an_encoder_and_two_networks(config):
 
 def test_what_one_picture_cannot_give(config):
     with pytest.raises(UsageError, match="--budget, got one picture"):
-        interaction_curves(changed(config, budget=10_000))
+        interaction_curves(replace(config, budget=10_000))
     with pytest.raises(UsageError, match="got features"):
-        interaction_curves(changed(config, reward="features"))
+        interaction_curves(replace(config, reward="features"))
     assert not config.out.exists()
 
 

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -56,10 +57,6 @@ def config(images, weights, tmp_path):
         device="cpu",
         out=tmp_path / "out",
     )
-
-
-def changed(config, **changes):
-    return InteractionsConfig(**{**vars(config), **changes})
 
 
 def rows_of(config):
@@ -118,7 +115,7 @@ def test_a_finished_run_is_not_measured_again(config, monkeypatch, capsys):
     said = capsys.readouterr().out.splitlines()
     assert f"finished before: {config.out}; --no-resume measures it again" in said
     with pytest.raises(AssertionError, match="measured again"):
-        interaction_curves(changed(config, resume=False))
+        interaction_curves(replace(config, resume=False))
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(config, tmp_path, monkeypatch):
@@ -135,7 +132,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(config, tmp_path, monkeypa
         real(record, path, label)
 
     monkeypatch.setattr(measuring, "write_record", dying)
-    again = changed(config, out=tmp_path / "again")
+    again = replace(config, out=tmp_path / "again")
     with pytest.raises(Stop):
         interaction_curves(again)
     assert not again.out.exists()
@@ -170,7 +167,7 @@ def test_other_weights_or_settings_are_measured_anew(config, weights, tmp_path, 
 
     assert stopped(config) == 3
     assert stopped(config) == 0
-    assert stopped(changed(config, fill="image_mean")) == 3
+    assert stopped(replace(config, fill="image_mean")) == 3
     torch.manual_seed(2)
     save_file(create_model("test_resnet").state_dict(), weights)
     assert stopped(config) == 3
@@ -178,7 +175,7 @@ def test_other_weights_or_settings_are_measured_anew(config, weights, tmp_path, 
 
 def test_batch_size_does_not_change_the_draws(config, tmp_path):
     interaction_curves(config)
-    other = changed(config, batch_size=7, out=tmp_path / "other")
+    other = replace(config, batch_size=7, out=tmp_path / "other")
     interaction_curves(other)
     strengths = (strength_from(read_table(c.out / "rows.csv")) for c in (config, other))
     one, two = (np.sqrt(strength.per_image_IO) for strength in strengths)
@@ -188,7 +185,7 @@ def test_batch_size_does_not_change_the_draws(config, tmp_path):
 
 @pytest.mark.integration
 def test_two_processes_give_the_table_of_one(noisy, tmp_path):
-    two = changed(noisy, out=tmp_path / "two")
+    two = replace(noisy, out=tmp_path / "two")
     python, *arguments = command(
         two,
         *("--pairs", "2", "--orders", "0", "0.5", "1"),
@@ -196,7 +193,7 @@ def test_two_processes_give_the_table_of_one(noisy, tmp_path):
     )
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     subprocess.run([python, *launch, *arguments], check=True, timeout=900)
-    one = changed(two, out=tmp_path / "one")
+    one = replace(two, out=tmp_path / "one")
     interaction_curves(one)
     assert rows_of(one) == rows_of(two)
     assert contexts_that_ran(one) == {"0": 1, "7": 12, "14": 1}
@@ -205,11 +202,11 @@ def test_two_processes_give_the_table_of_one(noisy, tmp_path):
 def test_several_models_share_pairs_and_contexts(config, weights, tmp_path):
     twin = weights.with_name("twin.safetensors")
     twin.write_bytes(weights.read_bytes())
-    both = changed(config, checkpoints=(f"test_resnet={weights}", f"test_resnet={twin}"))
+    both = replace(config, checkpoints=(f"test_resnet={weights}", f"test_resnet={twin}"))
     # the same network twice: every paired difference is exactly 0
     interaction_curves(both)
     with pytest.raises(UsageError, match="expected every network once"):
-        interaction_curves(changed(both, checkpoints=config.checkpoints * 2))
+        interaction_curves(replace(both, checkpoints=config.checkpoints * 2))
     rows = read_table(both.out / "rows.csv")
     values = rows[rows["measure"] == "interaction_energy"]["value"].to_numpy()
     half = len(values) // 2
@@ -234,8 +231,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config, images, tmp_path, drawn)
     with (images / "labels.csv").open("a") as lines:
         lines.writelines(f"{k}.jpg,{k}\n" for k in range(3))
     killed, whole = (
-        changed(config, out=tmp_path / "killed"),
-        changed(config, out=tmp_path / "whole"),
+        replace(config, out=tmp_path / "killed"),
+        replace(config, out=tmp_path / "whole"),
     )
     more = ("--pairs", "2", "--orders", "0", "0.5", "1")
     process = subprocess.Popen(
@@ -278,7 +275,7 @@ def test_starting_anew_forgets_what_was_measured(config, monkeypatch):
     monkeypatch.setattr(
         measuring, "write_record", lambda *args, **kw: (measured.append(1), real(*args, **kw))
     )
-    interaction_curves(changed(config, resume=False))
+    interaction_curves(replace(config, resume=False))
     assert len(measured) == 3
 
 
@@ -292,7 +289,7 @@ def noisy(config, images):
         Image.fromarray(pixels).save(images / name)
     with (images / "labels.csv").open("a") as lines:
         lines.writelines(f"{name},{k}\n" for k, name in enumerate(names))
-    return changed(config, target=0.01, max_contexts=12)
+    return replace(config, target=0.01, max_contexts=12)
 
 
 def ran(config):
@@ -308,11 +305,11 @@ def contexts_that_ran(config):
 @pytest.mark.integration
 def test_contexts_are_added_where_they_are_noisy_and_nothing_else_changes(noisy, tmp_path):
     interaction_curves(noisy)
-    plain = changed(noisy, target=0.0, out=tmp_path / "plain")
+    plain = replace(noisy, target=0.0, out=tmp_path / "plain")
     interaction_curves(plain)
     assert contexts_that_ran(noisy) == {"0": 1, "7": 12, "14": 1}
     assert contexts_that_ran(plain) == {"0": 1, "7": 8, "14": 1}
-    reached = changed(noisy, target=100.0, out=tmp_path / "reached")
+    reached = replace(noisy, target=100.0, out=tmp_path / "reached")
     interaction_curves(reached)
     assert rows_of(reached) == rows_of(plain)
     more, less = (
@@ -342,7 +339,7 @@ def test_a_run_that_is_stopped_among_added_contexts_goes_on_to_the_same_bytes(
         written.append(path.name)
         real(record, path, label)
 
-    again = changed(noisy, out=tmp_path / "again")
+    again = replace(noisy, out=tmp_path / "again")
     with monkeypatch.context() as patch:
         patch.setattr(measuring, "write_record", dying)
         with pytest.raises(Stop):
@@ -362,7 +359,7 @@ def test_a_run_that_is_stopped_among_added_contexts_goes_on_to_the_same_bytes(
 
 def test_a_budget_is_spent(config, capsys, monkeypatch):
     monkeypatch.setattr(module, "TOO_LITTLE", np.inf)
-    budget = changed(config, budget=1500, target=0.0)
+    budget = replace(config, budget=1500, target=0.0)
     interaction_curves(budget)
     printed = capsys.readouterr().out
     assert "plan: " in printed
@@ -385,7 +382,7 @@ def test_a_budget_is_spent(config, capsys, monkeypatch):
 @pytest.mark.integration
 def test_a_budget_stops_at_the_target(noisy, capsys):
     """No more is spent than the error that is wanted costs, pilot included."""
-    generous = changed(noisy, budget=50_000, target=0.25)
+    generous = replace(noisy, budget=50_000, target=0.25)
     interaction_curves(generous)
     expected = re.search(r"error of J: \S+ over all orders, at most (\S+)", capsys.readouterr().out)
     assert 0.2 < float(expected[1]) <= 0.25
@@ -404,15 +401,15 @@ def test_a_budget_that_tells_nothing_is_one_line_with_one_that_does(noisy, monke
     assert line.startswith("a2mim: expected a budget that tells J to within 20 %, but ")
     enough = int(re.search(r"; give --budget (\d+)$", line)[1])
     assert not list(noisy.out.parent.glob("out*"))
-    interaction_curves(changed(noisy, budget=enough))
+    interaction_curves(replace(noisy, budget=enough))
     assert ran(noisy)["networks"][0]["forwards"] <= enough
-    interaction_curves(changed(noisy, budget=700, target=0.3))  # asked for no more than that
+    interaction_curves(replace(noisy, budget=700, target=0.3))  # asked for no more than that
     assert ran(noisy)["networks"][0]["forwards"] <= 700
 
 
 def test_a_budget_below_two_pilots_is_one_line_that_says_so(config):
     with pytest.raises(UsageError, match="--budget of at least 480 forwards, of which a pilot"):
-        interaction_curves(changed(config, budget=479))
+        interaction_curves(replace(config, budget=479))
     assert not list(config.out.parent.glob("out*"))
 
 
@@ -421,8 +418,8 @@ def test_designs_without_inner_orders_or_without_ends(config, tmp_path, orders):
     """The ends are in float32 in any case, and so is the noise that is taken out of them."""
     found, floors = [], []
     for precision in ("float32", "float16"):
-        one = changed(config, orders=orders, precision=precision, pairs=1, count=2)
-        one = changed(one, out=tmp_path / precision)
+        one = replace(config, orders=orders, precision=precision, pairs=1, count=2)
+        one = replace(one, out=tmp_path / precision)
         interaction_curves(one)
         rows = read_table(one.out / "rows.csv")
         assert f"precision={precision}" in rows["setting"][0]
@@ -443,7 +440,7 @@ def test_a_data_set_by_name(config, tmp_path):
     torch.manual_seed(1)
     ten = tmp_path / "ten.safetensors"
     save_file(create_model("test_resnet", num_classes=10).state_dict(), ten)
-    named = changed(
+    named = replace(
         config, images=None, data="digits", checkpoints=(f"test_resnet={ten}",), count=2
     )
     interaction_curves(named)
@@ -456,27 +453,27 @@ def test_weights_without_a_classifier(config, tmp_path):
     torch.manual_seed(1)
     encoder = tmp_path / "encoder.safetensors"
     save_file(create_model("test_resnet", num_classes=0).state_dict(), encoder)
-    without = changed(config, checkpoints=(f"test_resnet={encoder}",))
-    headless = changed(without, reward="projection", label="prediction")
+    without = replace(config, checkpoints=(f"test_resnet={encoder}",))
+    headless = replace(without, reward="projection", label="prediction")
     interaction_curves(headless)
     rows = read_table(headless.out / "rows.csv")
     assert "reward=projection label=none" in rows["setting"][0]
-    vectors = changed(headless, reward="features", out=tmp_path / "vectors")
+    vectors = replace(headless, reward="features", out=tmp_path / "vectors")
     interaction_curves(vectors)
     assert read_table(vectors.out / "rows.csv")["value"].gt(0).sum() > 10
-    by_default = changed(headless, reward="auto", out=tmp_path / "auto")
+    by_default = replace(headless, reward="auto", out=tmp_path / "auto")
     interaction_curves(by_default)
     assert rows_of(by_default) == rows_of(headless)
     for asked in ({"label": "truth"}, {"reward": "log_odds", "label": "prediction"}):
         with pytest.raises(UsageError):
-            interaction_curves(changed(without, **asked))
+            interaction_curves(replace(without, **asked))
 
 
 def test_token_drop_is_another_game(config, tmp_path):
     torch.manual_seed(1)
     vit = tmp_path / "vit.safetensors"
     save_file(create_model("test_vit", num_classes=10).state_dict(), vit)
-    dropped = changed(
+    dropped = replace(
         config,
         checkpoints=(f"test_vit={vit}",),
         label="3",
@@ -489,7 +486,7 @@ def test_token_drop_is_another_game(config, tmp_path):
 
 
 def test_half_precision_is_said(config, capsys):
-    interaction_curves(changed(config, precision="float16", pairs=1, count=2))
+    interaction_curves(replace(config, precision="float16", pairs=1, count=2))
     rows = read_table(config.out / "rows.csv")
     assert "precision=float16" in rows["setting"][0]
     assert rows.query("measure == 'noise_floor'")["value"].item() > 1e-5
@@ -532,7 +529,7 @@ def test_bad_input(config, changes, message, monkeypatch):
 
     monkeypatch.setattr("timm.models._builder.load_pretrained", no_network)
     with pytest.raises(UsageError) as caught:
-        interaction_curves(changed(config, **changes))
+        interaction_curves(replace(config, **changes))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -550,9 +547,9 @@ def test_bad_files(config, images, weights):
         interaction_curves(config)
     weights.write_bytes(b"no weights")
     with pytest.raises(UsageError, match=r"net\.safetensors"):
-        interaction_curves(changed(config, label="1"))
+        interaction_curves(replace(config, label="1"))
     torch.save({"state_dict": create_model("test_vit").state_dict()}, weights.with_suffix(".pth"))
-    other = changed(config, label="1", checkpoints=(f"test_resnet={weights.with_suffix('.pth')}",))
+    other = replace(config, label="1", checkpoints=(f"test_resnet={weights.with_suffix('.pth')}",))
     with pytest.raises(UsageError, match="to fit test_resnet in every tensor"):
         interaction_curves(other)
 
@@ -565,7 +562,7 @@ class Malicious:
 def test_pickles_are_not_opened(config, tmp_path, capsys):
     torch.save(Malicious(), tmp_path / "evil.pth")
     with pytest.raises(UsageError, match=r"evil\.pth"):
-        interaction_curves(changed(config, checkpoints=(f"test_resnet={tmp_path / 'evil.pth'}",)))
+        interaction_curves(replace(config, checkpoints=(f"test_resnet={tmp_path / 'evil.pth'}",)))
     assert "executed" not in capsys.readouterr().out
 
 
@@ -573,15 +570,15 @@ def test_pickles_are_not_opened(config, tmp_path, capsys):
 def test_grid_and_label_fit_what_is_there(config, tmp_path, capsys):
     """Networks of 64 px: 8 x 8 patches; classes are theirs, or not."""
     open_ones = {"grid": None, "label": "auto", "pairs": 2, "orders": (0.0, 1.0), "target": 0.0}
-    interaction_curves(changed(config, **open_ones))
+    interaction_curves(replace(config, **open_ones))
     setting = read_table(config.out / "rows.csv")["setting"][0]
     assert "grid=8x8" in setting
     assert "label=truth" in setting
     assert "label: truth (" in capsys.readouterr().out
-    digits = changed(config, **open_ones, images=None, data="digits", out=tmp_path / "digits")
+    digits = replace(config, **open_ones, images=None, data="digits", out=tmp_path / "digits")
     interaction_curves(digits)
     assert "label=prediction" in read_table(digits.out / "rows.csv")["setting"][0]
     assert "1000 classes and digits has 10" in capsys.readouterr().out
     with pytest.raises(UsageError, match="a 7 x 7 grid divides, got 64 x 64 px for test_resnet"):
-        interaction_curves(changed(config, grid=7))
+        interaction_curves(replace(config, grid=7))
     assert "plan" not in capsys.readouterr().out

@@ -1,5 +1,6 @@
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -74,10 +75,6 @@ def config(tmp_path):
     )
 
 
-def changed(config, **changes):
-    return InvarianceConfig(**{**vars(config), **changes})
-
-
 def table(config):
     return invariance_table(read_table(config.out / "rows.csv"))
 
@@ -89,7 +86,7 @@ def table(config):
 )
 def test_every_number_and_its_baselines(config, capsys, hiding, fill):
     """Against the library, called as a reader would call it."""
-    invariance(changed(config, fill=hiding, checkpoints=config.checkpoints[:1]))
+    invariance(replace(config, fill=hiding, checkpoints=config.checkpoints[:1]))
     rows = read_table(config.out / "rows.csv")
     side_by_side = pd.read_csv(config.out / "summary.csv")
     pd.testing.assert_frame_equal(
@@ -134,7 +131,7 @@ def test_every_number_and_its_baselines(config, capsys, hiding, fill):
 
 @pytest.mark.parametrize("hiding", ["zero", "token_drop"])
 def test_controls_and_what_is_printed(config, hiding):
-    invariance(changed(config, fill=hiding, repeats=1, checkpoints=config.checkpoints[:1]))
+    invariance(replace(config, fill=hiding, repeats=1, checkpoints=config.checkpoints[:1]))
     found = table(config)
     whole = found.query("ratio == 0 and metric in ('cka', 'cosine', 'recall@1')")
     assert (whole[["value", "untrained", "pixels"]] == 1).all(axis=None)
@@ -151,7 +148,7 @@ def test_controls_and_what_is_printed(config, hiding):
 @pytest.mark.integration
 def test_the_figures_are_there(config, drawn):
     some = {"layers": ("blocks.1", "output"), "readouts": ("mean",), "repeats": 1}
-    invariance(changed(config, checkpoints=config.checkpoints[:1], **some))
+    invariance(replace(config, checkpoints=config.checkpoints[:1], **some))
     for name in ("invariance", "layers-vit_tiny_patch16_224-net1.safetensors"):
         assert (config.out / f"{name}.png").stat().st_size > 1000
         assert (config.out / f"{name}.svg").read_text().startswith("<?xml")
@@ -163,10 +160,10 @@ def images_tables(folder):
 
 
 def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
-    config = changed(config, fractions=(0.5,), layers=("blocks.1", "output"))
-    whole = changed(config, out=config.out.with_name("whole"))
+    config = replace(config, fractions=(0.5,), layers=("blocks.1", "output"))
+    whole = replace(config, out=config.out.with_name("whole"))
     invariance(whole)
-    other = changed(config, batch_size=3)
+    other = replace(config, batch_size=3)
     measure, measured = module._measure, []
 
     def once(config, prepared, sizes, subject, *others):
@@ -197,9 +194,9 @@ def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
 def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, monkeypatch):
     # 10 images in two batches
     some = {"cka_batch": 6, "fractions": (0.25, 0.5), "checkpoints": config.checkpoints[:1]}
-    whole = changed(config, out=config.out.with_name("whole"), **some)
+    whole = replace(config, out=config.out.with_name("whole"), **some)
     invariance(whole)
-    config = changed(config, **some)
+    config = replace(config, **some)
     read, seen = Subject.see_all, []
 
     def interrupted(subject, sources):
@@ -210,13 +207,13 @@ def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, m
 
     monkeypatch.setattr(Subject, "see_all", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        invariance(changed(config, batch_size=1))
+        invariance(replace(config, batch_size=1))
     first_batch = seen[5:10]
     seen.clear()
     monkeypatch.setattr(
         Subject, "see_all", lambda s, k: seen.extend(x.name for x in k) or read(s, k)
     )
-    invariance(changed(config, batch_size=3))
+    invariance(replace(config, batch_size=3))
     assert len(seen) == 1 + 4 + 5
     assert not set(seen[5:]) & set(first_batch)
     assert (config.out / "rows.csv").read_bytes() == (whole.out / "rows.csv").read_bytes()
@@ -230,7 +227,7 @@ def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, m
 
 def test_everything_is_computed_from_raw_rows(config):
     some = {"cka_batch": 6, "fractions": (0.25, 0.5), "checkpoints": config.checkpoints[:1]}
-    invariance(changed(config, **some))
+    invariance(replace(config, **some))
     paths = sorted((config.out / "batches").glob("*/*.npz"))
     batches_of_images = [read_batch(path) for path in paths]
     assert [len(rows.images) for rows in batches_of_images] == [5, 5]
@@ -249,7 +246,7 @@ def test_everything_is_computed_from_raw_rows(config):
 @pytest.mark.parametrize("layers", [(), ("blocks.1", "blocks.0")])
 def test_the_means_of_images_are_those_of_the_last_layer(config, layers):
     some = {"cka_batch": 6, "fractions": (0.25, 0.7), "checkpoints": config.checkpoints[:1]}
-    invariance(changed(config, layers=layers, against="complement", **some))
+    invariance(replace(config, layers=layers, against="complement", **some))
     (images,) = images_tables(config.out).values()
     readouts = ["class", "mean", "visible"] if layers else ["output"]
     places = [(ratio, readout) for ratio in (0.25, 0.6875) for readout in readouts]
@@ -279,7 +276,7 @@ def test_a_batch_is_not_what_lies_in_one_folder(config, monkeypatch):
     monkeypatch.setattr(module, "batches", watched)
     some = {"layers": ("output",), "fractions": (0.75,), "repeats": 1}
     for seed in (0, 1):
-        invariance(changed(config, seed=seed, **some))
+        invariance(replace(config, seed=seed, **some))
     names = [f"{k}.png" for k in range(10)]
     assert seen[0] == seen[1] != seen[2] == seen[3]
     for order in seen:
@@ -303,7 +300,7 @@ def test_complements_and_the_forwards_of_the_plan(config, against, monkeypatch, 
     monkeypatch.setattr(module, "forwards", progress)
     monkeypatch.setattr(module, "save", lambda figures, folder: drawn.update(figures))
     one = {"checkpoints": config.checkpoints[:1], "repeats": 1, "layers": ("blocks.1",)}
-    invariance(changed(config, against=against, fractions=None, **one))
+    invariance(replace(config, against=against, fractions=None, **one))
     complement = against == "complement"
     total = 2 * 10 * (2 * 9 if complement else 1 + 10)
     assert counted == [(total, total)]
@@ -331,14 +328,14 @@ def test_an_untrained_checkpoint_has_another_untrained_one_beside(config):
     name = "untrained:vit_tiny_patch16_224"
     weights = WeightsConfig(tuple(f"{k}={v}" for k, v in VIT.items()), image_size=32)
     some = {"layers": ("blocks.0", "output"), "fractions": (0.75,), "repeats": 1}
-    invariance(changed(config, checkpoints=(name,), weights=weights, **some))
+    invariance(replace(config, checkpoints=(name,), weights=weights, **some))
     rows = table(config).query("metric == 'cosine'")
     assert (rows["value"] != rows["untrained"]).all()
 
 
 @pytest.mark.integration
 def test_a_network_of_maps(config):
-    invariance(changed(config, checkpoints=("untrained:test_resnet",), layers=("layer4",), grid=5))
+    invariance(replace(config, checkpoints=("untrained:test_resnet",), layers=("layer4",), grid=5))
     found = table(config)
     assert set(found["layer"]) == {"layer4"}
     assert set(found["readout"]) == {"mean"}
@@ -396,7 +393,7 @@ def test_images_are_read_when_they_are_needed(config):
 )
 def test_bad_input(config, changes, message):
     with pytest.raises((DataError, UsageError)) as caught:
-        invariance(changed(config, **changes))
+        invariance(replace(config, **changes))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not config.out.exists()

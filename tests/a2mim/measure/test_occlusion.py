@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,6 @@ def config(tmp_path):
     )
 
 
-def changed(config, **changes):
-    return OcclusionConfig(**{**vars(config), **changes})
-
-
 def images_of(config, number, occluder="random"):
     (path,) = (config.out / "images").glob(f"{number:02d}-*-{occluder}.csv.gz")
     return read_images_table(path)
@@ -105,7 +102,7 @@ def digits(mean=0.5, count=COUNT):
 
 
 def test_the_tables_are_what_the_library_measures(config, capsys, drawn):
-    occlusion(changed(config, repeats=2, occluder=("random", "block")))
+    occlusion(replace(config, repeats=2, occluder=("random", "block")))
     rows = read_table(config.out / "rows.csv")
     images, labels, names = digits()
     expected = []
@@ -168,16 +165,16 @@ def test_a_finished_run_is_not_measured_again(config, monkeypatch, capsys):
     said = capsys.readouterr().out.splitlines()
     assert f"finished before: {config.out}; --no-resume measures it again" in said
     with pytest.raises(AssertionError, match="measured again"):
-        occlusion(changed(config, resume=False))
+        occlusion(replace(config, resume=False))
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("batch_size", [0, 7])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(config, batch_size, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 8)
-    config = changed(config, batch_size=batch_size)
+    config = replace(config, batch_size=batch_size)
     occlusion(config)
-    again = changed(config, out=tmp_path / "again")
+    again = replace(config, out=tmp_path / "again")
     real, parts = module.write_whole, []
 
     def dying(path, content):
@@ -224,10 +221,10 @@ def test_inputs_that_change_are_never_mixed(config, change, tmp_path, monkeypatc
     """Killed, changed, and called again, it writes what a new run does; the earlier one stays."""
     monkeypatch.setattr(module, "CHUNK", 4)
     images, one = photographs(tmp_path), config.checkpoints[:1]
-    config = changed(config, data="", images=images, checkpoints=one)
+    config = replace(config, data="", images=images, checkpoints=one)
     occlusion(config)
     before = written(config)
-    killed = changed(config, out=tmp_path / "killed")
+    killed = replace(config, out=tmp_path / "killed")
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_table", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -237,7 +234,7 @@ def test_inputs_that_change_are_never_mixed(config, change, tmp_path, monkeypatc
         occlusion(out)
     assert written(killed) == written(config)
     assert written(config)["rows.csv"] != before["rows.csv"]
-    assert written(changed(config, out=tmp_path / "out.previous")) == before
+    assert written(replace(config, out=tmp_path / "out.previous")) == before
 
 
 def stop(*_, **__):
@@ -249,10 +246,10 @@ def test_what_a_run_wrote_is_no_image_of_the_next(config, tmp_path, monkeypatch)
     monkeypatch.chdir(photographs(tmp_path))
     figure = Path("0.png").read_bytes()
     monkeypatch.setattr(module, "save", lambda _, run: (run / "occlusion.png").write_bytes(figure))
-    config = changed(config, data="", images=Path(), label="prediction", out=None)
+    config = replace(config, data="", images=Path(), label="prediction", out=None)
     outs = []
     for seed in (0, 0, 1):
-        occlusion(changed(config, seed=seed))
+        occlusion(replace(config, seed=seed))
         outs.append(Path("results/occlusion/latest").resolve())
         assert (outs[-1] / "occlusion.png").exists()
         assert set(read_table(outs[-1] / "rows.csv")["samples"]) == {6}
@@ -269,7 +266,7 @@ def test_batches_and_chunks_change_nothing_but_rounding(config, monkeypatch):
     tables = []
     for chunk, batch_size in ((64, 1), (64, 0), (6, 5)):
         monkeypatch.setattr(module, "CHUNK", chunk)
-        one = changed(config, batch_size=batch_size, fill="uniform_noise", resume=False)
+        one = replace(config, batch_size=batch_size, fill="uniform_noise", resume=False)
         occlusion(one)
         tables.append(images_of(one, 1))
     for table in tables[1:]:
@@ -282,7 +279,7 @@ def test_batches_and_chunks_change_nothing_but_rounding(config, monkeypatch):
 @pytest.mark.parametrize("fill", ["zero", "token_drop"])
 def test_an_encoder_is_judged_by_a_probe_of_clean_images(config, fill, tmp_path):
     path = saved(tmp_path, "encoder", 3, classes=0)
-    one = changed(config, checkpoints=(path,), fill=fill, probe_max_train=60)
+    one = replace(config, checkpoints=(path,), fill=fill, probe_max_train=60)
     occlusion(one)
     rows = read_table(config.out / "rows.csv")
     model = timm.create_model(
@@ -306,7 +303,7 @@ def test_an_encoder_is_judged_by_a_probe_of_clean_images(config, fill, tmp_path)
     about = json.loads((config.out / "occlusion.json").read_text())
     assert about[0]["probe"]["weight_decay"] == expected.chosen
     with pytest.raises(UsageError, match=r"expected --probe-data for .*encoder"):
-        occlusion(changed(one, data="", images=photographs(tmp_path), label="prediction"))
+        occlusion(replace(one, data="", images=photographs(tmp_path), label="prediction"))
 
 
 def test_predictions_stand_in_for_classes(config, tmp_path, monkeypatch):
@@ -317,14 +314,14 @@ def test_predictions_stand_in_for_classes(config, tmp_path, monkeypatch):
     (folder / "deep").mkdir()
     (folder / "0.png").rename(folder / "deep" / "0.png")
     labels.write_text(labels.read_text().replace("0.png", "deep/0.png"))
-    config = changed(config, data="", images=folder)
+    config = replace(config, data="", images=folder)
     occlusion(config)
     truth = read_table(config.out / "rows.csv")
     labels.unlink()
     with pytest.raises(UsageError, match=r"classes in .*labels\.csv.*or give --label prediction"):
-        occlusion(changed(config, label="truth"))
+        occlusion(replace(config, label="truth"))
     small = saved(tmp_path, "small", 3, classes=4)
-    whole = changed(
+    whole = replace(
         config,
         checkpoints=(config.checkpoints[0], small),
         label="prediction",
@@ -356,7 +353,7 @@ def test_predictions_stand_in_for_classes(config, tmp_path, monkeypatch):
         real(path, content)
         parts.append(path.name)
 
-    again = changed(whole, batch_size=3, out=tmp_path / "again")
+    again = replace(whole, batch_size=3, out=tmp_path / "again")
     monkeypatch.setattr(module, "write_whole", dying)
     with pytest.raises(KeyboardInterrupt):
         occlusion(again)
@@ -370,9 +367,9 @@ def test_predictions_stand_in_for_classes(config, tmp_path, monkeypatch):
 def test_encoders_of_other_families(config, tmp_path):
     """On photographs, with a probe of other images."""
     folder = photographs(tmp_path)
-    one = changed(config, checkpoints=("untrained:test_resnet",), data="", images=folder)
+    one = replace(config, checkpoints=("untrained:test_resnet",), data="", images=folder)
     options = module.WeightsConfig(("num_classes=0",), image_size=32)
-    occlusion(changed(one, weights=options, probe_data="digits", probe_max_train=40, count=5))
+    occlusion(replace(one, weights=options, probe_data="digits", probe_max_train=40, count=5))
     rows = read_table(config.out / "rows.csv")
     assert set(rows["dataset"]) == {"folder:photos"}
     assert set(rows["samples"]) == {5}
@@ -394,7 +391,7 @@ def photographs(folder):
 def test_saliency_is_that_of_the_images_as_the_salient_network_sees_them(config, tmp_path):
     """Networks of other normalisations see the same masks; those of other cuts are refused."""
     other = saved(tmp_path, "other", 2, mean=0.2)
-    salient = changed(
+    salient = replace(
         config,
         checkpoints=(config.checkpoints[0], other),
         occluder=("salient", "non_salient_mass"),
@@ -426,12 +423,12 @@ def test_saliency_is_that_of_the_images_as_the_salient_network_sees_them(config,
     assert masks[0].tolist() == expected["mask"].tolist()
     cut = saved(tmp_path, "cut", 2, crop_pct=0.9)
     with pytest.raises(UsageError, match="the same cut of an image"):
-        occlusion(changed(salient, checkpoints=(config.checkpoints[0], cut)))
+        occlusion(replace(salient, checkpoints=(config.checkpoints[0], cut)))
 
 
 def test_saliency_by_an_attribution(config, tmp_path):
     """It is captum's, of the images as the salient network sees them, and kept for all networks."""
-    salient = changed(
+    salient = replace(
         config,
         occluder=("salient",),
         saliency=saved(tmp_path, "saliency", 5, mean=0.3),
@@ -465,7 +462,7 @@ def test_saliency_by_an_attribution(config, tmp_path):
 
 
 def test_a_preset_decides(config):
-    sized = changed(
+    sized = replace(
         config,
         checkpoints=("untrained:test_vit",),
         preset="openmixup",
@@ -488,7 +485,7 @@ def test_a_preset_decides(config):
 )
 def test_ipvit_has_several_grids(config, grid, hidden):
     """The counts of section 3.1 of the specification at 1, 3, 8 and 9 tenths."""
-    preset = changed(config, preset="ipvit", grid=grid, fractions=TENTHS, count=3)
+    preset = replace(config, preset="ipvit", grid=grid, fractions=TENTHS, count=3)
     occlusion(preset)
     table = images_of(preset, 0, "ipvit").query("image == image.iloc[0]")
     rows, cols = (4, 4) if grid == 4 else map(int, grid.split("x"))
@@ -498,7 +495,7 @@ def test_ipvit_has_several_grids(config, grid, hidden):
 
 
 def test_grids_need_not_be_square(config, tmp_path):
-    one = changed(config, grid="4x8")
+    one = replace(config, grid="4x8")
     occlusion(one)
     images, labels, names = digits()
     model = timm.create_model(
@@ -517,7 +514,7 @@ def test_grids_need_not_be_square(config, tmp_path):
     assert read_table(one.out / "rows.csv")["setting"].str.contains("grid=4x8").all()
     assert json.loads((one.out / "config.json").read_text())["config"]["grid"] == "4x8"
     for grid in (4, "4", "4x4"):  # the same run
-        same = changed(config, grid=grid, count=2, out=tmp_path / "same")
+        same = replace(config, grid=grid, count=2, out=tmp_path / "same")
         occlusion(same)
         assert json.loads((same.out / "config.json").read_text())["config"]["grid"] == 4
     assert not (tmp_path / "same.previous").exists()
@@ -526,7 +523,7 @@ def test_grids_need_not_be_square(config, tmp_path):
 def cut_up(config, tmp_path, **changes):
     """A run on superpixels of networks of other normalisations."""
     other = saved(tmp_path, "other", 2, mean=0.2)
-    return changed(
+    return replace(
         config,
         checkpoints=(config.checkpoints[0], other),
         grid=None,
@@ -569,7 +566,7 @@ def test_superpixels_depend_on_no_chunk_batch_or_interruption(config, tmp_path, 
     config = cut_up(config, tmp_path)
     occlusion(config)
     tables = [images_of(config, k) for k in (0, 1)]
-    again = changed(config, batch_size=3, out=tmp_path / "again")
+    again = replace(config, batch_size=3, out=tmp_path / "again")
     monkeypatch.setattr(module, "CHUNK", 2)
     real, cuts = module.superpixels, []
 
@@ -598,7 +595,7 @@ def test_superpixels_need_the_same_pixels_for_all(config, tmp_path):
     config = cut_up(config, tmp_path)
     cut = saved(tmp_path, "cut", 2, crop_pct=0.9)
     with pytest.raises(UsageError, match=r"same pixels of an image.*crop_pct 1\.0 and 0\.9; give"):
-        occlusion(changed(config, checkpoints=(config.checkpoints[0], cut)))
+        occlusion(replace(config, checkpoints=(config.checkpoints[0], cut)))
 
 
 def test_sizes_from_the_hub_are_lists(config, tmp_path):
@@ -631,7 +628,7 @@ def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys, monkeypatc
         return [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
 
     monkeypatch.setattr(module, "open_run", stop)  # they come before anything is measured
-    one = changed(
+    one = replace(
         config,
         checkpoints=("untrained:test_vit", "untrained:test_resnet"),
         preset="ipvit",
@@ -653,13 +650,13 @@ def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys, monkeypatc
     published = module.WeightsConfig(
         ("num_classes=10",), image_size=224, crop_pct=0.875, interpolation="bilinear"
     )
-    assert notes(changed(one, weights=published)) == []
+    assert notes(replace(one, weights=published)) == []
     partly = module.WeightsConfig(
         ("num_classes=10",), image_size=224, crop_pct=0.875, interpolation="bicubic"
     )
-    (note,) = notes(changed(one, checkpoints=("untrained:test_vit",), weights=partly))
+    (note,) = notes(replace(one, checkpoints=("untrained:test_vit",), weights=partly))
     assert "has bicubic (--interpolation bilinear); what" in note
-    assert notes(changed(one, preset="", checkpoints=("untrained:test_vit",))) == []
+    assert notes(replace(one, preset="", checkpoints=("untrained:test_vit",))) == []
 
 
 @pytest.mark.parametrize(
@@ -729,7 +726,7 @@ def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys, monkeypatc
 def test_bad_input(config, changes, message, tmp_path):
     before = set(tmp_path.iterdir())
     with pytest.raises((DataError, UsageError)) as caught:
-        occlusion(changed(config, **changes))
+        occlusion(replace(config, **changes))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert set(tmp_path.iterdir()) == before
@@ -738,7 +735,7 @@ def test_bad_input(config, changes, message, tmp_path):
 def test_classes_that_a_network_does_not_know(config, tmp_path):
     small = saved(tmp_path, "small", 3, classes=4)
     with pytest.raises(UsageError, match="expected a class from 0 to 3, got 9"):
-        occlusion(changed(config, checkpoints=(small,), label="truth"))
+        occlusion(replace(config, checkpoints=(small,), label="truth"))
 
 
 @pytest.mark.parametrize(
@@ -752,11 +749,11 @@ def test_classes_judge_the_networks_that_know_them(config, tmp_path, classes, la
     """And the grid is that of the tokens, where none is given."""
     network = saved(tmp_path, "net", 3, classes=classes)
     networks = module.Networks(config.weights)
-    fitted = module._fitted(changed(config, checkpoints=(network,), grid=None), networks)
+    fitted = module._fitted(replace(config, checkpoints=(network,), grid=None), networks)
     assert (fitted.label, fitted.grid) == (label, 4)
     assert module._label(config, [classes]) == (label, why)
     photos = photographs(tmp_path)
-    one = changed(config, data="", images=photos)
+    one = replace(config, data="", images=photos)
     assert module._label(one, [10]) == ("truth", "the classes of folder:photos")
     (photos / "labels.csv").unlink()
     assert module._label(one, [10])[0] == "prediction"
@@ -766,14 +763,14 @@ def test_superpixels_need_scikit_image(config, monkeypatch, tmp_path):
     before = set(tmp_path.iterdir())
     monkeypatch.setitem(sys.modules, "skimage.segmentation", None)  # as if it were not there
     with pytest.raises(UsageError, match=r"pip install 'a2mim\[superpixels\]'") as told:
-        occlusion(changed(config, superpixels=9, grid=None))
+        occlusion(replace(config, superpixels=9, grid=None))
     assert "\n" not in str(told.value)
     assert set(tmp_path.iterdir()) == before
 
 
 def test_an_attribution_needs_a_classifier(config, tmp_path):
     encoder = saved(tmp_path, "encoder", 3, classes=0)
-    salient = changed(config, **SALIENT, saliency=encoder, saliency_method="Saliency")
+    salient = replace(config, **SALIENT, saliency=encoder, saliency_method="Saliency")
     with pytest.raises(UsageError, match="expected --saliency with a classifier for Saliency"):
         occlusion(salient)
 
@@ -781,12 +778,12 @@ def test_an_attribution_needs_a_classifier(config, tmp_path):
 def test_damaged_images_are_left_out_and_named(config, tmp_path, caplog):
     folder = photographs(tmp_path)
     (folder / "2.png").write_bytes(b"no image")
-    occlusion(changed(config, data="", images=folder))
+    occlusion(replace(config, data="", images=folder))
     assert "2.png" in caplog.text
     for path in (config.out / "images").iterdir():
         assert set(read_images_table(path)["image"]) == {f"{k}.png" for k in (0, 1, 3, 4, 5)}
     for path in folder.glob("*.png"):
         path.write_bytes(b"no image")
     with pytest.raises((DataError, UsageError), match="at least 2 images"):
-        occlusion(changed(config, data="", images=folder, out=tmp_path / "other"))
+        occlusion(replace(config, data="", images=folder, out=tmp_path / "other"))
     assert not (tmp_path / "other").exists()

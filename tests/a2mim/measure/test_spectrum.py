@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -36,10 +38,6 @@ def config(tmp_path):
         device="cpu",
         out=tmp_path / "out",
     )
-
-
-def changed(config, **changes):
-    return SpectrumConfig(**{**vars(config), **changes})
 
 
 def test_the_table_is_what_the_library_says(config, capsys, drawn):
@@ -103,14 +101,14 @@ def test_a_finished_run_is_not_measured_again(config, monkeypatch, capsys):
     said = capsys.readouterr().out.splitlines()
     assert f"finished before: {config.out}; --no-resume measures it again" in said
     with pytest.raises(AssertionError, match="measured again"):
-        spectrum(changed(config, resume=False))
+        spectrum(replace(config, resume=False))
 
 
 @pytest.mark.integration
 def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
-    whole = changed(config, out=config.out.with_name("whole"))
+    whole = replace(config, out=config.out.with_name("whole"))
     spectrum(whole)
-    other = changed(config, batch_size=3)
+    other = replace(config, batch_size=3)
     measure, measured = module._measure, []
 
     def once(config, prepared, subject, *others):
@@ -136,8 +134,8 @@ def test_forward_batches_and_resume_change_nothing(config, monkeypatch):
 
 def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 2)
-    config = changed(config, checkpoints=config.checkpoints[:1])
-    whole = changed(config, out=config.out.with_name("whole"))
+    config = replace(config, checkpoints=config.checkpoints[:1])
+    whole = replace(config, out=config.out.with_name("whole"))
     spectrum(whole)
     read, seen = Subject.see_all, []
 
@@ -164,7 +162,7 @@ def test_interrupted_within_a_network_it_goes_on_behind_the_last_batch(config, m
 
 def test_some_maps_of_a_data_set_by_name(config):
     spectrum(
-        changed(
+        replace(
             config,
             images=None,
             data="digits",
@@ -194,7 +192,7 @@ def test_some_maps_of_a_data_set_by_name(config):
 )
 def test_bad_input(config, changes, message):
     with pytest.raises((DataError, UsageError)) as caught:
-        spectrum(changed(config, **changes))
+        spectrum(replace(config, **changes))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not config.out.exists()
@@ -202,7 +200,7 @@ def test_bad_input(config, changes, message):
 
 
 def test_small_maps_are_left_out_and_it_is_said(config, capsys):
-    one = changed(
+    one = replace(
         config,
         checkpoints=("untrained:test_resnet",),
         weights=WeightsConfig(image_size=64),
@@ -217,4 +215,4 @@ def test_small_maps_are_left_out_and_it_is_said(config, capsys):
     for name in small:
         assert f"{name} (2 x 2)" in said
     with pytest.raises(UsageError, match="at least 3 x 3 cells"):
-        spectrum(changed(one, layers=tuple(small), out=one.out.parent / "other"))
+        spectrum(replace(one, layers=tuple(small), out=one.out.parent / "other"))
