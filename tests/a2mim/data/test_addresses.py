@@ -6,9 +6,6 @@ from a2mim.data import addresses as module
 from a2mim.data.addresses import expand_shards
 from a2mim.data.folders import DataError
 
-COUNT = 48
-PER_SHARD = 6
-
 
 def test_patterns_and_folders_name_the_same_shards(made):
     folder = made / "tars"

@@ -373,10 +373,6 @@ class Half(nn.Module):
         return self.norm(x)
 
 
-def numbered(path, count, first=0):
-    return [f"{path}.{k}" for k in range(first, first + count)]
-
-
 def cifar_resnet():
     """As users write it, whose class may well be called ResNet."""
     layers = [[Residual(3, 3), Residual(3, 3)], [Residual(3, 4)], [Residual(4, 6)]]
