@@ -11,9 +11,14 @@ import math
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import tyro
+
 from a2mim.messages import UsageError
 
 LARGEST = 2**63 - 1
+
+WITHOUT_PREFIX = tyro.conf.OmitArgPrefixes[int].__metadata__  # type: ignore[attr-defined]
+"""What marks settings in a dataclass whose options have not its name in front."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,12 @@ class Within:
 ABOVE_0 = Within(0, above=True)
 
 
-def check_numbers(config: Any) -> None:
+def check_numbers(config: Any, prefix: str = "") -> None:
     """See whether numbers and words of a dataclass of settings, and of those in it, can be.
+
+    Args:
+        config: the dataclass.
+        prefix: of its options.
 
     Raises:
         UsageError: naming the option and what it was given.
@@ -56,14 +65,14 @@ def check_numbers(config: Any) -> None:
     hints = get_type_hints(type(config), include_extras=True)
     for name in (field.name for field in fields(config)):
         value = getattr(config, name)
-        if is_dataclass(value):
-            check_numbers(value)
-            continue
         said = getattr(hints[name], "__metadata__", ())
+        if is_dataclass(value):
+            check_numbers(value, prefix if set(WITHOUT_PREFIX) & set(said) else f"{prefix}{name}.")
+            continue
         # The last says more than what the setting is in general.
         limits = [Within(), *(one for one in said if isinstance(one, Within))][-1]
         words = _words(hints[name])
-        option = f"--{name.replace('_', '-')}"
+        option = f"--{prefix}{name.replace('_', '-')}"
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, int | float) and not limits.holds(one):
                 raise UsageError(f"expected {option} {limits}, got {one}")

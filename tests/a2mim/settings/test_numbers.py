@@ -2,6 +2,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import pytest
+import tyro
 
 from a2mim.messages import UsageError
 from a2mim.settings.numbers import Within, check_numbers
@@ -17,10 +18,11 @@ class Outer:
     seed: int = 0
     crop_pct: Annotated[float | None, Within(0, 2, above=True)] = None
     name: str = "a"
+    tuned: Inner = field(default_factory=Inner)
     kind: Literal["", "one", "two"] = ""
     kinds: tuple[Literal["one", "two"], ...] | None = None
     count: Annotated[Annotated[int, Within(0)], Within(2)] = 2
-    inner: Inner = field(default_factory=Inner)
+    inner: tyro.conf.OmitArgPrefixes[Inner] = field(default_factory=Inner)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,7 @@ def test_numbers_within_their_limits(config):
         (Outer(crop_pct=-1.0), "--crop-pct above .* got -1"),
         (Outer(inner=Inner((0.5, float("inf")))), "--std above 0, got inf"),
         (Outer(inner=Inner((0.0,))), "--std above 0, got 0"),
+        (Outer(tuned=Inner((0.0,))), "--tuned.std above 0, got 0"),
         (Outer(count=1), "--count of at least 2, got 1"),
         (Outer(kind="three"), "--kind one, two, got 'three'"),
         (Outer(kinds=("one", "")), "--kinds one, two, got ''"),
