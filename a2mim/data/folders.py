@@ -139,8 +139,8 @@ def _walk(folder: Path) -> Iterator[str]:
                 yield prefix + entry.name
     if passed:
         remark(
-            f"{folder}: left out {len(passed)} links to folders that are looked at anyway, or that "
-            f"this one lies in: {printable(min(passed))}"
+            f"{folder}: links to folders that are looked at anyway, or that this one lies in, are "
+            f"left out ({len(passed)}): {printable(min(passed))}"
         )
 
 

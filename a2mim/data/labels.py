@@ -139,6 +139,11 @@ def _numbered(
         known, where = _imagenet(), f"{where}, numbered as in ImageNet"
     else:
         known = {text: k for k, text in enumerate(found)}
+        if other := [text for text, k in known.items() if text.isdecimal() and int(text) != k]:
+            remark(
+                f"{folder}: classes in alphabetical order of {where}, as ImageFolder numbers them: "
+                f"{other[0]} is class {known[other[0]]}; classes.txt can say otherwise"
+            )
     index = {name: known[text] for name, text in texts.items()}
     return Classes(index, len(known), where, tuple(known))
 
@@ -183,7 +188,8 @@ class _Table:
         except OSError as error:
             raise UsageError(
                 f"expected classes in {path}, cannot read it ({error.strerror}); write the columns "
-                f"file,class_index with a row for every image{instead}"
+                "file,class_index with a row for every image, or sort images into folders by "
+                f"class, two or more{instead}"
             ) from error
 
     def classes(self, folder: Path, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:

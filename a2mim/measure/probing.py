@@ -216,11 +216,14 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
     count = known_classes(config.images, config.data, outputs)
     if why := unlike([outputs], count, None, set_name(config.images, config.data)):
         raise UsageError(f"expected a classifier of the images' classes, but {why}")
+    (samples,) = samples_of(config, transform, outputs)
+    highest = int(samples.labels_I.max())
+    if why := unlike([outputs], None, highest):
+        raise UsageError(f"expected classes from 0 to {outputs - 1}, but {why}")
     if texts := loaded.report.class_names:
         of_images = class_names(config.images, config.data, outputs)
         for doubt in doubts.of_class_names(called(loaded.report), texts, of_images):
             print(doubt)
-    (samples,) = samples_of(config, transform, outputs)
     with _progress("evaluating", len(samples)) as on_batch:
         found = evaluate(
             loaded.model,

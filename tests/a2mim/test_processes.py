@@ -228,7 +228,7 @@ def commands(compared, tmp_path_factory):
     """The command lines of a group, for a folder of results."""
     classes = tmp_path_factory.mktemp("classes")
     names = [f"{k:02d}.png" for k in range(12)]
-    for split, some in (("train", names[:6]), ("val", names[6:])):
+    for split, some in (("train", names[:9]), ("val", names[9:])):
         for name in some:
             folder = classes / split / f"class{int(name[:2]) % 3}"
             folder.mkdir(parents=True, exist_ok=True)

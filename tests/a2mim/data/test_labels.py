@@ -100,6 +100,15 @@ def test_imagenet_has_a_table_of_its_own(tmp_path):
     assert classes_of_images(tmp_path, names).count == 3
 
 
+def test_folders_that_are_numbers_are_in_alphabetical_order_and_that_is_said(tmp_path, caplog):
+    names = [f"{k}/1.jpg" for k in (0, 1, 2, 10)]
+    assert list(classes_of_images(tmp_path, names).index.values()) == [0, 1, 3, 2]
+    assert "as ImageFolder numbers them: 10 is class 2; classes.txt can say" in caplog.text
+    caplog.clear()
+    classes_of_images(tmp_path, names[:3])
+    assert not caplog.text
+
+
 def test_folders_by_class(tmp_path):
     names = ["cat/1.jpg", "cat/deep/2.jpg", "ant/1.jpg"]
     assert has_classes(tmp_path, names)
