@@ -9,6 +9,7 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import tyro
 
@@ -27,7 +28,7 @@ def written(folder: Path) -> dict[str, str]:
     strengths = tables.strengths(records)
     found = {
         "orders": tables.orders(records, strengths),
-        "bands": tables.bands(strengths),
+        "bands": tables.bands(records, strengths),
         "contexts": tables.contexts(records, many, strengths),
         "verdicts": tables.verdicts(strengths),
         "occlusion-accuracies": tables.accuracies(occluded),
@@ -55,8 +56,8 @@ def captions(design: str, photographs: int) -> dict[str, str]:
     return {
         "orders": f"{game}.\nLine and band: unbiased RMS strength, {over}. "
         "Dashes: mean |I| as published, too large where contexts are noisy.",
-        "noise": f"{game}.\nBands: {over}, leaving one out. Arrows: lower bounds, where noise "
-        "hides the interactions.",
+        "noise": f"{game}.\nBands: {over}, open above where they reach the top. Arrows: lower "
+        "bounds, where noise hides the interactions.",
         "contexts": f"{design}, orders 0.1 to 0.5 of n-2.\nLeft: mean |I| as published, from so "
         "many contexts of the same pairs. Right: the debiased\nmean |I| (two_level) and its 95 % "
         "interval, bracket included.",
@@ -104,7 +105,7 @@ def page(
         "is the same norm without its bias (`two_level`), with an interval that includes the "
         "bracket. *Unbiased* is the RMS strength, which is another norm: compare networks in it, "
         "not its height with the others. Effective photographs: how many the unbiased strength "
-        "hangs on.",
+        "hangs on. ρ is that of all noisy orders of a band together.",
         "",
         *_bands(found["bands"]),
         "",
@@ -118,17 +119,20 @@ def page(
         "",
         "Published curves come without intervals, so each difference of two of them is a verdict. "
         "*The same*: the interval of the unbiased strength is on that side of 0; *the other*: on "
-        "the other side; *not decided*: it holds 0. The last column asks the debiased mean of |I|, "
-        "the published norm, bracket included.",
+        "the other side; *not decided*: it holds 0. *Of mean* asks the debiased mean of |I|, the "
+        "published norm, bracket included. *Takes*: photographs that would decide, were the "
+        "unbiased difference as large as it was found.",
         "",
-        "| networks | band | published | unbiased | 95 % interval | Holm's p | verdict | of mean |",
-        "|---|---|---:|---:|---|---:|---|---|",
+        "| networks | band | published | unbiased | 95 % interval | Holm's p | verdict | of mean | "
+        "takes |",
+        "|---|---|---:|---:|---|---:|---|---|---:|",
     ]
     for row in verdicts.to_dict("records"):
         lines.append(
             f"| {row['network']} − {row['minus']} | {row['band']} | {row['published']:+.2f} | "
             f"{row['difference']:+.2f} | [{row['low']:.2f}, {row['high']:.2f}] | "
-            f"{row['p_holm']:.2g} | {row['outcome']} | {row['outcome_mean']} |"
+            f"{row['p_holm']:.2g} | {row['outcome']} | {row['outcome_mean']} | "
+            f"{_about(row)} |"
         )
     lines += [
         "",
@@ -178,6 +182,13 @@ def page(
     return "\n".join(lines)
 
 
+def _about(row: Mapping[Hashable, Any]) -> str:
+    """A number of photographs, to two digits."""
+    if row["outcome"] != "not decided":
+        return ""
+    return f"{float(np.format_float_positional(row['takes'], 2, fractional=False)):,.0f}"
+
+
 def _found(found: dict[str, pd.DataFrame]) -> list[str]:
     """The answers, in sentences that are counted from the tables."""
     orders, verdicts, bands = found["orders"], found["verdicts"], found["bands"]
@@ -194,6 +205,7 @@ def _found(found: dict[str, pd.DataFrame]) -> list[str]:
     turned = verdicts["published"] * verdicts["difference_mean"] < 0
     holm = int((verdicts["p_holm"] < 0.05).sum())
     networks = verdicts["network"].nunique() + 1
+    takes = verdicts.loc[verdicts["outcome"] == "not decided", "takes"].median()
 
     def said(counted: pd.Series) -> str:
         return ", ".join(
@@ -226,7 +238,8 @@ def _found(found: dict[str, pd.DataFrame]) -> list[str]:
         "other sign.",
         f"- **Occlusion.** Differences beyond chance: {', '.join(kinds)}.",
         "",
-        "*Not decided* is not *the same*: it takes more photographs. What this says of networks "
+        "*Not decided* is not *no difference*: it takes more photographs (half of the undecided "
+        f"differences, were they as found, at least {takes:,.0f}). What this says of networks "
         "holds for four small convolutional ones; no vision transformer was at hand.",
     ]
 
@@ -249,17 +262,22 @@ def _noise(orders: pd.DataFrame) -> list[str]:
 
 def _bands(bands: pd.DataFrame) -> list[str]:
     lines = [
-        "| network | band | published | debiased | unbiased (RMS) | effective photographs |",
-        "|---|---|---:|---|---|---:|",
+        "| network | band | ρ | published | debiased | unbiased (RMS) | effective photographs |",
+        "|---|---|---|---:|---|---|---:|",
     ]
     mean, rms = (bands[bands["norm"] == norm].to_dict("records") for norm in ("mean", "rms"))
     for of_mean, row in zip(mean, rms, strict=True):
         band = str(row["band"])
         lines.append(
-            f"| {row['network']} | {band} ({BANDS[band]}) | {row['published']:.2f} | "
+            f"| {row['network']} | {band} ({BANDS[band]}) | {_noise_said(row)} | "
+            f"{row['published']:.2f} | "
             f"{_with_ends(of_mean)} | {_with_ends(row)} | {row['effective_images']:.1f} |"
         )
     return lines
+
+
+def _noise_said(row: Mapping[Hashable, Any]) -> str:
+    return f"{row['rho']:.1f} [{row['rho_low']:.1f}, {row['rho_high']:.1f}]".replace("inf", "∞")
 
 
 def _with_ends(row: Mapping[Hashable, Any]) -> str:

@@ -27,7 +27,16 @@ import interactions as ix
 from a2mim.files import write_arrays, write_whole
 from a2mim.runs.records import read_records
 from interactions.occlusion.curves import area
-from interactions.stats import holm, mean, mean_difference, paired, share, t_interval
+from interactions.stats import (
+    degrees_of_freedom,
+    holm,
+    mean,
+    mean_difference,
+    paired,
+    positive_interval,
+    share,
+    t_interval,
+)
 
 NAMES = {
     "mobilenetv1_025_imagenet_fp32": "MobileNetV1-0.25",
@@ -152,13 +161,13 @@ def strengths(records: Records) -> Strengths:
 def orders(records: Records, found: Strengths) -> pd.DataFrame:
     """Every network at every order: noise, unbiased and debiased J with intervals, published J.
 
-    The interval of rho leaves out one image at a time, on the scale of its logarithm; it is missing
-    where rho is a lower bound or a number without noise.
+    The interval of rho is that of :func:`noise_of`.
     """
     parts = []
     for network, of in records.items():
         rms, published = found["rms"][network], found["plug_in"][network]
-        low_O, high_O = _noise_interval(of)
+        each_OO = np.eye(len(rms.orders_O), dtype=bool)
+        ends_2O = np.array([noise_of(of, rms, inside_O)[1:] for inside_O in each_OO]).T
         frame = rms.to_frame()
         debiased = found["two_level"][network].to_frame()
         share_IO = rms.per_image_IO.max(axis=0) / rms.per_image_IO.clip(0).sum(axis=0)
@@ -169,8 +178,8 @@ def orders(records: Records, found: Strengths) -> pd.DataFrame:
                     "order": frame["order"],
                     "ratio": frame["ratio"].round(2),
                     "rho": frame["rho"],
-                    "rho_low": low_O,
-                    "rho_high": high_O,
+                    "rho_low": ends_2O[0],
+                    "rho_high": ends_2O[1],
                     "rho_is_bound": frame["rho_is_bound"],
                     "largest_image": share_IO,
                     "J": frame["J"],
@@ -191,26 +200,33 @@ def orders(records: Records, found: Strengths) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _noise_interval(records: Sequence[ix.Interactions]) -> tuple[np.ndarray, np.ndarray]:
-    """95 % intervals of rho over images, by leaving one out; NaN where there is no telling."""
-    from scipy.stats import t
+def noise_of(
+    records: Sequence[ix.Interactions], rms: ix.Strength, inside_O: np.ndarray
+) -> tuple[float, float, float]:
+    """rho over some orders, with the 95 % interval over images; NaN where nothing is noisy.
 
-    whole, count = ix.strength(records), len(records)
-    without_IO = [
-        ix.strength([*records[:k], *records[k + 1 :]]) if count > 2 else whole for k in range(count)
-    ]
-    unsure_O = whole.rho_is_bound_O | (whole.rho_O == 0)
-    unsure_O = np.any([unsure_O, *(one.rho_is_bound_O for one in without_IO)], axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_IO = np.log([one.rho_O for one in without_IO])
-        se_O = np.sqrt((count - 1) * log_IO.var(axis=0))
-        factor_O = np.exp(t.ppf(0.975, max(whole.effective_images - 1, 1)) * se_O)
-    found = whole.rho_O / factor_O, whole.rho_O * factor_O
-    return np.where(unsure_O, np.nan, found[0]), np.where(unsure_O, np.nan, found[1])
+    With E the energy and V the variance over contexts, sums over these orders, E / V = 1 / rho^2 is
+    a ratio that the noise can hide: the upper end of rho is infinite where the lower one of E / V
+    is 0.
+    """
+    variance_IO = np.array([r.replicates_PRO.var(axis=1, ddof=1).mean(axis=0) for r in records])
+    # Values are kept as float32: a variance of rounding is none.
+    noisy_O = inside_O & (rms.rho_O > 0)
+    if not noisy_O.any():
+        return np.nan, np.nan, np.nan
+    energy_I = rms.per_image_IO[:, noisy_O].sum(axis=1)
+    variance_I = variance_IO[:, noisy_O].sum(axis=1)
+    ratio = energy_I.mean() / variance_I.mean()
+    influence_I = (energy_I - ratio * variance_I) / variance_I.mean()
+    se = influence_I.std(ddof=1) / np.sqrt(len(records))
+    df = degrees_of_freedom(influence_I, rms.effective_images - 1)
+    with np.errstate(divide="ignore"):
+        low, high = np.array(positive_interval(ratio, se, df)[::-1]) ** -0.5
+        return float(np.maximum(ratio, 0) ** -0.5), float(low), float(high)
 
 
-def bands(found: Strengths) -> pd.DataFrame:
-    """J of low, middle and high orders: unbiased, debiased with its bracket, and as published."""
+def bands(records: Records, found: Strengths) -> pd.DataFrame:
+    """Low, middle and high orders: noise, J unbiased, debiased with its bracket, as published."""
     parts = []
     for network, published in found["plug_in"].items():
         for name, estimator in (("rms", "rms"), ("mean", "two_level")):
@@ -221,8 +237,15 @@ def bands(found: Strengths) -> pd.DataFrame:
                 "published": published.bands()["J"],
             }
             own |= {"effective_images": strength.effective_images}
-            parts.append(strength.bands().assign(**own))
+            table, rms = strength.bands(), found["rms"][network]
+            noise = [
+                noise_of(records[network], rms, _inside(records[network][0], table, band))
+                for band in table["band"]
+            ]
+            own |= dict(zip(("rho", "rho_low", "rho_high"), np.array(noise).T, strict=True))
+            parts.append(table.assign(**own))
     columns = ["network", "norm", "band", "J", "low", "high", "published", "effective_images"]
+    columns += ["rho", "rho_low", "rho_high"]
     return pd.concat(parts, ignore_index=True)[columns]
 
 
@@ -281,6 +304,7 @@ def verdicts(found: Strengths) -> pd.DataFrame:
     ``outcome`` compares the two: *the same* side, *the other* side, or *not decided*, where the
     interval of the unbiased strength holds 0. ``outcome_mean`` does so for the interval of the
     debiased mean of |I|, which includes its bracket. Holm's p is over all rows.
+    ``takes``: photographs that would decide, were the unbiased difference as it was found.
     """
     rows: list[dict[str, Any]] = []
     for a, b in combinations(found["rms"], 2):
@@ -296,6 +320,11 @@ def verdicts(found: Strengths) -> pd.DataFrame:
             rows.append(row)
     table = pd.DataFrame(rows)
     table["p_holm"] = holm(table["p"].tolist())
+    # The width of an interval falls like one over the root of the number of photographs.
+    images = len(found["rms"][next(iter(found["rms"]))].images)
+    wide = (table["high"] - table["low"]) / 2 / table["difference"].abs()
+    undecided = table["outcome"] == "not decided"
+    table["takes"] = np.where(undecided, np.ceil(images * wide**2), images)
     return table
 
 
