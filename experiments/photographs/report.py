@@ -101,7 +101,8 @@ def page(
         "",
         "## The published design, and the strengths without its bias",
         "",
-        "*Published* is the mean of |I| from the same photographs, pairs and contexts. *Debiased* "
+        "*Published* is the mean of |I| from the same photographs, pairs and contexts, so from "
+        "fewer contexts than the 50 of the publication. *Debiased* "
         "is the same norm without its bias (`two_level`), with an interval that includes the "
         "bracket. *Unbiased* is the RMS strength, which is another norm: compare networks in it, "
         "not its height with the others. Effective photographs: how many the unbiased strength "
@@ -197,6 +198,8 @@ def _found(found: dict[str, pd.DataFrame]) -> list[str]:
     high = inner[inner["ratio"] > 0.5]
     bound = int(inner["rho_is_bound"].sum())
     excess = (orders["published_S"] / orders["debiased_S"] - 1)[middle.index]
+    contexts = found["contexts"]
+    many = contexts[(contexts["measured"] == "50 contexts") & (contexts["band"] == "middle")]
     counts = verdicts["outcome"].value_counts()
     of_mean = verdicts["outcome_mean"].value_counts()
     total = len(verdicts)
@@ -227,15 +230,21 @@ def _found(found: dict[str, pd.DataFrame]) -> list[str]:
         f"{inner['rho'].max():.1f}; {bound} of {len(inner)} numbers are lower bounds. One "
         f"photograph holds up to {100 * inner['largest_image'].max():.0f} % of the energy of an "
         f"order (median {100 * inner['largest_image'].median():.0f} %).",
-        f"- **Bias.** At middle orders the published mean of |I| differs from the debiased one by "
-        f"{100 * excess.min():+.0f} to {100 * excess.max():+.0f} % (median "
+        f"- **Bias.** At middle orders the published mean of |I|, from 8 contexts, differs from "
+        f"the debiased one by {100 * excess.min():+.0f} to {100 * excess.max():+.0f} % (median "
         f"{100 * excess.median():+.0f} %; {len(excess)} numbers).",
+        *[
+            f"- **The published number of contexts** ({row['contexts']}; {row['network']} alone, "
+            f"{row['images']} photographs): J of middle orders is {row['published_J']:.2f} as "
+            f"published, {_debiased(row)} without the bias."
+            for _, row in many.tail(1).iterrows()
+        ],
         f"- **In J** the published value lies outside the debiased interval in {outside.sum()} of "
         f"{len(bands)} bands ({networks} networks, 3 bands).",
         f"- **Verdicts.** Of the {total} that the published numbers give, intervals say: "
         f"{said(counts)} ({holm} below 0.05 after Holm over all {total}). In the published norm: "
-        f"{said(of_mean)}; without its bias {turned.sum()} of the {total} differences have the "
-        "other sign.",
+        f"{said(of_mean)}; the debiased difference has the other sign in "
+        f"{turned.sum()} of {total}.",
         f"- **Occlusion.** Differences beyond chance: {', '.join(kinds)}.",
         "",
         "*Not decided* is not *no difference*: it takes more photographs (half of the undecided "
@@ -297,10 +306,14 @@ def _contexts(contexts: pd.DataFrame, many: tables.Records) -> list[str]:
             f"{row['contexts']}: {row['published_J']:.2f}" for row in of.to_dict("records")
         )
         first = of.iloc[0]
-        lines.append(f"| {network} | {first['images']} | {said} | {first['debiased_J']:.2f} |")
+        lines.append(f"| {network} | {first['images']} | {said} | {_debiased(first)} |")
     if not many:
         lines += ["", "No network was measured with the published 50 contexts."]
     return lines
+
+
+def _debiased(row: pd.Series) -> str:
+    return f"{row['debiased_J']:.2f} [{row['debiased_low']:.2f}, {row['debiased_high']:.2f}]"
 
 
 def _areas(accuracies: pd.DataFrame, score: str) -> list[str]:

@@ -264,13 +264,14 @@ def contexts(records: Records, many: Records, found: Strengths) -> pd.DataFrame:
             for k in [c for c in (1, 2, 4, 8, 25, 50) if c <= R]:
                 S_O = _published(of, k)
                 J_O = S_O / S_O.mean()
-                for band, truth in zip(debiased["band"], debiased["J"], strict=True):
-                    inside_O = _inside(of[0], debiased, band)
+                for row in debiased.to_dict("records"):
+                    inside_O = _inside(of[0], debiased, str(row["band"]))
                     rows.append(
                         {
                             **{"measured": source, "network": network, "images": len(of)},
-                            **{"band": band, "contexts": k, "published_J": J_O[inside_O].mean()},
-                            "debiased_J": truth,
+                            **{"band": row["band"], "contexts": k},
+                            "published_J": J_O[inside_O].mean(),
+                            **{f"debiased_{end}": row[end] for end in ("J", "low", "high")},
                         }
                     )
     return pd.DataFrame(rows)
