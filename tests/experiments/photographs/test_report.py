@@ -24,16 +24,19 @@ def test_nothing_to_draw_is_said(tmp_path, capsys):
     assert "no measurements" in capsys.readouterr().out
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", [*figures.TABLES, "occlusion-differences"])
 def test_committed_tables_are_those_of_the_measured_files(again, name):
     found, expected = (pd.read_csv(one / f"{name}.csv") for one in (again[0], COMMITTED))
     pd.testing.assert_frame_equal(found, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.integration
 def test_the_committed_page_is_that_of_the_measured_files(again):
     assert (again[0] / "README.md").read_text() == (COMMITTED / "README.md").read_text()
 
 
+@pytest.mark.integration
 def test_captions_say_what_was_measured(again):
     records = tables.read_packed(COMMITTED / "records.npz")
     count = len(next(iter(records.values())))
