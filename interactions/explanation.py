@@ -65,6 +65,10 @@ SIDES = (7, 8, 6, 5, 9, 10, 4, 12, 14, 16, 3)
 """Cells along a side of an image that nothing else is said about, the first that divides it."""
 
 
+EXACT = "se 0: all contexts were measured, the value is exact for this image"
+"""The note on orders that have a single context, or few."""
+
+
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """What one network sees in one image, by low, middle and high orders.
@@ -104,13 +108,16 @@ class Explanation:
         """The interaction map: one row per band and pair.
 
         Columns: band, i, j, interaction, se, low, high (95 % over contexts, of this pair alone).
+        se is 0 where every context was measured, as at m = 0 and n-2, which have one: the value is
+        then exact for this image and network.
         """
         return self._frame("interaction", self.record.pairs_P2, ("i", "j"), self._pairs)
 
     def patches(self) -> pd.DataFrame:
         """Attribution by order: one row per band and patch.
 
-        Columns: band, patch, attribution, se, low, high (95 % over permutations).
+        Columns: band, patch, attribution, se, low, high (95 % over permutations). se is 0 where
+        there is one context: the value is exact.
         """
         players_N1 = np.arange(self.record.n)[:, None]
         return self._frame("attribution", players_N1, ("patch",), self._patches)
@@ -313,8 +320,10 @@ class Explanation:
         )
 
     def _repr_html_(self) -> str:
-        title = f"{self!r}. Strongest pairs, with intervals over contexts:"
-        return plots.as_html(title, self.strongest(5), most=15)
+        strongest = self.strongest(5)
+        exact = f"; {EXACT}" if (strongest["se"] == 0).any() else ""
+        title = f"{self!r}. Strongest pairs, with intervals over contexts{exact}:"
+        return plots.as_html(title, strongest, most=15)
 
     # ----------------------------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ for random weights. The function takes nothing and returns a module:
     reset_classifier   takes 0 and leaves an encoder, as in timm; without it the outputs stand for
                        features where a network is measured without its classifier
 
-A module that is there already, as in a notebook, is one too: :func:`kept_in_memory` gives it a name
-in this process.
+``torchvision:NAME`` in the place of ``FILE.py:FUNCTION`` is a network of torchvision
+(:mod:`a2mim.checkpoints.vision`). A module that is there already, as in a notebook, is one too:
+:func:`kept_in_memory` gives it a name in this process.
 
 The file is run, as any Python that is imported, and may import what lies beside it; the weights are
 read strictly and never unpickled.
@@ -25,7 +26,7 @@ import importlib.util
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -37,8 +38,9 @@ from timm.data import resolve_data_config
 from timm.layers import to_2tuple
 from torch import nn
 
-from a2mim.checkpoints.files import contents_hash, one_line, weights_hash
+from a2mim.checkpoints.files import Variant, contents_hash, one_line, weights_hash
 from a2mim.checkpoints.load import Loaded, LoadReport, assumed_classes, assumed_look, fill, look_of
+from a2mim.checkpoints.vision import TORCHVISION, classes_in, classifier_of, look, make
 from a2mim.data.arrays import size_of_images
 from a2mim.messages import UsageError
 from interactions.keys import torch_seeded
@@ -177,24 +179,32 @@ def split_own(name: str) -> tuple[str, str | None] | None:
 def code_hash(network: str) -> str:
     """SHA-256 of the code of ``FILE.py:FUNCTION``: its file, and what that imports beside it.
 
+    Empty for a network of torchvision, whose version is recorded with every run.
+
     Raises:
         UsageError: as for :func:`build`.
     """
+    if network.startswith(TORCHVISION):
+        return ""
     _, files = _built(network, 0)
     hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
-def build(network: str, seed: int = 0) -> nn.Module:
-    """The module of ``FILE.py:FUNCTION``, in eval mode.
+def build(network: str, seed: int = 0, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """The module of ``FILE.py:FUNCTION``, or of torchvision, in eval mode.
 
     Args:
-        network: the file, and a function in it that takes nothing.
+        network: the file, and a function in it that takes nothing; or ``torchvision:NAME``.
         seed: of its weights, which neither depend on nor change the global random state of torch.
+        options: what a network of torchvision is made with.
 
     Raises:
         UsageError: if there is no such function, or it does not return a module.
     """
+    if network.startswith(TORCHVISION):
+        with torch_seeded(seed):
+            return make(network, options).eval()
     return _built(network, seed)[0]
 
 
@@ -227,24 +237,35 @@ def load_own(
     data: Mapping[str, Any] | None = None,
     ema: bool = False,
     layout: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """A network of one's own with its weights, and how it wants its images.
 
     Args:
-        network: ``FILE.py:FUNCTION``.
+        network: ``FILE.py:FUNCTION`` or ``torchvision:NAME``.
         weights: a file with the names and shapes of the module's tensors; None leaves the random
             weights of seed 0.
         image_size: edge of the images in pixels, or height and width, if not the module's own.
         data: mean, std, crop_pct or interpolation, if not the module's own.
         ema: of two sets of weights, take the averaged ones.
         layout: of the file, if it is not recognised.
+        options: what a network of torchvision is made with; it has as many classes as the file,
+            if they do not say otherwise.
 
     Raises:
         UsageError: if the module or what it says of its images cannot be used.
         WeightsError: if the weights do not fit in every tensor.
     """
-    module = build(network)
-    name = network.rpartition(":")[2]
+    variant: Variant = "ema" if ema else "plain"
+    theirs = network.startswith(TORCHVISION)
+    made = dict(options or {})
+    module: Any = build(network, 0, made)
+    if theirs and weights is not None and "num_classes" not in made:
+        classes = classes_in(weights, classifier_of(module), variant)
+        if classes not in (None, module.num_classes):
+            made["num_classes"] = classes
+            module = build(network, 0, made)
+    name = network if theirs else network.rpartition(":")[2]
     if weights is None:
         state = module.state_dict()
         report = LoadReport(
@@ -255,12 +276,20 @@ def load_own(
             sha256=weights_hash(state),
             contents=contents_hash(state),
             notes=("random weights of seed 0",),
+            seed=0,
         )
     else:
-        report = fill(module, weights, ema="ema" if ema else "plain", layout=layout)
+        report = fill(module, weights, ema=variant, layout=layout)
         if layout is None:  # whatever the names of its tensors look like
             report = replace(report, layout="own module", dialect="timm")
-    return _described(network, module, replace(report, architecture=name), image_size, data)
+    report = replace(report, architecture=name, options=made)
+    if not theirs:
+        return _described(network, module, report, image_size, data)
+    module.pretrained_cfg, known, whose = look(network, weights)
+    note = f"images as torchvision prepares them for {whose}"
+    report = replace(report, notes=(*report.notes, note))
+    why = f"torchvision's for {whose}, the name of the file does not tell"
+    return _described(network, module, report, image_size, data, known, why)
 
 
 def _described(
@@ -269,9 +298,22 @@ def _described(
     report: LoadReport,
     image_size: int | tuple[int, int] | None,
     data: Mapping[str, Any] | None,
+    known: Collection[str] | None = None,
+    why: str = "",
 ) -> Loaded:
-    """A module with its weights, what it says of its images, and the report on both."""
-    told = {**getattr(module, "pretrained_cfg", {}), **(data or {})}
+    """A module with its weights, what it says of its images, and the report on both.
+
+    Args:
+        network: its name.
+        module: with its weights.
+        report: on them.
+        image_size: as for :func:`load_own`.
+        data: as for :func:`load_own`.
+        known: of what the module says, what is no assumption: all of it if left out.
+        why: where assumptions come from.
+    """
+    said = getattr(module, "pretrained_cfg", {})
+    told = {**said, **(data or {})}
     config = _data_config(network, module, told, image_size)
     outputs = _outputs(network, module, config["input_size"])
     classes = int(getattr(module, "num_classes", outputs))
@@ -279,15 +321,15 @@ def _described(
     if not hasattr(module, "reset_classifier"):
         notes.append(AS_IT_IS)
     H, W = config["input_size"][1:]
-    known = [key for key, value in told.items() if value]
-    why = f"timm's default, the pretrained_cfg of {report.architecture} does not tell"
+    certain = {key for key in (said if known is None else known) if told.get(key)} | set(data or {})
+    why = why or f"timm's default, the pretrained_cfg of {report.architecture} does not tell"
     about = replace(
         report,
         image_size=H if H == W else (H, W),
         classes=classes,
         look=look_of(config),
         notes=tuple(notes),
-        assumed=assumed_look(config, known, why) + report.assumed + assumed_classes(classes),
+        assumed=assumed_look(config, certain, why) + report.assumed + assumed_classes(classes),
     )
     return Loaded(module, config, about)
 

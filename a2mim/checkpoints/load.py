@@ -165,6 +165,7 @@ class LoadReport:
             there are such.
         parameters: of the network, where that was counted.
         class_names: of the outputs, where they were given with the classifier.
+        seed: of random weights; None for others.
     """
 
     source: str
@@ -189,6 +190,7 @@ class LoadReport:
     apart: str = ""
     parameters: int = 0
     class_names: tuple[str, ...] = ()
+    seed: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it."""
@@ -398,7 +400,8 @@ def _load_named(
         hint = did_you_mean(known, timm.list_models(), most=3)
         raise WeightsError(
             f"expected the name of a timm model, {HUB}USER/NAME, {UNTRAINED}NAME, a run folder, a "
-            f"file, NETWORK=FILE or CODE.py:FUNCTION=FILE, got {name!r}{hint}"
+            f"file, NETWORK=FILE, torchvision:NETWORK=FILE or CODE.py:FUNCTION=FILE, got "
+            f"{name!r}{hint}"
         )
     random = sorted({"num_classes", "in_chans"} & {k for k, v in options.items() if v})
     if random and not untrained:
@@ -429,6 +432,7 @@ def _load_named(
         contents=contents_hash(state),
         notes=tuple(notes),
         assumed=() if untrained else assumed_classes(_outputs(model)),
+        seed=seed if untrained else None,
     )
     config = _data_config(model, data, options.get("img_size"))
     if options.get("img_size"):
@@ -720,7 +724,7 @@ def _fit(plan: _Plan, model: nn.Module) -> tuple[dict[str, Tensor], LoadReport]:
         kind = _kind(plan.layout, plan.renamed.dialect)
         otherwise = "give architecture=, options= or layout= if it is something else"
         if plan.own:
-            otherwise = "rename them in your module"
+            otherwise = "rename them in your module, or give the network that they are of"
         raise WeightsError(
             f"expected {plan.file.path} ({kind}) to fit {plan.architecture} in every tensor, got "
             + "; ".join([*problems, otherwise])

@@ -127,6 +127,6 @@ def run(config: CompareConfig) -> Comparison:
     place_run(opened)
     wait()
     comparison = Comparison(out)
-    print(comparison)
+    print(comparison.shown())  # the plan has told the doubts
     print(f"\npage: {out / 'compare.html'}   table: {out / 'rows.csv'}")
     return comparison

@@ -25,7 +25,7 @@ Shapes: I images, F hidden shares of predictions, R of similarity.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,7 @@ class Comparison:
             return self._draw[panel]()
 
     def save_figures(self) -> None:
-        """Draw all figures into the folder, as PNG and SVG."""
+        """Draw all figures into the folder, as PNG, SVG and PDF."""
         save(self._draw, self.folder)
 
     def to_html(self, path: str | Path) -> None:
@@ -187,11 +187,19 @@ class Comparison:
         write_whole(Path(path), html(self))
 
     def __str__(self) -> str:
-        """Scores and differences, for people."""
+        """Scores, differences and doubts, for people."""
+        return self.shown(self.doubts)
+
+    def shown(self, doubts: Sequence[str] = ()) -> str:
+        """Networks, scores and differences, for people.
+
+        Args:
+            doubts: to be said too: those that have not been said yet.
+        """
         return "\n".join(
             [
                 self.shown_networks().to_string(index=False),
-                *self.doubts,
+                *doubts,
                 "",
                 shown_scores(self).to_string(index=False),
                 "",

@@ -58,6 +58,7 @@ from a2mim.runs.records import tidy_records
 from a2mim.runs.table import per_image_rows, strength_rows, write_table
 from a2mim.settings.interactions import ENCODER_REWARDS, InteractionsConfig
 from a2mim.settings.weights import check_given
+from interactions.explanation import EXACT
 from interactions.orders.adaptive import FEWEST_IMAGES
 from interactions.orders.estimator import orders_of
 from interactions.orders.planning import REPLICATES
@@ -409,7 +410,7 @@ def _report(
     print(f"figure: {out / 'interaction_curves.png'}")
     if one_picture:
         print("one picture: no interval over images; pairs.csv and patches.csv have those over")
-        print("contexts, drawn in:")
+        print(f"contexts ({EXACT}), drawn in:")
         for name in explanations(out):
             print(f"figure: {out / name}.png")
 

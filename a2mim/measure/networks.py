@@ -28,6 +28,7 @@ from a2mim.checkpoints.files import WeightsError
 from a2mim.checkpoints.folders import LOCAL
 from a2mim.checkpoints.layouts import DIALECTS, LAYOUTS, PLAIN
 from a2mim.checkpoints.load import HUB, UNTRAINED, Loaded, LoadReport, describe, load_model
+from a2mim.checkpoints.vision import TORCHVISION
 from a2mim.checkpoints.zero_shot import BY_OPEN_CLIP, with_texts
 from a2mim.data.augment import PilTransform
 from a2mim.data.sources import Source, as_seen
@@ -121,7 +122,7 @@ def _load(name: str, config: WeightsConfig) -> Loaded:
     network = _own(architecture, where)
     try:
         if network is not None:
-            if config.model_kwargs:
+            if config.model_kwargs and not network.startswith(TORCHVISION):
                 raise UsageError(f"expected no --model-kwargs for {network}, which takes nothing")
             return load_own(
                 network,
@@ -130,6 +131,7 @@ def _load(name: str, config: WeightsConfig) -> Loaded:
                 data=wanted,
                 ema=config.ema,
                 layout=config.layout or None,
+                options=model_options(config.model_kwargs),
             )
         return load_model(
             where,
@@ -252,7 +254,7 @@ def called(report: LoadReport) -> str:
     if report.title or report.apart:
         return report.title or report.apart
     if report.layout == "untrained":
-        return "untrained"
+        return f"untrained, seed {report.seed}"
     if report.source.startswith(HUB):
         return report.source.removeprefix(HUB)
     if report.layout == "timm" and timm.is_model(report.source):
@@ -274,6 +276,8 @@ def short(report: LoadReport) -> str:
     """What weights are called where space is short: the file without its ending, or its folder."""
     if report.title:
         return report.title
+    if report.layout == "untrained":
+        return f"untrained {report.architecture}"
     name = Path(called(report))
     if Path(report.source).is_dir():
         return str(name)
@@ -403,7 +407,7 @@ def _untrained(name: str, report: LoadReport, seed: int) -> nn.Module:
         return without_classifier(untrained_twin(name, seed))
     network = _own(*parts_of(name))
     if network is not None:
-        return without_classifier(build(network, seed))
+        return without_classifier(build(network, seed, report.options))
     fresh = load_model(
         f"{UNTRAINED}{report.architecture}",
         options=report.options,
@@ -458,6 +462,8 @@ def overview() -> str:
             f"                  of a pre-training, or a folder for timm ({LOCAL}FOLDER);",
             "                  another folder, or a pattern ('runs/*/*.pth'): all files in it",
             "  NAME=FILE       the same, where the file does not tell its network",
+            "  torchvision:NAME=FILE   weights for a network of torchvision, such as",
+            "                  torchvision:resnet18=resnet18-f37072fd.pth; nothing is downloaded",
             "  CODE.py:FUNCTION=FILE   weights for the module that a function of yours returns",
             f"Layouts of files: {', '.join(layout.name for layout in LAYOUTS)}.",
             f"Module names of: {', '.join(dialect.name for dialect in (PLAIN, *DIALECTS))}.",
@@ -479,9 +485,9 @@ def parts_of(name: str) -> tuple[str | None, str]:
 
 
 def _own(architecture: str | None, where: str) -> str | None:
-    """The ``FILE.py:FUNCTION`` of a name that has one."""
+    """The ``FILE.py:FUNCTION`` or ``torchvision:NAME`` of a name that has one."""
     network = where.removeprefix(UNTRAINED) if architecture is None else architecture
-    if MARK not in network:
+    if MARK not in network and not network.startswith(TORCHVISION):
         return None
     if architecture is None and not where.startswith(UNTRAINED):
         raise UsageError(

@@ -12,10 +12,12 @@ curves, scores and differences are of agreement, and nothing that needs a class 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -31,6 +33,20 @@ ABOUT = ("image", "fraction", "repeat", "hidden", "mask")
 PREDICTIONS = ("agreement", "flipped", "confidence", "p_clean", "kl", "js", "tv")
 """Measures of outputs alone, which need no class."""
 
+
+SAID = {
+    "agreement": "share whose class is that of the whole image",
+    "confidence": "probability of the predicted class",
+    "KL": "divergence of the prediction from that of the whole image",
+    "class entropy": "of the predicted classes over images; 0 if all are one",
+    "ECE": "expected calibration error: confidence against accuracy",
+    "area": "mean height of the curve over hidden shares",
+    "relative": "area / value of the whole image",
+    "half at": "hidden share at which half of the value of the whole image is left",
+    "area of agreement": "area of that curve",
+    "p (Holm)": "of a difference of 0, corrected for all hidden shares",
+}
+"""Columns of what is printed, and what they mean."""
 
 SUMMARY = {
     "model": "network",
@@ -195,7 +211,10 @@ def summary(rows: pd.DataFrame) -> str:
                 "p (Holm)": pairs[f"{lead}_p_holm"].map("{:.2g}".format).replace("nan", "–"),
             }
             text.append(_printed(columns))
-    return "\n".join(text)
+    shown = "\n".join(text)
+    there = [name for name in SAID if re.search(rf"\s{re.escape(name)}\s", shown)]
+    meant = [f"{name}: {SAID[name]}" for name in there]
+    return "\n".join([shown, "", *fill("; ".join(meant), 100).splitlines()])
 
 
 # --------------------------------------------------------------------------------------------------

@@ -98,5 +98,5 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         )
     per_cent = table[["value", "low", "high"]].mul(100).round(2)
     return table.assign(**per_cent)[
-        ["weights", "measure", "seed", "value", "low", "high", "samples", "setting"]
+        ["model", "weights", "measure", "seed", "value", "low", "high", "samples", "setting"]
     ]

@@ -14,7 +14,8 @@ from a2mim.settings.numbers import Within
 CHECKPOINT = (
     "a run folder, a file, a timm name (timm's own weights), hf-hub:USER/NAME, or untrained:NAME "
     "for random weights; NETWORK=FILE where a file does not tell its network; "
-    "CODE.py:FUNCTION=FILE for a network of your own"
+    "torchvision:NETWORK=FILE for one of torchvision; CODE.py:FUNCTION=FILE for a network of your "
+    "own"
 )
 SEVERAL = (
     "A folder of files, or a pattern in quotes ('runs/*/*.pth'), stands for all of them; those "

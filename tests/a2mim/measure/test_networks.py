@@ -124,7 +124,10 @@ def test_names_in_tables(tmp_path):
         load(name, WeightsConfig()).report
         for name in (f"test_resnet={path}", "untrained:test_resnet")
     ]
-    assert [called(report) for report in reports] == ["test_resnet.safetensors", "untrained"]
+    assert [called(report) for report in reports] == [
+        "test_resnet.safetensors",
+        "untrained, seed 0",
+    ]
     check_different(reports)
     with pytest.raises(
         UsageError,
@@ -254,7 +257,7 @@ def test_settings_of_one_network_reach_it_alone_and_its_name_the_tables(tmp_path
     config = WeightsConfig(per_network=(ours,))
     one = subject_of(f"test_resnet={path}", config, "cpu")
     other = subject_of("untrained:test_resnet", config, "cpu")
-    assert (one.weights, other.weights) == ("Ours", "untrained")
+    assert (one.weights, other.weights) == ("Ours", "untrained, seed 0")
     assert one.colours[1] == (0.2,) * 3
     assert other.colours[1] == (0.5,) * 3
     assert one.model.global_pool.pool_type == "max"

@@ -646,7 +646,7 @@ def test_a_note_says_where_ipvit_saw_images_otherwise(config, capsys, monkeypatc
         )
         if data["interpolation"] != "bilinear":
             told += f", {data['interpolation']} (--interpolation bilinear)"
-        assert f"{name} (untrained) has {told}; " in note
+        assert f"{name} (untrained, seed 0) has {told}; " in note
     published = module.WeightsConfig(
         ("num_classes=10",), image_size=224, crop_pct=0.875, interpolation="bilinear"
     )

@@ -167,7 +167,9 @@ def test_the_text_says_what_the_rows_say(rows, rows_without_truth):
     columns = ["hidden", "top-1", "[95", "%]", "top-5", "agreement", "KL", "ECE"]
     assert text.splitlines()[2].split() == ["model", "weights", *columns]
     text = summary(rows_without_truth)
-    curves, areas, differences = text.strip("\n").split("\n\n")
+    curves, areas, differences, legend = text.strip("\n").split("\n\n")
+    for name in ("agreement", "confidence", "KL", "class entropy", "area", "half at", "p (Holm)"):
+        assert f"{name}: " in legend.replace("\n", " ")
     assert curves.splitlines()[0] == (
         "random: 12 images, compared with each network's own prediction of the whole image; "
         "in %, KL and entropy in nats"
