@@ -70,6 +70,9 @@ notebooks: $(READY)  ## Execute the notebooks from their sources, or those that 
 
 figures: $(READY)  ## Draw the figures and reports of the demo and the studies again, from their tables
 	$(BIN)/a2mim figures $(ARGS)
+	$(BIN)/a2mim figures results/compare-imagenet
+	$(BIN)/a2mim figures results/compare-cifar
+	$(BIN)/python results/siamese/figures.py
 	$(BIN)/python -m experiments.cifar10.report
 	$(BIN)/python -m experiments.photographs.report
 

@@ -40,6 +40,10 @@ class Figures:
     scale: Literal["linear", "log", "broken"] = "linear"
     """Of interaction strengths: log or broken where one end is far above the rest."""
 
+    layout: Literal["intervals", "published"] = "intervals"
+    """Of interaction strengths over orders: with intervals; or as the papers draw them: the mean of
+    |I|, lines without bands, orders as shares of n."""
+
 
 @dataclass(frozen=True)
 class Configs:
@@ -240,7 +244,7 @@ def _run(command: Any) -> Mapping[str, str]:
     else:
         from a2mim.commands.figures import redraw
 
-        redraw(command.run, command.scale)
+        redraw(command.run, command.scale, command.layout)
     return {}
 
 

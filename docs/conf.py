@@ -69,4 +69,5 @@ def setup(app):
     made.write(HERE)
     app.add_html_math_renderer("mathml", (made.visit_math, None), (made.visit_math_block, None))
     app.connect("autodoc-process-docstring", made.escaped, priority=900)  # after napoleon
+    app.connect("autodoc-process-signature", made.readable)
     return {"parallel_read_safe": True}

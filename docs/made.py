@@ -181,6 +181,15 @@ def escaped(app, what, name, obj, given, lines):
     lines[:] = kept
 
 
+def readable(app, what, name, obj, options, signature, returned):
+    """Signatures that Python can read, so that they are set one argument a line."""
+    if signature:
+        signature = re.sub(r"=\s*<factory>", "= ...", signature)
+        signature = re.sub(r"<function (\w+)[^>]*>", r"\1", signature)
+        signature = re.sub(r"~?\b(?:[a-z_]\w*\.)+([A-Z]\w*)", r"\1", signature)
+    return signature, returned
+
+
 def _bars_escaped(line: str) -> str:
     """Bars outside of ``code``."""
     parts = re.split(r"(``.*?``)", line)

@@ -275,7 +275,7 @@ def page(rows: Mapping[str, Mapping[str, str]], oblong: Mapping[str, Mapping[str
         "| network | class | " + " | ".join(measures) + " | oblong |",
         "|---|---|" + "---|" * (len(measures) + 1),
     ]
-    refused: dict[str, list[str]] = {}  # a line -> what it was said of
+    refused: dict[str, dict[tuple[str, bool], list[str]]] = {}  # a line -> what it was said of
     for name, row in rows.items():
         marks = ["no" if row[measure] else "yes" for measure in measures]
         also = oblong.get(name, {})
@@ -284,11 +284,21 @@ def page(rows: Mapping[str, Mapping[str, str]], oblong: Mapping[str, Mapping[str
         table.append(f"| `{name}` | {row['class']} | " + " | ".join([*marks, last]) + " |")
         for measure in measures:
             if row[measure]:
-                refused.setdefault(shortened(row[measure]), []).append(f"`{name}` ({measure})")
+                said_of = refused.setdefault(shortened(row[measure]), {})
+                said_of.setdefault((name, False), []).append(measure)
         for measure in worse:
-            of = f"`{name}` ({measure}, oblong)"
-            refused.setdefault(shortened(also[measure]), []).append(of)
-    lines = [f"- {', '.join(of)}: {line}" for line, of in refused.items()]
+            said_of = refused.setdefault(shortened(also[measure]), {})
+            said_of.setdefault((name, True), []).append(measure)
+    lines = [
+        "- "
+        + ", ".join(
+            f"`{name}` ({'oblong: ' if is_oblong else ''}{', '.join(measures)})"
+            for (name, is_oblong), measures in said_of.items()
+        )
+        + f": {line}"
+        for line, said_of in refused.items()
+    ]
+    table = ["::::{container} dense", *table, "::::"]
     return "\n".join([*HEAD, *table, "", "Refused, in one line each:", "", *lines, ""])
 
 

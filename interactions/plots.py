@@ -6,6 +6,7 @@ Functions draw into axes that are given, so they serve reports and notebooks ali
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -42,6 +43,10 @@ STYLE: Any = {
     "pdf.fonttype": 42,  # text stays text, which journals ask for
 }
 """Settings for ``matplotlib.rc_context``."""
+
+Layout = Literal["intervals", "published"]
+"""How strengths over orders are laid out: with intervals; or as the papers draw them: the mean of
+|I|, lines without bands, and orders as shares of n."""
 
 Scale = Literal["linear", "log", "broken"]
 """How strengths are drawn: as they are; by their logarithms; or with a break below an end of the
@@ -218,10 +223,94 @@ def _break_above(ax: Axes, knee: float) -> None:
     mark.set(linewidth=1, gid="break")
 
 
+def orders_axis(ax: Axes, n: int) -> None:
+    """Orders m themselves, above the axis of m / (n - 2); none where curves have different n.
+
+    Args:
+        ax: with curves over m / (n - 2).
+        n: number of players.
+    """
+    name = f"order m, {n} patches"
+    there = [child for child in ax.child_axes if str(child.get_xlabel()).startswith("order m,")]
+    if there or n < 3:
+        if any(child.get_xlabel() != name for child in there):
+            for child in there:
+                child.set_visible(False)
+        return
+    above = ax.secondary_xaxis("top", functions=(lambda x: x * (n - 2), lambda m: m / (n - 2)))
+    above.set_xlabel(name, fontsize="small", color="#4b5563")
+    above.tick_params(labelsize="small", labelcolor="#4b5563", color="#9ca3af")
+    above.spines["top"].set(visible=True, color="#9ca3af")
+
+
+def published_curve(
+    ax: Axes,
+    ratios_O: ArrayLike,
+    J_O: ArrayLike,
+    *,
+    label: str | None = None,
+    colour: str = COLOURS[1],
+    marker: str = "o",
+) -> None:
+    """J of the mean of |I|, as the papers draw it: a line from 0 on, orders as shares of n."""
+    ax.plot(np.asarray(ratios_O), np.asarray(J_O), color=colour, marker=marker, label=label)
+    ticks = np.linspace(0, 1, 6)
+    ax.set_xticks(ticks, [f"{tick:.1f}n" if tick else "0" for tick in ticks])
+    ax.set(xlabel="order m", ylabel="interaction strength J")
+    ax.set_ylim(bottom=0)
+
+
+DIRECT = 6
+"""Curves that are labelled at their ends, at most; a legend names more."""
+
+DIRECT_CHARACTERS = 30
+"""Of the longest of their labels."""
+
+
+def can_be_labelled(labels: Sequence[str]) -> bool:
+    """Whether curves can be named at their ends, where there is room for short names."""
+    return len(labels) <= DIRECT and all(len(label) <= DIRECT_CHARACTERS for label in labels)
+
+
+def label_curves(ax: Axes) -> None:
+    """The name of each curve at its right end, apart from each other; limits are set before."""
+    lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
+    to_axes = ax.transData + ax.transAxes.inverted()
+    ends = [to_axes.transform(np.asarray(line.get_xydata())[-1])[1] for line in lines]
+    order = np.argsort(ends, kind="stable")
+    gap, at = 0.075, np.asarray(ends, dtype=float)
+    for low, high in pairwise(order):
+        at[high] = max(at[high], at[low] + gap)
+    if len(order) and at[order[-1]] > 1:  # down again, from the top
+        at[order[-1]] = 1
+        for high, low in pairwise(order[::-1]):
+            at[low] = min(at[low], at[high] - gap)
+    for line, end, y in zip(lines, ends, at.tolist(), strict=True):
+        x = to_axes.transform(np.asarray(line.get_xydata())[-1])[0]
+        ax.annotate(
+            str(line.get_label()),
+            xy=(x, end),
+            xytext=(1.06, y),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            color=line.get_color(),
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": line.get_color(), "lw": 0.6, "alpha": 0.6},
+        )
+
+
 def caption(ax: Axes, text: str) -> None:
-    """What a figure shows, in small print above its panels."""
+    """What a figure shows, in small print above its panels; below its title, if it has one."""
+    from textwrap import fill
+
     figure: Any = ax.figure
-    figure.suptitle(text, fontsize=7.5, color="#4b5563", x=0.01, ha="left")
+    text = fill(text, int(figure.get_figwidth() * 17))
+    title = figure.get_suptitle()
+    if title:
+        figure.suptitle(f"{title}\n{text}", fontsize=8.5, x=0.01, ha="left", fontweight="normal")
+    else:
+        figure.suptitle(text, fontsize=7.5, color="#4b5563", x=0.01, ha="left")
 
 
 def accuracy_curve(

@@ -45,6 +45,9 @@ class Bar:
 
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
+            if not (self.interrupted or any(error)):  # all is done, whatever was expected
+                self._bar.total = self.done
+                self._bar.refresh()
             self._bar.close()
 
     def advance(self, count: int = 1) -> None:

@@ -45,8 +45,15 @@ for name, pixels in zip(("china", "flower"), load_sample_images().images, strict
 # `describe` reads names and shapes and says what loading would do. Nothing is executed: pickles are
 # read by a restricted unpickler. (`a2mim models FILE` is the same on the command line.)
 #
+# A file that cannot tell its network, or padding and normalisation (weights from TensorFlow), is an
+# error that names the choices. Say which it is, here and in `load_model` below:
+# `describe(mine, architecture="mobilenetv2_100", options={"pad_type": "same"}, data={"mean": (0.5,) *
+# 3, "std": (0.5,) * 3})`; on the command line `mobilenetv2_100=FILE --for FILE pad_type=same
+# mean=.5,.5,.5 std=.5,.5,.5`. `compare` below then takes the networks themselves, `{"mine":
+# loaded.model, "other": load_model(other).model}`: of modules nothing is assumed, so read the report.
+#
 # A network that timm does not have is filled by `a2mim.checkpoints.load.fill(module, FILE)`;
-# `compare` takes such modules as they are, or `CODE.py:FUNCTION=FILE`.
+# `compare` takes such modules too, or `CODE.py:FUNCTION=FILE`.
 
 # %%
 from a2mim.checkpoints.files import WeightsError

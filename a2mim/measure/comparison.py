@@ -41,7 +41,7 @@ from a2mim.measure.comparison_pictures import figures_of_images
 from a2mim.measure.scores import SHARES, TITLES, each, shown, shown_p
 from a2mim.messages import UsageError
 from a2mim.report.comparison_page import html
-from a2mim.report.figures import Look, interaction_overlay, occlusion_effects, save
+from a2mim.report.figures import Look, captioned, interaction_overlay, occlusion_effects, save
 from a2mim.report.figures_compare import looks_of, score_dots
 from a2mim.report.figures_features import (
     invariance_over_ratios,
@@ -64,13 +64,22 @@ class Comparison:
 
     Args:
         folder: of ``a2mim compare``.
+        scale: of interaction strengths; see :func:`interactions.plots.rescale`.
+        layout: of their curves; see :data:`interactions.plots.Layout`.
 
     Raises:
         UsageError: if there is none in it.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        scale: plots.Scale = "linear",
+        layout: plots.Layout = "intervals",
+    ) -> None:
         self.folder = Path(folder)
+        self._scale: plots.Scale = scale
+        self._layout: plots.Layout = layout
         if not is_run(self.folder) or not (self.folder / "compare.json").is_file():
             raise UsageError(f"expected a finished comparison in {folder}; see a2mim compare")
 
@@ -235,18 +244,23 @@ class Comparison:
         rows = self.titled()
         of = {name: table for name, table in rows.groupby("run", sort=False)}
         draw: dict[str, Callable[[], Figure]] = {}
-        draw["scores"] = partial(score_dots, self.scores(), TITLES, SHARES, self.looks)
+        scores = {"scores": partial(score_dots, self.scores(), TITLES, SHARES, self.looks)}
+        draw |= captioned(scores, rows[rows["run"] == "compare"], "bars")
         if "occlusion" in of:
-            draw["predictions"] = partial(occlusion_effects, of["occlusion"], self.looks)
+            effects = partial(occlusion_effects, of["occlusion"], self.looks)
+            draw |= captioned({"predictions": effects}, of["occlusion"])
         if "interactions" in of:
-            draw["interactions"] = partial(interaction_overlay, of["interactions"], self.looks)
+            overlay = partial(interaction_overlay, of["interactions"], self.looks)
+            draw["interactions"] = partial(overlay, scale=self._scale, layout=self._layout)
         if "invariance" in of:
             table = invariance_table(of["invariance"])
-            draw["similarity"] = partial(invariance_over_ratios, table, self.looks)
+            similarity = partial(invariance_over_ratios, table, self.looks)
+            draw |= captioned({"similarity": similarity}, of["invariance"])
         if "spectrum" in of:
             table = spectrum_table(of["spectrum"])
-            draw["spectrum"] = partial(spectra, table)
-            draw["depth"] = partial(stream_over_depth, table, self.looks)
+            over_depth = partial(stream_over_depth, table, self.looks)
+            draw |= captioned({"spectrum": partial(spectra, table)}, of["spectrum"], band="")
+            draw |= captioned({"depth": over_depth}, of["spectrum"])
         count = len(self.plan.get("pictured", []))  # comparisons of before have none
         return draw | figures_of_images(self.folder / PICTURES, self.titles, count)
 
@@ -271,13 +285,20 @@ class Comparison:
         return table.rename_axis(columns=None)
 
 
-def redraw_comparison(folder: Path) -> None:
+def redraw_comparison(
+    folder: Path, scale: plots.Scale = "linear", layout: plots.Layout = "intervals"
+) -> None:
     """Draw the figures and write the page of a finished comparison again.
+
+    Args:
+        folder: of ``a2mim compare``.
+        scale: as for :class:`Comparison`.
+        layout: as for :class:`Comparison`.
 
     Raises:
         UsageError: if there is none.
     """
-    comparison = Comparison(folder)
+    comparison = Comparison(folder, scale, layout)
     comparison.save_figures()
     comparison.to_html(folder / "compare.html")
     print(f"page: {folder / 'compare.html'}")

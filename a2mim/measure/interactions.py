@@ -63,7 +63,7 @@ from interactions.orders.adaptive import FEWEST_IMAGES
 from interactions.orders.estimator import orders_of
 from interactions.orders.planning import REPLICATES
 from interactions.orders.published import protocol
-from interactions.plots import Scale
+from interactions.plots import Layout, Scale
 
 PILOTS = ((24, 4), (16, 4), (12, 3), (8, 3), (6, 3), (4, 2))
 """Images and pairs of the pilot: the first that takes at most a third of the budget, or the last if
@@ -200,9 +200,12 @@ def _completed(config: InteractionsConfig, one_picture: bool) -> InteractionsCon
     return replace(config, pairs=pairs, radius=radius)
 
 
-def figures(rows: pd.DataFrame, scale: Scale = "linear") -> dict[str, Callable[[], Figure]]:
+def figures(
+    rows: pd.DataFrame, scale: Scale = "linear", layout: Layout = "intervals"
+) -> dict[str, Callable[[], Figure]]:
     """How each figure of a results table is drawn."""
-    return {"interaction_curves": partial(interaction_overlay, rows, scale=scale)}
+    draw = partial(interaction_overlay, rows, scale=scale, layout=layout)
+    return {"interaction_curves": draw}
 
 
 def _planned(

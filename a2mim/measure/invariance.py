@@ -59,7 +59,7 @@ from a2mim.measure.networks import (
 from a2mim.measure.precision import PROBED, ends, floor_of_features, on_device, ran_in, settled
 from a2mim.messages import UsageError
 from a2mim.processes import first, is_first, shared, together, wait
-from a2mim.report.figures import save
+from a2mim.report.figures import captioned, save
 from a2mim.report.figures_features import (
     BASELINES,
     ENDS,
@@ -226,7 +226,7 @@ def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
     draw: dict[str, Callable[[], Figure]] = {"invariance": partial(invariance_over_ratios, table)}
     for (model, weights), of in table.groupby(["model", "weights"], sort=False):
         draw[f"layers-{safe_name(f'{model} {weights}')}"] = partial(invariance_over_layers, of)
-    return draw
+    return captioned(draw, rows)
 
 
 def read_images_table(path: Path) -> pd.DataFrame:

@@ -82,7 +82,7 @@ from a2mim.messages import UsageError, did_you_mean
 from a2mim.probes.features import CACHED, extract
 from a2mim.probes.linear import fit_linear
 from a2mim.processes import first, is_first, shared, together, wait
-from a2mim.report.figures import save
+from a2mim.report.figures import captioned, save
 from a2mim.report.figures_features import occlusion_measures
 from a2mim.runs.folder import (
     commit,
@@ -371,7 +371,7 @@ def _all_tried(
 
 def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
     """How each figure of a results table is drawn."""
-    return {"occlusion": partial(occlusion_measures, rows)}
+    return captioned({"occlusion": partial(occlusion_measures, rows)}, rows)
 
 
 # --------------------------------------------------------------------------------------------------

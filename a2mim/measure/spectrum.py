@@ -41,7 +41,7 @@ from a2mim.measure.invariance import (
 from a2mim.measure.networks import Networks, Subject
 from a2mim.measure.precision import PROBED, floor_of_spectra, on_device
 from a2mim.processes import first, together
-from a2mim.report.figures import save
+from a2mim.report.figures import captioned, save
 from a2mim.report.figures_features import ends_of_stream, spectra, spectrum_table, stream_over_depth
 from a2mim.runs.folder import counted, finish_run, nothing_left_empty
 from a2mim.runs.progress import progress
@@ -129,7 +129,8 @@ def spectrum(config: SpectrumConfig) -> dict[str, str]:
 def figures(rows: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
     """How each figure of a results table is drawn."""
     table = spectrum_table(rows)
-    return {"spectra": partial(spectra, table), "depth": partial(stream_over_depth, table)}
+    over_depth = captioned({"depth": partial(stream_over_depth, table)}, rows)
+    return captioned({"spectra": partial(spectra, table)}, rows, band="") | over_depth
 
 
 def read_images_table(path: Path) -> pd.DataFrame:

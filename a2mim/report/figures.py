@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -79,7 +79,10 @@ def interaction_curves(rows: pd.DataFrame) -> Figure:
 
 
 def interaction_overlay(
-    rows: pd.DataFrame, looks: Looks | None = None, scale: plots.Scale = "linear"
+    rows: pd.DataFrame,
+    looks: Looks | None = None,
+    scale: plots.Scale = "linear",
+    layout: plots.Layout = "intervals",
 ) -> Figure:
     """J over orders, all networks of a table in one panel.
 
@@ -87,29 +90,39 @@ def interaction_overlay(
         rows: of ``a2mim interactions``.
         looks: of the networks; by their order if left out.
         scale: see :func:`interactions.plots.rescale`.
+        layout: see :data:`interactions.plots.Layout`.
     """
-    figure = Figure(figsize=(6, 3.8), layout="constrained")
-    ax = figure.subplots()
     pairs = [(model, arm) for model, arms in networks(rows).items() for arm in arms]
-    for k, (model, weights) in enumerate(pairs):
-        strength = strength_from(of(rows, model, weights))
-        title = titled(model, weights)
+    titles = [titled(model, weights) for model, weights in pairs]
+    direct = plots.can_be_labelled(titles)
+    figure = Figure(figsize=(7.2 if direct else 6, 3.8), layout="constrained")
+    ax = figure.subplots()
+    for k, ((model, weights), title) in enumerate(zip(pairs, titles, strict=True)):
         look = looks[title] if looks else Look(_colour(k), "o")
+        if layout == "published":
+            strength = strength_from(of(rows, model, weights), "plug_in")
+            drawn: dict[str, Any] = {"colour": look.colour, "marker": look.marker}
+            drawn["label"] = plots.literal(title)
+            plots.published_curve(ax, strength.ratios_O, strength.J, **drawn)
+            continue
+        strength = strength_from(of(rows, model, weights))
         strength.plot(ax, label=plots.literal(title), colour=look.colour)
         line, _one = ax.get_lines()[-2:]  # the other is the line at J = 1
         line.set_marker(look.marker)
     ax.set_ylim(bottom=0)
     plots.rescale(ax, scale)
-    if looks:  # of any number of networks
-        _legend_below(figure, columns=3)
+    if direct and len(pairs) > 1:
+        plots.label_curves(ax)
+    elif len(pairs) > 1:
+        _legend_below(figure, columns=3 if looks else 1)
     else:
         ax.legend()
-    plots.caption(ax, interactions_caption(rows))
+    plots.caption(ax, interactions_caption(rows, layout))
     return figure
 
 
-def interactions_caption(rows: pd.DataFrame) -> str:
-    """What curves of J were measured on: images, pairs, contexts, players."""
+def interactions_caption(rows: pd.DataFrame, layout: plots.Layout = "intervals") -> str:
+    """What curves of J were measured on: images, pairs, contexts, players, seed, estimator."""
     single = rows[rows["measure"] == ENERGY]
     setting = single["setting"].iloc[0]
     told = dict(part.split("=", 1) for part in setting.split() if "=" in part)
@@ -121,7 +134,55 @@ def interactions_caption(rows: pd.DataFrame) -> str:
         most = "" if len(contexts) == 1 else f" to {contexts[-1]}"
         said += [f"{pairs} pairs each", f"{contexts[0]}{most} contexts"]
     said += [f"{told[key]} {what}" for key, what in (("grid", "patches"),) if key in told]
-    return ", ".join(said) + "; bands: 95 % intervals over images"
+    said += _seeds(single)
+    estimators = {
+        "intervals": "RMS strength (root of the unbiased mean of I²); bands: 95 % intervals "
+        "over images",
+        "published": "mean of |I| as published, which is too large where contexts vary; no "
+        "intervals",
+    }
+    return f"{', '.join(said)}; {estimators[layout]}"
+
+
+def caption_of(rows: pd.DataFrame, band: str = "bands") -> str:
+    """What other figures were measured on: images, masks, players, fill, seed.
+
+    Args:
+        rows: of one command.
+        band: what shows intervals; empty if nothing does.
+    """
+    settings = rows["setting"].unique()
+    told: dict[str, str] = {}
+    for setting in settings:
+        told |= dict(part.split("=", 1) for part in str(setting).split() if "=" in part)
+    counts = sorted({int(count) for count in rows["samples"].unique()})
+    said = [f"{counts[-1]} images" + (f" (some {counts[0]})" if len(counts) > 1 else "")]
+    if "repeats" in told:
+        said.append(
+            f"{told['repeats']} mask{'s' * (told['repeats'] != '1')} of each at every share"
+        )
+    said += [f"{told['grid']} patches"] if "grid" in told else []
+    said += [f"fill {told[key]}" for key in ("fill", "hiding") if key in told]
+    ends = f"; {band}: 95 % intervals over images" if band else ""
+    return ", ".join(said + _seeds(rows)) + ends
+
+
+def _seeds(rows: pd.DataFrame) -> list[str]:
+    seeds = sorted({str(seed) for seed in rows["seed"].unique()})
+    return [f"random seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"]
+
+
+def captioned(
+    draw: Mapping[str, Callable[[], Figure]], rows: pd.DataFrame, band: str = "bands"
+) -> dict[str, Callable[[], Figure]]:
+    """The same figures with :func:`caption_of` the rows that they are drawn from."""
+
+    def drawn(one: Callable[[], Figure]) -> Figure:
+        figure = one()
+        plots.caption(figure.axes[0], caption_of(rows, band))
+        return figure
+
+    return {name: partial(drawn, one) for name, one in draw.items()}
 
 
 def occlusion_curves(rows: pd.DataFrame) -> Figure:
@@ -228,7 +289,7 @@ def occlusion_effects(rows: pd.DataFrame, looks: Looks | None = None) -> Figure:
     titles = {"top1": "top-1 accuracy", "agreement": "agreement"}
     measured = set(rows["measure"])
     measures = {key: title for key, title in titles.items() if f"occlusion_{key}" in measured}
-    width = 8.2 if len(measures) > 1 else 5.6
+    width = 9.2 if len(measures) > 1 else 6.4
     figure = Figure(figsize=(width, 3.1 * len(names) + 0.6), layout="constrained")
     axes = figure.subplots(len(names), len(measures), sharex=True, sharey=True, squeeze=False)
     pairs = [(model, arm) for model, arms in networks(rows).items() for arm in arms]
@@ -244,7 +305,12 @@ def occlusion_effects(rows: pd.DataFrame, looks: Looks | None = None) -> Figure:
             ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     for ax in axes[-1]:
         ax.set_xlabel("hidden share of the image")
-    _legend_below(figure, columns=3 if looks else 1)  # names of files are wider than panels
+    labels = axes[0, 0].get_legend_handles_labels()[1]
+    if plots.can_be_labelled(labels) and len(labels) > 1:
+        for line in axes:
+            plots.label_curves(line[-1])
+    else:
+        _legend_below(figure, columns=3 if looks else 1)  # names of files are wider than panels
     return figure
 
 

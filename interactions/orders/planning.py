@@ -124,7 +124,7 @@ class Plan:
     """A design and what it costs.
 
     Attributes:
-        images: N.
+        images: how many, N.
         pairs: P per image.
         orders_O: the orders m.
         replicates_O: R per pair at each order.

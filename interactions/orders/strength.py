@@ -310,6 +310,7 @@ class Strength:
             colour=colour,
             scale=scale,
         )
+        plots.orders_axis(ax, self.n)
         if len(self.images) == 1:
             plots.note(ax, "one image: no interval over images")
         return ax

@@ -53,7 +53,7 @@ def test_refusals_are_whole_and_once():
     worse = {"test_vit": dict.fromkeys(OBLONG, "") | {"occlusion": "cannot", "probe": "cannot"}}
     lines = page({"test_vit": row, "test_resnet": row}, worse).splitlines()
     assert f"- `test_vit` (probe), `test_resnet` (probe): {200 * 'b'}" in lines
-    assert "- `test_vit` (occlusion, oblong): cannot" in lines
+    assert "- `test_vit` (oblong: occlusion): cannot" in lines
     assert [line.split(" | ")[-1] for line in lines if line.startswith("| `")] == ["no |", "– |"]
 
 

@@ -116,3 +116,43 @@ def test_one_high_end_does_not_flatten_the_rest(ax):
     assert even.get_yscale() == "log"
     with pytest.raises(ValueError, match="linear, log or broken, got 'cubic'"):
         plots.rescale(even, "cubic")
+
+
+def test_orders_stand_above_their_shares(ax):
+    plots.orders_axis(ax, 16)
+    plots.orders_axis(ax, 16)
+    (above,) = ax.child_axes
+    ax.set_xlim(0, 1)
+    ax.figure.draw_without_rendering()
+    assert above.get_xlim() == (0, 14)
+    assert above.get_xlabel() == "order m, 16 patches"
+    plots.orders_axis(ax, 64)  # one axis cannot serve both
+    assert not above.get_visible()
+
+
+def test_names_at_the_ends_of_curves_stand_apart(ax):
+    for k, height in enumerate((0.5, 0.51, 0.99, 1.0)):
+        ax.plot([0, 1], [0.2, height], label=f"net {k}")
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    plots.label_curves(ax)
+    at = {text.get_text(): text.xyann[1] for text in ax.texts}
+    heights = [at[f"net {k}"] for k in range(4)]
+    assert heights == sorted(heights)
+    assert np.diff(heights).min() >= 0.074
+    assert max(heights) <= 1
+    for text in ax.texts:
+        assert text.xy[1] == pytest.approx([0.5, 0.51, 0.99, 1.0][int(text.get_text()[-1])])
+    assert plots.can_be_labelled(["net"] * 6)
+    assert not plots.can_be_labelled(["net"] * 7)
+    assert not plots.can_be_labelled(["a name that is too long to stand beside a curve"])
+
+
+def test_a_caption_goes_below_a_title():
+    figure = Figure()
+    ax = figure.subplots()
+    plots.caption(ax, "12 images")
+    assert figure.get_suptitle() == "12 images"
+    titled = Figure()
+    titled.suptitle("Net")
+    plots.caption(titled.subplots(), "12 images")
+    assert titled.get_suptitle() == "Net\n12 images"

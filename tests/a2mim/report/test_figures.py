@@ -9,6 +9,7 @@ import pytest
 
 from a2mim.report.figures import (
     Look,
+    caption_of,
     draw_all,
     interaction_curves,
     interaction_overlay,
@@ -81,7 +82,8 @@ def test_curves_say_what_they_were_measured_on(run_folder):
     single = rows[rows["measure"] == ENERGY]
     said = interactions_caption(rows)
     pairs, contexts = re.fullmatch(
-        rf"{single['image'].nunique()} images, (\d+) pairs each, (\d+) contexts, 8x8 patches; "
+        rf"{single['image'].nunique()} images, (\d+) pairs each, (\d+) contexts, 8x8 patches, "
+        r"random seed 0; RMS strength \(root of the unbiased mean of I²\); "
         "bands: 95 % intervals over images",
         said,
     ).groups()
@@ -89,6 +91,31 @@ def test_curves_say_what_they_were_measured_on(run_folder):
     figure = interaction_overlay(rows, scale="log")
     assert figure.get_suptitle() == said
     assert figure.axes[0].get_yscale() == "log"
+
+
+def test_the_layout_of_the_papers(run_folder):
+    rows = read_table(run_folder / "rows.csv")
+    rows = rows[rows["model"] == "vit"]
+    (ax,) = interaction_overlay(rows, layout="published").axes
+    for line, arm in zip(ax.get_lines(), ("scratch", "a2mim"), strict=True):
+        expected = strength_from(of(rows, "vit", arm), "plug_in").J
+        np.testing.assert_allclose(line.get_ydata(), expected)
+    assert not ax.collections  # no bands
+    assert ax.get_ylim()[0] == 0
+    assert [text.get_text() for text in ax.get_xticklabels()][1] == "0.2n"
+    assert [text.get_text() for text in ax.texts] == [
+        "ViT (from scratch)",
+        "ViT (A2MIM-pretrained)",
+    ]
+    assert "mean of |I| as published" in ax.figure.get_suptitle()
+
+
+def test_a_caption_says_images_masks_and_seed():
+    setting = "occluder=random grid=4x4 fill=zero repeats=2"
+    rows = pd.DataFrame({"samples": [7, 7], "seed": [3, 3], "setting": [setting] * 2})
+    said = "7 images, 2 masks of each at every share, 4x4 patches, fill zero, random seed 3"
+    assert caption_of(rows) == f"{said}; bands: 95 % intervals over images"
+    assert caption_of(rows, band="") == said
 
 
 def test_occlusion_effects_show_the_table():
@@ -122,8 +149,8 @@ def test_occlusion_effects_show_the_table():
         np.testing.assert_allclose(second.get_ydata(), [0.8, 0.55])
         band = ax.collections[0].get_paths()[0].vertices[:, 1]
         assert (band.min(), band.max()) == pytest.approx((0.55, 1.0))
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["net (a)", "net (b)"]
+    for ax in figure.axes[1::2]:  # the last panel of a line
+        assert [text.get_text() for text in ax.texts] == ["net (a)", "net (b)"]
 
 
 def test_networks_look_as_they_are_told(run_folder):
