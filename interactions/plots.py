@@ -237,7 +237,9 @@ def orders_axis(ax: Axes, n: int) -> None:
             for child in there:
                 child.set_visible(False)
         return
-    above = ax.secondary_xaxis("top", functions=(lambda x: x * (n - 2), lambda m: m / (n - 2)))
+    to_orders: Any = lambda ratio: ratio * (n - 2)  # noqa: E731
+    to_ratios: Any = lambda order: order / (n - 2)  # noqa: E731
+    above = ax.secondary_xaxis("top", functions=(to_orders, to_ratios))
     above.set_xlabel(name, fontsize="small", color="#4b5563")
     above.tick_params(labelsize="small", labelcolor="#4b5563", color="#9ca3af")
     above.spines["top"].set(visible=True, color="#9ca3af")

@@ -47,10 +47,13 @@ for name, pixels in zip(("china", "flower"), load_sample_images().images, strict
 #
 # A file that cannot tell its network, or padding and normalisation (weights from TensorFlow), is an
 # error that names the choices. Say which it is, here and in `load_model` below:
-# `describe(mine, architecture="mobilenetv2_100", options={"pad_type": "same"}, data={"mean": (0.5,) *
-# 3, "std": (0.5,) * 3})`; on the command line `mobilenetv2_100=FILE --for FILE pad_type=same
-# mean=.5,.5,.5 std=.5,.5,.5`. `compare` below then takes the networks themselves, `{"mine":
-# loaded.model, "other": load_model(other).model}`: of modules nothing is assumed, so read the report.
+#
+#     told = {"architecture": "mobilenetv2_100", "options": {"pad_type": "same"}}
+#     describe(mine, **told, data={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)})
+#
+# On the command line that is `mobilenetv2_100=FILE --for FILE pad_type=same mean=.5,.5,.5
+# std=.5,.5,.5`. `compare` below then takes the networks themselves: `{"mine": loaded.model,
+# "other": load_model(other).model}`. Nothing is assumed of modules, so read the report before.
 #
 # A network that timm does not have is filled by `a2mim.checkpoints.load.fill(module, FILE)`;
 # `compare` takes such modules too, or `CODE.py:FUNCTION=FILE`.

@@ -122,15 +122,14 @@ def _look(weights: Any) -> dict[str, Any]:
     }
 
 
-def _reset_classifier(self: nn.Module, classes: int = 0) -> None:
+def _reset_classifier(self: Any, classes: int = 0) -> None:
     """As timm's, for 0 classes: outputs are then the features that the classifier was handed."""
     if classes:
         raise ValueError(f"expected 0 classes, got {classes}: make the network with num_classes")
     name = classifier_of(self)
     parent, _, own = name.rpartition(".")
-    holder: Any = self.get_submodule(parent)
     if isinstance(self.get_submodule(name), nn.Conv2d):  # SqueezeNet pools what it has classified
         self.classifier = nn.AdaptiveAvgPool2d(1)
     else:
-        setattr(holder, own, nn.Identity())
+        setattr(self.get_submodule(parent), own, nn.Identity())
     self.num_classes = 0
