@@ -106,6 +106,13 @@ def image_names(folder: Path) -> list[str]:
         found = sorted(_walk(folder))
     except OSError as error:
         raise DataError(f"expected a folder of images, cannot read it: {error}") from error
+    odd = [name for name in found if not _is_text(name)]
+    if odd:
+        remark(
+            f"{folder}: images are left out whose names are no text in UTF-8 ({len(odd)}), such as "
+            f"{printable(odd[0])}: no table can hold them; rename them"
+        )
+        found = [name for name in found if _is_text(name)]
     pictures = [name for name in found if not name.lower().endswith(ARRAY_SUFFIX)]
     return pictures or found
 
@@ -148,6 +155,11 @@ def _identity(folder: str | Path) -> tuple[int, int]:
     """What all ways to a folder have in common."""
     status = os.stat(folder)
     return status.st_dev, status.st_ino
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written: bytes of others are halves of characters to Python."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def is_results(names: Set[str]) -> bool:

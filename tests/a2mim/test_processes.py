@@ -128,9 +128,9 @@ calls = {}
 def failing(*given, **more):
     raise UsageError(f"process {rank} cannot go on")
 
-if how == "fail" and rank == "1":
+if how == "fail-1" and rank == "1":
     spectrum.write_whole = failing
-if how == "fail" and rank == "0":
+if how == "fail-0" and rank == "0":
     probing.knn_probe = Comparison.to_html = failing
 
 class Stop(Exception):
@@ -290,7 +290,7 @@ def test_more_processes_than_parts_and_one_that_fails(one, commands, tmp_path):
     done = launched(tmp_path, [spectrum], count=5)
     assert done.returncode == 0, done.stderr
     assert files_of(tmp_path / "few" / "spectrum") == files_of(one("measures") / "spectrum")
-    done = launched(tmp_path, [(*spectrum, "--no-resume")], how="fail")
+    done = launched(tmp_path, [(*spectrum, "--no-resume")], how="fail-1")
     assert done.returncode != 0
     assert errors_of(done) == ["a2mim: process 1 cannot go on"], done.stderr
 
@@ -300,7 +300,7 @@ def test_more_processes_than_parts_and_one_that_fails(one, commands, tmp_path):
 def test_what_the_first_process_does_alone_ends_the_others_if_it_fails(name, commands, tmp_path):
     """A probe that is fitted, a page that is written: the others wait for it meanwhile."""
     run = commands("probes", tmp_path / "out")[list(PROBES).index(name)]
-    done = launched(tmp_path, [run], how="fail")
+    done = launched(tmp_path, [run], how="fail-0")
     assert done.returncode != 0
     assert errors_of(done) == ["a2mim: process 0 cannot go on"], done.stderr
 

@@ -299,6 +299,16 @@ def test_a_folder_that_two_links_lead_to_is_looked_at_once(tmp_path):
     assert image_names(album) == ["a/1.png", "a/tabby/2.png"]
 
 
+def test_names_that_are_no_text_are_left_out_and_named(tmp_path, caplog):
+    for name in (b"1.png", b"2.png", b"\xff\xfe.png"):
+        try:
+            (tmp_path / os.fsdecode(name)).write_bytes(b"")
+        except OSError:
+            pytest.skip("this disk takes no such names")
+    assert image_names(tmp_path) == ["1.png", "2.png"]
+    assert r"no text in UTF-8 (1), such as \udcff\udcfe.png" in caplog.text
+
+
 def test_a_link_to_nothing_is_an_image_that_cannot_be_read(album):
     (album / "train" / "b" / "0.jpg").symlink_to(album / "gone.jpg")
     assert image_names(album / "train") == [*NAMES[:2], "b/0.jpg", *NAMES[2:]]
