@@ -89,7 +89,7 @@ def test_curves_say_what_they_were_measured_on(run_folder):
     ).groups()
     assert set(single[single["at"].between(0.1, 0.9)]["samples"]) == {int(pairs) * int(contexts)}
     figure = interaction_overlay(rows, scale="log")
-    assert figure.get_suptitle() == said
+    assert figure.get_suptitle().replace("\n", " ") == said
     assert figure.axes[0].get_yscale() == "log"
 
 
