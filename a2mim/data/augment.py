@@ -95,7 +95,7 @@ class Normalise:
 
 @dataclass(frozen=True)
 class CropAndFlip:
-    """Random crop resized to a square, horizontal flip in half of the cases, normalising.
+    """Random crop resized to a square, horizontal flip, normalising.
 
     Attributes:
         size: edge of the square in pixels.
@@ -108,6 +108,7 @@ class CropAndFlip:
         exact: whether large JPEG files are decoded in full, instead of at the smallest of 1/2, 1/4
             and 1/8 of their size at which the crop still has :data:`REDUCED_MARGIN` times ``size``
             pixels.
+        flip: probability of the horizontal flip.
 
     Raises:
         ValueError: for a value out of range; when called, for an image that is not uint8 or has
@@ -121,6 +122,7 @@ class CropAndFlip:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
     exact: bool = False
+    flip: float = 0.5
 
     def __post_init__(self) -> None:
         _check(self.size, self.interpolation)
@@ -129,6 +131,8 @@ class CropAndFlip:
             raise ValueError(f"expected 0 < smallest <= largest <= 1 for scale, got {self.scale}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"expected 0 < smallest <= largest for ratio, got {self.ratio}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"expected flip from 0 to 1, got {self.flip}")
 
     @property
     def channels(self) -> int:
@@ -156,7 +160,7 @@ class CropAndFlip:
         flip, *draws = torch.rand(DRAWS, generator=generator, dtype=torch.float64).tolist()
         box = partial(crop_box, scale=self.scale, ratio=self.ratio, draws=draws)
         least = None if self.exact else math.ceil(REDUCED_MARGIN * self.size)
-        return Part(box, least), flip < 0.5
+        return Part(box, least), flip < self.flip
 
     def finished(self, crop_CHW: Tensor, flip: bool) -> Tensor:
         """An image ``(C, size, size)`` from its part, which may have a channel too many."""

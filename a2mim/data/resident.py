@@ -109,6 +109,8 @@ class ResidentSamples:
         sizes_I2: their own heights and widths.
     """
 
+    labels_I: Tensor | None = None
+
     def __init__(
         self,
         samples: Readable,
@@ -155,7 +157,7 @@ class ResidentSamples:
             return keyed_uniforms(self._seed, *keys)
 
         boxes_B4 = crop_boxes(height_B, width_B, augment.scale, augment.ratio, draws)
-        flip_B = draws(np.arange(len(indices_B)), np.array([FLIP]))[:, 0] < 0.5
+        flip_B = draws(np.arange(len(indices_B)), np.array([FLIP]))[:, 0] < augment.flip
         table = np.column_stack([indices_B, boxes_B4, flip_B]).astype(np.int64)
         stretch = max(boxes_B4[:, 2:].max() / augment.size, 1.0)
         rows_B6 = torch.from_numpy(table).to(device, non_blocking=True)

@@ -75,6 +75,9 @@ class FinetuneConfig:
         compile: whether to use ``torch.compile``.
         channels_last: layout of images and kernels in memory; None: on CUDA devices.
         eval_every: epochs between evaluations that go into the log; None: only at the end.
+        resident: MiB that the training images may need, as uint8, to be held in memory and cropped
+            there by whole batches, as in pre-training; crop and flip are then all that is drawn of
+            an image by itself, and no workers read. 0: none are held.
         unreadable: the largest share of the training images read so far that may be unreadable;
             unless it is 0, ten always may.
         seed: random seed.
@@ -122,6 +125,7 @@ class FinetuneConfig:
     compile: bool = False
     channels_last: bool | None = None
     eval_every: Annotated[int | None, Within(1)] = 10
+    resident: Annotated[int, Within(0)] = 0
     unreadable: Annotated[float, Within(0, 1)] = TOLERANCE.share
     seed: tyro.conf.Suppress[int] = 0
     workers: int = 8

@@ -2,8 +2,9 @@
 
 The work folder gets the log (one JSON line a report), TensorBoard events, the weights, how to make
 the network they belong to, and the rows of the results table: top-1 accuracy with its 95 % interval
-over images, of the last weights and of the averaged ones if there are. Over seeds there is also the
-mean of the accuracies a_1 ... a_k, with the interval of Student's t, cut at 0 and 1:
+over images, of the last weights and of the averaged ones if there are; and what the last weights
+say of every test image (``predictions.csv``). Over seeds there is also the mean of the
+accuracies a_1 ... a_k, with the interval of Student's t, cut at 0 and 1:
 
     mean +- t_{k-1} s / sqrt(k),     s^2 = sum (a_i - mean)^2 / (k - 1)
 """
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import torch
 from PIL.Image import Image
@@ -26,8 +28,9 @@ from torch import nn
 from torchvision import transforms
 
 from a2mim.checkpoints.save import save_backbone
-from a2mim.data.augment import PilTransform
+from a2mim.data.augment import CentreCrop, CropAndFlip, PilTransform
 from a2mim.data.folders import DataError
+from a2mim.data.resident import MIB, ResidentSamples, resident
 from a2mim.data.sampler import Batches, keyed_generator
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import Labelled, labelled_samples, without_folders
@@ -59,7 +62,7 @@ from interactions.stats import Interval
 EVALUATION_BATCH = 256
 TOP1 = "finetune_top1"
 
-WithClasses = Labelled | SomeSamples
+WithClasses = Labelled | SomeSamples | ResidentSamples
 """Images with classes."""
 
 
@@ -123,21 +126,39 @@ class Judge:
         """No pictures."""
 
 
-def samples_of(config: FinetuneConfig) -> tuple[Labelled, Labelled]:
+def samples_of(config: FinetuneConfig) -> tuple[WithClasses, Labelled]:
     """Training and test images of a configuration.
 
     Raises:
         UsageError: if it names none.
         DataError: if they cannot be had, or have no classes.
     """
-    train, test = training_transform(config), judging_transform(config)
-    return labelled_samples(
+    crop = CropAndFlip(
+        config.train_size,
+        config.crop,
+        mean=config.mean,
+        std=config.std,
+        interpolation=config.interpolation,
+        flip=config.flip,
+    )
+    centre = CentreCrop(
+        config.test_size,
+        config.test_size / config.test_resize,
+        mean=config.mean,
+        std=config.std,
+        interpolation=config.interpolation,
+    )
+    held = config.resident > 0
+    train, test = labelled_samples(
         config.data,
-        train,
+        crop if held else training_transform(config),
         config.seed,
-        test_augment=test,
+        test_augment=centre if held else judging_transform(config),
         tolerance=tolerance(config.unreadable),
     )
+    if not held:
+        return train, test
+    return resident(train, crop, config.seed, config.resident * MIB) or train, test
 
 
 def training_transform(config: FinetuneConfig) -> PilTransform:
@@ -271,6 +292,12 @@ def finetune(
         file = work / ("model.safetensors" if kind == "last" else f"model-{kind}.safetensors")
         save_backbone(one, file)
         write_whole(file.with_suffix(".json"), about + "\n")
+    last = found["last"]
+    predictions = {"label": last.labels_I.cpu(), "predicted": last.predicted_I.cpu()}
+    left_out = last.setting.get("left_out", ())
+    images = np.delete(np.arange(len(last.labels_I) + len(left_out)), left_out)
+    told = pd.DataFrame({"image": images, **predictions})
+    write_whole(work / "predictions.csv", told.to_csv(index=False, lineterminator="\n"))
     rows = _rows(log.reports, found, setting_of(model, config, recipe), judge)
     table = pd.DataFrame(
         {
@@ -502,5 +529,11 @@ def check(config: FinetuneConfig) -> None:
             f"expected a crop of {config.test_size} px out of at least as many, "
             f"got test_resize={config.test_resize}"
         )
+    for key in ("rand_augment", "colour_jitter", "erasing") if config.resident else ():
+        if getattr(config, key):
+            raise UsageError(
+                f"expected resident=0 with {key}={getattr(config, key)}: images that are held in "
+                "memory are cropped and flipped alone"
+            )
     if config.ema is not None and not 0 < config.ema < 1:
         raise UsageError(f"expected ema between 0 and 1, as 0.9999, got {config.ema}")

@@ -194,6 +194,7 @@ class PretrainConfig:
         mean: mean colour of the normalisation.
         std: standard deviation of the normalisation.
         crop: smallest and largest share of the area of a crop.
+        flip: probability of a horizontal flip.
         exact_decoding: whether large JPEG files are decoded in full. Else they are decoded, faster,
             at 1/2, 1/4 or 1/8 of their size while the crop keeps 1.25 times as many pixels a side
             as are needed; that differs about as much as bilinear resizing from bicubic. Images that
@@ -255,6 +256,7 @@ class PretrainConfig:
     mean: tuple[float, ...] = IMAGENET["mean"]
     std: tuple[float, ...] = IMAGENET["std"]
     crop: tuple[float, float] = (0.67, 1.0)
+    flip: Annotated[float, Within(0, 1)] = 0.5
     exact_decoding: bool = False
     crop_pct: Annotated[float, Within(0, 1, above=True)] = 0.875
     epochs: Annotated[int, Within(1)] = 800

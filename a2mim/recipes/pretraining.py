@@ -98,6 +98,7 @@ def samples_of(config: PretrainConfig) -> Images:
         std=config.std,
         interpolation=INTERPOLATION,
         exact=config.exact_decoding,
+        flip=config.flip,
     )
     read = training_samples(
         config.data,

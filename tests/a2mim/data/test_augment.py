@@ -183,6 +183,7 @@ def test_other_channels_need_their_own_statistics():
         ({"size": 8, "scale": (0.9, 0.5)}, "for scale"),
         ({"size": 8, "scale": (0.5, 1.1)}, "for scale"),
         ({"size": 8, "ratio": (0.0, 1.0)}, "for ratio"),
+        ({"size": 8, "flip": 1.1}, "flip from 0 to 1"),
         ({"size": 8, "std": (0.2, 0.0, 0.2)}, "positive std"),
         ({"size": 8, "mean": (0.5,)}, "per channel"),
         ({"size": 8, "interpolation": "nearest"}, "'bilinear' or 'bicubic'"),

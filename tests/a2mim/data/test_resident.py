@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +107,21 @@ def test_the_flip_is_the_mirrored_crop():
     plain, flipped = crops(pixels_IWHC, row, 16, "bilinear", 41 / 16)
     assert torch.equal(plain.flip(-1), flipped)
     assert samples.load(0, 0).dtype == torch.uint8
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.3, 1.0])
+def test_so_many_are_flipped_as_are_asked_for(flip):
+    """Of the same crops, which are drawn whatever the flip."""
+    whole = replace(RAW, scale=(1.0, 1.0), ratio=(1.0, 1.0), size=20)
+    images = images_of(200)
+    drawn_BCSS = held(images, replace(whole, flip=flip)).batch(range(200), [0] * 200, CPU)
+    pairs = list(zip(drawn_BCSS, images.pixels_ICHW, strict=True))
+    mirrored = [torch.equal(drawn, pixels.flip(-1)) for drawn, pixels in pairs]
+    assert [torch.equal(drawn, pixels) for drawn, pixels in pairs] == [not m for m in mirrored]
+    assert np.mean(mirrored) == pytest.approx(flip, abs=0.1)
+    one = ArraySamples(images, replace(whole, flip=flip), 3)
+    kept = [torch.equal(one.load(k, 0), images.pixels_ICHW[k]) for k in range(60)]
+    assert np.mean(kept) == pytest.approx(1 - flip, abs=0.15)
 
 
 def test_normalising_is_the_last_step():

@@ -11,9 +11,10 @@ from scipy import stats
 from timm.data import create_transform
 
 from a2mim.checkpoints.load import load_model
-from a2mim.data.augment import PilTransform
+from a2mim.data.augment import CentreCrop, PilTransform
 from a2mim.data.folders import DataError
-from a2mim.data.samples import SomeSamples
+from a2mim.data.resident import ResidentSamples
+from a2mim.data.samples import ArraySamples, SomeSamples
 from a2mim.data.sources import labelled_samples
 from a2mim.messages import UsageError
 from a2mim.recipes.finetune import RECIPES
@@ -81,7 +82,7 @@ def test_rows_and_files(finished):
     assert sorted(path.name for path in work.iterdir()) == [
         *("log.jsonl", "model-ema.json", "model-ema.safetensors"),
         *("model.json", "model.safetensors"),
-        *("rows.csv", "tensorboard"),
+        *("predictions.csv", "rows.csv", "tensorboard"),
     ]
     assert tuple(rows.columns) == COLUMNS
     pd.testing.assert_frame_equal(read_table(work / "rows.csv"), rows, check_dtype=False)
@@ -111,11 +112,33 @@ def test_saved_weights_have_the_accuracy_of_the_table(finished, kind, file):
     images = torch.stack([test.load(k, 0) for k in range(len(test))])
     with torch.no_grad():
         correct = loaded.model(images).argmax(1) == test.labels_I
+    if kind == "last":
+        told = pd.read_csv(work / "predictions.csv")
+        assert told["image"].tolist() == list(range(TEST))
+        assert torch.equal(torch.tensor(told["label"]), test.labels_I)
+        assert (told["label"] == told["predicted"]).tolist() == correct.tolist()
     values = rows[rows["setting"].str.endswith(kind) & (rows["at"] == 2)].set_index("measure")
     assert values["value"][TOP1] == pytest.approx(correct.double().mean().item())
     wilson = stats.binomtest(int(correct.sum()), TEST).proportion_ci(method="wilson")
     interval = [values["value"][TOP1 + end] for end in ("_low", "_high")]
     assert interval == pytest.approx([wilson.low, wilson.high])
+
+
+def test_images_held_in_memory_are_seen_as_those_that_are_read():
+    """Without a crop that is drawn: the training images, and the test images."""
+    changes = {"crop": (1.0, 1.0), "resident": 8, "interpolation": "bilinear"}
+    for samples in zip(samples_of(quick(**changes)), labelled(), strict=True):
+        a, b = (torch.stack([of.load(k, 0) for k in range(8)]) for of in samples)
+        assert torch.equal(samples[0].labels_I, samples[1].labels_I)
+        assert (a - b).abs().max() < 1e-5
+    train, _ = samples_of(quick(resident=8))
+    assert isinstance(train, ResidentSamples)
+    assert isinstance(samples_of(quick(resident=1))[0], ArraySamples)  # they need 2.6 MiB
+
+
+def labelled():
+    crop = CentreCrop(32, 1.0, (0.5,) * 3, (0.25,) * 3, "bilinear")
+    return labelled_samples("digits", crop)
 
 
 def test_all_weights_are_trained(finished):
@@ -254,6 +277,8 @@ def test_it_is_judged_once_in_every_so_many_epochs(monkeypatch):
         ({"repeats": 0}, "expected --repeats of at least 1"),
         ({"flip": 2}, "expected --flip of at least 0 and at most 1, got 2"),
         ({"ema": 1.0}, "expected ema between 0 and 1"),
+        ({"resident": -1}, "expected --resident of at least 0"),
+        ({"resident": 8, "erasing": 0.25}, "expected resident=0 with erasing=0.25"),
     ],
 )
 def test_bad_settings(changes, message):
