@@ -230,6 +230,8 @@ def orders_axis(ax: Axes, n: int) -> None:
         ax: with curves over m / (n - 2).
         n: number of players.
     """
+    from matplotlib.ticker import MaxNLocator
+
     name = f"order m, {n} patches"
     there = [child for child in ax.child_axes if str(child.get_xlabel()).startswith("order m,")]
     if there or n < 3:
@@ -240,6 +242,7 @@ def orders_axis(ax: Axes, n: int) -> None:
     to_orders: Any = lambda ratio: ratio * (n - 2)  # noqa: E731
     to_ratios: Any = lambda order: order / (n - 2)  # noqa: E731
     above = ax.secondary_xaxis("top", functions=(to_orders, to_ratios))
+    above.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     above.set_xlabel(name, fontsize="small", color="#4b5563")
     above.tick_params(labelsize="small", labelcolor="#4b5563", color="#9ca3af")
     above.spines["top"].set(visible=True, color="#9ca3af")
@@ -259,6 +262,7 @@ def published_curve(
     ticks = np.linspace(0, 1, 6)
     ax.set_xticks(ticks, [f"{tick:.1f}n" if tick else "0" for tick in ticks])
     ax.set(xlabel="order m", ylabel="interaction strength J")
+    ax.autoscale(axis="y")  # room for this curve where an earlier one has set the limits
     ax.set_ylim(bottom=0)
 
 

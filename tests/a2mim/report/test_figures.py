@@ -102,6 +102,7 @@ def test_the_layout_of_the_papers(run_folder):
         np.testing.assert_allclose(line.get_ydata(), expected)
     assert not ax.collections  # no bands
     assert ax.get_ylim()[0] == 0
+    assert ax.get_ylim()[1] > max(line.get_ydata().max() for line in ax.get_lines())
     assert [text.get_text() for text in ax.get_xticklabels()][1] == "0.2n"
     assert [text.get_text() for text in ax.texts] == [
         "ViT (from scratch)",
