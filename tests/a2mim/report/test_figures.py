@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from a2mim.report.figures import (
     Look,
@@ -33,14 +34,13 @@ def test_names_have_a_fallback():
 
 @pytest.mark.parametrize("draw", [interaction_curves, interaction_overlay])
 def test_names_of_files_are_no_formulas(draw, run_folder, tmp_path):
-    """And no name is left out of the legend."""
+    """And no name is left out, of a legend or beside the curves."""
     rows = read_table(run_folder / "rows.csv")
     rows["weights"] = rows["weights"].replace({"scratch": "_a$b$", "a2mim": "$\\frac{"})
     with mpl.rc_context(plots.STYLE):
         figure = draw(rows)
         figure.savefig(tmp_path / "drawn.svg")
-    (legend,) = figure.legends or [ax.get_legend() for ax in figure.axes if ax.get_legend()]
-    texts = " ".join(text.get_text() for text in legend.get_texts())
+    texts = " ".join(text.get_text() for text in figure.findobj(Text))
     assert "_a\\$b\\$" in texts
     assert "\\$\\frac{" in texts
 
