@@ -67,6 +67,7 @@ def test_published_names_are_used_where_they_fit():
     assert (name, made["num_heads"]) == ("vit_small_patch16_224", 12)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "name",
     ["resnet50", "wide_resnet50_2", "convnext_tiny", "swin_tiny_patch4_window7_224"],
@@ -76,6 +77,7 @@ def test_other_families_are_found(name):
         assert infer(state(name, **options), TIMM, {}, "w") == (name, {})
 
 
+@pytest.mark.integration
 def test_the_tables_hold_networks_with_as_many_blocks():
     for family in FAMILIES:
         blocks, names = next(iter(family.members.items()))
@@ -87,6 +89,7 @@ def test_the_tables_hold_networks_with_as_many_blocks():
                 infer(like, TIMM, {}, "w")
 
 
+@pytest.mark.integration
 def test_explicit_architectures_keep_what_tensors_tell():
     moco = state("vit_small_patch16_224", num_classes=0)
     assert structure("vit_small_patch16_224", moco, MOCO, {}, "w") == {

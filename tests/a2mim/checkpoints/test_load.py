@@ -219,6 +219,7 @@ def test_plain_timm_in_every_wrapper(wrap, tmp_path):
     assert loaded.data_config["mean"] == IMAGENET["mean"]
 
 
+@pytest.mark.integration
 def test_plain_networks_are_found_by_their_shapes(tmp_path):
     for name, size in (("test_resnet", 64), ("test_convnext", 64), ("resnet18", 64)):
         model = scrambled(create_model(name, num_classes=3))
@@ -231,6 +232,7 @@ def test_plain_networks_are_found_by_their_shapes(tmp_path):
         )
 
 
+@pytest.mark.integration
 def test_torchvision(tmp_path):
     from torchvision.models import ConvNeXt, VisionTransformer, resnet18
     from torchvision.models.convnext import CNBlockConfig
@@ -735,6 +737,7 @@ def test_wrong_requests(arguments, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.integration
 def test_the_hash_is_of_the_network_and_not_of_the_file(tmp_path):
     model = convnext(num_classes=0)
     one = saved({"state_dict": prefixed("module.", tensors(model))}, tmp_path)

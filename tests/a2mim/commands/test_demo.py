@@ -225,6 +225,7 @@ def test_more_pairs_than_neighbours_are_refused(tiny, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.integration
 def test_the_global_generator_is_left_alone(tiny, tmp_path, undrawn):
     torch.manual_seed(3)
     expected = torch.rand(1)

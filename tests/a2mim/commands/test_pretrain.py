@@ -134,6 +134,7 @@ def test_backbones_along_the_way(finished):
         assert loaded.report.assumed == ()
 
 
+@pytest.mark.integration
 def test_a_run_is_measured_by_its_folder(finished, tmp_path):
     """Features, for a backbone has no classes; its name in the table is the folder's."""
     main(
@@ -361,6 +362,7 @@ def test_other_images_under_the_same_names_are_another_run(tmp_path, monkeypatch
     assert keys[0] == keys[1] != keys[2]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("full", "then", "saved"),
     [("log", "begins again", 0), ("backbone", "goes on from the last checkpoint", 2)],

@@ -194,6 +194,7 @@ def test_the_published_recipe_and_a_choice_of_rates(config):
     assert "recipe=cifar100-resnet50 lr=" in rows["setting"][0]
 
 
+@pytest.mark.integration
 def test_readouts_differ(config):
     tables = []
     for number, readout in enumerate(({}, {"pool": "mean", "block": 1, "final_norm": False})):

@@ -148,6 +148,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(config, tmp_path, monkeypa
     assert rows_of(again) == rows_of(config)
 
 
+@pytest.mark.integration
 def test_other_weights_or_settings_are_measured_anew(config, weights, tmp_path, monkeypatch):
     def stopped(config):
         """Measure all images, and stop before the records are put away."""
@@ -357,6 +358,7 @@ def test_a_run_that_is_stopped_among_added_contexts_goes_on_to_the_same_bytes(
         assert (again.out / name).read_bytes() == (noisy.out / name).read_bytes()
 
 
+@pytest.mark.integration
 def test_a_budget_is_spent(config, capsys, monkeypatch):
     monkeypatch.setattr(module, "TOO_LITTLE", np.inf)
     budget = replace(config, budget=1500, target=0.0)
@@ -413,6 +415,7 @@ def test_a_budget_below_two_pilots_is_one_line_that_says_so(config):
     assert not list(config.out.parent.glob("out*"))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("orders", [(0.0, 1.0), (0.5,)])
 def test_designs_without_inner_orders_or_without_ends(config, tmp_path, orders):
     """The ends are in float32 in any case, and so is the noise that is taken out of them."""

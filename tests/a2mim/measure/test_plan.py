@@ -345,7 +345,7 @@ def test_own_networks_are_noted_and_named_where_they_are_left_out(config, compar
     skipped = planned(replace(config, checkpoints=(compared["one"], own), skip=("spectrum",)))
     assert skipped.apart == {}
     both = (own, f"untrained:{shutil.copy(tmp_path / 'nets.py', tmp_path / 'more.py')}:net")
-    with pytest.raises(UsageError, match="expected every network once, got net untrained twice"):
+    with pytest.raises(UsageError, match="once, got net untrained, seed 0 twice"):
         planned(replace(config, checkpoints=both))
 
 

@@ -31,8 +31,9 @@ def test_predictions_are_of_the_images_that_could_be_read():
 def test_what_is_printed_has_a_line_for_each_number_in_per_cent():
     mean = stats.mean([0.5, 0.6], low=0, high=1)
     rows = pd.concat([rows_of(NUMBER), mean_rows("knn_top1", mean, 2, 100, "seeds=2")])
+    low = round(100 * max(mean.low, 0), 2)
     shown = summary(rows.assign(model="vit", weights="mine"))
     assert shown.values.tolist() == [
-        ["mine", "knn_top1", 7, 50.0, 25.0, 75.0, 2, "k=3"],
-        ["mine", "knn_top1_mean", -1, 55.0, round(100 * max(mean.low, 0), 2), 100.0, 2, "seeds=2"],
+        ["vit", "mine", "knn_top1", 7, 50.0, 25.0, 75.0, 2, "k=3"],
+        ["vit", "mine", "knn_top1_mean", -1, 55.0, low, 100.0, 2, "seeds=2"],
     ]

@@ -68,7 +68,7 @@ def test_the_table_is_what_the_library_says(config, capsys, drawn):
     files = sorted((config.out / "images").iterdir())
     assert [path.name for path in files] == [
         "00-test_vit-net.safetensors.csv.gz",
-        "01-test_resnet-untrained.csv.gz",
+        "01-test_resnet-untrained--seed-0.csv.gz",
     ]
     for path, (_, of) in zip(files, ends.groupby("model", sort=False), strict=True):
         images = read_images_table(path)

@@ -141,6 +141,7 @@ def test_the_page_opens_in_a_browser(run_folder, visit):
     assert orders.is_visible()
 
 
+@pytest.mark.integration
 def test_redraw_makes_the_same_page_from_tables_alone(run_folder, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(run_folder, copy)

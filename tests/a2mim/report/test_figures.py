@@ -57,6 +57,7 @@ def test_curves_show_the_table(run_folder):
     np.testing.assert_allclose(line.get_ydata(), expected)
 
 
+@pytest.mark.integration
 def test_figures_are_the_same_bytes_when_drawn_again(run_folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run_folder, copy, ignore=shutil.ignore_patterns("*.svg", "*.pdf"))

@@ -42,7 +42,11 @@ def table(*measured, **columns):
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in sorted((ROOT / "results").rglob("*.csv")) if p.parent.name != "bench"],
+    [
+        p
+        for p in sorted((ROOT / "results").rglob("*.csv"))
+        if p.parent.name not in ("bench", "photographs")
+    ],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_the_tables_of_the_commands_are_right(path):

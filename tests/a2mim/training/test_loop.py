@@ -320,6 +320,7 @@ def test_after_a_step_that_is_skipped_it_is_not(monkeypatch):
     assert calls == [2, 3]
 
 
+@pytest.mark.integration
 def test_labels_come_with_their_images():
     method, reports, _ = fit(
         make_classifier(), labels_I=LABELS, steps=300, batch_size=10, lr=lambda s, k: 0.2 * k
@@ -419,6 +420,7 @@ def test_a_stream_goes_on_in_mid_epoch_to_the_same_bits(workers, tars, tmp_path)
     assert [r.losses for r in rest] == [r.losses for r in reports[4:]]
 
 
+@pytest.mark.integration
 def test_streams_of_compressed_shards_and_pipes(tars, tmp_path):
     packed = tmp_path / "one.tar.gz"
     packed.write_bytes(gzip.compress(tars[0].read_bytes()))
@@ -507,6 +509,7 @@ def on_meta(monkeypatch):
     return met
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("options", [{"clip": 1.0}, {"accumulate": 3, "labels_I": LABELS}])
 def test_between_reports_nobody_waits_for_the_device(options, on_meta):
     method, _ = make_classifier() if "labels_I" in options else make(dropout=0.1)

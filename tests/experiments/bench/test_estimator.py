@@ -119,6 +119,7 @@ def strengths(count, images):
         )
 
 
+@pytest.mark.integration
 def test_intervals_are_compared_with_the_truth():
     """Around 95 % of 1,000 hold a J of 1: from 92 to 97 %, and a chance of 1e-4 at either end."""
     inside_RO = covered(strengths(1000, images=30), np.ones(2))

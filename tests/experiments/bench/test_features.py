@@ -59,6 +59,7 @@ def test_both_sides_of_an_occlusion_row_see_the_same_batches(batches_of_sides, m
     assert (row.row, row.ratio, row.unit, row.n, row.target) == ("a name", 1.5, "s", 4, 1.05)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["vit_tiny", "resnet18"])
 def test_both_sides_of_an_invariance_row_see_as_many_images(name, monkeypatch):
     seen, sides = [], []
