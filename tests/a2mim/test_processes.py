@@ -264,9 +264,19 @@ def one(commands, tmp_path_factory):
     return of
 
 
+def slow(*values):
+    """Of what takes half a minute, one case is enough every time."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.integration
-@pytest.mark.parametrize("first", [0, 1, 2])
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(
+    ("group", "first"),
+    [
+        *(("measures", 1), ("measures", 2), ("probes", 1)),
+        *(slow("measures", 0), slow("probes", 0), slow("probes", 2)),
+    ],
+)
 def test_the_bytes_of_one_process_whoever_began(group, first, one, commands, tmp_path):
     """Two processes, and what one or two left going on in two or one."""
     runs, shared_out = commands(group, tmp_path / "shared"), tmp_path / "shared"
@@ -296,7 +306,7 @@ def test_more_processes_than_parts_and_one_that_fails(one, commands, tmp_path):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", ["knn", "compare"])
+@pytest.mark.parametrize("name", ["knn", slow("compare")])
 def test_what_the_first_process_does_alone_ends_the_others_if_it_fails(name, commands, tmp_path):
     """A probe that is fitted, a page that is written: the others wait for it meanwhile."""
     run = commands("probes", tmp_path / "out")[list(PROBES).index(name)]
@@ -311,7 +321,7 @@ def errors_of(done):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("first", [slow(0), 1])
 def test_fine_tuning_in_two_processes_is_that_in_one(first, compared, tmp_path):
     """To the rounding of sums over batches; also what one process left after an epoch."""
     recipe = {"epochs": 2, "warmup": 0, "batch-size": 256, "mix-group": 64, "workers": 0}
