@@ -7,9 +7,10 @@ LOWEST := .venv-lowest
 SUITE := -m pytest -n 2 --dist worksteal
 QUICK := -m 'not integration and not slow and not gpu'
 ALL := -m 'not slow and not gpu'
-# timm is the same there, and with it what the walk over its networks says; the study and the lines of
-# README and pages are made of commands that have tests of their own.
-AS_BEFORE := --ignore tests/experiments/test_network_walk.py --ignore tests/experiments/cifar10 --ignore tests/test_docs.py
+# timm is the same there, and with it what the walk over its networks says; the study, the notebooks and
+# the lines of README and pages are made of commands and functions that have tests of their own.
+AS_BEFORE := $(addprefix --ignore tests/,test_docs.py experiments/test_network_walk.py \
+	experiments/test_notebooks.py experiments/cifar10)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo docs test test-all test-lowest test-wheel check fix notebooks figures bench clean
