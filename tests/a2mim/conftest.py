@@ -1,7 +1,9 @@
 """One small run each of the demo and of a comparison, shared by the tests; and a browser."""
 
 import csv
+import fcntl
 import json
+import os
 import shutil
 
 import numpy as np
@@ -72,43 +74,65 @@ def save_vit():
 
 
 @pytest.fixture(scope="session")
-def compared(tmp_path_factory):
-    """What a small comparison needs: photographs with classes, networks, and forwards."""
-    folder = tmp_path_factory.mktemp("compared")
-    photos, rng = folder / "photos", np.random.default_rng(0)
-    photos.mkdir()
-    for k in range(12):
-        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
-        coarse.resize((48, 40)).save(photos / f"{k:02d}.png")
-    with (photos / "labels.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("file", "class_index")])
-        csv.writer(file).writerows((f"{k:02d}.png", k % 3) for k in range(12))
-    unlabelled = folder / "unlabelled"
-    shutil.copytree(photos, unlabelled, ignore=shutil.ignore_patterns("labels.csv"))
-    return {
-        "photos": photos,
-        "unlabelled": unlabelled,
-        "one": saved(folder / "one.safetensors", crop_pct=0.9),
-        "other": saved(folder / "other.safetensors", mean=0.4),
-        "encoder": saved(folder / "encoder.safetensors", classes=0),
-        "budget": 12_000,
-    }
+def once(tmp_path_factory):
+    """Make a folder in the first process of the tests that asks for it, for all of them."""
+    own = tmp_path_factory.getbasetemp()
+    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder(name, make):
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (root / f"{name}.done").exists():
+                make(root / name)
+                (root / f"{name}.done").touch()
+        return root / name
+
+    return folder
 
 
 @pytest.fixture(scope="session")
-def comparison(compared, tmp_path_factory):
+def compared(once):
+    """What a small comparison needs: photographs with classes, networks, and forwards."""
+
+    def make(folder):
+        photos, rng = folder / "photos", np.random.default_rng(0)
+        photos.mkdir(parents=True)
+        for k in range(12):
+            coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
+            coarse.resize((48, 40)).save(photos / f"{k:02d}.png")
+        with (photos / "labels.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("file", "class_index")])
+            csv.writer(file).writerows((f"{k:02d}.png", k % 3) for k in range(12))
+        unlabelled = shutil.ignore_patterns("labels.csv")
+        shutil.copytree(photos, folder / "unlabelled", ignore=unlabelled)
+        saved(folder / "one.safetensors", crop_pct=0.9)
+        saved(folder / "other.safetensors", mean=0.4)
+        saved(folder / "encoder.safetensors", classes=0)
+
+    folder = once("compared", make)
+    networks = {name: str(folder / f"{name}.safetensors") for name in ("one", "other", "encoder")}
+    images = {name: folder / name for name in ("photos", "unlabelled")}
+    return {**images, **networks, "budget": 12_000}
+
+
+@pytest.fixture(scope="session")
+def comparison(compared, once):
     """Two classifiers that want other crops and normalisations, with the smallest budget."""
-    with pytest.MonkeyPatch.context() as patch:
-        hasten(patch)
-        return compare(
-            [compared["one"], compared["other"]],
-            images=compared["photos"],
-            grid=4,
-            budget=compared["budget"],
-            pictures=0,  # they take long to draw
-            device="cpu",
-            out=tmp_path_factory.mktemp("results") / "compare",
-        )
+
+    def make(folder):
+        with pytest.MonkeyPatch.context() as patch:
+            hasten(patch)
+            compare(
+                [compared["one"], compared["other"]],
+                images=compared["photos"],
+                grid=4,
+                budget=compared["budget"],
+                pictures=0,  # they take long to draw
+                device="cpu",
+                out=folder / "compare",
+            )
+
+    return Comparison(once("comparison", make) / "compare")
 
 
 def hasten(patch):

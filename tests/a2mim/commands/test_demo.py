@@ -18,6 +18,7 @@ def without_commit(path):
     return read_table(path / "rows.csv").drop(columns="commit")
 
 
+@pytest.mark.integration
 def test_everything_is_there(run_folder):
     assert sorted(p.name for p in run_folder.iterdir()) == [
         "config.json",
@@ -39,6 +40,7 @@ def test_everything_is_there(run_folder):
     assert [p.name for p in run_folder.parent.iterdir()] == ["demo"]
 
 
+@pytest.mark.integration
 def test_rows_are_what_was_asked_for(run_folder):
     rows = read_table(run_folder / "rows.csv")
     counts = rows.groupby(["model", "weights", "measure"]).size().unstack()
@@ -57,6 +59,7 @@ def test_rows_are_what_was_asked_for(run_folder):
         assert images.nunique() == 1  # all networks are measured on the same images
 
 
+@pytest.mark.integration
 def test_all_settings_count(run_folder):
     """They are in the rows, and the four networks differ."""
     rows = read_table(run_folder / "rows.csv")
@@ -73,6 +76,7 @@ def test_all_settings_count(run_folder):
     assert sums.nunique() == 4
 
 
+@pytest.mark.integration
 def test_reconstructions_keep_what_was_visible(run_folder):
     for name in ("vit", "resnet"):
         with np.load(run_folder / f"reconstructions-{name}.npz", allow_pickle=False) as file:

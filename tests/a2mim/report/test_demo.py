@@ -63,7 +63,9 @@ def test_sentences_say_which_way_it_came_out(rows, change, words):
 
 
 def test_lower_is_said_too(rows):
-    """Of as many images as there are; two are occluded, which are too few to tell anything."""
+    """Of as many images as there are; two, if occluded, are too few to tell anything."""
+    occluded = rows["measure"].eq("occlusion_accuracy")
+    rows = rows[~occluded | rows["image"].isin(rows.loc[occluded, "image"].unique()[:2])]
     for measure in ("accuracy", "occlusion_accuracy"):
         rows = shifted(rows, "scratch", measure, lambda value: value * 0 + 1)
         rows = shifted(rows, "a2mim", measure, lambda value: value * 0)
@@ -147,7 +149,7 @@ def test_redraw_makes_the_same_page_from_tables_alone(run_folder, tmp_path, caps
     shutil.copytree(run_folder, copy)
     for made in (*copy.glob("*.svg"), *copy.glob("*.png"), copy / "report.html"):
         made.unlink()
-    shutil.rmtree(copy / "weights")
+    shutil.rmtree(copy / "weights", ignore_errors=True)  # whatever else a run leaves
     redraw(copy)
     assert (copy / "report.html").read_text() == (run_folder / "report.html").read_text()
     assert "report.html" in capsys.readouterr().out
