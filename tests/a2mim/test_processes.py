@@ -320,8 +320,8 @@ def errors_of(done):
     return [line for line in done.stderr.splitlines() if line.startswith("a2mim: ")]
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize("first", [slow(0), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [0, 1])
 def test_fine_tuning_in_two_processes_is_that_in_one(first, compared, tmp_path):
     """To the rounding of sums over batches; also what one process left after an epoch."""
     recipe = {"epochs": 2, "warmup": 0, "batch-size": 256, "mix-group": 64, "workers": 0}

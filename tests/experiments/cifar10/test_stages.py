@@ -123,7 +123,7 @@ def test_the_study_from_images_to_the_write_up(images, tmp_path):
         assert str(tmp_path) not in path.read_text()
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_a_killed_stage_goes_on_from_its_checkpoint(images, tmp_path):
     size = replace(TINY, pretrain_epochs=60)
     backbones = []
