@@ -74,11 +74,7 @@ def kept_in_memory(module: nn.Module, title: str) -> str:
 
 
 def names_of(
-    checkpoints: str
-    | Path
-    | nn.Module
-    | Sequence[str | Path | nn.Module]
-    | Mapping[str, nn.Module],
+    checkpoints: Checkpoint | Sequence[Checkpoint] | Mapping[str, nn.Module],
 ) -> tuple[str, ...]:
     """Names of checkpoints, as commands take them.
 

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from a2mim.checkpoints.load import LoadReport
 from a2mim.data.contents import UNREADABLE
 from a2mim.data.samples import FolderSamples
-from a2mim.data.sources import Source
+from a2mim.data.sources import Source, class_names
 from a2mim.measure.networks import Subject
 from a2mim.messages import UsageError
 from interactions.networks.inference import arithmetic
@@ -54,6 +55,23 @@ def of_images(identities: Sequence[tuple[str, Any, str]]) -> list[str]:
         f"Only {len(first)} of {len(identities)} images differ ({a} and {b} are the same): copies "
         "count as independent images, so intervals are too narrow."
     ]
+
+
+def of_texts(title: str, report: LoadReport, config: Any) -> list[str]:
+    """:func:`of_class_names` of a network and the images of settings; none without texts.
+
+    Args:
+        title: what the network is called.
+        report: on its weights.
+        config: with ``images`` and ``data``.
+
+    Raises:
+        UsageError: as that.
+    """
+    texts = report.class_names
+    if not texts:
+        return []
+    return of_class_names(title, texts, class_names(config.images, config.data, len(texts)))
 
 
 def of_class_names(title: str, texts: Sequence[str], images: Sequence[str] | None) -> list[str]:

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 import interactions as ix
 from a2mim.data.sources import (
     Source,
-    class_names,
     folder_has_classes,
     folder_images,
     images_of,
@@ -138,9 +137,8 @@ def interaction_curves(config: InteractionsConfig) -> dict[str, str]:
     doubts = doubtful.of_images(identities)
     for subject in subjects:
         doubts += doubtful.of_subject(subject, sources)
-        if config.label == "truth" and (texts := subject.report.class_names):
-            of_images = class_names(config.images, config.data, len(texts))
-            doubts += doubtful.of_class_names(subject.name, texts, of_images)
+        if config.label == "truth":
+            doubts += doubtful.of_texts(subject.name, subject.report, config)
     if doubts:
         print("\n".join(doubts))
     everything = settings | {

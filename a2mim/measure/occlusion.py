@@ -41,7 +41,6 @@ from a2mim.data.samples import FolderSamples, SomeSamples
 from a2mim.data.sources import (
     NO_TRUTH,
     Labelled,
-    class_names,
     folder_has_classes,
     known_classes,
     labelled_samples,
@@ -571,9 +570,8 @@ def _tried(
         count = known_classes(config.images, "", outputs)
         if why := unlike([outputs], count, None, config.images.name):
             raise UsageError(f"expected classes of the networks for --label truth, but {why}")
-    if config.label == "truth" and (texts := loaded.report.class_names):
-        of_images = class_names(config.images, config.data, len(texts))
-        doubts += doubtful.of_class_names(called(loaded.report), texts, of_images)
+    if config.label == "truth":
+        doubts += doubtful.of_texts(called(loaded.report), loaded.report, config)
     images = _images(config, loaded.data_config, outputs)
     k = int(images.labels_I.argmax())  # a class that the network does not know is noticed here
     label = images.labels_I[[k]]

@@ -26,7 +26,6 @@ from a2mim.data.augment import PilTransform
 from a2mim.data.sources import (
     Source,
     as_seen,
-    class_names,
     folder_has_classes,
     images_of,
     known_classes,
@@ -300,9 +299,8 @@ def planned(config: CompareConfig) -> Plan:
     identities = [source.identity() for source in sources]
     notes += doubtful.of_images(identities)
     for network in networks:
-        if config.label == "truth" and (texts := network.report.class_names):
-            of_images = class_names(config.images, config.data, len(texts))
-            notes += doubtful.of_class_names(network.title, texts, of_images)
+        if config.label == "truth":
+            notes += doubtful.of_texts(network.title, network.report, config)
     notes += [doubt for one in tried for doubt in one.doubts]
     notes += left_out.sentences()
     decides = {

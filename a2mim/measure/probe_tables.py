@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from a2mim.probes.results import readable
 from interactions.stats import Interval
 
 
@@ -76,9 +76,7 @@ def predictions_of(number: Number) -> pd.DataFrame:
         {
             "measure": number.measure,
             "seed": number.seed,
-            "image": np.delete(
-                np.arange(len(number.labels_J) + len(number.left_out)), number.left_out
-            ),
+            "image": readable(len(number.labels_J), number.left_out),
             "label": number.labels_J.numpy(),
             "predicted": number.predictions_J.numpy(),
         }

@@ -22,7 +22,6 @@ from a2mim.data.arrays import subset
 from a2mim.data.augment import Augment, PilTransform
 from a2mim.data.samples import SomeSamples
 from a2mim.data.sources import (
-    class_names,
     known_classes,
     labelled_samples,
     photographs_with_classes,
@@ -220,10 +219,8 @@ def _clean(config: ProbeConfig, loaded: Loaded, part: Path, device: str) -> Iter
     highest = int(samples.labels_I.max())
     if why := unlike([outputs], None, highest):
         raise UsageError(f"expected classes from 0 to {outputs - 1}, but {why}")
-    if texts := loaded.report.class_names:
-        of_images = class_names(config.images, config.data, outputs)
-        for doubt in doubts.of_class_names(called(loaded.report), texts, of_images):
-            print(doubt)
+    for doubt in doubts.of_texts(called(loaded.report), loaded.report, config):
+        print(doubt)
     with _progress("evaluating", len(samples)) as on_batch:
         found = evaluate(
             loaded.model,

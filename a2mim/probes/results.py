@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,6 +23,11 @@ Normalise = Literal["standardise", "l2", "none"]
 Device = torch.device | str
 EPS = 1e-6  # MAE's
 BLOCK = 1 << 24  # numbers of a temporary table: 128 MB in float64
+
+
+def readable(count: int, left_out: Sequence[int]) -> NDArray[np.int64]:
+    """Numbers of the test images that were judged: those left out could not be read."""
+    return np.delete(np.arange(count + len(left_out)), left_out)
 
 
 @dataclass(frozen=True)

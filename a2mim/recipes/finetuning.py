@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 import torch
 from PIL.Image import Image
@@ -37,6 +36,7 @@ from a2mim.data.sources import Labelled, labelled_samples, without_folders
 from a2mim.files import remove_made, write_whole
 from a2mim.messages import UsageError
 from a2mim.probes.features import Evaluation, evaluate
+from a2mim.probes.results import readable
 from a2mim.processes import process_rank
 from a2mim.recipes.finetune import FinetuneConfig
 from a2mim.recipes.training import announce, engine_arguments, errors_explained, tolerance
@@ -294,8 +294,7 @@ def finetune(
         write_whole(file.with_suffix(".json"), about + "\n")
     last = found["last"]
     predictions = {"label": last.labels_I.cpu(), "predicted": last.predicted_I.cpu()}
-    left_out = last.setting.get("left_out", ())
-    images = np.delete(np.arange(len(last.labels_I) + len(left_out)), left_out)
+    images = readable(len(last.labels_I), last.setting.get("left_out", ()))
     told = pd.DataFrame({"image": images, **predictions})
     write_whole(work / "predictions.csv", told.to_csv(index=False, lineterminator="\n"))
     rows = _rows(log.reports, found, setting_of(model, config, recipe), judge)

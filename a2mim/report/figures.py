@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -228,15 +228,19 @@ def reconstructions(pictures: dict[str, dict[str, np.ndarray]]) -> Figure:
     return figure
 
 
-def save(figures: Mapping[str, Callable[[], Figure]], folder: Path) -> None:
-    """Draw figures in the house style as PNG, SVG and PDF; the same table gives the same bytes."""
-    dated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+def save(
+    figures: Mapping[str, Callable[[], Figure]],
+    folder: Path,
+    kinds: Sequence[str] = ("png", "svg", "pdf"),
+) -> None:
+    """Draw figures in the house style, each as every kind; the same table gives the same bytes."""
+    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with mpl.rc_context(plots.STYLE):
         for name, draw in figures.items():
             figure = draw()
-            for kind, metadata in dated.items():
+            for kind in kinds:
                 with whole(folder / f"{name}.{kind}") as file:
-                    figure.savefig(file, format=kind, metadata=metadata)
+                    figure.savefig(file, format=kind, metadata=undated[kind])
 
 
 def draw_all(run: Path) -> list[str]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from a2mim.report.figures import save
 from experiments.cifar10.plan import Plan
 from interactions import plots
 
@@ -86,10 +86,7 @@ def orders(means: pd.DataFrame, plan: Plan, measure: str = "J") -> Figure:
         ax.set(title=title, xlabel="order m / (n−2)", xlim=(-0.02, 1.02))
         if not published:
             ax.axhline(1, color="#9ca3af", linewidth=0.8, zorder=0)
-        top = ax.secondary_xaxis(
-            "top", functions=(lambda x: x * (PLAYERS - 2), lambda m: m / (PLAYERS - 2))
-        )
-        top.set_xlabel(f"order m, of n = {PLAYERS} patches", fontsize="small")
+        plots.orders_axis(ax, PLAYERS)
         ax.set_ylabel("interaction strength J" + (", mean |I| as published" if published else ""))
     bias = "; plug-in estimate, too large where contexts vary" if published else ", unbiased RMS"
     return _captioned(figure, plan, plan.size.strength, f"interaction strength{bias}")
@@ -193,11 +190,7 @@ def draw(folder: Path, plan: Plan) -> list[str]:
         "ablations": lambda: ablations(means, plan),
         "claims": lambda: differences(claims, plan),
     }
-    with mpl.rc_context(plots.STYLE):
-        for name, made in figures.items():
-            figure = made()
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+    save(figures, folder, kinds=("svg", "pdf"))
     return list(figures)
 
 

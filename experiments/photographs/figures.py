@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from a2mim.report.figures import save
 from experiments.cifar10.figures import name_ends
 from interactions import plots
 from interactions.stats import Interval
@@ -51,7 +51,7 @@ def orders(table: pd.DataFrame, caption: str) -> Figure:
         names = (("J", "unbiased", colour), ("published_J", "published", PUBLISHED))
         name_ends(ax, [(float(of[key].iloc[-1]), 1.0, name, ink) for key, name, ink in names])
         ax.set(xlabel="order m / (n−2)", ylabel="interaction strength J")
-        _order_axis(ax)
+        plots.orders_axis(ax, PLAYERS)
     return _captioned(figure, caption)
 
 
@@ -70,7 +70,7 @@ def noise(table: pd.DataFrame, caption: str) -> Figure:
         ax.set(xlabel="order m / (n−2)", ylabel="ρ: sd over contexts / RMS")
         ax.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
         ax.minorticks_off()
-        _order_axis(ax)
+        plots.orders_axis(ax, PLAYERS)
     return _captioned(figure, caption)
 
 
@@ -153,11 +153,7 @@ def draw(folder: Path, captions: dict[str, str]) -> list[str]:
         "verdicts": lambda: verdicts(table["verdicts"], captions["verdicts"]),
         "occlusion": lambda: occlusion(table["occlusion-accuracies"], captions["occlusion"]),
     }
-    with mpl.rc_context(plots.STYLE):
-        for name, made in figures.items():
-            figure = made()
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+    save(figures, folder, kinds=("svg", "pdf"))
     return list(figures)
 
 
@@ -167,13 +163,6 @@ TABLES = ("orders", "bands", "contexts", "verdicts", "occlusion-accuracies")
 def _panels(columns: int, rows: int = 1) -> tuple[Figure, Any]:
     figure = Figure(figsize=(4.6 * columns, 3.6 * rows), layout="constrained")
     return figure, np.atleast_1d(np.array(figure.subplots(rows, columns))).ravel()
-
-
-def _order_axis(ax: Any) -> None:
-    top = ax.secondary_xaxis(
-        "top", functions=(lambda x: x * (PLAYERS - 2), lambda m: m / (PLAYERS - 2))
-    )
-    top.set_xlabel(f"order m, of n = {PLAYERS} patches", fontsize="small")
 
 
 def _captioned(figure: Figure, caption: str) -> Figure:
