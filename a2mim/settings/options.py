@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
 from io import StringIO
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from itertools import pairwise
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -15,6 +16,9 @@ from a2mim.messages import UsageError, did_you_mean
 from a2mim.settings.numbers import check_numbers
 
 T = TypeVar("T")
+
+POSITIONAL = tyro.conf.Positional[int].__metadata__[0]  # type: ignore[attr-defined]
+"""What marks a setting that is given without the name of an option."""
 
 
 def parse(
@@ -38,7 +42,9 @@ def parse(
         SystemExit: with code 0 after help, and 2 for what cannot be, which is explained by then.
     """
     _describe(settings)
-    arguments = _apart(arguments, _lists_of_numbers(settings))
+    lists = _lists(settings)
+    arguments = _apart(arguments, {option for option, one in lists.items() if one is float})
+    _check_lists(arguments, lists)
     given: dict[str, Any] = {"prog": f"a2mim {command}", "description": about}
     if default is not None:
         given["default"] = default
@@ -49,19 +55,70 @@ def parse(
         hint = did_you_mean(name, _options(settings, given), most=3)
         hint = hint or f"; {given['prog']} --help lists them"
         raise UsageError(f"expected options of a2mim {command}, got {name}{hint}")
+    given_options = {word.replace("_", "-") for word in arguments if word.startswith("--")}
+    greedy = [option for option in lists if option in given_options]
+    for name, metavar in _several(settings).items():
+        if greedy and not getattr(parsed, name):
+            raise UsageError(
+                f"expected {metavar}, got none: {' and '.join(greedy)} took what follows; {FIRST}"
+            )
     check_numbers(parsed)
     return parsed
 
 
-def _lists_of_numbers(settings: type) -> set[str]:
-    """The options of a dataclass, and of those in it, that take several numbers."""
-    found = set()
-    for name, hint in get_type_hints(settings).items():
-        for nested in _dataclasses(hint):
-            found |= _lists_of_numbers(nested)
-        if tuple[float, ...] in (hint, *get_args(hint)):
-            found.add(f"--{name.replace('_', '-')}")
+FIRST = "files and names of networks go before options that take several values"
+
+
+def _several(settings: type) -> dict[str, str]:
+    """The settings that are several words without an option, and what the help calls them."""
+    found = {}
+    for name, hint in get_type_hints(settings, include_extras=True).items():
+        said = getattr(hint, "__metadata__", ())
+        if POSITIONAL in said and get_args(hint)[0] == tuple[str, ...]:
+            found[name] = next((one.metavar for one in said if getattr(one, "metavar", None)), name)
     return found
+
+
+def _lists(settings: type) -> dict[str, Any]:
+    """The options of a dataclass, and of those in it, that take several values; their type."""
+    found = dict[str, Any]()
+    for name, annotated in get_type_hints(settings, include_extras=True).items():
+        said = getattr(annotated, "__metadata__", ())
+        hint = get_type_hints(settings)[name]
+        for nested in _dataclasses(hint):
+            found |= _lists(nested)
+        for one in (hint, *get_args(hint)):
+            if get_origin(one) is tuple and get_args(one)[1:] == (...,) and POSITIONAL not in said:
+                called = next((arg.name for arg in said if getattr(arg, "name", None)), name)
+                found[f"--{called.replace('_', '-')}"] = get_args(one)[0]
+    return found
+
+
+def _check_lists(arguments: Sequence[str], lists: dict[str, Any]) -> None:
+    """See whether what stands behind an option can be one of its values.
+
+    Raises:
+        UsageError: naming the option and the word.
+    """
+    option = ""
+    for before, word in pairwise(["", *arguments]):
+        kind = lists.get(option)
+        if word.startswith("--"):
+            option = word.replace("_", "-")
+        elif kind is str and "=" in before and "=" not in word:
+            raise UsageError(f"expected NAME=VALUE behind {option}, got {word!r}; {FIRST}")
+        elif kind is float and not _is_number(word):
+            raise UsageError(f"expected numbers behind {option}, got {word!r}; {FIRST}")
+        elif get_origin(kind) is Literal and word not in get_args(kind):
+            words = ", ".join(get_args(kind))
+            raise UsageError(f"expected {words} behind {option}, got {word!r}; {FIRST}")
+
+
+def _is_number(word: str) -> bool:
+    with suppress(ValueError):
+        float(word)
+        return True
+    return False
 
 
 def _apart(arguments: Sequence[str], options: set[str]) -> list[str]:

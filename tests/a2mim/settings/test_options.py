@@ -1,4 +1,5 @@
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import pytest
 import tyro
@@ -116,3 +117,50 @@ def test_the_help_says_nothing_of_empty_defaults(capsys):
     text = capsys.readouterr().out
     assert "(default: )" not in text
     assert "(default: 0.5 0.25)" in text
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Files, and options of several values."""
+
+    files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE...")] = ()
+    """Files."""
+    lists: tyro.conf.OmitArgPrefixes[Numbers] = field(default_factory=Numbers)
+    """Options inside."""
+    kinds: tuple[Literal["one", "two"], ...] = ()
+    """Some kinds."""
+    pairs: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], tyro.conf.arg(name="for")
+    ] = ()
+    """Some of a file."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--mean .5 0,1 a.pth", "expected numbers behind --mean, got 'a.pth'"),
+        ("--few_shares -1 a.pth --mean .5", "expected numbers behind --few-shares, got 'a.pth'"),
+        ("a.pth --mean .5 .x", "expected numbers behind --mean, got '.x'"),
+        ("--kinds one a.pth", "expected one, two behind --kinds, got 'a.pth'"),
+        ("--words b a.pth", "expected FILE..., got none: --words took what follows"),
+        ("--for b a.pth", "expected FILE..., got none: --for took what follows"),
+        ("--for b c=d a.pth", "expected NAME=VALUE behind --for, got 'a.pth'"),
+        ("b --for b c=d a.pth", "expected NAME=VALUE behind --for, got 'a.pth'"),
+    ],
+)
+def test_options_of_several_values_that_swallow_files_are_named(arguments, said, capsys):
+    with pytest.raises(UsageError) as error:
+        parse(Measure, arguments.split(), "try", "")
+    text, _, advice = str(error.value).partition("; ")
+    assert (text, "go before options" in advice) == (said, True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_files_stand_before_options_of_several_values_or_behind_dashes():
+    lists = Numbers(mean=(0.5, -1e-3), words=("b",))
+    for words in (
+        "a.pth --mean .5 -1e-3 --words b",
+        "--mean .5 -1e-3 --words b -- a.pth",
+        "--words b --mean .5 -1e-3 -- a.pth",
+    ):
+        assert parse(Measure, words.split(), "try", "") == Measure(("a.pth",), lists)
