@@ -45,6 +45,31 @@ def test_a_bar_counts_and_shows(capsys):
     assert capsys.readouterr().err == ""
 
 
+def last_state(shown):
+    """What a bar showed last: it draws over itself in one line."""
+    return shown.rsplit("\r", 1)[-1]
+
+
+@pytest.mark.parametrize("expected", [None, 2, 5])
+def test_a_bar_ends_full_whatever_was_expected(expected, capsys):
+    with Bar(expected, "images", shown=True) as bar:
+        bar.advance(3)
+    shown = last_state(capsys.readouterr().err)
+    assert "100%" in shown
+    assert "3/3" in shown
+
+
+def test_a_bar_that_is_interrupted_or_ended_by_an_error_stays_where_it_was(capsys):
+    with pytest.warns(Interrupted), Bar(5, "images", shown=True) as bar, interruptible(bar):
+        bar.advance(3)
+        raise KeyboardInterrupt
+    assert "3/5" in last_state(capsys.readouterr().err)
+    with pytest.raises(ZeroDivisionError), Bar(5, "images", shown=True) as bar:
+        bar.advance(3)
+        1 / 0
+    assert "3/5" in last_state(capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(("shown", "done"), [(False, 1), (True, 0)])
 def test_an_interrupt_is_what_it_is_without_a_bar_or_before_anything_is_done(shown, done):
     def stop():
