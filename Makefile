@@ -69,10 +69,12 @@ fix: $(READY)  ## Repair what lint and format can repair
 notebooks: $(READY)  ## Execute the notebooks from their sources, or those that ARGS names
 	$(BIN)/python -m experiments.notebooks $(ARGS)
 
-figures: $(READY)  ## Draw the figures and reports of the demo and the studies again, from their tables
-	$(BIN)/a2mim figures $(ARGS)
+figures: $(READY)  ## Draw the committed figures and reports again, from their tables
+	$(BIN)/a2mim figures results/demo
 	$(BIN)/a2mim figures results/compare-imagenet
 	$(BIN)/a2mim figures results/compare-cifar
+	$(BIN)/a2mim figures results/pretrain/cifar10-resnet
+	$(BIN)/a2mim figures results/pretrain/cifar10-vit
 	$(BIN)/python results/siamese/figures.py
 	$(BIN)/python -m experiments.cifar10.report
 	$(BIN)/python -m experiments.photographs.report

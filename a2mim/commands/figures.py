@@ -49,16 +49,16 @@ def redraw(run: Path, scale: Scale = "linear", layout: Layout = "intervals") -> 
     if command == "demo":
         demo.redraw(run)
         return
-    if command not in (*FIGURES, "interactions", "reconstruct"):
-        raise UsageError(
-            f"figures of a2mim {command} are not drawn from a table; nothing was changed in {run}"
-        )
     if command == "interactions":
         figures = interactions.figures(rows, scale, layout) | explanations(run)
     elif command in FIGURES:
         figures = FIGURES[command](rows)
     else:
         figures = figures_of_pictures(run)
+    if not figures:
+        raise UsageError(
+            f"figures of a2mim {command} are not drawn from a table; nothing was changed in {run}"
+        )
     save(figures, run)
     for name in figures:
         print(run / f"{name}.png")

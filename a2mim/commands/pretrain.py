@@ -9,14 +9,13 @@ import json
 import time
 from pathlib import Path
 
-import matplotlib as mpl
 import torch
 
 from a2mim.checkpoints.save import pools_without_gradient
 from a2mim.data.folders import DataError
 from a2mim.data.sampler import Batches
 from a2mim.data.sources import without_folders
-from a2mim.files import remove_made
+from a2mim.files import remove_made, write_arrays
 from a2mim.messages import UsageError
 from a2mim.processes import is_first
 from a2mim.recipes.checks import UNDECIDING, check
@@ -40,7 +39,8 @@ from a2mim.recipes.watching import (
     running_link,
     writing,
 )
-from a2mim.report.figures import reconstructions
+from a2mim.report.figures import figures_of_pictures
+from a2mim.report.figures import save as save_figures
 from a2mim.runs.folder import (
     keep_memory,
     label_run,
@@ -48,13 +48,13 @@ from a2mim.runs.folder import (
     open_run,
     pick_device,
     place_run,
+    safe_name,
 )
 from a2mim.runs.table import write_table
 from a2mim.settings.recipes import chosen
 from a2mim.training.loop import pretrain
 from a2mim.training.state import CHECKPOINT
 from a2mim.training.trackers import Trackers
-from interactions import plots
 
 
 @nothing_left_empty()
@@ -130,10 +130,11 @@ def run(
         torch.distributed.destroy_process_group()
     if not first:
         return
-    with writing(work), mpl.rc_context(plots.STYLE):
+    with writing(work):
         save(method, trained, about, work)
-        figure = reconstructions({config.backbone: pictures(method, images_ICHW, config)})
-        figure.savefig(work / "reconstructions.png")
+        shown = work / f"reconstructions-{safe_name(config.backbone)}.npz"
+        write_arrays(shown, pictures(method, images_ICHW, config))
+        save_figures(figures_of_pictures(work), work, ["png"])
         write_table(log.rows(name, config), work / "rows.csv")
         label_run(work, settings, time.perf_counter() - start)
         place_run(opened)

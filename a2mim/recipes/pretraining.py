@@ -9,7 +9,8 @@ The run folder holds
                              (a2mim.training.state.load_checkpoint reads it)
     exports/epoch-0020/      with the setting export_every, backbones along the way, for timm
     log.jsonl, tensorboard/  the log, a JSON line a report
-    rows.csv, *.png          the log as results table, and what became of hidden patches
+    rows.csv                 the log as results table
+    reconstructions-*        what became of hidden patches, and drawn, reconstructions.png
 
 While it works, all of this is in a folder beside it, to which the link ``<run folder>.running``
 leads: ``<run folder>.running/log.jsonl`` is its log.

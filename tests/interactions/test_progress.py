@@ -59,14 +59,15 @@ def test_a_bar_ends_full_whatever_was_expected(expected, capsys):
     assert "3/3" in shown
 
 
-def test_a_bar_that_is_interrupted_or_ended_by_an_error_stays_where_it_was(capsys):
-    with pytest.warns(Interrupted), Bar(5, "images", shown=True) as bar, interruptible(bar):
-        bar.advance(3)
-        raise KeyboardInterrupt
-    assert "3/5" in last_state(capsys.readouterr().err)
-    with pytest.raises(ZeroDivisionError), Bar(5, "images", shown=True) as bar:
-        bar.advance(3)
-        1 / 0
+@pytest.mark.parametrize(("error", "ended"), [(KeyboardInterrupt, Interrupted), (OSError, OSError)])
+def test_a_bar_that_is_interrupted_or_ended_by_an_error_stays_where_it_was(error, ended, capsys):
+    def stop():
+        with Bar(5, "images", shown=True) as bar, interruptible(bar):
+            bar.advance(3)
+            raise error
+
+    with pytest.warns(ended) if ended is Interrupted else pytest.raises(ended):
+        stop()
     assert "3/5" in last_state(capsys.readouterr().err)
 
 

@@ -79,7 +79,13 @@ def test_a_run_leaves_a_backbone_a_log_and_pictures(finished):
     assert [p.name for p in finished.parent.iterdir()] == [finished.name]
     assert sorted(p.name for p in finished.iterdir()) == [
         *("backbone.json", "backbone.safetensors", "checkpoint.safetensors", "config.json"),
-        *("exports", "log.jsonl", "reconstructions.png", "rows.csv", "tensorboard", "timm"),
+        *(
+            "exports",
+            "log.jsonl",
+            "reconstructions-vit_tiny_patch16_224.npz",
+            "reconstructions.png",
+        ),
+        *("rows.csv", "tensorboard", "timm"),
     ]
     reports = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     assert [report["step"] for report in reports] == [1, 2, 3, 4, 5, 6]
