@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import made  # noqa: E402
+from sphinx.domains.python import PyProperty, PyVariable  # noqa: E402
 from sphinx.ext.napoleon import GoogleDocstring  # noqa: E402
 
 project = "a2mim"
@@ -35,6 +36,7 @@ autosummary_generate = True
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 napoleon_use_ivar = True
@@ -58,7 +60,7 @@ pygments_dark_style = "native"
 
 
 # Types stand in annotations here: what is before a colon in "J: S over its mean" is no type.
-GoogleDocstring._parse_attribute_docstring = lambda self: []
+GoogleDocstring._parse_attribute_docstring = made.sections_of
 GoogleDocstring._consume_returns_section = lambda self, preprocess_types=False: [
     ("", "", self._dedent(self._consume_to_next_section()))
 ]
@@ -70,4 +72,7 @@ def setup(app):
     app.add_html_math_renderer("mathml", (made.visit_math, None), (made.visit_math_block, None))
     app.connect("autodoc-process-docstring", made.escaped, priority=900)  # after napoleon
     app.connect("autodoc-process-signature", made.readable)
+    app.connect("autodoc-skip-member", made.skipped)
+    for described in (PyProperty, PyVariable):
+        made.shorten(described)
     return {"parallel_read_safe": True}

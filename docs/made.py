@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
+from inspect import isfunction
 from io import StringIO
 from pathlib import Path
 
@@ -175,7 +176,7 @@ def escaped(app, what, name, obj, given, lines):
         begins = line.startswith("    ") and k > 0 and not lines[k - 1].strip()
         if begins and not formula and not _in_field(lines, k):
             formula = True
-            kept += ["::", ""]
+            kept += [".. code-block:: text", ""]
         formula = formula and (not line.strip() or line.startswith(" "))
         kept.append(line if formula else _bars_escaped(line))
     lines[:] = kept
@@ -183,11 +184,54 @@ def escaped(app, what, name, obj, given, lines):
 
 def readable(app, what, name, obj, options, signature, returned):
     """Signatures that Python can read, so that they are set one argument a line."""
+    if what == "class" and getattr(obj, "_is_protocol", False):
+        return "", None  # nobody makes one
     if signature:
         signature = re.sub(r"=\s*<factory>", "= ...", signature)
         signature = re.sub(r"<function (\w+)[^>]*>", r"\1", signature)
         signature = re.sub(r"~?\b(?:[a-z_]\w*\.)+([A-Z]\w*)", r"\1", signature)
-    return signature, returned
+    return signature and of_arrays(signature), returned and of_arrays(returned)
+
+
+ARRAY = re.sub(
+    "NAME", r"~?(?:\\w+\\.)*", r"NAMEndarray\[tuple\[NAMEAny, \.{3}\], NAMEdtype\[NAME(\w+)\]\]"
+)
+"""How Sphinx writes the type of an array."""
+
+
+def of_arrays(types: str) -> str:
+    """Types in which arrays are called as in the code: ``NDArray[float64]``."""
+    return re.sub(ARRAY, r"NDArray[\1]", types)
+
+
+def skipped(app, what, name, obj, skip, options):
+    """A function that is the default of a field is no method: the field has its own line."""
+    return True if what == "class" and isfunction(obj) and "." not in obj.__qualname__ else None
+
+
+LONGEST = 80
+"""Characters of a value that is shown."""
+
+
+def shorten(described) -> None:
+    """Let a kind of Sphinx's descriptions have short types of arrays, and no long values."""
+    plain = described.handle_signature
+
+    def handle_signature(self, sig, signode):
+        if "type" in self.options:
+            self.options["type"] = of_arrays(self.options["type"])
+        if len(self.options.get("value", "")) > LONGEST:
+            del self.options["value"]
+        return plain(self, sig, signode)
+
+    described.handle_signature = handle_signature
+
+
+def sections_of(docstring) -> list[str]:
+    """What a property or a constant is said to be, read as a method's docstring is."""
+    docstring._what = "method"
+    docstring._parse()
+    return []
 
 
 def _bars_escaped(line: str) -> str:

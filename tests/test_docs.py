@@ -186,6 +186,37 @@ def made():
     return module
 
 
+def test_types_of_arrays_are_short(made):
+    long = "~numpy.ndarray[tuple[~typing.Any, ...], ~numpy.dtype[~numpy.int64]] | None"
+    assert made.of_arrays(long) == "NDArray[int64] | None"
+    assert made.of_arrays("tuple[int, ...] | ArrayLike") == "tuple[int, ...] | ArrayLike"
+
+
+def test_properties_keep_what_is_said_of_them(made):
+    """Colons too, which napoleon takes for the end of a type, and sections."""
+    napoleon = pytest.importorskip("sphinx.ext.napoleon")
+
+    class Docstring(napoleon.GoogleDocstring):
+        _parse_attribute_docstring = made.sections_of
+
+    said = "J: S over its mean.\n\nRaises:\n    ValueError: if not."
+    config = napoleon.Config(napoleon_use_ivar=True)
+    lines = Docstring(said, config, what="property", name="J").lines()
+    assert [line for line in lines if line] == [
+        "J: S over its mean.",
+        ":raises ValueError: if not.",
+    ]
+
+
+def test_functions_that_are_defaults_of_fields_are_no_methods(made):
+    def skipped(what, obj):
+        return made.skipped(None, what, "", obj, False, None)
+
+    assert skipped("class", ix.PatchGame.fill)
+    assert skipped("class", ix.Strength.minus) is None
+    assert skipped("module", ix.fills.zero) is None
+
+
 def test_api_lists_all_public_names():
     page = (DOCS / "api" / "index.md").read_text()
     for package, names in (("interactions", ix.__all__), ("a2mim", a2mim.__all__)):

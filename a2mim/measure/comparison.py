@@ -167,8 +167,8 @@ class Comparison:
 
         Returns:
             network, minus, score, value, low, high (of this difference alone), p, p_holm (corrected
-            for all differences of the comparison), images. NaN where there is none; see the top of
-            this file.
+            for all differences of the comparison), images. NaN where there is none; see
+            :mod:`a2mim.measure.comparison`.
         """
         rows = self._own(difference=True)
         other = rows["setting"].str.extract(r" minus=(.*)$", expand=False)

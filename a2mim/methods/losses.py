@@ -60,7 +60,7 @@ EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class LossSpec:
-    """A loss of masked image modelling: see the top of this file.
+    """A loss of masked image modelling, by the formulas of :mod:`a2mim.methods.losses`.
 
     Attributes:
         spatial: l of L_spa, and of the plain Fourier form, as in the official code.
@@ -186,7 +186,7 @@ LOSSES: dict[str, LossSpec] = {
 
 ``official-vit`` is ViT-S, B and L; ``official-r101`` also ResNet-152 in the repository of A2MIM;
 ``official-cnn-nofreq`` is ResNet-200, ConvNeXt, MogaNet, and ResNet-152 in openmixup; ``simmim`` is
-plain L1 on hidden pixels. The weights are those of table 4.2 in our specification.
+plain L1 on hidden pixels.
 """
 
 

@@ -20,17 +20,22 @@ q and k are heads of z1 and z2, divided by their norms.
 
 How well each is known; of the paper we could read the abstract and the introduction's beginning:
 
-certain      (1), the paper's equation 1, and that masked modelling can be relaxed to it; (2), the
-             official code of MAE
-second-hand  from those who cite it: complementary views, a similarity made of decoders, InfoNCE
-             in C-MAE, the names R-MAE and C-MAE
-from memory  the assumption behind (3), that some d' restores from z2 what x2 shows, so that d'(z2)
-             can stand for t; the symbol M, 1 at visible patches
-derived      (3) from it; (4) and (5), where "d' is the best one" turns from a constraint into a
-             penalty; (6), because L_MAE^1/2 <= S^1/2 + penalty^1/2 = a + b (triangle inequality)
-             and (a + b)^2 <= (1 + 1 / lambda)(a^2 + lambda b^2); that lambda = 0 collapses; (7) as
-             another distance in (1)
-chosen here  lambda, tau, sizes, heads, negatives, what is stopped, what is slow
+certain
+    (1), the paper's equation 1, and that masked modelling can be relaxed to it; (2), the official
+    code of MAE
+second-hand
+    from those who cite it: complementary views, a similarity made of decoders, InfoNCE in C-MAE,
+    the names R-MAE and C-MAE
+from memory
+    the assumption behind (3), that some d' restores from z2 what x2 shows, so that d'(z2) can stand
+    for t; the symbol M, 1 at visible patches
+derived
+    (3) from it; (4) and (5), where "d' is the best one" turns from a constraint into a penalty;
+    (6), because L_MAE^1/2 <= S^1/2 + penalty^1/2 = a + b (triangle inequality) and
+    (a + b)^2 <= (1 + 1 / lambda)(a^2 + lambda b^2); that lambda = 0 collapses; (7) as another
+    distance in (1)
+chosen here
+    lambda, tau, sizes, heads, negatives, what is stopped, what is slow
 
 At lambda = 0, d = d' = constant is a minimum of (5). In the small networks of the tests, decoders
 get there first, and leave the encoder's features without a gradient; with fixed decoders, features
@@ -90,6 +95,8 @@ Negatives = Literal["images", "positions", "all"]
 
 class RelaxedMAE(nn.Module):
     """R-MAE: two decoders agree on the hidden patches, and the second also tells the truth.
+
+    Numbers in brackets are equations of :mod:`a2mim.methods.siamese`.
 
     Args:
         backbone: a timm ``VisionTransformer``, as for :class:`a2mim.methods.mae.MaskedAutoencoder`,
@@ -269,6 +276,7 @@ class ContrastiveMAE(nn.Module):
     """C-MAE: from view 1, find view 2 of the same image among others, by InfoNCE.
 
     View 1 asks and view 2 answers, as the hidden part answers in MAE; the reverse is not added.
+    Numbers in brackets are equations of :mod:`a2mim.methods.siamese`.
 
     Args:
         backbone: a timm ``VisionTransformer``, as for :class:`RelaxedMAE`.

@@ -69,7 +69,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Hog:
-    """Histograms of oriented gradients: see the top of this file.
+    """Histograms of oriented gradients, as :mod:`a2mim.methods.targets` defines them.
 
     Attributes:
         cell: edge of a cell in pixels.

@@ -99,10 +99,17 @@ def knn_probe(
     *,
     device: Device = "cpu",
 ) -> ProbeResult:
-    """:func:`knn`, with its settings.
+    """Classes by :func:`a2mim.probes.knn.knn`, with the settings.
+
+    Args:
+        train: features and labels.
+        test: features and labels, of the same network and readout.
+        k: how many vote.
+        temperature: small ones leave the vote to the nearest.
+        device: where to run.
 
     Raises:
-        ValueError: as :func:`knn`, or if the features are not of one kind.
+        ValueError: as :func:`a2mim.probes.knn.knn`, or if the features are not of one kind.
     """
     labels_I, labels_J, _ = labels_and_classes(train, test)
     predictions_J = knn(

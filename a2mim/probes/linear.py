@@ -93,19 +93,20 @@ def linear_probe(
     seed: int = 0,
     device: Device = "cpu",
 ) -> ProbeResult:
-    """What a classifier of :func:`fit_linear` says of test images.
+    """What a classifier of :func:`a2mim.probes.linear.fit_linear` says of test images.
 
     Args:
         train: features and labels.
         test: features and labels, of the same network and readout.
-        weight_decays: as for :func:`fit_linear`, like all that follows.
+        weight_decays: as for :func:`a2mim.probes.linear.fit_linear`, like all that follows.
         normalise: what is done to features first.
         held_out: share of every class that is held out to choose.
         seed: draws the held-out part.
         device: where to run.
 
     Raises:
-        ValueError: as :func:`fit_linear`, or if the features are not of one kind.
+        ValueError: as :func:`a2mim.probes.linear.fit_linear`, or if the features are not of one
+            kind.
     """
     _, labels_J, _ = labels_and_classes(train, test)
     fit = fit_linear(

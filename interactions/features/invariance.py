@@ -261,17 +261,17 @@ def invariance(
 ) -> pd.DataFrame:
     """How similar features of occluded images are to those of their partners, layer by layer.
 
-    The :func:`summarised` rows of :func:`similarity_rows`, which has the arguments. Images are also
-    pictures (:func:`interactions.inputs.batches_of`), and fills have names as in
+    Arguments are those of :func:`interactions.features.invariance.similarity_rows`. Images are also
+    pictures (:func:`interactions.prepare`), and fills have names as in
     :class:`interactions.PatchGame`. With ``progress`` there is a bar, and an interrupt ends the
     measurement alone, with a warning: the table of the batches that are done is returned.
 
     Returns:
-        The table of :func:`summarised`, with ``hiding`` (``"fill"`` or ``"token_drop"``) and
-        ``against``.
+        The table of :func:`interactions.features.invariance.summarised`, with ``hiding``
+        (``"fill"`` or ``"token_drop"``) and ``against``.
 
     Raises:
-        ValueError: as :func:`similarity_rows`.
+        ValueError: as :func:`interactions.features.invariance.similarity_rows`.
     """
     level_of_interval(level)
     batches, known = batches_of(images, model)

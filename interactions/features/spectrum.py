@@ -104,13 +104,15 @@ def spectrum(
 ) -> pd.DataFrame:
     """Delta log amplitude and variance of every map of a network's residual stream.
 
-    The :func:`summarised` rows of :func:`spectrum_rows`, which has the arguments. Images are also
-    pictures (:func:`interactions.inputs.batches_of`). With ``progress`` there is a bar, and an
-    interrupt ends the measurement alone, with a warning: the table of the batches that are done is
-    returned.
+    Arguments are those of :func:`interactions.features.spectrum.spectrum_rows`. Images are also
+    pictures (:func:`interactions.prepare`). With ``progress`` there is a bar, and an interrupt ends
+    the measurement alone, with a warning: the table of the batches that are done is returned.
+
+    Returns:
+        The table of :func:`interactions.features.spectrum.summarised`.
 
     Raises:
-        ValueError: as :func:`spectrum_rows`, and without images.
+        ValueError: as :func:`interactions.features.spectrum.spectrum_rows`, and without images.
     """
     level_of_interval(level)
     batches, known = batches_of(images, model)

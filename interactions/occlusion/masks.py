@@ -301,7 +301,7 @@ class Ordered:
 
 @dataclass(frozen=True)
 class SaliencyMass:
-    """Hides a share of the saliency, as IPViT does; see the top of this file.
+    """Hides a share of the saliency, as IPViT does; see the top of this module.
 
     Not for saliency below 0. A fraction of 0 hides nothing, one of 1 everything.
 

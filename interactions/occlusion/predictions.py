@@ -195,7 +195,8 @@ def occlude(
     Returns:
         One row per image, fraction and repeat, in this order: image, fraction (as asked for),
         repeat, hidden (share of the pixels that were hidden; of the tokens that were left out),
-        mask (a hash of what was hidden), label, and the measures on top of this file.
+        mask (a hash of what was hidden), label, and the measures of
+        :mod:`interactions.occlusion.predictions`.
 
     Raises:
         ValueError: for a model in training mode, labels or names that do not fit the images,

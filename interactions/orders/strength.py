@@ -500,7 +500,7 @@ def strength(
         records: one per image, all of one design.
         estimator: ``"rms"`` (default), which is unbiased and what inference is for; or a mean of
             |I|: ``"plug_in"`` (as published), ``"jackknife"``, ``"two_level"``, ``"cross_sign"``;
-            see the top of this file.
+            see :mod:`interactions.orders.strength`.
         normalise: what J is divided by; see :class:`Strength`.
         floor: numerical noise of one difference at m = 0 and m = n-2, of
             :func:`interactions.noise_floor` for a game in float32, in which they are measured.
