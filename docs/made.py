@@ -201,6 +201,7 @@ ARRAY = re.sub(
 
 def of_arrays(types: str) -> str:
     """Types in which arrays are called as in the code: ``NDArray[float64]``."""
+    types = re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", types)
     return re.sub(ARRAY, r"NDArray[\1]", types)
 
 

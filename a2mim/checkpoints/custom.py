@@ -391,9 +391,13 @@ def _data_config(
         told = {**told, "input_size": (channels, *made_for)}
     missing = [key for key in ("input_size", "mean", "std") if not told.get(key)]
     if missing:
+        where, options = f"what {network} returns", "--image-size, --mean and --std"
+        if network.startswith(IN_MEMORY):
+            where = f"the module {network.removeprefix(IN_MEMORY)}"
+            options = "image_size, mean and std"
         raise UsageError(
-            f"expected a pretrained_cfg with input_size, mean and std on what {network} returns, "
-            f"got none of {', '.join(missing)}; or give --image-size, --mean and --std"
+            f"expected a pretrained_cfg with input_size, mean and std on {where}, "
+            f"got none of {', '.join(missing)}; or give {options}"
         )
     config: dict[str, Any] = resolve_data_config(pretrained_cfg=told)
     return config

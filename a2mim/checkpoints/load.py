@@ -58,7 +58,7 @@ _HOW = {
     "std": "--std",
     "crop_pct": "--crop-pct",
     "interpolation": "--interpolation",
-    "pad_type": "--model-kwargs pad_type=same",
+    "pad_type": "pad_type=same",
     "bn_eps": "bn_eps=0.001",
     "set of weights": "--ema or --no-ema",
     "entry": "a file of the other entry alone",
@@ -93,11 +93,10 @@ def assumptions(assumed: Sequence[Assumed]) -> list[str]:
     for why, of in reasons.items():
         values = ", ".join(f"{one.setting} {one.value}" for one in of)
         how = " ".join(_HOW[one.setting] for one in of)
-        own = ""
-        if of[0].setting in _TOLD:
-            own = " for all networks, a pretrained_cfg of CODE.py:FUNCTION=FILE for one"
-        elif "--model-kwargs" in how:
-            own = " for all networks, CODE.py:FUNCTION=FILE for one"
+        if "=" in how:
+            how = f"--model-kwargs {how}"
+        told = of[0].setting in _TOLD or "=" in how
+        own = " for all networks, --for CKPT NAME=VALUE for one" if told else ""
         sentences.append(f"{values} ({why}); to change: {how}{own}")
     return sentences
 

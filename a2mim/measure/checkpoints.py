@@ -216,7 +216,7 @@ class LeftOut:
 
     def called(self, name: str) -> str:
         """What a checkpoint is called where its path is not."""
-        return self._apart.get(name) or without_path(name)
+        return self._apart.get(name) or without_path(name).removeprefix(IN_MEMORY)
 
     @contextmanager
     def _if_it_fails(self, name: str) -> Iterator[None]:

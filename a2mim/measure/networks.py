@@ -36,7 +36,14 @@ from a2mim.files import write_whole
 from a2mim.measure.fitting import Sight, sight_of
 from a2mim.messages import UsageError
 from a2mim.runs.folder import is_run
-from a2mim.settings.weights import ModelsConfig, WeightsConfig, model_options, size_of, weights_of
+from a2mim.settings.weights import (
+    ModelsConfig,
+    WeightsConfig,
+    check_checkpoints,
+    model_options,
+    size_of,
+    weights_of,
+)
 from interactions.networks.inference import check_eval
 
 GENERIC = (
@@ -382,8 +389,11 @@ def models(config: ModelsConfig) -> None:
     """Print what files are recognised as, the timm names of ``--find``, or what can be named.
 
     Raises:
-        UsageError: if one of them is not recognised, after the others were printed.
+        UsageError: if one of them is not recognised, after the others were printed; or for
+            ``--for`` of another one.
     """
+    if config.files:
+        check_checkpoints(config.files, config.weights)
     unknown = []
     for name in config.files:
         try:
@@ -500,5 +510,8 @@ def _for_the_command_line(error: WeightsError) -> str:
     """The library's message, and how its arguments are given here."""
     said = str(error).replace("by a2mim.checkpoints.load.fill", "by CODE.py:FUNCTION=FILE")
     if any(argument in said for argument in ("architecture=", "options=", "layout=")):
-        said += " (here: NETWORK=FILE, --model-kwargs NAME=VALUE, --layout NAME)"
+        said += (
+            " (here: NETWORK=FILE, torchvision:NETWORK=FILE, --model-kwargs NAME=VALUE, "
+            "--layout NAME)"
+        )
     return said

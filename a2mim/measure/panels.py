@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -34,6 +34,7 @@ from a2mim.settings.interactions import InteractionsConfig
 from a2mim.settings.invariance import InvarianceConfig
 from a2mim.settings.occlusion import OcclusionConfig
 from a2mim.settings.spectrum import SpectrumConfig
+from a2mim.settings.weights import names_of
 
 
 def measure_panels(plan: Plan, work: Path) -> None:
@@ -137,7 +138,7 @@ def explain(plan: Plan, work: Path) -> None:
 def _of_panel(plan: Plan, panel: Panel) -> CompareConfig:
     """The settings, with the checkpoints of a panel and what is said of them."""
     checkpoints, weights = plan.checkpoints(panel), plan.config.weights
-    names = {name for one in checkpoints for name in (one, PurePath(one).name)}
+    names = {name for one in checkpoints for name in names_of(one)}
     own = tuple(words for words in weights.per_network if words[0] in names)
     weights = replace(weights, per_network=own)
     return replace(plan.config, checkpoints=checkpoints, weights=weights)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import tyro
 
@@ -89,9 +89,9 @@ class WeightsConfig:
         tyro.conf.arg(name="for", metavar="CKPT NAME=VALUE [NAME=VALUE ...]"),
     ] = ()
     """Settings of one checkpoint, named as above or by its file: name=WORDS is what it is called in
-    tables and figures, mean=R,G,B, std=R,G,B, layout=NAME and texts=FILE as below, any other
-    NAME=VALUE what it is made with. Can be given several times, such as --for a.pth name=ours
-    std=0.5,0.5,0.5"""
+    tables and figures, mean=R,G,B, std=R,G,B, crop_pct=SHARE, interpolation=NAME, layout=NAME and
+    texts=FILE as below, any other NAME=VALUE what it is made with. Can be given several times, such
+    as --for a.pth name=ours std=0.5,0.5,0.5"""
     layout: str = ""
     """Layout of a file that is not recognised; a2mim models lists them."""
     ema: bool = False
@@ -140,15 +140,22 @@ def size_of(config: WeightsConfig) -> int | tuple[int, int] | None:
     return H if H == W else (H, W)
 
 
+def names_of(checkpoint: str) -> set[str]:
+    """What ``--for`` can call it: as it is given, its file, or the file without folders."""
+    places = {checkpoint, checkpoint.partition("=")[2] or checkpoint}
+    return places | {PurePath(place).name for place in places}
+
+
 def weights_of(checkpoint: str, config: WeightsConfig) -> tuple[WeightsConfig, str]:
     """The settings of one checkpoint, and what it is called: empty if nothing says so.
 
     Raises:
-        UsageError: for colours that are no numbers, or a word that is no setting.
+        UsageError: for colours and shares that are no numbers or cannot be, or a word that is no
+            setting.
     """
     title = ""
     for name, *words in config.per_network:
-        if name not in (checkpoint, PurePath(checkpoint).name):
+        if name not in names_of(checkpoint):
             continue
         for (key, value), word in zip(_options(words, "--for CKPT"), words, strict=True):
             text = word.partition("=")[2]
@@ -158,6 +165,12 @@ def weights_of(checkpoint: str, config: WeightsConfig) -> tuple[WeightsConfig, s
                 config = replace(config, layout=text)
             elif key == "texts":
                 config = replace(config, texts=text)
+            elif key == "interpolation":
+                config = replace(config, interpolation=cast(Any, text))
+            elif key == "crop_pct":
+                if not isinstance(value, int | float):
+                    raise UsageError(f"expected crop_pct=SHARE in --for {name}, got {word}")
+                config = replace(config, crop_pct=value)
             elif key in ("mean", "std"):
                 value = value if isinstance(value, tuple) else (value,)
                 if not all(isinstance(number, int | float) for number in value):
@@ -168,6 +181,7 @@ def weights_of(checkpoint: str, config: WeightsConfig) -> tuple[WeightsConfig, s
                     config = replace(config, std=value)
             else:
                 config = replace(config, model_kwargs=(*config.model_kwargs, word))
+        check_numbers(config)
     return config, title
 
 
@@ -195,7 +209,7 @@ def check_checkpoints(checkpoints: Sequence[str], config: WeightsConfig) -> None
     if not checkpoints or "" in checkpoints:  # an empty variable of a shell is no folder
         raise UsageError("expected a checkpoint, got none; a2mim models says what is one")
     size_of(config)
-    known = {name for one in checkpoints for name in (one, PurePath(one).name)}
+    known = {name for one in checkpoints for name in names_of(one)}
     for words in config.per_network:
         if len(words) < 2 or words[0] not in known:
             hint = did_you_mean(words[0], known) if words else ""

@@ -142,10 +142,11 @@ class Plan:
     error_O: Array
 
     def __repr__(self) -> str:
+        pairs = f"{self.pairs} pair{'s' * (self.pairs != 1)}"
+        replicates = " to ".join(dict.fromkeys(map(str, np.sort(self.replicates_O)[[0, -1]])))
         return (
-            f"Plan({self.images} images x {self.pairs} pairs, {self.replicates_O.min()} to "
-            f"{self.replicates_O.max()} replicates, at most {self.forwards} forwards, relative "
-            f"error {self.error:.2g})"
+            f"Plan({self.images} images x {pairs}, {replicates} replicates, "
+            f"at most {self.forwards} forwards, relative error {self.error:.2g})"
         )
 
     def to_frame(self) -> pd.DataFrame:

@@ -245,6 +245,11 @@ def test_what_the_models_command_says(tmp_path, capsys):
     assert "-> test_resnet" in capsys.readouterr().out  # the others are told all the same
     with pytest.raises(UsageError, match="none has 'no such network'"):
         models(ModelsConfig(find="no such network"))
+    own = WeightsConfig(per_network=((path.name, "mean=.5,.5,.5"),))
+    models(ModelsConfig((f"test_resnet={path}",), weights=own))
+    assert "mean 0.5 0.5 0.5" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="one of the checkpoints"):
+        models(ModelsConfig(("untrained:test_resnet",), weights=own))
     odd = tmp_path / "odd.safetensors"
     save_file({"a": torch.zeros(2)}, odd)
     with pytest.raises(UsageError, match="here: NETWORK=FILE"):

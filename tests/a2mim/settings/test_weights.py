@@ -7,6 +7,7 @@ from a2mim.settings.weights import (
     WeightsConfig,
     check_checkpoints,
     model_options,
+    names_of,
     options_as_text,
     size_of,
     weights_of,
@@ -20,10 +21,24 @@ def test_options_of_weights_stand_beside_those_of_the_command():
     assert config.weights == WeightsConfig(("pad_type=same",), ema=True, mean=(0.5, 0.5, 0.5))
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "names"),
+    [
+        ("x/a.pth", {"a.pth"}),
+        ("resnet18=a.pth", {"a.pth"}),
+        ("resnet18=x/a.pth", {"x/a.pth", "a.pth"}),
+        ("y/own.py:make=x/epoch=3.ckpt", {"x/epoch=3.ckpt", "epoch=3.ckpt"}),
+        ("x/epoch=3.ckpt", {"epoch=3.ckpt"}),
+    ],
+)
+def test_a_checkpoint_is_named_as_it_is_given_or_by_its_file(checkpoint, names):
+    assert names | {checkpoint} <= names_of(checkpoint)
+
+
 def test_settings_of_one_network():
     given = ["x/a.pth", "b.pth", "--std", "1", "1", "1", "--model-kwargs", "depth=2"]
     given += ["--for", "a.pth", "name=Ours, at last", "std=.5,.5,.5", "pool=avg"]
-    given += ["--for", "b.pth", "layout=mae"]
+    given += ["--for", "b.pth", "layout=mae", "crop_pct=.9", "interpolation=bilinear"]
     config = tyro.cli(ModelsConfig, args=given).weights
     assert config.std == (1, 1, 1)
     one, title = weights_of("x/a.pth", config)
@@ -31,9 +46,10 @@ def test_settings_of_one_network():
     assert model_options(one.model_kwargs) == {"depth": 2, "pool": "avg"}
     other, title = weights_of("b.pth", config)
     assert (title, other.std, other.layout) == ("", (1, 1, 1), "mae")
+    assert (other.crop_pct, other.interpolation) == (0.9, "bilinear")
     assert other.model_kwargs == config.model_kwargs
     check_checkpoints(("x/a.pth", "b.pth"), config)
-    with pytest.raises(UsageError, match=r"got 'b\.pth layout=mae'"):
+    with pytest.raises(UsageError, match=r"got 'b\.pth layout=mae "):
         check_checkpoints(("a.pth",), config)
 
 
@@ -72,7 +88,18 @@ def test_an_empty_name_is_no_checkpoint(checkpoints):
         check_checkpoints(checkpoints, WeightsConfig())
 
 
-@pytest.mark.parametrize("words", [("mean=red",), ("std=red",), ("ours",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("mean=red",),
+        ("std=red",),
+        ("std=0,1,1",),
+        ("crop_pct=wide",),
+        ("crop_pct=5",),
+        ("interpolation=3",),
+        ("ours",),
+    ],
+)
 def test_words_that_say_nothing_of_a_network(words):
     with pytest.raises(UsageError):
         weights_of("a.pth", WeightsConfig(per_network=(("a.pth", *words),)))
