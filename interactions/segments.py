@@ -118,9 +118,15 @@ def superpixels(
         The regions, numbered by their first pixel, row by row.
 
     Raises:
+        TypeError: for a picture, which has not the size that a network sees.
         ValueError: if the image or a setting is unusable, or SLIC cannot give so many regions.
         ImportError: if scikit-image is not installed.
     """
+    if not isinstance(image_CHW, Tensor):
+        raise TypeError(
+            "expected an image as the network sees it, (C, H, W), such as "
+            f"ix.prepare(image, model)[0], got {type(image_CHW).__name__}"
+        )
     if image_CHW.ndim != 3 or image_CHW.shape[0] not in (1, 3) or image_CHW.numel() == 0:
         raise ValueError(
             f"expected one image (C, H, W) with 1 or 3 channels, got {tuple(image_CHW.shape)}"

@@ -508,7 +508,10 @@ def _own(architecture: str | None, where: str) -> str | None:
 
 def _for_the_command_line(error: WeightsError) -> str:
     """The library's message, and how its arguments are given here."""
-    said = str(error).replace("by a2mim.checkpoints.load.fill", "by CODE.py:FUNCTION=FILE")
+    own = "by CODE.py:FUNCTION=FILE"
+    if "(torchvision)" in str(error):
+        own = f"by torchvision:NETWORK=FILE, or {own}"
+    said = str(error).replace("by a2mim.checkpoints.load.fill", own)
     if any(argument in said for argument in ("architecture=", "options=", "layout=")):
         said += (
             " (here: NETWORK=FILE, torchvision:NETWORK=FILE, --model-kwargs NAME=VALUE, "

@@ -261,3 +261,9 @@ def test_bad_images_say_what_was_expected():
 def test_a_compactness_that_overflows_is_an_error():
     with pytest.raises(ValueError, match=r"expected 9 regions.*at compactness 1e-200; choose a l"):
         superpixels(IMAGES["smooth"][:, :8, :8], 9, compactness=1e-200)
+
+
+@pytest.mark.parametrize("picture", ["photo.jpg", np.zeros((8, 8, 3), np.uint8)])
+def test_pictures_have_not_the_size_that_networks_see(picture):
+    with pytest.raises(TypeError, match=r"such as ix.prepare\(image, model\)\[0\], got "):
+        superpixels(picture, 4)
