@@ -562,7 +562,8 @@ def _planned(
 ) -> _Plan:
     """Read a file, recognise it and say which timm model it belongs to."""
     if architecture is not None and not timm.is_model(architecture):
-        raise WeightsError(f"expected the name of a timm model, got {architecture!r}")
+        hint = did_you_mean(architecture, timm.list_models(), most=3)
+        raise WeightsError(f"expected the name of a timm model, got {architecture!r}{hint}")
     source, file, of_file = _read(path, ema)
     renamed = rename(file, of_file, layout)
     about = beside(file.path) if architecture is None and layout is None else None

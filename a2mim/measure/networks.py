@@ -512,6 +512,8 @@ def _for_the_command_line(error: WeightsError) -> str:
     if "(torchvision)" in str(error):
         own = f"by torchvision:NETWORK=FILE, or {own}"
     said = str(error).replace("by a2mim.checkpoints.load.fill", own)
+    if said.startswith("expected the name of a timm model, got"):
+        said += " (others are torchvision:NETWORK=FILE and CODE.py:FUNCTION=FILE)"
     if any(argument in said for argument in ("architecture=", "options=", "layout=")):
         said += (
             " (here: NETWORK=FILE, torchvision:NETWORK=FILE, --model-kwargs NAME=VALUE, "

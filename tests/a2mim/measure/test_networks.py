@@ -245,6 +245,8 @@ def test_what_the_models_command_says(tmp_path, capsys):
     assert "-> test_resnet" in capsys.readouterr().out  # the others are told all the same
     with pytest.raises(UsageError, match="none has 'no such network'"):
         models(ModelsConfig(find="no such network"))
+    with pytest.raises(UsageError, match=r"did you mean test_resnet.*CODE\.py:FUNCTION=FILE"):
+        models(ModelsConfig((f"testresnet={path}",)))
     own = WeightsConfig(per_network=((path.name, "mean=.5,.5,.5"),))
     models(ModelsConfig((f"test_resnet={path}",), weights=own))
     assert "mean 0.5 0.5 0.5" in capsys.readouterr().out
