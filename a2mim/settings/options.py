@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout, suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from io import StringIO
 from itertools import pairwise
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -57,11 +57,12 @@ def parse(
         raise UsageError(f"expected options of a2mim {command}, got {name}{hint}")
     given_options = {word.replace("_", "-") for word in arguments if word.startswith("--")}
     greedy = [option for option in lists if option in given_options]
+    needed = {field.name for field in fields(cast(Any, settings)) if field.default is MISSING}
     for name, metavar in _several(settings).items():
-        if greedy and not getattr(parsed, name):
-            raise UsageError(
-                f"expected {metavar}, got none: {' and '.join(greedy)} took what follows; {FIRST}"
-            )
+        if (greedy or name in needed) and not getattr(parsed, name):
+            why = f"{' and '.join(greedy)} took what follows; {FIRST}"
+            why = f": {why}" if greedy else f"; {given['prog']} --help says what it is"
+            raise UsageError(f"expected at least one {metavar}, got none{why}")
     check_numbers(parsed)
     return parsed
 
@@ -75,7 +76,9 @@ def _several(settings: type) -> dict[str, str]:
     for name, hint in get_type_hints(settings, include_extras=True).items():
         said = getattr(hint, "__metadata__", ())
         if POSITIONAL in said and get_args(hint)[0] == tuple[str, ...]:
-            found[name] = next((one.metavar for one in said if getattr(one, "metavar", None)), name)
+            found[name] = next(
+                (one.metavar for one in said if getattr(one, "metavar", None)), name
+            ).strip(".")
     return found
 
 

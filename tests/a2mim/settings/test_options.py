@@ -142,8 +142,8 @@ class Measure:
         ("--few_shares -1 a.pth --mean .5", "expected numbers behind --few-shares, got 'a.pth'"),
         ("a.pth --mean .5 .x", "expected numbers behind --mean, got '.x'"),
         ("--kinds one a.pth", "expected one, two behind --kinds, got 'a.pth'"),
-        ("--words b a.pth", "expected FILE..., got none: --words took what follows"),
-        ("--for b a.pth", "expected FILE..., got none: --for took what follows"),
+        ("--words b a.pth", "expected at least one FILE, got none: --words took what follows"),
+        ("--for b a.pth", "expected at least one FILE, got none: --for took what follows"),
         ("--for b c=d a.pth", "expected NAME=VALUE behind --for, got 'a.pth'"),
         ("b --for b c=d a.pth", "expected NAME=VALUE behind --for, got 'a.pth'"),
     ],
@@ -164,3 +164,17 @@ def test_files_stand_before_options_of_several_values_or_behind_dashes():
         "--words b --mean .5 -1e-3 -- a.pth",
     ):
         assert parse(Measure, words.split(), "try", "") == Measure(("a.pth",), lists)
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Files that have to be there."""
+
+    files: tyro.conf.Positional[tuple[str, ...]]
+    """Files."""
+
+
+def test_no_files_where_some_are_needed():
+    with pytest.raises(UsageError, match="expected at least one files, got none; a2mim try --help"):
+        parse(Needed, [], "try", "")
+    assert parse(Measure, [], "try", "") == Measure()
