@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import MISSING, fields, is_dataclass
 from io import StringIO
 from itertools import pairwise
@@ -38,8 +38,8 @@ def parse(
         default: what is not given; as the dataclass says if left out.
 
     Raises:
-        UsageError: for an option that there is not, or a number that cannot be.
-        SystemExit: with code 0 after help, and 2 for what cannot be, which is explained by then.
+        UsageError: for an option that there is not, or a value that cannot be.
+        SystemExit: with code 0 after help.
     """
     _describe(settings)
     lists = _lists(settings)
@@ -48,7 +48,14 @@ def parse(
     given: dict[str, Any] = {"prog": f"a2mim {command}", "description": about}
     if default is not None:
         given["default"] = default
-    parsed, unknown = tyro.cli(settings, args=arguments, return_unknown_args=True, **given)
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            parsed, unknown = tyro.cli(settings, args=arguments, return_unknown_args=True, **given)
+    except SystemExit as ended:
+        if ended.code != 2:  # help
+            raise
+        raise UsageError(f"{_in_a_line(said.getvalue())}; see {given['prog']} --help") from None
     if unknown:  # what follows an unknown option may be known: one is named
         word = next((word for word in unknown if word.startswith("-")), unknown[0])
         name = word.partition("=")[0]
@@ -65,6 +72,14 @@ def parse(
             raise UsageError(f"expected at least one {metavar}, got none{why}")
     check_numbers(parsed)
     return parsed
+
+
+def _in_a_line(said: str) -> str:
+    """What tyro says in a box, below its title and without the help of the option."""
+    plain = said.translate(dict.fromkeys(map(ord, "│╭╮╰╯"), " ") | {ord("─"): "-"})
+    below = re.split(r"[^\n]*-{9,}[^\n]*\n", plain)[1:2] or [plain]
+    line = " ".join(below[0].partition("Got errors:")[0].split()).rstrip(".")
+    return line[:1].lower() + line[1:]
 
 
 FIRST = "files and names of networks go before options that take several values"

@@ -1,4 +1,6 @@
+import sys
 from dataclasses import dataclass, field
+from io import BytesIO, TextIOWrapper
 from typing import Annotated, Literal
 
 import pytest
@@ -178,3 +180,36 @@ def test_no_files_where_some_are_needed():
     with pytest.raises(UsageError, match="expected at least one files, got none; a2mim try --help"):
         parse(Needed, [], "try", "")
     assert parse(Measure, [], "try", "") == Measure()
+
+
+@dataclass(frozen=True)
+class Scalars:
+    """One value each."""
+
+    count: int = 1
+    """How many, in a sentence that is in the help alone."""
+    kind: Literal["one", "two"] = "one"
+    """Which."""
+    share: float | None = None
+    """Of what."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--count x", "error parsing --count: invalid literal for int() with base 10: 'x'"),
+        ("--count", "missing value for argument '--count'. Expected 1 values"),
+        ("--kind three", "invalid choice 'three' for argument '--kind'. Expected one of ("),
+        ("--share x", "error parsing --share: no type matching"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_values_that_cannot_be_are_a_line(arguments, said, encoding, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(BytesIO(), encoding=encoding))
+    with pytest.raises(UsageError) as error:
+        parse(Scalars, arguments.split(), "try", "")
+    assert str(error.value).startswith(said)
+    assert str(error.value).endswith("; see a2mim try --help")
+    assert "\n" not in str(error.value)
+    assert "sentence" not in str(error.value)
+    assert capsys.readouterr().err == ""
