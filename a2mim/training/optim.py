@@ -230,10 +230,10 @@ def fused_on(device: str, precision: str) -> bool | None:
     with an ``after_step`` that it did.
 
     Args:
-        device: cpu or cuda.
+        device: cpu, cuda or mps.
         precision: of the training.
     """
-    return True if device == "cuda" and precision != "float16" else None
+    return True if device in ("cpu", "cuda") and precision != "float16" else None
 
 
 def adamw(

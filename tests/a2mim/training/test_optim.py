@@ -377,7 +377,22 @@ def test_bad_layer_decay(depth, decay):
         layer_decay_rules(depth, decay)
 
 
-def test_one_kernel_for_all_parameters_on_a_gpu_but_for_float16():
+def test_one_kernel_for_all_parameters_but_for_float16():
     assert fused_on("cuda", "bfloat16")
-    assert fused_on("cuda", "float16") is fused_on("cpu", "bfloat16") is None
-    assert adamw(nn.Linear(2, 2), 1e-3, 0.1, fused=True).defaults["fused"]
+    assert fused_on("cpu", "float32")
+    assert fused_on("cuda", "float16") is fused_on("mps", "float32") is None
+
+
+def test_one_kernel_does_the_same_steps():
+    moved = []
+    for fused in (None, fused_on("cpu", "float32")):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 3))
+        optimiser = adamw(network, 1e-2, 0.1, fused)
+        assert optimiser.defaults["fused"] is fused
+        for _ in range(5):
+            network(torch.randn(4, 5)).square().mean().backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        moved.append(list(network.parameters()))
+    torch.testing.assert_close(*moved)
