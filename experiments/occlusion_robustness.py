@@ -28,7 +28,8 @@ from matplotlib.figure import Figure
 from timm.data import create_transform
 
 import interactions as ix
-from a2mim.data.arrays import find_images, read_image
+from a2mim.data.arrays import find_images
+from a2mim.data.folders import read_image
 from a2mim.measure.networks import load
 from a2mim.settings.weights import WeightsConfig
 from interactions import plots

@@ -28,8 +28,9 @@ import interactions as ix
 from a2mim import LOSSES, BlockMask, MaskedImageModel, site_of
 from a2mim.data.arrays import digits
 from a2mim.data.resident import TensorSamples
+from a2mim.recipes.pretrain import RECIPES
+from a2mim.recipes.pretraining import backbone_of
 from a2mim.recipes.watching import seen_and_completed
-from a2mim.settings.demo import backbone as small
 from a2mim.training.loop import pretrain
 from a2mim.training.optim import adamw, cosine_lr
 from interactions import plots
@@ -88,7 +89,9 @@ for ax, (name, fill) in zip(axes, fills.items(), strict=True):
 # %%
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(0)
-    backbone = small("vit", 0)  # a ViT of 0.5 M parameters; "resnet" is as small
+    backbone = backbone_of(
+        RECIPES["digits-demo-vit"]()
+    )  # 0.1 M parameters; "digits-demo-resnet" is as small
     model = MaskedImageModel(backbone, mask, token="add", loss="paper")
 print(site_of(backbone, 32))
 print("feature cells at the site:", model.token_blend.grid)

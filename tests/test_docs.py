@@ -54,7 +54,6 @@ NOT_RUN = {
     "make test-lowest": "run by .ci/run",
     "make docs": "run by .ci/run",
     "make fix": "changes the sources",
-    "a2mim demo --data cifar10 --out results/cifar10": "downloads CIFAR-10",
     "a2mim interactions checkpoint.pth --images photos --protocol iclr22": (
         "a million forwards an image; the protocols have tests of their own"
     ),
@@ -373,8 +372,8 @@ def stand_ins(tmp_path_factory):
 
 
 SMALL = {
-    DemoConfig: {"pretrain_steps": 2, "finetune_steps": 2, "count": 2, "pairs": 2}
-    | {"batch_size": 16, "occlusion_images": 3, "max_test": 50, "max_train": 64},
+    DemoConfig: {"seeds": 2, "effort": 0.001, "count": 2, "pairs": 1, "replicates": 2}
+    | {"occlusion_images": 3, "workers": 1},
     InteractionsConfig: {"count": 4, "pairs": 2, "max_contexts": 8},
     OcclusionConfig: {"count": 4},
     InvarianceConfig: {"repeats": 1},

@@ -5,8 +5,6 @@ Shapes: I images, C channels, H x W pixels.
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,8 +21,6 @@ from a2mim.data.folders import (
     DataError,
     check_readable,
     image_names,
-    is_hidden,
-    read_image,
     read_pixels,
     remark,
 )
@@ -68,13 +64,6 @@ class ImageSet:
         """The images of these indices."""
         names = tuple(self.names[k] for k in indices)
         return ImageSet(self.pixels_ICHW[indices], self.labels_I[indices], names, self.classes)
-
-    def fingerprint(self) -> str:
-        """A hash of names, labels and pixels: other images, other fingerprint."""
-        digest = hashlib.blake2b(repr((self.names, self.classes)).encode(), digest_size=8)
-        digest.update(self.labels_I.numpy().tobytes())
-        digest.update(self.pixels_ICHW.contiguous().numpy().tobytes())
-        return digest.hexdigest()
 
     def draw(self, count: int, seed: int) -> list[int]:
         """Indices of at most ``count`` images, in order, drawn by ``seed``."""
@@ -121,129 +110,6 @@ def _handwritten() -> Any:
     from sklearn.datasets import load_digits
 
     return load_digits()
-
-
-def cifar10(
-    root: Path, size: int, limits: tuple[int, int], seed: int = 0
-) -> tuple[ImageSet, ImageSet]:
-    """CIFAR-10 by torchvision, downloaded to ``root`` if it is not there.
-
-    Args:
-        root: folder of the data set.
-        size: edge of the images in pixels.
-        limits: at most this many training and test images, drawn by ``seed``.
-        seed: which images, if there are more.
-
-    Raises:
-        DataError: if it is neither there nor can be downloaded.
-    """
-    from torchvision.datasets import CIFAR10
-
-    sets = []
-    existed = root.exists()
-    for train, limit in zip((True, False), limits, strict=True):
-        try:
-            data = CIFAR10(str(root), train=train, download=True)
-        except (OSError, RuntimeError) as error:
-            if not existed:  # torchvision makes the folder before it downloads
-                shutil.rmtree(root, ignore_errors=True)
-            raise DataError(
-                f"expected CIFAR-10 in {root} or a network to download it, got: {error}"
-            ) from error
-        chosen = subset(len(data), limit, seed)
-        pixels = torch.from_numpy(data.data[chosen]).permute(0, 3, 1, 2)
-        split = "train" if train else "test"
-        sets.append(
-            ImageSet(
-                _resized(pixels, size),
-                torch.tensor(data.targets)[chosen],
-                tuple(f"{split}/{k:05d}" for k in chosen),
-                tuple(data.classes),
-            )
-        )
-    return sets[0], sets[1]
-
-
-def image_folders(
-    root: Path,
-    size: int,
-    limits: tuple[int, int],
-    seed: int = 0,
-    on_read: Callable[[int], None] = lambda count: None,
-) -> tuple[ImageSet, ImageSet]:
-    """Image folders ``root/train/<class>/*`` and ``root/val/<class>/*`` (or ``test``).
-
-    Images are those of :func:`a2mim.data.folders.image_names`, scaled to ``size`` on their short
-    side and cropped to the centre.
-
-    Args:
-        root: the folder.
-        size: edge of the images in pixels.
-        limits: at most this many training and test images, drawn by ``seed``.
-        seed: which images, if there are more.
-        on_read: called after every image with the number of images of its split.
-
-    Raises:
-        DataError: if folders or images are missing or unreadable.
-    """
-    try:
-        return _image_folders(root, size, limits, seed, on_read)
-    except OSError as error:  # a folder that may not be read, a name that is too long
-        raise DataError(f"expected a folder of images, cannot read it: {error}") from error
-
-
-def _image_folders(
-    root: Path, size: int, limits: tuple[int, int], seed: int, on_read: Callable[[int], None]
-) -> tuple[ImageSet, ImageSet]:
-    if not root.is_dir():
-        raise DataError(f"expected a folder of images, found none at {root}")
-    held_out = next((name for name in ("val", "test") if (root / name).is_dir()), None)
-    if held_out is None or not (root / "train").is_dir():
-        raise DataError(
-            f"expected {root}/train/<class>/ and {root}/val/<class>/ (or test), "
-            f"found: {', '.join(sorted(p.name for p in root.iterdir())[:5]) or 'nothing'}"
-        )
-    classes = _classes(root / "train")
-    unknown = sorted(set(_classes(root / held_out)) - set(classes))
-    if unknown:
-        raise DataError(f"{root / held_out} has a class that {root / 'train'} lacks: {unknown[0]}")
-    train, test = (
-        _read(root, split, classes, size, limit, seed, on_read)
-        for split, limit in zip(("train", held_out), limits, strict=True)
-    )
-    return train, test
-
-
-def _classes(folder: Path) -> tuple[str, ...]:
-    classes = tuple(
-        sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
-    )
-    if not classes:
-        raise DataError(f"expected one folder per class in {folder}, found none")
-    return classes
-
-
-def _read(
-    root: Path,
-    split: str,
-    classes: tuple[str, ...],
-    size: int,
-    limit: int,
-    seed: int,
-    on_read: Callable[[int], None],
-) -> ImageSet:
-    found = [name for name in image_names(root / split) if "/" in name]
-    if not found:
-        raise DataError(f"expected images in {root / split}/<class>/, found none")
-    found = [found[k] for k in subset(len(found), limit, seed)]
-    pixels = []
-    for name in found:
-        pixels.append(_decode(root / split / name, size))
-        on_read(len(found))
-    index = {name: k for k, name in enumerate(classes)}
-    labels = [index[name.split("/")[0]] for name in found]
-    names = tuple(f"{split}/{name}" for name in found)
-    return ImageSet(torch.stack(pixels), torch.tensor(labels), names, classes)
 
 
 def find_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
@@ -495,22 +361,6 @@ def size_of_images(model: nn.Module) -> tuple[int, int] | None:
     """Height and width of the images that a timm model is made for; None if others will do."""
     size = getattr(getattr(model, "patch_embed", None), "img_size", None)
     return None if size is None else (int(size[0]), int(size[1]))
-
-
-def _decode(file: Path, size: int) -> Tensor:
-    from PIL import Image, ImageOps
-
-    # fit = scale the short side, crop the centre
-    fitted = ImageOps.fit(read_image(file), (size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
-
-
-def _resized(pixels_ICHW: Tensor, size: int) -> Tensor:
-    if pixels_ICHW.shape[2:] == (size, size):
-        return pixels_ICHW
-    from torchvision.transforms.v2 import functional as transforms
-
-    return transforms.resize(pixels_ICHW, [size, size], antialias=True)
 
 
 def subset(count: int, limit: int, seed: int) -> list[int]:

@@ -28,6 +28,7 @@ from a2mim.training.trackers import by_default
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 GREY = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+DIGITS = {"mean": (0.305,) * 3, "std": (0.376,) * 3}
 CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
 
 
@@ -173,6 +174,8 @@ class PretrainConfig:
     Attributes:
         backbone: name of a timm model.
         model_kwargs: what it is made with, beyond the image size and that it has no classifier.
+        positions: of a ViT that learns them: as timm draws them, or sines to begin with, as of
+            MAE, from which a small network learns faster.
         method: what is learned from, and its settings.
         image_size: edge of the images in pixels.
         block: edge of a mask block in pixels; for MAE, R-MAE and C-MAE that of a patch.
@@ -239,6 +242,7 @@ class PretrainConfig:
 
     backbone: str
     model_kwargs: ModelKwargs = field(default_factory=dict)
+    positions: Literal["drawn", "sines"] = "drawn"
     method: tyro.conf.OmitArgPrefixes[tyro.conf.AvoidSubcommands[Method]] = field(
         default_factory=A2mim
     )
@@ -813,6 +817,61 @@ def digits_resnet() -> PretrainConfig:
         save_every=20,
         **GREY,
         **_SMALL_RESNET,
+    )
+
+
+def _demo(**changes: Any) -> PretrainConfig:
+    base = _small(
+        data="digits", image_size=32, block=8, batch_size=64, workers=0, trackers=(), save_every=999
+    )
+    return changed(base, crop=(0.8, 1.0), flip=0.0, **DIGITS, **changes)
+
+
+@recipe
+def digits_demo_vit() -> PretrainConfig:
+    """A2MIM, a ViT of 0.1 M parameters, digits, 10 epochs: of ``a2mim demo``, seconds.
+
+    Expected: on the demo's half of the digits a loss of 0.887 at first and 0.542 at the end (seed
+    0, one run).
+    """
+    return _demo(
+        model_kwargs={
+            "patch_size": 8,
+            "embed_dim": 64,
+            "depth": 2,
+            "num_heads": 4,
+            "class_token": False,
+            "global_pool": "avg",
+            "fc_norm": False,
+            "weight_init": "jax",
+        },
+        positions="sines",
+        epochs=10,
+        warmup=1,
+    )
+
+
+@recipe
+def digits_demo_resnet() -> PretrainConfig:
+    """A2MIM, a ResNet of 0.3 M parameters, digits, 8 epochs: of ``a2mim demo``, seconds.
+
+    Its last maps keep the 4 x 4 cells of the mask: strides behind the second stage are dilations.
+
+    Expected: on the demo's half of the digits a loss of 0.207 at first and 0.082 at the end (seed
+    0, one run).
+    """
+    return _demo(
+        **_SMALL_RESNET
+        | {
+            "model_kwargs": {
+                "layers": (1, 1, 1, 1),
+                "channels": (24, 40, 64, 96),
+                "output_stride": 8,
+            }
+        },
+        epochs=8,
+        warmup=1,
+        channels_last=True,
     )
 
 

@@ -28,6 +28,7 @@ from typing import Any, cast
 
 import timm
 import torch
+from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
 from a2mim.checkpoints.save import save_backbone, save_weights
@@ -341,9 +342,26 @@ def backbone_of(config: PretrainConfig) -> nn.Module:
     """The timm model of a configuration, without a classifier.
 
     Raises:
-        ValueError: for the name of no timm model, with the nearest ones.
+        ValueError: for the name of no timm model, with the nearest ones, or sines for a network
+            that learns no positions of patches.
         TypeError: for options that it does not have.
     """
+    backbone = _drawn(config)
+    if config.positions == "sines":
+        positions_1LE: Any = getattr(backbone, "pos_embed", None)
+        grid = getattr(getattr(backbone, "patch_embed", None), "grid_size", None)
+        if positions_1LE is None or grid is None or positions_1LE.shape[2] % 4:
+            raise ValueError(
+                f"expected a ViT whose width is a multiple of 4 for sines, got {config.backbone}"
+            )
+        sines_NE = build_sincos2d_pos_embed(list(grid), positions_1LE.shape[2])
+        with torch.no_grad():
+            positions_1LE[0, -len(sines_NE) :] = sines_NE
+    return backbone
+
+
+def _drawn(config: PretrainConfig) -> nn.Module:
+    """As timm draws it."""
     options: dict[str, Any] = {"num_classes": 0, **config.model_kwargs}
     try:
         return timm.create_model(config.backbone, img_size=config.image_size, **options)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from a2mim.measure.scores import MEANINGS, SHARES, TITLES, each, shown, shown_p, shown_value
-from a2mim.report.demo import ORDER_COLUMNS, ORDERS, order_lines
+from a2mim.report.orders import ORDER_COLUMNS, ORDERS, order_lines
 from a2mim.report.page import (
     Cell,
     Section,

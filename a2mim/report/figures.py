@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from a2mim.files import whole
-from a2mim.runs.table import ENERGY, occlusion_from, read_table, strength_from
+from a2mim.runs.table import ENERGY, strength_from
 from interactions import plots
 from interactions.stats import Interval
 
@@ -61,21 +63,6 @@ def networks(rows: pd.DataFrame) -> dict[str, list[str]]:
 def of(rows: pd.DataFrame, model: str, weights: str) -> pd.DataFrame:
     """The rows of one network."""
     return rows[(rows["model"] == model) & (rows["weights"] == weights)]
-
-
-def interaction_curves(rows: pd.DataFrame) -> Figure:
-    """J over orders, one panel per model, one curve per weights."""
-    figure, panels = _panels(rows)
-    for ax, (model, arms) in zip(panels, networks(rows).items(), strict=True):
-        for weights, colour in zip(arms, plots.COLOURS, strict=False):
-            strength = strength_from(of(rows, model, weights))
-            strength.plot(ax, label=plots.literal(named(weights)), colour=colour)
-        ax.set_title(plots.literal(named(model)))
-    panels[0].set_ylim(bottom=0)
-    panels[0].legend()
-    for ax in panels[1:]:
-        ax.set_ylabel("")
-    return figure
 
 
 def interaction_overlay(
@@ -185,20 +172,6 @@ def captioned(
     return {name: partial(drawn, one) for name, one in draw.items()}
 
 
-def occlusion_curves(rows: pd.DataFrame) -> Figure:
-    """Accuracy under random patch drop, one panel per model, one curve per weights."""
-    figure, panels = _panels(rows)
-    for ax, (model, arms) in zip(panels, networks(rows).items(), strict=True):
-        for weights, colour in zip(arms, plots.COLOURS, strict=False):
-            occlusion = occlusion_from(of(rows, model, weights))
-            occlusion.plot(ax, label=plots.literal(named(weights)), colour=colour)
-        ax.set_title(plots.literal(named(model)))
-    panels[0].legend(loc="lower left")
-    for ax in panels[1:]:
-        ax.set_ylabel("")
-    return figure
-
-
 def reconstructions(pictures: dict[str, dict[str, np.ndarray]]) -> Figure:
     """Images as they are, and by model: as it saw them, its prediction, the two together."""
     first = next(iter(pictures.values()))
@@ -228,12 +201,27 @@ def reconstructions(pictures: dict[str, dict[str, np.ndarray]]) -> Figure:
     return figure
 
 
+_SAVED = ContextVar("saved", default=True)
+
+
+@contextmanager
+def none_saved() -> Iterator[None]:
+    """Within, :func:`save` draws nothing: for runs that are part of another one."""
+    before = _SAVED.set(False)
+    try:
+        yield
+    finally:
+        _SAVED.reset(before)
+
+
 def save(
     figures: Mapping[str, Callable[[], Figure]],
     folder: Path,
     kinds: Sequence[str] = ("png", "svg", "pdf"),
 ) -> None:
     """Draw figures in the house style, each as every kind; the same table gives the same bytes."""
+    if not _SAVED.get():
+        return
     undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with mpl.rc_context(plots.STYLE):
         for name, draw in figures.items():
@@ -241,18 +229,6 @@ def save(
             for kind in kinds:
                 with whole(folder / f"{name}.{kind}") as file:
                     figure.savefig(file, format=kind, metadata=undated[kind])
-
-
-def draw_all(run: Path) -> list[str]:
-    """Draw all figures of a run folder from its tables; returns their names."""
-    rows = read_table(run / "rows.csv")
-    figures: dict[str, Callable[[], Figure]] = {
-        "interaction_curves": partial(interaction_curves, rows),
-        "occlusion_curves": partial(occlusion_curves, rows),
-        **figures_of_pictures(run),
-    }
-    save(figures, run)
-    return list(figures)
 
 
 def figures_of_pictures(run: Path) -> dict[str, Callable[[], Figure]]:
@@ -327,10 +303,3 @@ def _legend_below(figure: Figure, columns: int) -> None:
 def _colour(k: int) -> str:
     """Of the k-th network where nothing else is said; grey comes last."""
     return plots.COLOURS[(k + 1) % len(plots.COLOURS)]
-
-
-def _panels(rows: pd.DataFrame) -> tuple[Figure, list]:
-    count = len(networks(rows))
-    figure = Figure(figsize=(4.1 * count, 3.4), layout="constrained")
-    axes = figure.subplots(1, count, sharey=True, squeeze=False)
-    return figure, list(axes[0])

@@ -16,7 +16,6 @@ import pandas as pd
 from a2mim.files import write_whole
 from a2mim.processes import is_first, wait
 from a2mim.runs.checks import check_rows, check_side_by_side
-from interactions.occlusion.patch_drop import OcclusionCurve
 from interactions.orders.estimator import Interactions
 from interactions.orders.strength import Strength, strength
 
@@ -257,16 +256,6 @@ def strength_from(rows: pd.DataFrame, estimator: Literal["rms", "plug_in"] = "rm
         rho_is_bound_O=(rho["measure"] == RHO_BOUND).to_numpy(),
         estimator=estimator,
         bracket_2IO=bracket_2IO,
-    )
-
-
-def occlusion_from(rows: pd.DataFrame) -> OcclusionCurve:
-    """The occlusion curve of one network from its ``occlusion_accuracy`` rows."""
-    table = _pivot(rows[rows["measure"] == "occlusion_accuracy"])
-    return OcclusionCurve(
-        images=tuple(table.index),
-        fractions_F=table.columns.to_numpy(dtype=float),
-        correct_IF=table.to_numpy(),
     )
 
 

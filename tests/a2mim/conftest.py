@@ -1,12 +1,14 @@
-"""One small run each of the demo and of a comparison, shared by the tests; and a browser."""
+"""A table of the demo, a small run of a comparison, shared by the tests; and a browser."""
 
 import csv
 import fcntl
+import itertools
 import json
 import os
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -14,35 +16,45 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from a2mim.commands.compare import compare
-from a2mim.commands.demo import demo
 from a2mim.measure import interactions as interaction_curves
 from a2mim.measure import invariance, occlusion, spectrum
 from a2mim.measure import plan as compare_plan
 from a2mim.measure.comparison import Comparison
-from a2mim.settings.demo import DemoConfig
-
-TINY = {
-    "pretrain_steps": 3,
-    "finetune_steps": 3,
-    "batch_size": 16,
-    "count": 2,
-    "pairs": 2,
-    "occlusion_images": 3,
-    "max_test": 100,
-    "device": "cpu",
-}
+from a2mim.runs.table import ENERGY, RHO, per_image_rows
 
 
 @pytest.fixture(scope="session")
-def tiny():
-    return TINY
-
-
-@pytest.fixture(scope="session")
-def run_folder(tmp_path_factory):
-    out = tmp_path_factory.mktemp("results") / "demo"
-    demo(DemoConfig(out=out, **TINY))
-    return out
+def demo_rows():
+    """A table as the demo leaves it, of drawn numbers: 3 seeds, 8 images, 13 orders."""
+    rng, n = np.random.default_rng(0), 64
+    orders = [0, 3, 6, 12, 19, 25, 31, 37, 43, 50, 56, 59, 62]
+    at, images = [order / (n - 2) for order in orders], [f"digits/{k:04d}" for k in range(8)]
+    told = {"run": "demo", "dataset": "digits", "commit": "abc1234"}
+    tables = []
+    for model, arm, seed in itertools.product(("vit", "resnet"), ("scratch", "a2mim"), range(3)):
+        of = told | {"model": model, "seed": seed}
+        right = rng.integers(0, 2, (8, 1))
+        for weights in (arm, f"{arm}-few"):
+            tables.append(
+                per_image_rows(
+                    *(right, images, [0.0], 1),
+                    **{**of, "weights": weights, "measure": "accuracy", "setting": ""},
+                )
+            )
+        drop = {"weights": arm, "measure": "occlusion_accuracy", "setting": "grid=8x8 drop=random"}
+        correct = rng.integers(0, 2, (8, 3))
+        tables.append(per_image_rows(correct, images, [0.0, 0.4, 0.8], 1, **of, **drop))
+        game = {
+            "weights": arm,
+            "setting": "grid=8x8 reward=log_odds label=truth fill=zero pairs=4 radius=2",
+        }
+        energies = rng.gamma(2.0, size=(8, 13))
+        samples = [4 if order in (0, 62) else 16 for order in orders]
+        tables += [
+            per_image_rows(energies, images, at, samples, measure=ENERGY, **of, **game),
+            per_image_rows(np.ones((1, 13)), ["all 8"], at, samples, measure=RHO, **of, **game),
+        ]
+    return pd.concat(tables, ignore_index=True)
 
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}

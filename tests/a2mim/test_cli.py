@@ -56,17 +56,16 @@ def test_a_table_that_cannot_be_right_is_one_line(here, monkeypatch):
 def test_demo_help_names_the_options(here):
     done = here("demo", "--help")
     assert done.returncode == 0
-    for option in ("--data", "--seed", "--out", "--device"):
+    for option in ("--seeds", "--labels", "--out", "--device"):
         assert option in done.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["demo", "--data", "folder:missing"], "found none at missing"),
-        (["demo", "--seed", "-1"], "expected --seed of at least 0, got -1"),
+        (["demo", "--seeds", "1"], "expected --seeds of at least 2, got 1"),
         (["figures", "missing"], "expected a finished run"),
-        (["demo", "--lr", "inf"], "expected --lr finite, in 64 bits, got inf"),
+        (["demo", "--effort", "inf"], "expected --effort above 0 and at most 1, got inf"),
         (["interactions", "resnet18", "--images", "missing"], "found none at missing"),
         (["pretrain", "digits-vti"], "did you mean digits-vit"),
         (["models", "missing.pth"], "missing.pth"),
@@ -141,7 +140,7 @@ def test_a_corrupt_image_is_named(tmp_path, here):
     for split in ("train", "val"):
         (tmp_path / "set" / split / "cat").mkdir(parents=True)
         (tmp_path / "set" / split / "cat" / "0.jpg").write_bytes(b"\xff\xd8 no image")
-    done = here("demo", "--data", "folder:set")
+    done = here("probe", "untrained:test_vit", "--method", "knn", "--data", "folder:set")
     assert done.returncode == 2
     assert "cannot read set/train/cat/0.jpg" in done.stderr.splitlines()[-1]
     assert [p.name for p in tmp_path.iterdir()] == ["set"]

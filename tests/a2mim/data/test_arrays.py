@@ -1,6 +1,3 @@
-import struct
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -10,17 +7,12 @@ from timm.data import create_transform, resolve_model_data_config
 from torchvision import transforms
 
 from a2mim.data.arrays import (
-    ImageSet,
-    cifar10,
     data_config,
     digits,
-    image_folders,
     photographs,
     size_of_images,
 )
 from a2mim.data.folders import DataError
-
-LIMITS = (1000, 1000)
 
 
 def test_digits():
@@ -59,147 +51,6 @@ def test_drawing_images_is_by_seed():
     assert train.draw(10, seed=1) == chosen != train.draw(10, seed=2)
     assert set(chosen) <= set(train.draw(20, seed=1))
     assert train.draw(10_000, seed=1) == list(range(898))
-
-
-@pytest.fixture
-def folders(tmp_path):
-    for split, count in (("train", 3), ("val", 2)):
-        for k, name in enumerate(("cat", "dog")):
-            folder = tmp_path / "pets" / split / name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                colour = (100 * k, 10 * i, 50)
-                Image.new("RGB", (20 + 4 * i, 16), colour).save(folder / f"{i}.png")
-    return tmp_path / "pets"
-
-
-def test_image_folders(folders):
-    train, test = image_folders(folders, 8, LIMITS)
-    assert train.classes == ("cat", "dog")
-    assert train.labels_I.tolist() == [0, 0, 0, 1, 1, 1]
-    assert test.names == ("val/cat/0.png", "val/cat/1.png", "val/dog/0.png", "val/dog/1.png")
-    assert train.pixels_ICHW.shape == (6, 3, 8, 8)
-    assert train.pixels_ICHW[4, :, 3, 3].tolist() == [100, 10, 50]
-
-
-def test_image_folders_are_cut_in_the_centre(folders):
-    wide = np.zeros((16, 32, 3), dtype=np.uint8)
-    wide[:, 8:24] = 200
-    Image.fromarray(wide).save(folders / "train" / "cat" / "0.png")
-    train, _ = image_folders(folders, 16, LIMITS)
-    assert (train.pixels_ICHW[0] == 200).all()
-
-
-def test_a_limit_takes_some_images_by_seed(folders):
-    train, test = image_folders(folders, 8, (4, 3), seed=0)
-    assert (len(train), len(test)) == (4, 3)
-    assert set(train.names) <= set(image_folders(folders, 8, LIMITS)[0].names)
-    seen = []
-    image_folders(folders, 8, (4, 3), on_read=seen.append)
-    assert seen == [4] * 4 + [3] * 3
-
-
-def test_test_may_be_called_test(folders):
-    (folders / "val").rename(folders / "test")
-    assert image_folders(folders, 8, LIMITS)[1].names[0] == "test/cat/0.png"
-
-
-def test_bad_folders_say_what_is_wrong(folders, tmp_path):
-    with pytest.raises(DataError, match=r"expected a folder of images, found none at .*nowhere"):
-        image_folders(tmp_path / "nowhere", 8, LIMITS)
-    with pytest.raises(DataError, match=r"val/<class>/ .or test., found: cat, dog"):
-        image_folders(folders / "train", 8, LIMITS)
-    (folders / "val" / "fox").mkdir()
-    with pytest.raises(DataError, match=r"a class that .*train lacks: fox"):
-        image_folders(folders, 8, LIMITS)
-    (folders / "val" / "fox").rmdir()
-    broken = folders / "train" / "dog" / "1.png"
-    broken.write_bytes(broken.read_bytes()[:40])
-    with pytest.raises(DataError, match=r"cannot read .*dog/1\.png"):
-        image_folders(folders, 8, LIMITS)
-    for image in (folders / "val").rglob("*.png"):
-        image.unlink()
-    broken.unlink()
-    with pytest.raises(DataError, match=r"expected images in .*val/<class>/, found none"):
-        image_folders(folders, 8, LIMITS)
-    (tmp_path / "empty" / "train").mkdir(parents=True)
-    (tmp_path / "empty" / "val").mkdir()
-    with pytest.raises(DataError, match=r"one folder per class in .*train, found none"):
-        image_folders(tmp_path / "empty", 8, LIMITS)
-
-
-def make_cifar10(root):
-    """Files in CIFAR-10's own layout; torchvision checks their sums, which the test replaces."""
-    import pickle
-
-    base = root / "cifar-10-batches-py"
-    base.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
-        data = rng.integers(0, 256, (4, 3072), dtype=np.uint8)
-        (base / name).write_bytes(pickle.dumps({"data": data, "labels": [0, 1, 2, 9]}))
-    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
-
-
-def test_cifar10_through_torchvision(tmp_path, monkeypatch):
-    from torchvision.datasets import cifar
-
-    make_cifar10(tmp_path)
-    monkeypatch.setattr(cifar, "check_integrity", lambda *args, **kwargs: True)
-    train, test = cifar10(tmp_path, 32, (6, 100))
-    assert (len(train), len(test)) == (6, 4)
-    assert isinstance(train, ImageSet)
-    assert train.pixels_ICHW.shape == (6, 3, 32, 32)
-    assert test.labels_I.tolist() == [0, 1, 2, 9]
-    assert test.names[0] == "test/00000"
-    assert cifar10(tmp_path, 16, (6, 100))[0].pixels_ICHW.shape[2:] == (16, 16)
-
-
-def test_cifar10_that_cannot_be_had(tmp_path, monkeypatch):
-    from torchvision.datasets import CIFAR10
-
-    def no_network(self):
-        raise OSError("no network")
-
-    monkeypatch.setattr(CIFAR10, "download", no_network)
-    with pytest.raises(DataError, match="or a network to download it, got: no network"):
-        cifar10(tmp_path, 32, LIMITS)
-
-
-def test_a_failed_download_leaves_nothing_behind(tmp_path, monkeypatch):
-    from torchvision.datasets import CIFAR10
-
-    def interrupted(self):
-        (tmp_path / "data").mkdir()
-        (tmp_path / "data" / "cifar.tar.gz").write_bytes(b"half")
-        raise RuntimeError("connection lost")
-
-    monkeypatch.setattr(CIFAR10, "download", interrupted)
-    with pytest.raises(DataError, match="connection lost"):
-        cifar10(tmp_path / "data", 32, LIMITS)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_image_that_claims_to_be_huge(folders):
-    header = b"BM" + bytes(12) + struct.pack("<IiiHHIIiiII", 40, 60000, 60000, 1, 24, *[0] * 6)
-    (folders / "train" / "cat" / "0.bmp").write_bytes(header)
-    with pytest.raises(DataError, match=r"cannot read .*0\.bmp"):
-        image_folders(folders, 8, LIMITS)
-
-
-def test_a_path_that_cannot_be_a_path():
-    with pytest.raises(DataError, match="cannot read it"):
-        image_folders(Path("x" * 5000), 8, LIMITS)
-
-
-def test_fingerprints_see_every_pixel():
-    train, test = digits(8)
-    assert train.fingerprint() == digits(8)[0].fingerprint() != test.fingerprint()
-    train.pixels_ICHW[5, 0, 3, 3] += 1
-    assert train.fingerprint() != digits(8)[0].fingerprint()
-    some = train.take([3, 1])
-    assert some.names == (train.names[3], train.names[1])
-    assert torch.equal(some.pixels_ICHW[1], train.pixels_ICHW[1])
 
 
 def test_photographs_as_a_model_wants_them(tmp_path):

@@ -15,7 +15,14 @@ from a2mim.data.tar import write_shards
 from a2mim.messages import UsageError
 from a2mim.methods.siamese import ImageLevel, TokenLevel
 from a2mim.recipes.pretrain import RECIPES, CmaeTokens, PretrainConfig, changed
-from a2mim.recipes.pretraining import Exports, description, first_images, method_of, samples_of
+from a2mim.recipes.pretraining import (
+    Exports,
+    backbone_of,
+    description,
+    first_images,
+    method_of,
+    samples_of,
+)
 from a2mim.recipes.watching import pictures
 
 TINY = {
@@ -86,6 +93,24 @@ def test_settings_of_the_token_and_the_prediction_arrive():
     method = method_of(recipe("digits-vit", **TINY, **changes))
     assert (method.token_blend.init, method.token_blend.detach) == ("instance_mean", True)
     assert method.residual
+
+
+def test_positions_begin_as_sines():
+    """Products of two depend on their distance alone: a sum of cos(w d) over both axes."""
+    config = recipe("digits-vit", **TINY, positions="sines")
+    (positions_ND,) = backbone_of(config).pos_embed.detach()
+    width = positions_ND.shape[1]
+    side = round(len(positions_ND) ** 0.5)
+    at_N2 = torch.cartesian_prod(torch.arange(side), torch.arange(side)).double()
+    apart_NN2 = at_N2[:, None] - at_N2
+    waves_K = 10_000 ** -(torch.arange(width // 4) / (width // 4)).double()
+    expected_NN = (apart_NN2[..., None] * waves_K).cos().sum(dim=(-2, -1))
+    products_NN = positions_ND.double() @ positions_ND.double().T
+    torch.testing.assert_close(products_NN, expected_NN, rtol=1e-5, atol=1e-5)
+    assert len(positions_ND.unique(dim=0)) == side * side
+    for name in ("digits-resnet", "cifar10-resnet"):
+        with pytest.raises(ValueError, match="expected a ViT whose width is a multiple of 4"):
+            backbone_of(recipe(name, positions="sines"))
 
 
 def test_how_many_unreadable_images_are_put_up_with(tmp_path):

@@ -1,18 +1,21 @@
-"""The committed demo in place of a new one: its figures and page are what these tests look at."""
+"""Rows of one training of each network, with the published strength beside the unbiased one."""
 
-import shutil
-from pathlib import Path
-
+import numpy as np
+import pandas as pd
 import pytest
 
-from a2mim.report.demo import redraw
-
-ROOT = Path(__file__).parents[3]
+from a2mim.runs.table import ENERGY, LOWER, PUBLISHED
 
 
 @pytest.fixture(scope="session")
-def run_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("results") / "demo"
-    shutil.copytree(ROOT / "results" / "demo", folder)
-    redraw(folder)
-    return folder
+def one_seed(demo_rows):
+    rows = demo_rows[(demo_rows["seed"] == 0) & ~demo_rows["weights"].str.endswith("-few")]
+    energies = rows[rows["measure"] == ENERGY]
+    roots = energies.assign(value=np.sqrt(energies["value"]))
+    return pd.concat(
+        [
+            rows,
+            roots.assign(measure=PUBLISHED, value=1.2 * roots["value"]),
+            roots.assign(measure=LOWER),
+        ]
+    )

@@ -1,6 +1,4 @@
-import json
 import re
-import shutil
 
 import matplotlib as mpl
 import numpy as np
@@ -11,8 +9,6 @@ from matplotlib.text import Text
 from a2mim.report.figures import (
     Look,
     caption_of,
-    draw_all,
-    interaction_curves,
     interaction_overlay,
     interactions_caption,
     named,
@@ -21,7 +17,7 @@ from a2mim.report.figures import (
     of,
     titled,
 )
-from a2mim.runs.table import ENERGY, read_table, strength_from
+from a2mim.runs.table import ENERGY, strength_from
 from interactions import plots
 
 
@@ -32,56 +28,21 @@ def test_names_have_a_fallback():
     assert titled("scratch", "") == "scratch"  # a title of its own
 
 
-@pytest.mark.parametrize("draw", [interaction_curves, interaction_overlay])
-def test_names_of_files_are_no_formulas(draw, run_folder, tmp_path):
-    """And no name is left out, of a legend or beside the curves."""
-    rows = read_table(run_folder / "rows.csv")
-    rows["weights"] = rows["weights"].replace({"scratch": "_a$b$", "a2mim": "$\\frac{"})
+def test_names_of_files_are_no_formulas(one_seed, tmp_path):
+    """And no name is left out of the legend."""
+    names = {"scratch": "_a$b$", "a2mim": "$\\frac{"}
+    rows = one_seed.assign(weights=one_seed["weights"].replace(names))
     with mpl.rc_context(plots.STYLE):
-        figure = draw(rows)
+        figure = interaction_overlay(rows)
         figure.savefig(tmp_path / "drawn.svg")
     texts = " ".join(text.get_text() for text in figure.findobj(Text))
     assert "_a\\$b\\$" in texts
     assert "\\$\\frac{" in texts
 
 
-def test_curves_show_the_table(run_folder):
-    rows = read_table(run_folder / "rows.csv")
-    assert networks(rows) == {"vit": ["scratch", "a2mim"], "resnet": ["scratch", "a2mim"]}
-    with mpl.rc_context(plots.STYLE):
-        figure = interaction_curves(rows)
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["ViT", "ResNet"]
-    line = figure.axes[1].get_lines()[0]
-    assert line.get_label() == "from scratch"
-    expected = strength_from(of(rows, "resnet", "scratch")).J
-    np.testing.assert_allclose(line.get_ydata(), expected)
-
-
-@pytest.mark.integration
-def test_figures_are_the_same_bytes_when_drawn_again(run_folder, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(run_folder, copy, ignore=shutil.ignore_patterns("*.svg", "*.pdf"))
-    assert draw_all(copy) == ["interaction_curves", "occlusion_curves", "reconstructions"]
-    again, before = (
-        {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".svg", ".pdf")}
-        for folder in (copy, run_folder)
-    )
-    assert again == before
-    assert len(again) == 6
-
-
-@pytest.mark.parametrize("name", ["interaction_curves", "occlusion_curves", "reconstructions"])
-def test_all_formats_are_there(run_folder, name):
-    assert (run_folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-    assert (run_folder / f"{name}.png").stat().st_size > 1000
-    assert (run_folder / f"{name}.svg").read_text().startswith("<?xml")
-    assert json.loads((run_folder / "config.json").read_text())["config"]["seed"] == 0
-
-
-def test_curves_say_what_they_were_measured_on(run_folder):
-    rows = read_table(run_folder / "rows.csv")
-    single = rows[rows["measure"] == ENERGY]
-    said = interactions_caption(rows)
+def test_curves_say_what_they_were_measured_on(one_seed):
+    single = one_seed[one_seed["measure"] == ENERGY]
+    said = interactions_caption(one_seed)
     pairs, contexts = re.fullmatch(
         rf"{single['image'].nunique()} images, (\d+) pairs each, (\d+) contexts, 8x8 patches, "
         r"random seed 0; RMS strength \(root of the unbiased mean of I²\); "
@@ -89,14 +50,13 @@ def test_curves_say_what_they_were_measured_on(run_folder):
         said,
     ).groups()
     assert set(single[single["at"].between(0.1, 0.9)]["samples"]) == {int(pairs) * int(contexts)}
-    figure = interaction_overlay(rows, scale="log")
+    figure = interaction_overlay(one_seed, scale="log")
     assert figure.get_suptitle().replace("\n", " ") == said
     assert figure.axes[0].get_yscale() == "log"
 
 
-def test_the_layout_of_the_papers(run_folder):
-    rows = read_table(run_folder / "rows.csv")
-    rows = rows[rows["model"] == "vit"]
+def test_the_layout_of_the_papers(one_seed):
+    rows = one_seed[one_seed["model"] == "vit"]
     (ax,) = interaction_overlay(rows, layout="published").axes
     for line, arm in zip(ax.get_lines(), ("scratch", "a2mim"), strict=True):
         expected = strength_from(of(rows, "vit", arm), "plug_in").J
@@ -155,9 +115,8 @@ def test_occlusion_effects_show_the_table():
         assert [text.get_text() for text in ax.texts] == ["net (a)", "net (b)"]
 
 
-def test_networks_look_as_they_are_told(run_folder):
-    rows = read_table(run_folder / "rows.csv")
-    rows = rows.assign(model=rows["model"] + " " + rows["weights"], weights="")
+def test_networks_look_as_they_are_told(one_seed):
+    rows = one_seed.assign(model=one_seed["model"] + " " + one_seed["weights"], weights="")
     titles = list(networks(rows))
     looks = {title: Look(f"#{k}{k}{k}", "os^vP"[k]) for k, title in enumerate(["apart", *titles])}
     ax = interaction_overlay(rows, looks).axes[0]

@@ -7,7 +7,6 @@ from a2mim.runs.checks import InvariantError
 from a2mim.runs.table import (
     COLUMNS,
     joined,
-    occlusion_from,
     per_image_rows,
     read_table,
     side_by_side,
@@ -60,23 +59,6 @@ def test_samples_are_pairs_times_contexts_and_one_context_at_the_ends():
     assert set(energies.loc[ends, "samples"]) == {9}
     assert set(energies.loc[~ends, "samples"]) == {9 * 8}
     assert len(energies) == 5 * len(records[0].orders_O)
-
-
-def test_occlusion_survives_the_table(tmp_path):
-    values = np.array([[1, 0.5, 0], [1, 1, 0.5]])
-    rows = per_image_rows(
-        values,
-        ["a", "b"],
-        [0, 0.25, 0.5],
-        measure="occlusion_accuracy",
-        setting="grid=4x4",
-        samples=2,
-        **CONSTANT,
-    )
-    write_table(rows, tmp_path / "rows.csv")
-    back = occlusion_from(read_table(tmp_path / "rows.csv"))
-    assert back.images == ("a", "b")
-    np.testing.assert_array_equal(back.correct_IF, values)
 
 
 def test_rows_are_image_by_image():

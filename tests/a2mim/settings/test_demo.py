@@ -1,20 +1,24 @@
+from dataclasses import replace
+
 import pytest
-import torch
 
-from a2mim.methods.sites import shape_at, site_of
-from a2mim.settings.demo import IMAGE_SIZE, MASK_BLOCK, backbone
-from interactions.patches import PatchGrid
-
-
-@pytest.mark.parametrize("name", ["vit", "resnet"])
-def test_backbones_are_small_and_meet_the_mask_blocks(name):
-    model = backbone(name, 10)
-    assert 0.3e6 < sum(p.numel() for p in model.parameters()) < 1e6
-    side = IMAGE_SIZE // MASK_BLOCK
-    assert shape_at(model, site_of(model), IMAGE_SIZE)[1] == PatchGrid(side, side)
-    assert model(torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE)).shape == (2, 10)
+from a2mim.messages import UsageError
+from a2mim.settings.demo import DemoConfig
+from a2mim.settings.numbers import check_numbers
 
 
-def test_unknown_names():
-    with pytest.raises(ValueError, match="'vit' or 'resnet', got 'mlp'"):
-        backbone("mlp", 10)
+def test_defaults_can_be_run():
+    check_numbers(DemoConfig())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": 1}, "--seeds of at least 2, got 1"),
+        ({"count": 1}, "--count of at least 2, got 1"),
+        ({"effort": 1.5}, "--effort above 0 and at most 1, got 1.5"),
+    ],
+)
+def test_what_gives_no_interval_is_refused(change, message):
+    with pytest.raises(UsageError, match=message):
+        check_numbers(replace(DemoConfig(), **change))
