@@ -1,4 +1,6 @@
-"""Several processes of one command, started by ``torchrun``: they share work, the first one writes.
+"""Several processes of one command.
+
+Those that ``torchrun`` started share work, and the first one writes:
 
     process r of R makes the missing parts r, r + R, r + 2 R, ... of a run
 
@@ -6,6 +8,8 @@ A part is a file in the run's folder, the same whoever makes it, so that any num
 goes on with what any other number left. They wait for one another through the store that
 ``torchrun`` keeps. What all have to say is said by the first; an error is said once, by whom it
 happened to, and ends the others where they wait next.
+
+:func:`side_by_side` starts processes of its own, for jobs that need nothing of one another.
 """
 
 from __future__ import annotations
@@ -13,11 +17,15 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from multiprocessing import active_children, get_context, parent_process
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -166,6 +174,58 @@ def shared(missing: Sequence[T]) -> Sequence[T]:
         return missing
     _peers.wait()  # all have looked before one of them makes something
     return missing[_peers.rank :: _peers.world]
+
+
+def side_by_side(
+    work: Callable[..., None], jobs: Sequence[tuple[object, ...]], workers: int
+) -> Iterator[None]:
+    """Do ``work(*job)`` for all jobs, and tell whenever one is done.
+
+    Args:
+        work: can be pickled, and so can the jobs. SIGTERM ends it with KeyboardInterrupt, or as
+            the system does.
+        jobs: in the order in which they begin.
+        workers: how many processes; they share this one's threads, and end with it, however that
+            is. A single one is this one.
+    """
+    if workers == 1:
+        for job in jobs:
+            work(*job)
+            yield
+        return
+    start = partial(_begin, max(torch.get_num_threads() // workers, 1))
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start) as pool:
+        try:
+            for done in as_completed([pool.submit(_alone, work, job) for job in jobs]):
+                done.result()
+                yield
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                process.terminate()
+            raise
+
+
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the business of who waits for us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """It may be killed, and then tells nobody."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _alone(work: Callable[..., None], job: tuple[object, ...]) -> None:
+    """Work in a process that, once it is told to stop, takes no other job."""
+    try:
+        work(*job)
+    except KeyboardInterrupt:
+        os._exit(130)
 
 
 @contextmanager

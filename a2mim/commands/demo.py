@@ -14,16 +14,12 @@ side by side, each on one network and seed; what they say is in ``RUN/logs``.
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, replace
 from functools import partial
-from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import pandas as pd
@@ -32,6 +28,7 @@ import torch
 from a2mim.commands import pretrain
 from a2mim.measure.demo import MAX_PAIRS, measure, rows_of
 from a2mim.messages import UsageError
+from a2mim.processes import side_by_side
 from a2mim.recipes.demo import ALL, DATA, FEW, NETWORKS, recipes, train, write_digits
 from a2mim.report.demo import conclude
 from a2mim.report.figures import none_saved
@@ -63,7 +60,8 @@ def demo(config: DemoConfig) -> None:
     workers = min(config.workers or torch.get_num_threads(), len(jobs))
     print(f"{DATA}: {len(jobs)} trainings, {workers} at a time on {config.device}")
     begun = time.perf_counter()
-    for done, _ in enumerate(_one_by_one(jobs, workers, config, work), start=1):
+    do = partial(train_and_measure, config=config, work=work)
+    for done, _ in enumerate(side_by_side(do, jobs, workers), start=1):
         left = (time.perf_counter() - begun) / done * (len(jobs) - done)
         print(f"{done} of {len(jobs)} trainings, about {left / 60:.0f} min left", flush=True)
     rows = pd.concat([rows_of(*job, work / "runs") for job in jobs], ignore_index=True)
@@ -74,41 +72,6 @@ def demo(config: DemoConfig) -> None:
     said = conclude(work, settings)
     finish_run(opened, settings, time.perf_counter() - start)
     print(f"\n{said}\n\npage: {out / 'report.html'}   ({time.perf_counter() - start:.0f} s)")
-
-
-def _one_by_one(
-    jobs: Sequence[tuple[str, int]], workers: int, config: DemoConfig, work: Path
-) -> Iterator[None]:
-    """Do all jobs, and tell whenever one is done."""
-    if workers == 1:
-        for job in jobs:
-            train_and_measure(*job, config, work)
-            yield
-        return
-    start = partial(_begin, max(torch.get_num_threads() // workers, 1))
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start) as pool:
-        try:
-            for done in as_completed([pool.submit(_in_a_process, *j, config, work) for j in jobs]):
-                done.result()
-                yield
-        except BaseException:  # processes end with this one, however it ends
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in active_children():
-                process.terminate()  # training ends with a checkpoint, the rest at once
-            raise
-
-
-def _begin(threads: int) -> None:
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the business of who waits for us
-
-
-def _in_a_process(name: str, seed: int, config: DemoConfig, work: Path) -> None:
-    """:func:`train_and_measure`; a process that is told to stop takes no other training."""
-    try:
-        train_and_measure(name, seed, config, work)
-    except KeyboardInterrupt:
-        os._exit(130)
 
 
 def train_and_measure(name: str, seed: int, config: DemoConfig, work: Path) -> None:

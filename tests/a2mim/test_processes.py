@@ -1,6 +1,7 @@
 """Commands in several processes: the bytes of one, and no process that waits for ever."""
 
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from torch.distributed import HashStore
 
 from a2mim import processes
 from a2mim.messages import UsageError
-from a2mim.processes import Peers, first, process_rank, shared, together, wait
+from a2mim.processes import Peers, first, process_rank, shared, side_by_side, together, wait
 from a2mim.runs.table import read_table
 
 
@@ -101,6 +102,66 @@ def test_without_torchrun_the_processes_cannot_find_one_another(monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(UsageError, match="started by torchrun"), together():
         pass
+
+
+def test_jobs_are_done_in_turn_by_one_process():
+    done = []
+    told = side_by_side(done.append, [(3,), (1,)], 1)
+    assert done == []
+    next(told)
+    assert done == [3]
+    assert len(list(told)) == 1
+    assert done == [3, 1]
+
+
+WAITING = """
+import os
+import sys
+import time
+from pathlib import Path
+
+from a2mim.processes import side_by_side
+
+
+def work(folder, seconds):
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(seconds)
+
+
+if __name__ == "__main__":
+    seconds = float(sys.argv[2])
+    for _ in side_by_side(work, [(sys.argv[1], seconds)] * 3, 2):
+        print("done", flush=True)
+"""
+
+
+def lives(process):
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux who lives")
+@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, None])
+def test_processes_side_by_side_end_with_the_one_that_began_them(tmp_path, ended_by):
+    (tmp_path / "main.py").write_text(WAITING)
+    (tmp_path / "jobs").mkdir()
+    seconds = "0" if ended_by is None else "100"
+    command = [sys.executable, tmp_path / "main.py", tmp_path / "jobs", seconds]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as main:
+        if ended_by is None:
+            assert main.communicate()[0].split() == [b"done"] * 3
+            return
+        began = time.monotonic()
+        while len(workers := list((tmp_path / "jobs").iterdir())) < 2:
+            assert time.monotonic() < began + 60
+            time.sleep(0.1)
+        main.send_signal(ended_by)
+        main.wait(20)
+    ended = time.monotonic()
+    while any(lives(worker.name) for worker in workers):
+        assert time.monotonic() < ended + 20
+        time.sleep(0.1)
 
 
 SCRIPT = """
