@@ -3,7 +3,7 @@
 Source: the comparison of A2MIM's figures 1 and 5 in miniature (random initialisation against
 pre-training, the same fine-tuning, interaction order and random patch drop), with training seeds.
 Command: ``make demo``, or ``a2mim demo``.
-Machine and time: 4 minutes on two cores (3:42, LOG.md).
+Machine and time: about 4 minutes on two cores (3:42 to 4:15, LOG.md).
 Expected: networks of all labels that are right on 95 % of the test images and more. Nothing is
 promised of the comparisons; the page says which way each came out, or that it is not decided.
 """

@@ -100,9 +100,9 @@ def _several(settings: type) -> dict[str, str]:
 def _lists(settings: type) -> dict[str, Any]:
     """The options of a dataclass, and of those in it, that take several values; their type."""
     found = dict[str, Any]()
-    for name, annotated in get_type_hints(settings, include_extras=True).items():
-        said = getattr(annotated, "__metadata__", ())
-        hint = get_type_hints(settings)[name]
+    annotated = get_type_hints(settings, include_extras=True)
+    for name, hint in get_type_hints(settings).items():
+        said = getattr(annotated[name], "__metadata__", ())
         for nested in _dataclasses(hint):
             found |= _lists(nested)
         for one in (hint, *get_args(hint)):
