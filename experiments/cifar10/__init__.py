@@ -13,6 +13,7 @@ from scratch, with strong supervised augmentation, and after SimMIM, A2MIM and M
     tables     raw rows of all stages; differences of arms with their intervals
     figures    vector figures, from the tables
     writeup    which claims hold, from the tables
+    release    two of the networks, small enough to be published
     report     all of this again, from the raw rows (``make figures``)
 
 Command: ``python -m experiments.cifar10 --data FOLDER --budget 3h-cpu --out OUT``

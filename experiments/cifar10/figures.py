@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from a2mim.report.figures import save
+from experiments.cifar10.arms import ABLATIONS
 from experiments.cifar10.plan import Plan
 from interactions import plots
 
@@ -24,15 +26,18 @@ COLOURS = {
     "a2mim": "#c2410c",
     "simmim": "#0f62b4",
     "mae": "#0f766e",
+    "untrained": "#9ca3af",
 }
-MARKERS = {"scratch": "o", "strong": "s", "a2mim": "^", "simmim": "v", "mae": "D"}
+MARKERS = {"scratch": "o", "strong": "s", "a2mim": "^", "simmim": "v", "mae": "D", "untrained": "x"}
+OCCLUDERS = ("random", "salient", "non_salient")
+KINDS = {"^J": "J", "accuracy|probe": "accuracy", "similarity": "similarity"}
+"""What measures of claims are called, and the unit of their differences."""
 TITLES = {"vit": "ViT", "resnet": "ResNet"}
 PLAYERS = 64
 
 
-def _curves(ax: Axes, table: pd.DataFrame, *, shift: float = 0.0) -> None:
+def _curves(ax: Axes, table: pd.DataFrame, scale: plots.Scale = "linear") -> None:
     """A curve with its band for each arm, named at its right end."""
-    ends: list[tuple[float, float, str, str]] = []
     for arm, of in table.groupby("arm", sort=False):
         if arm not in COLOURS:
             continue
@@ -40,115 +45,102 @@ def _curves(ax: Axes, table: pd.DataFrame, *, shift: float = 0.0) -> None:
         colour = COLOURS[str(arm)]
         if of["low"].notna().any():
             ax.fill_between(of["at"], of["low"], of["high"], color=colour, alpha=0.15, linewidth=0)
-        ax.plot(of["at"], of["estimate"], color=colour, marker=MARKERS[str(arm)])
-        last = of.iloc[-1]
-        ends.append((float(last["estimate"]), float(last["at"]), str(arm), colour))
-    if not ends:
+        ax.plot(of["at"], of["estimate"], color=colour, marker=MARKERS[str(arm)], label=arm)
+    if not ax.get_lines():
         plots.note(ax, "not measured")
-        return
-    name_ends(ax, ends)
-
-
-def name_ends(ax: Axes, ends: list[tuple[float, float, str, str]]) -> None:
-    """Names at the right ends of curves; those that would overlap are moved up.
-
-    Args:
-        ax: with the curves, in their scale.
-        ends: height, place, name and colour of each.
-    """
-    scale = ax.yaxis.get_transform()
-    low, high = scale.transform(np.array(ax.get_ylim()))
-    apart, y = (high - low) * 0.06, -np.inf
-    for value, x, name, colour in sorted(ends):
-        y = max(float(scale.transform(np.array([value]))[0]), y + apart)
-        ax.annotate(
-            *(name, (x, float(scale.inverted().transform(np.array([y]))[0]))),
-            xytext=(6, 0),
-            textcoords="offset points",
-            color=colour,
-            va="center",
-            fontsize="small",
-            annotation_clip=False,
-        )
+    plots.rescale(ax, scale)
+    ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())  # names need the limits
+    plots.label_curves(ax)
 
 
 def orders(means: pd.DataFrame, plan: Plan, measure: str = "J") -> Figure:
     """J over orders, a panel for each architecture; A2MIM's figure 1 with ``J published``."""
     published = measure != "J"
     figure, axes = _panels(2)
+    of = means[(means["measure"] == measure) & (means["setting"] == "fine-tuned")]
     for ax, (arch, title) in zip(axes, TITLES.items(), strict=True):
-        of = means[
-            (means["measure"] == measure)
-            & (means["arch"] == arch)
-            & (means["setting"] == "fine-tuned")
-        ]
-        _curves(ax, of)
         ax.set(title=title, xlabel="order m / (n−2)", xlim=(-0.02, 1.02))
+        _curves(ax, of[of["arch"] == arch], "broken")
         if not published:
             ax.axhline(1, color="#9ca3af", linewidth=0.8, zorder=0)
         plots.orders_axis(ax, PLAYERS)
-        ax.set_ylabel("interaction strength J" + (", mean |I| as published" if published else ""))
+        ax.set_ylabel("J, mean |I| as published" if published else "interaction strength J")
     bias = "; plug-in estimate, too large where contexts vary" if published else ", unbiased RMS"
     return _captioned(figure, plan, plan.size.strength, f"interaction strength{bias}")
 
 
 def occluded(means: pd.DataFrame, plan: Plan) -> Figure:
     """Accuracy over the hidden fraction: architectures by occluders."""
-    figure, axes = _panels(3, 2)
-    of = means[means["measure"] == "occluded accuracy"]
-    for row, (arch, title) in zip(axes.reshape(2, 3), TITLES.items(), strict=True):
-        for ax, occluder in zip(row, ("random", "salient", "non_salient"), strict=True):
-            setting = f"{occluder} {plan.size.fills[0]}"
-            _curves(ax, of[(of["arch"] == arch) & (of["setting"] == setting)])
-            name = occluder.replace("_", "-")
-            ax.set(title=f"{title}, {name}", xlabel="hidden fraction", ylabel="accuracy")
     fill = plan.size.fills[0]
+    of = means[means["measure"] == "occluded accuracy"]
+    columns = {name: f"accuracy, {name.replace('_', '-')}" for name in OCCLUDERS}
+    tables = {name: of[of["setting"] == f"{name} {fill}"] for name in OCCLUDERS}
+    figure = _by_arch(tables, columns, "hidden fraction")
     return _captioned(figure, plan, plan.size.occlusion, f"fill: {fill}; one saliency for all")
 
 
 def along(means: pd.DataFrame, plan: Plan) -> Figure:
     """J of middle orders over epochs of pre-training."""
-    figure, axes = _panels(2)
     of = means[(means["measure"] == "J middle") & means["setting"].str.startswith("epoch ")].copy()
     of["at"] = of["setting"].str.removeprefix("epoch ").astype(float)
+    figure, axes = _panels(2)
     for ax, (arch, title) in zip(axes, TITLES.items(), strict=True):
         _curves(ax, of[of["arch"] == arch])
         ax.set(title=title, xlabel="epoch of pre-training", ylabel="J of middle orders")
-    return _captioned(
-        figure, plan, plan.size.along, "value: projection on the whole image's features"
-    )
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    what = "interaction strength; value: projection on the whole image's features"
+    return _captioned(figure, plan, plan.size.along, what)
 
 
 def depth(means: pd.DataFrame, plan: Plan) -> Figure:
     """High frequencies and variance of maps over depth, of fine-tuned networks."""
-    figure, axes = _panels(2, 2)
-    titles = {
-        "high frequencies": "Δ log amplitude of the highest frequency",
+    columns = {
+        "high frequencies": "Δ log amplitude, highest frequency",
         "variance": "variance",
     }
-    for row, (arch, title) in zip(axes.reshape(2, 2), TITLES.items(), strict=True):
-        for ax, (measure, name) in zip(row, titles.items(), strict=True):
-            of = means[(means["measure"] == measure) & (means["arch"] == arch)]
-            _curves(ax, of[of["setting"] == "fine-tuned"])
-            ax.set(title=title, xlabel="map, from the stem on", ylabel=name)
+    of = means[means["setting"] == "fine-tuned"]
+    tables = {name: of[of["measure"] == name] for name in columns}
+    figure = _by_arch(tables, columns, "map, from the stem on")
     return _captioned(figure, plan, plan.size.features, "feature maps of the residual stream")
 
 
+def invariance(means: pd.DataFrame, plan: Plan) -> Figure:
+    """Similarity of features of whole and occluded images over layers: encoders and fine-tuned."""
+    of = means[means["measure"] == "similarity"]
+    untrained = means[means["measure"] == "similarity untrained"]
+    untrained = untrained[untrained["arm"] == "scratch"].assign(arm="untrained")
+    columns = {
+        "encoder": "centred cosine, encoder",
+        "fine-tuned": "centred cosine, fine-tuned",
+    }
+    tables = {state: pd.concat([of[of["setting"] == state], untrained]) for state in columns}
+    figure = _by_arch(tables, columns, "layer")
+    what = "features of whole and occluded images, mean over hidden fractions"
+    return _captioned(figure, plan, plan.size.features, what)
+
+
 def differences(claims: pd.DataFrame, plan: Plan) -> Figure:
-    """Every claim's difference with its interval."""
-    known = claims[claims["difference"].notna()].iloc[::-1]
-    figure = Figure(figsize=(9, 1.5 + 0.3 * max(len(known), 1)), layout="constrained")
-    ax = figure.subplots()
-    colours = {"holds": "#0f766e", "does not hold": "#c2410c"}
-    for y, row in enumerate(known.to_dict("records")):
-        colour = colours.get(row["verdict"], "#6b7280")
-        if not pd.isna(row["low"]):
-            ax.plot([row["low"], row["high"]], [y, y], color=colour)
-        ax.plot(row["difference"], y, "o", color=colour)
-    ax.axvline(0, color="#111827", linewidth=0.8)
-    ax.set_yticks(range(len(known)), known["claim"], fontsize="small")
-    ax.set_xlabel("difference (teal: holds, orange: does not hold, grey: not decided)")
-    return _captioned(figure, plan, None, "differences of arms, paired over images")
+    """Every claim's difference with its interval, in panels of one unit each."""
+    known = claims[claims["difference"].notna()]
+    measured = {what: known[known["measure"].str.contains(name)] for name, what in KINDS.items()}
+    kinds = {what: part for what, part in measured.items() if len(part)}
+    heights = [len(part) + 2 for part in kinds.values()] or [3]
+    figure = Figure(figsize=(12, 0.8 + 0.27 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
+    inks = {"holds": "#0f766e", "does not hold": "#c2410c"}
+    for ax, (what, part) in zip(axes, kinds.items(), strict=False):
+        rows = part.iloc[::-1].to_dict("records")
+        for y, row in enumerate(rows):
+            ink = inks.get(row["verdict"], "#6b7280")
+            if not pd.isna(row["low"]):
+                ax.plot([row["low"], row["high"]], [y, y], color=ink)
+            ax.plot(row["difference"], y, "o", color=ink)
+        ax.axvline(0, color="#111827", linewidth=0.8)
+        ax.set_yticks(range(len(rows)), [row["claim"] for row in rows], fontsize="small")
+        ax.set(ylim=(-0.7, len(rows) - 0.3))
+        ax.set_xlabel(f"difference of {what}", fontsize="small")
+    inks_said = "teal: holds, orange: does not hold, grey: not decided"
+    return _captioned(figure, plan, None, f"differences of arms, paired over images; {inks_said}")
 
 
 def ablations(means: pd.DataFrame, plan: Plan) -> Figure:
@@ -167,7 +159,7 @@ def ablations(means: pd.DataFrame, plan: Plan) -> Figure:
         ax.plot(row["estimate"], y, "o", color=colour)
     ax.set_yticks(range(len(of)), of["arm"], fontsize="small")
     ax.set_xlabel("J of middle orders, ViT")
-    return _captioned(figure, plan, plan.size.strength, "one change each")
+    return _captioned(figure, plan, plan.size.strength, "interaction strength; one change each")
 
 
 def draw(folder: Path, plan: Plan) -> list[str]:
@@ -187,9 +179,11 @@ def draw(folder: Path, plan: Plan) -> list[str]:
         "occlusion": lambda: occluded(means, plan),
         "along": lambda: along(means, plan),
         "depth": lambda: depth(means, plan),
-        "ablations": lambda: ablations(means, plan),
+        "invariance": lambda: invariance(means, plan),
         "claims": lambda: differences(claims, plan),
     }
+    if means["arm"].isin(ABLATIONS).any():
+        figures["ablations"] = lambda: ablations(means, plan)
     save(figures, folder, kinds=("svg", "pdf"))
     return list(figures)
 
@@ -197,6 +191,16 @@ def draw(folder: Path, plan: Plan) -> list[str]:
 def _panels(columns: int, rows: int = 1) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(4.6 * columns, 3.6 * rows), layout="constrained")
     return figure, np.atleast_1d(np.array(figure.subplots(rows, columns)))
+
+
+def _by_arch(tables: dict[str, pd.DataFrame], columns: dict[str, str], x: str) -> Figure:
+    """Curves of arms: a row for each architecture, a column with its own table and name."""
+    figure, axes = _panels(len(columns), 2)
+    for row, (arch, title) in zip(axes, TITLES.items(), strict=True):
+        for ax, (name, y) in zip(row, columns.items(), strict=True):
+            _curves(ax, tables[name][tables[name]["arch"] == arch])
+            ax.set(title=title, xlabel=x, ylabel=y)
+    return figure
 
 
 def _captioned(figure: Figure, plan: Plan, images: int | None, what: str) -> Figure:

@@ -13,16 +13,18 @@ import tyro
 from a2mim.files import write_whole
 from experiments.cifar10 import figures, tables, writeup
 from experiments.cifar10.plan import Plan
+from experiments.cifar10.release import release
 from experiments.cifar10.stages import stages_of
 
 
 def report(plan: Plan, out: Path, folder: Path) -> None:
-    """Tables, figures and the write-up of what is done so far."""
+    """Tables, figures, networks and the write-up of what is done so far."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = tables.collected(plan, out)
     if rows.empty:
         return
     tables.write_rows(rows, folder / "rows.csv.gz")
+    release(rows, out, folder / "networks")
     plan.write(folder / "plan.json")
     stages = stages_of(plan.size)
     done = sum((out / f"done/{stage.name}.json").exists() for stage in stages)
@@ -37,11 +39,12 @@ def redrawn(folder: Path) -> list[str]:
     plan = Plan.read(folder / "plan.json")
     counts = json.loads((folder / "progress.json").read_text())
     found = tables.quantities(tables.read_rows(folder / "rows.csv.gz"))
-    for name, table in (("means", tables.means(found)), ("differences", tables.differences(found))):
+    means = tables.means(found)
+    for name, table in (("means", means), ("differences", tables.differences(found))):
         text = table.to_csv(None, index=False, float_format="%.6g", lineterminator="\n")
         write_whole(folder / f"{name}.csv", text)
     judged = writeup.judged(found, plan.size.pretrain_epochs)
-    writeup.write_page(judged, plan, counts["done"], counts["stages"], folder)
+    writeup.write_page(judged, means, plan, counts["done"], counts["stages"], folder)
     return figures.draw(folder, plan)
 
 

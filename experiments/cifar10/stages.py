@@ -223,9 +223,10 @@ def _named(files: dict[str, Path]) -> WeightsConfig:
     return WeightsConfig(per_network=tuple((str(f), f"name={n}") for n, f in files.items()))
 
 
-def _game(
+def game(
     kind: str, arm: Arm, files: dict[str, Path], plan: Plan, out: Path, **changes: object
 ) -> InteractionsConfig:
+    """Settings of the measurement of interactions of networks, by their names."""
     size = plan.size
     return replace(
         InteractionsConfig(
@@ -252,7 +253,7 @@ def _game(
 
 def _strength(arm: Arm, plan: Plan, out: Path) -> None:
     files = {arm.label: network(arm, out)}
-    _once(interaction_curves, _game("strength", arm, files, plan, out))
+    _once(interaction_curves, game("strength", arm, files, plan, out))
 
 
 def points_of(size: Size) -> list[int]:
@@ -267,7 +268,7 @@ def _along(arm: Arm, plan: Plan, out: Path) -> None:
         for epoch in points_of(plan.size)
     }
     changes = {"count": plan.size.along, "reward": "projection", "label": "auto"}
-    _once(interaction_curves, _game("along", arm, files, plan, out, **changes))
+    _once(interaction_curves, game("along", arm, files, plan, out, **changes))
 
 
 def _features(arm: Arm, plan: Plan, out: Path) -> None:

@@ -19,15 +19,26 @@ import numpy as np
 import pandas as pd
 
 from a2mim.files import write_whole
+from a2mim.measure.invariance import read_batch
 from a2mim.runs.table import ENERGY, LOWER, PUBLISHED, RHO, RHO_BOUND, read_table, strength_from
 from experiments.cifar10.arms import Arm
 from experiments.cifar10.plan import Plan
 from experiments.cifar10.stages import stages_of
+from interactions.networks.layers import OUTPUT
 from interactions.orders.strength import bands_of
 from interactions.stats import TwoLevel, holm, two_level
 
 ROWS = ("arch", "arm", "seed", "measure", "setting", "at", "image", "value")
 KEY = ["measure", "setting", "at", "arch"]
+BOUNDS = {
+    "J": (0.0, np.inf),
+    "accuracy": (0.0, 1.0),
+    "linear probe": (0.0, 1.0),
+    "occluded accuracy": (0.0, 1.0),
+    "variance": (0.0, np.inf),
+}
+"""What means cannot leave, by the name of a measure or its first word."""
+
 GAME = (ENERGY, PUBLISHED, LOWER, RHO, RHO_BOUND)
 
 
@@ -91,15 +102,8 @@ def _features(runs: Path, arm: Arm) -> pd.DataFrame:
             told = pd.read_csv(file).rename(columns={"fraction": "at"})
             told = told.assign(measure="occluded accuracy", setting=f"{occluder} {fill}")
             tables.append(told.assign(value=told["correct"].astype(float)))
-    for file, state in _by_state(runs / f"invariance-{arm.label}/images"):
-        told = pd.read_csv(file).rename(columns={"ratio": "at"})
-        told = told[(told["at"] > 0) & (told["layer"] != "output")]
-        for column, measure in (
-            ("centred_cosine", "similarity"),
-            ("untrained_centred_cosine", "similarity untrained"),
-        ):
-            values = told.assign(value=told[column], measure=measure)
-            tables.append(values.assign(setting=state + " " + told["layer"]))
+    for folder, state in _by_state(runs / f"invariance-{arm.label}/batches"):
+        tables.append(_similarity(folder).assign(setting=state))
     for file, state in _by_state(runs / f"spectrum-{arm.label}/images"):
         told = pd.read_csv(file)
         bands = [name for name in map(str, told) if name.startswith("k") and name[1:].isdigit()]
@@ -116,16 +120,30 @@ def _features(runs: Path, arm: Arm) -> pd.DataFrame:
     return rows.assign(setting=rows["setting"].fillna(""), at=rows["at"].fillna(0.0))
 
 
+def _similarity(folder: Path) -> pd.DataFrame:
+    """Centred cosines of whole and occluded images in every layer but the output, over fractions.
+
+    ``at`` is the number of the layer; those of the untrained network have a measure of their own.
+    """
+    told = pd.concat(read_batch(path).to_frame() for path in sorted(folder.glob("*.npz")))
+    layers = {name: at for at, name in enumerate(told["layer"].unique()) if name != OUTPUT}
+    names = {"value": "similarity", "untrained": "similarity untrained"}
+    told = told[told["layer"].isin(layers) & told["pairing"].isin(names) & (told["ratio"] > 0)]
+    told = told.assign(measure=told["pairing"].map(names), at=told["layer"].map(layers))
+    means = told.groupby(["measure", "at", "image"], sort=False)["centred cosine"].mean()
+    return means.rename("value").reset_index()
+
+
 def _by_state(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Tables of a network and, where it was pre-trained, of the encoder before fine-tuning."""
-    for file in sorted(folder.glob("*.csv.gz")):
+    """Files of a network and, where it was pre-trained, of the encoder before fine-tuning."""
+    for file in sorted(folder.iterdir()):
         yield file, "encoder" if "encoder" in file.name else "fine-tuned"
 
 
 def quantities(rows: pd.DataFrame) -> pd.DataFrame:
     """Everything that is compared, a value per network and image."""
     game = rows["measure"].isin(GAME)
-    found = [rows[~game & (rows["measure"] != "similarity untrained")]]
+    found = [rows[~game]]
     for (arch, arm, seed, setting), of in rows[game].groupby(
         ["arch", "arm", "seed", "setting"], sort=False
     ):
@@ -171,7 +189,6 @@ def _areas(rows: pd.DataFrame) -> list[pd.DataFrame]:
     area = hidden.groupby(key, sort=False)["value"].mean()
     kept = (area - whole.groupby(key, sort=False)["value"].mean()).reset_index()
     similar = rows[rows["measure"].isin(["similarity", "similarity untrained"])]
-    similar = similar.assign(setting=similar["setting"].str.split(" ").str[0])
     means = similar.groupby([*key, "measure"], sort=False)["value"].mean().unstack("measure")
     if len(means):
         means["similarity gained"] = means["similarity"] - means["similarity untrained"]
@@ -225,9 +242,17 @@ def means(found: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, of in found.groupby(KEY, sort=False):
         for arm, values_SI in values_of(of).items():
-            one = row_of(two_level(values_SI), values_SI)
+            low, high = _bounds(str(key[0]))
+            one = row_of(two_level(values_SI, low=low, high=high), values_SI)
             rows.append(dict(zip(KEY, key, strict=True)) | {"arm": arm} | one)
     return pd.DataFrame(rows)
+
+
+def _bounds(measure: str) -> tuple[float, float]:
+    if measure.endswith("less clean"):
+        return -1.0, 1.0
+    name = measure.removesuffix(", mean")
+    return BOUNDS.get(name, BOUNDS.get(name.split(" ")[0], (-np.inf, np.inf)))
 
 
 def differences(found: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,15 @@ from interactions.stats import holm, two_level
 MARGIN = 0.01
 """Accuracy that may be lost where a claim says that none is."""
 
+NAMES = {"vit": "ViT", "resnet": "ResNet"}
+VERDICTS = {
+    "holds": "hold",
+    "does not hold": "do not hold",
+    "not decided": "are not decided",
+    "not measured": "were not measured",
+}
+"""Of one claim, and of several."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -34,7 +44,7 @@ class Claim:
         text: what it says.
         arch: of the networks.
         arm: of which more (or less) is claimed.
-        minus: than of this arm.
+        minus: than of this arm; without one, than 0.
         measure: a quantity of :mod:`experiments.cifar10.tables`.
         setting: of it; of two settings with ``/`` between them, those of arm and minus.
         sign: 1 for more, -1 for less.
@@ -55,28 +65,27 @@ class Claim:
 def claims(epochs: int) -> list[Claim]:
     """All claims, of a study with so many epochs of pre-training."""
     found: list[Claim] = []
-    names = {"vit": "ViT", "resnet": "ResNet"}
 
     def add(source: str, text: str, *of: str, sign: int = 1, margin: float = 0.0) -> None:
         arch, arm, minus, measure, setting = of
         found.append(Claim(source, text, arch, arm, minus, measure, setting, sign, margin))
 
-    for arch, name in names.items():
+    for arch, name in NAMES.items():
         for method in ("a2mim", "simmim", *(("mae",) if arch == "vit" else ())):
             text = f"{method} pre-training raises middle orders after fine-tuning, {name}"
             add("A2MIM, middle orders", text, arch, method, "scratch", "J middle", "fine-tuned")
-    for arch, name in names.items():
+    for arch, name in NAMES.items():
         for occluder in ("random", "salient"):
             for minus in ("scratch", "strong"):
                 text = f"a2mim above {minus} in accuracy with {occluder} patches hidden, {name}"
                 measure, setting = "occluded accuracy, mean", f"{occluder} zero"
                 add("A2MIM, robustness", text, arch, "a2mim", minus, measure, setting)
-    for arch, name in names.items():
+    for arch, name in NAMES.items():
         text = f"A2MIM above SimMIM in fine-tuned accuracy, {name}"
         add("A2MIM, over SimMIM", text, arch, "a2mim", "simmim", "accuracy", "")
         text = f"A2MIM above SimMIM in middle orders, {name}"
         add("A2MIM, over SimMIM", text, arch, "a2mim", "simmim", "J middle", "fine-tuned")
-    for arch, name in names.items():
+    for arch, name in NAMES.items():
         text = f"middle orders rise from the untrained network to the end of pre-training, {name}"
         setting = f"epoch {epochs}/epoch 0"
         add("A2MIM, along pre-training", text, arch, "a2mim", "a2mim", "J middle", setting)
@@ -84,6 +93,8 @@ def claims(epochs: int) -> list[Claim]:
         text = f"C1: {method} encoder keeps more of occluded images' features than a supervised one"
         measure, setting = "similarity, mean", "encoder/fine-tuned"
         add("Kong & Zhang", text, "vit", method, "scratch", measure, setting)
+        text = f"C1, control: {method} encoder keeps more of them than the untrained network"
+        add("Kong & Zhang", text, "vit", method, "", "similarity gained, mean", "encoder")
     text = "C2: contrastive MAE fine-tunes as well as MAE (to a point of accuracy)"
     add("Kong & Zhang", text, "vit", "cmae", "mae", "accuracy", "", margin=MARGIN)
     text = "C3: pre-training on 10 images beats none after fine-tuning"
@@ -104,7 +115,7 @@ def judged(found: pd.DataFrame, epochs: int) -> pd.DataFrame:
     for claim in claims(epochs):
         settings = claim.setting.split("/")
         a_SI = _values(found, claim, claim.arm, settings[0])
-        b_TI = _values(found, claim, claim.minus, settings[-1])
+        b_TI = _values(found, claim, claim.minus, settings[-1]) if claim.minus else a_SI
         row: dict[str, object] = {"source": claim.source, "claim": claim.text}
         row["measure"] = f"{claim.measure} ({claim.setting})" if claim.setting else claim.measure
         if not len(a_SI) or not len(b_TI):
@@ -115,7 +126,7 @@ def judged(found: pd.DataFrame, epochs: int) -> pd.DataFrame:
             continue
         common = a_SI.columns.intersection(b_TI.columns)
         a, b = a_SI[common].to_numpy(dtype=float), b_TI[common].to_numpy(dtype=float)
-        of = two_level(a, b)
+        of = two_level(a, b if claim.minus else None)
         seeds = min(len(a), len(b))
         verdict = verdict_of(of.low, of.high, claim.sign, claim.margin)
         takes = (
@@ -187,7 +198,64 @@ def takes_of(
     return f"about {needed} images and more seeds, were the difference as found"
 
 
-def page(table: pd.DataFrame, plan: Plan, done: int, stages: int) -> str:
+SHOWN = (
+    ("accuracy", "accuracy", ""),
+    ("patches hidden", "occluded accuracy, mean", "random zero"),
+    ("probe of the encoder", "linear probe", ""),
+    ("J, middle orders", "J middle", "fine-tuned"),
+    ("similarity, encoder", "similarity, mean", "encoder"),
+    ("fine-tuned", "similarity, mean", "fine-tuned"),
+)
+"""Columns of the networks' table: title, measure and setting."""
+
+
+def networks_table(means: pd.DataFrame) -> list[str]:
+    """The means of every arm with their intervals, as lines of Markdown."""
+    found = {
+        (row["arch"], row["arm"], row["measure"], row["setting"]): _said(row)
+        for row in means.to_dict("records")
+    }
+    arms = means[means["measure"] == "accuracy"][["arch", "arm"]].drop_duplicates()
+    titles = ["network", *(title for title, *_ in SHOWN)]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for arch, arm in arms.itertuples(index=False):
+        cells = [found.get((arch, arm, *key), "") for _, *key in SHOWN]
+        lines.append("| " + " | ".join([f"{NAMES[arch]}, {arm}", *cells]) + " |")
+    return lines
+
+
+def _said(row: dict[Any, Any]) -> str:
+    ends = "" if pd.isna(row["low"]) else " [{low:.3f}, {high:.3f}]"
+    return ("{estimate:.3f}" + ends).format(**row)
+
+
+def summary(table: pd.DataFrame) -> list[str]:
+    """A line for each group of claims: how many hold, and which are decided."""
+    lines = []
+    for source, of in table.groupby("source", sort=False):
+        counts = ", ".join(
+            f"{(of['verdict'] == verdict).sum()} {words}"
+            for verdict, words in VERDICTS.items()
+            if (of["verdict"] == verdict).any()
+        )
+        decided = of[of["verdict"].isin(["holds", "does not hold"])].to_dict("records")
+        told = [f"{row['claim']}: {row['verdict']}, {_difference(row)}" for row in decided]
+        lines.append(f"- **{source}**: of {len(of)} claims {counts}." + _list(told))
+    return lines
+
+
+def _list(told: list[str]) -> str:
+    return "".join(f"\n  - {line}" for line in told)
+
+
+def _difference(row: dict[Any, Any]) -> str:
+    if pd.isna(row["low"]):
+        return f"{row['difference']:+.3f}, no interval from one seed"
+    ends = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+    return ends + (" (not after Holm)" if row["p_holm"] >= 0.05 else "")
+
+
+def page(table: pd.DataFrame, means: pd.DataFrame, plan: Plan, done: int, stages: int) -> str:
     """The write-up, in Markdown."""
     size = plan.size
     lines = [
@@ -196,39 +264,80 @@ def page(table: pd.DataFrame, plan: Plan, done: int, stages: int) -> str:
         f"Images: {plan.data}, {size.train} for training and {size.test} for testing, at "
         f"{size.image_size} px. {size.seeds} training seeds; {size.pretrain_epochs} epochs of "
         f"pre-training and {size.finetune_epochs} of fine-tuning, in batches of {size.batch}, for "
-        f"every arm. Budget: {plan.budget} ({plan.device}). Done: {done} of {stages} stages.",
+        f"every arm. Budget: {plan.budget} ({plan.device}). Done: {done} of {stages} stages. All "
+        "of this is made from `rows.csv.gz` by `python -m experiments.cifar10.report`.",
         "",
-        f"Interactions: {size.strength} test images, {size.pairs} pairs of neighbours each, "
-        f"{size.replicates} contexts a pair and order, 13 orders, 8 x 8 players, log-odds of the "
-        "true class, hidden patches of the mean colour; J from the unbiased RMS strength. Middle "
-        "orders: 0.1 to 0.5 of n-2. Along pre-training there is no classifier: the value is the "
-        f"projection onto the features of the whole image, of {size.along} images.",
+        "Intervals: 95 %, over images and training seeds (`interactions.stats.two_level`). A claim "
+        "*holds* if its interval is on the claimed side of 0, *does not hold* if on the other, and "
+        "is else *not decided*. Holm's p is over all claims.",
         "",
-        "Intervals: 95 %, over images and training seeds (`interactions.stats.two_level`). The "
-        "verdict is the interval's: *holds* if it is on the claimed side of 0, *does not hold* if "
-        "on the other, else *not decided*. Holm's p is over all claims of the table.",
+        "## What came out",
         "",
-        "| claim | difference | 95 % interval | Holm's p | seeds | images | verdict | would take |",
-        "|---|---:|---|---:|---:|---:|---|---|",
+        *summary(table),
+        "",
+        "*Not decided* is not *no difference*; and networks that were trained as little as these "
+        "(see their accuracy below) say nothing about hundreds of epochs of ImageNet.",
+        "",
+        "![Differences of all claims](claims.svg)",
+        "",
+        "## Every claim",
+        "",
+        "| claim | difference [95 %] | Holm's p | seeds | images | verdict | would take |",
+        "|---|---|---:|---:|---:|---|---|",
     ]
     for row in table.to_dict("records"):
-        if pd.isna(row["difference"]):
-            cells = ["", "", "", "", ""]
-        else:
-            unknown = pd.isna(row["low"])
-            ends = "none from one seed" if unknown else f"[{row['low']:.3f}, {row['high']:.3f}]"
+        cells = ["", "", "", ""]
+        if not pd.isna(row["difference"]):
             p = "" if pd.isna(row["p_holm"]) else f"{row['p_holm']:.2g}"
-            cells = [f"{row['difference']:+.3f}", ends, p, f"{row['seeds']:.0f}"]
-            cells.append(f"{row['images']:.0f}")
+            cells = [_difference(row), p, f"{row['seeds']:.0f}", f"{row['images']:.0f}"]
         words = [f"{row['source']}: {row['claim']}", *cells, f"**{row['verdict']}**", row["takes"]]
         lines.append("| " + " | ".join(words) + " |")
-    counts = table["verdict"].value_counts()
-    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return "\n".join([*lines, "", f"In all: {summary}.", ""])
+    hidden = ", ".join(f"{100 * fraction:g}" for fraction in size.fractions if fraction)
+    lines += [
+        "",
+        "## The networks",
+        "",
+        f"Patches hidden: mean accuracy with {hidden} % of the patches hidden at random, of "
+        f"{size.occlusion} test images. Similarity: centred cosine of features of whole and "
+        f"occluded images ({size.features}), mean over layers and fractions; an encoder is "
+        "pre-trained and not fine-tuned.",
+        "",
+        *networks_table(means),
+        "",
+        "## Interactions",
+        "",
+        f"{size.strength} test images, {size.pairs} pairs of neighbours each, {size.replicates} "
+        "contexts a pair and order, 13 orders, 8 x 8 players, log-odds of the true class, hidden "
+        "patches of the mean colour; J from the unbiased RMS strength. Middle orders: 0.1 to 0.5 "
+        "of n-2.",
+        "",
+        "![J over orders](orders.svg)",
+        "",
+        "As published, the mean of |I|, which is too large where contexts vary:",
+        "",
+        "![Published J over orders](orders-published.svg)",
+        "",
+        "Along pre-training there is no classifier: the value is the projection onto the features "
+        f"of the whole image, of {size.along} images.",
+        "",
+        "![J of middle orders along pre-training](along.svg)",
+        "",
+        "## Occlusion, invariance, spectra",
+        "",
+        "![Accuracy over hidden fractions](occlusion.svg)",
+        "",
+        "![Similarity over layers](invariance.svg)",
+        "",
+        "![Spectra over depth](depth.svg)",
+        "",
+    ]
+    return "\n".join(lines)
 
 
-def write_page(table: pd.DataFrame, plan: Plan, done: int, stages: int, folder: Path) -> None:
+def write_page(
+    table: pd.DataFrame, means: pd.DataFrame, plan: Plan, done: int, stages: int, folder: Path
+) -> None:
     """Write ``README.md`` and ``claims.csv``."""
     csv = table.to_csv(None, index=False, float_format="%.6g", lineterminator="\n")
     write_whole(folder / "claims.csv", csv)
-    write_whole(folder / "README.md", page(table, plan, done, stages))
+    write_whole(folder / "README.md", page(table, means, plan, done, stages))

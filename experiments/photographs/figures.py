@@ -15,7 +15,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from a2mim.report.figures import save
-from experiments.cifar10.figures import name_ends
 from interactions import plots
 from interactions.stats import Interval
 
@@ -44,12 +43,12 @@ def orders(table: pd.DataFrame, caption: str) -> Figure:
         ends = zip(of["J"], of["J_low"], of["J_high"], strict=True)
         found = [Interval(J, np.nan, low, high) for J, low, high in ends]
         marker = MARKERS[str(network)]
-        plots.curve(ax, of["ratio"], found, colour=colour, marker=marker, least=0)
-        ax.plot(of["ratio"], of["published_J"], color=PUBLISHED, marker="x", ls="--")
+        curve: dict[str, Any] = {"colour": colour, "marker": marker, "label": "unbiased"}
+        plots.curve(ax, of["ratio"], found, least=0, **curve)
+        ax.plot(of["ratio"], of["published_J"], "x--", color=PUBLISHED, label="published")
         ax.set(title=network, xlim=(-0.02, 1.02), ylim=(0, None))
         plots.rescale(ax, "broken")
-        names = (("J", "unbiased", colour), ("published_J", "published", PUBLISHED))
-        name_ends(ax, [(float(of[key].iloc[-1]), 1.0, name, ink) for key, name, ink in names])
+        plots.label_curves(ax)
         ax.set(xlabel="order m / (n−2)", ylabel="interaction strength J")
         plots.orders_axis(ax, PLAYERS)
     return _captioned(figure, caption)
@@ -80,25 +79,23 @@ def contexts(table: pd.DataFrame, bands: pd.DataFrame, caption: str) -> Figure:
     debiased = bands[(bands["norm"] == "mean") & (bands["band"] == "middle")]
     figure, (ax,) = _panels(1)
     figure.set_size_inches(7.2, 4.6)
-    ends = []
     few, many = (of_band[of_band["measured"] == f"{k} contexts"] for k in (8, 50))
     for shift, (network, of) in enumerate(few.groupby("network", sort=False)):
         colour, marker = COLOURS[str(network)], MARKERS[str(network)]
         ax.plot(of["contexts"], of["published_J"], color=colour, marker=marker)
         row, x = debiased[debiased["network"] == network].iloc[0], 220 * 1.14**shift
         ax.plot([x, x], [row["low"], row["high"]], color=colour, lw=1.4)
-        ax.plot(x, row["J"], color=colour, marker=marker)
-        ends.append((float(row["J"]), 220 * 1.14**3, str(network), colour))
+        ax.plot(x, row["J"], color=colour, marker=marker, label=network)
     for network, of in many.groupby("network", sort=False):
         colour, last = COLOURS[str(network)], of.iloc[-1]
         ax.plot(of["contexts"], of["published_J"], color=colour, ls=":", marker="x")
-        said = f"{last['images']} photographs"
-        name_ends(ax, [(float(last["published_J"]), float(last["contexts"]), said, colour)])
+        said, at = f"  {last['images']} photographs", (last["contexts"], last["published_J"])
+        ax.annotate(said, at, color=colour, va="center", fontsize="small")
     ax.set(xscale="log", xlabel="contexts a pair and order", ylabel="J of middle orders, mean |I|")
     ax.set_xticks([1, 2, 4, 8, 25, 50, 268], ["1", "2", "4", "8", "25", "50", "debiased"])
     ax.minorticks_off()
-    ax.set_ylim(bottom=0)
-    name_ends(ax, ends)
+    ax.set(xlim=ax.get_xlim(), ylim=(0, ax.get_ylim()[1]))  # names need the limits
+    plots.label_curves(ax)
     return _captioned(figure, caption)
 
 
@@ -128,18 +125,15 @@ def occlusion(table: pd.DataFrame, caption: str) -> Figure:
     for row, fill in zip(axes.reshape(len(fills), 3), fills, strict=True):
         for ax, (occluder, title) in zip(row, TITLES.items(), strict=True):
             of_panel = table[(table["fill"] == fill) & (table["occluder"] == occluder)]
-            ends = []
             for network, of in of_panel.groupby("network", sort=False):
                 colour = COLOURS[str(network)]
                 ax.fill_between(of["hidden"], of["low"], of["high"], color=colour, alpha=0.1, lw=0)
-                ax.plot(of["hidden"], of["estimate"], color=colour, marker=MARKERS[str(network)])
-                # All end near 0: names stand there in the order of the curves.
-                height = 1e-3 * float(of["estimate"].mean())
-                ends.append((height, float(of["hidden"].iloc[-1]), str(network), colour))
+                marker = MARKERS[str(network)]
+                ax.plot(of["hidden"], of["estimate"], color=colour, marker=marker, label=network)
             ax.set(title=f"{title}, {fill}", ylim=(-0.02, 1.02), xlim=(-0.02, 0.92))
             ax.set(xlabel="hidden share", ylabel="accuracy")
             if occluder == list(TITLES)[-1]:
-                name_ends(ax, ends)
+                plots.label_curves(ax)
     return _captioned(figure, caption)
 
 

@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 
 from a2mim.messages import UsageError
+from a2mim.runs.table import read_table
 from experiments.cifar10.__main__ import Study, chosen, said, settled, work
 from experiments.cifar10.plan import RATES, Plan
 from experiments.cifar10.report import report
 from experiments.cifar10.sizes import LARGE, TINY
 from experiments.cifar10.stages import choose_images, look_of, stages_of
+from experiments.cifar10.tables import read_rows
 
 FAST = dict.fromkeys([*RATES, "vit forward", "resnet forward"], 1000.0)
 
@@ -115,8 +117,16 @@ def test_the_study_from_images_to_the_write_up(images, tmp_path):
     assert (
         "middle orders rise from the untrained network to the end of pre-training, ResNet" in page
     )
-    assert "none from one seed" in page
-    for name in ("orders", "orders-published", "occlusion", "along", "depth", "claims"):
+    assert "no interval from one seed" in page
+    similar = read_rows(tmp_path / "results/rows.csv.gz").query("measure == 'similarity'")
+    told = read_table(tmp_path / "runs/invariance-vit-scratch-0/rows.csv")
+    told = told[(told["measure"] == "invariance_centred_cosine") & (told["at"] > 0)]
+    told = told[~told["setting"].str.contains("layer=output")]
+    np.testing.assert_allclose(
+        similar.groupby("at")["value"].mean(), told["value"], rtol=1e-4
+    )  # one hidden fraction, layers in their order
+    names = ("orders", "orders-published", "occlusion", "along", "depth", "invariance", "claims")
+    for name in names:
         assert (tmp_path / f"results/{name}.svg").stat().st_size > 1000
     # No path of the machine is in what is meant to be published.
     for path in (tmp_path / "results").glob("*.csv"):

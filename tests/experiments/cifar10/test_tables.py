@@ -80,6 +80,27 @@ def test_means_and_differences_are_those_of_the_estimator(rows):
     assert kept["estimate"].tolist() == pytest.approx([-1 / 6, -1 / 6])  # the first image is lost
 
 
+def test_means_stay_where_values_can_be():
+    """Two seeds that differ by all there is: the interval alone would leave 0 to 1."""
+    own = {"arch": "vit", "arm": "mae", "at": 0.0, "setting": "random zero"}
+    for measure, bounds in (
+        ("accuracy", (0, 1)),
+        ("occluded accuracy, mean", (0, 1)),
+        ("occluded accuracy, mean less clean", (-1, 1)),
+        ("J middle", (0, np.inf)),
+    ):
+        found = pd.DataFrame(
+            [
+                own | {"measure": measure, "seed": seed, "image": f"{k}", "value": float(seed)}
+                for seed in range(2)
+                for k in range(3)
+            ]
+        )
+        row = tables.means(found).iloc[0]
+        expected = two_level(np.repeat([[0.0], [1.0]], 3, axis=1), low=bounds[0], high=bounds[1])
+        assert (row["low"], row["high"]) == (expected.low, expected.high)
+
+
 def test_other_images_are_refused(rows):
     found = rows[(rows["measure"] == "occluded accuracy") & (rows["at"] == 0)]
     with pytest.raises(ValueError, match="images"):
