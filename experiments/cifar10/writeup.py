@@ -20,6 +20,7 @@ from scipy.stats import norm, t
 
 from a2mim.files import write_whole
 from experiments.cifar10.plan import Plan
+from experiments.cifar10.sizes import Size
 from interactions.stats import holm, two_level
 
 MARGIN = 0.01
@@ -255,6 +256,18 @@ def _difference(row: dict[Any, Any]) -> str:
     return ends + (" (not after Holm)" if row["p_holm"] >= 0.05 else "")
 
 
+def _left_out(size: Size) -> list[str]:
+    """What a size does without."""
+    arms = [] if size.extra_seeds else ["contrastive MAE and MAE on 10 images (C2, C3)"]
+    arms += [] if size.ablation_seeds else ["ablations of A2MIM"]
+    if not arms:
+        return []
+    sizes = "a GPU (`--budget 8min-gpu`) or `--budget full`"
+    line = f"This budget is too small for {' and '.join(arms)}: they need {sizes}."
+    small = " `results/siamese` has smaller trainings for C2 and C3, one of each."
+    return ["", line + ("" if size.extra_seeds else small)]
+
+
 def page(table: pd.DataFrame, means: pd.DataFrame, plan: Plan, done: int, stages: int) -> str:
     """The write-up, in Markdown."""
     size = plan.size
@@ -277,6 +290,7 @@ def page(table: pd.DataFrame, means: pd.DataFrame, plan: Plan, done: int, stages
         "",
         "*Not decided* is not *no difference*; and networks that were trained as little as these "
         "(see their accuracy below) say nothing about hundreds of epochs of ImageNet.",
+        *_left_out(size),
         "",
         "![Differences of all claims](claims.svg)",
         "",
