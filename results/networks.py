@@ -1,18 +1,21 @@
-"""The networks of results/compare-*, as a2mim takes networks of one's own.
+"""Networks of results/compare-* and results/cifar10, as a2mim takes networks of one's own.
 
 ``FILE.py:FUNCTION=WEIGHTS``: SqueezeNet 1.1 is torchvision's, the MobileNets are timm's, padded as
 in TensorFlow, V1 with a quarter of its channels; the ResNets are those of He et al. for CIFAR-10
-(shortcuts without parameters).
+(shortcuts without parameters), and that of our study.
 """
 
 import timm
 import torchvision
 from timm.models.efficientnet import _gen_mobilenet_v1
+from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 from torch.nn import functional as F
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.201)}
+SMALL = {"input_size": (3, 32, 32), "crop_pct": 1.0, "interpolation": "bicubic"}
 CROP = {"input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation": "bilinear"}
 
 
@@ -42,6 +45,16 @@ def mobilenetv2():
     return model
 
 
+def small_image_resnet():
+    """ResNet-18 of half the width for CIFAR-10, whose stem is one 3 x 3 convolution."""
+    widths = (32, 64, 128, 256)
+    model = ResNet(BasicBlock, (2, 2, 2, 2), num_classes=10, channels=widths)
+    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    model.pretrained_cfg = SMALL | CIFAR
+    return model
+
+
 def resnet20():
     """ResNet-20 for CIFAR-10."""
     return CifarResNet(3)
@@ -55,11 +68,7 @@ def resnet56():
 class CifarResNet(nn.Module):
     """The ResNets of section 4.2 of He et al., CVPR 2016, with 6 n + 2 layers."""
 
-    pretrained_cfg = {
-        "input_size": (3, 32, 32),
-        "crop_pct": 1.0,
-        "interpolation": "bicubic",
-    } | IMAGENET
+    pretrained_cfg = SMALL | IMAGENET
 
     def __init__(self, blocks):
         super().__init__()

@@ -344,6 +344,18 @@ def page(table: pd.DataFrame, means: pd.DataFrame, plan: Plan, done: int, stages
         "",
         "![Spectra over depth](depth.svg)",
         "",
+        "## The files",
+        "",
+        "`rows.csv.gz` has a row for a network and an image, which the tables are made of "
+        "(`means.csv`, `differences.csv` of all pairs of arms, `claims.csv`). `networks` has one "
+        "fine-tuned network of each architecture in half precision and an image a class, to "
+        "measure rows again:",
+        "",
+        "    N=results/cifar10/networks",
+        "    a2mim occlusion $N/vit-a2mim-0.safetensors \\",
+        "        results/networks.py:small_image_resnet=$N/resnet-a2mim-0.safetensors \\",
+        "        --images $N/images --label truth --grid 8 --fractions 0 .25 .5 .75",
+        "",
     ]
     return "\n".join(lines)
 
