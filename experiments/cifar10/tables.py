@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -256,16 +257,14 @@ def _bounds(measure: str) -> tuple[float, float]:
 
 
 def differences(found: pd.DataFrame) -> pd.DataFrame:
-    """Differences of all pairs of arms, with Holm's correction within a quantity."""
+    """Differences of all pairs of arms, each once, with Holm's correction within a quantity."""
     rows = []
     for key, of in found.groupby(KEY, sort=False):
         arms = values_of(of)
-        for arm, a_SI in arms.items():
-            for minus, b_TI in arms.items():
-                if arm != minus:
-                    one = row_of(two_level(a_SI, b_TI), a_SI, b_TI)
-                    own = {"arm": arm, "minus": minus}
-                    rows.append(dict(zip(KEY, key, strict=True)) | own | one)
+        for minus, arm in combinations(arms, 2):
+            one = row_of(two_level(arms[arm], arms[minus]), arms[arm], arms[minus])
+            own = {"arm": arm, "minus": minus}
+            rows.append(dict(zip(KEY, key, strict=True)) | own | one)
     table = pd.DataFrame(rows)
     if len(table):
         table["p_holm"] = table.groupby(["measure", "arch"])["p"].transform(_holm)

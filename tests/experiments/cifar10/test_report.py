@@ -29,4 +29,4 @@ def test_a_folder_is_redrawn_from_its_rows(tmp_path, monkeypatch):
     assert report.redrawn(tmp_path) == ["orders"]
     page = (tmp_path / "README.md").read_text()
     assert "A2MIM above SimMIM in fine-tuned accuracy, ViT | +0.000" in page
-    assert len(pd.read_csv(tmp_path / "differences.csv")) == 2
+    assert len(pd.read_csv(tmp_path / "differences.csv")) == 1

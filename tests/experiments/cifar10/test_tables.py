@@ -80,6 +80,7 @@ def test_means_and_differences_are_those_of_the_estimator(rows):
     ].iloc[0]
     assert row["estimate"] == pytest.approx(2 / 6) == pytest.approx(expected.estimate)
     assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
+    assert not table.duplicated([*tables.KEY, "arm"]).any()  # two arms: a difference each
     kept = tables.means(found).query("measure == 'occluded accuracy, mean less clean'")
     assert kept["estimate"].tolist() == pytest.approx([-1 / 6, -1 / 6])  # the first image is lost
 
