@@ -19,7 +19,10 @@ from experiments.cifar10 import networks
 from experiments.cifar10.sizes import Size
 
 Arch = Literal["vit", "resnet"]
-SCRATCH, STRONG = "scratch", "strong"
+SCRATCH, STRONG, UNTRAINED = "scratch", "strong", "untrained"
+NAMES: dict[str, str] = {"vit": "ViT", "resnet": "ResNet"}
+"""What architectures are called in sentences and figures."""
+
 ARMS: dict[str, tuple[str, ...]] = {
     "vit": (SCRATCH, "a2mim", "simmim", STRONG, "mae"),
     "resnet": (SCRATCH, "a2mim", "simmim", STRONG),

@@ -7,6 +7,7 @@ training seeds as bands (none from one seed), orders as m and as m/(n-2).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from a2mim.report.figures import save
-from experiments.cifar10.arms import ABLATIONS
+from experiments.cifar10.arms import ABLATIONS, NAMES
 from experiments.cifar10.plan import Plan
+from experiments.cifar10.stages import GRID
 from interactions import plots
 
 COLOURS = {
@@ -32,8 +34,6 @@ MARKERS = {"scratch": "o", "strong": "s", "a2mim": "^", "simmim": "v", "mae": "D
 OCCLUDERS = ("random", "salient", "non_salient")
 KINDS = {"^J": "J", "accuracy|probe": "accuracy", "similarity": "similarity"}
 """What measures of claims are called, and the unit of their differences."""
-TITLES = {"vit": "ViT", "resnet": "ResNet"}
-PLAYERS = 64
 
 
 def _curves(ax: Axes, table: pd.DataFrame, scale: plots.Scale = "linear") -> None:
@@ -58,20 +58,19 @@ def orders(means: pd.DataFrame, plan: Plan, measure: str = "J") -> Figure:
     published = measure != "J"
     figure, axes = _panels(2)
     of = means[(means["measure"] == measure) & (means["setting"] == "fine-tuned")]
-    for ax, (arch, title) in zip(axes, TITLES.items(), strict=True):
+    for ax, (arch, title) in zip(axes, NAMES.items(), strict=True):
         ax.set(title=title, xlabel="order m / (n−2)", xlim=(-0.02, 1.02))
         _curves(ax, of[of["arch"] == arch], "broken")
         if not published:
             ax.axhline(1, color="#9ca3af", linewidth=0.8, zorder=0)
-        plots.orders_axis(ax, PLAYERS)
+        plots.orders_axis(ax, GRID**2)
         ax.set_ylabel("J, mean |I| as published" if published else "interaction strength J")
-    bias = "; plug-in estimate, too large where contexts vary" if published else ", unbiased RMS"
-    return _captioned(figure, plan, plan.size.strength, f"interaction strength{bias}")
+    bias = "plug-in, too large where contexts vary" if published else "RMS, unbiased energies"
+    return _captioned(figure, plan, plan.size.strength, f"interaction strength: {bias}")
 
 
-def occluded(means: pd.DataFrame, plan: Plan) -> Figure:
+def occluded(means: pd.DataFrame, plan: Plan, fill: str) -> Figure:
     """Accuracy over the hidden fraction: architectures by occluders."""
-    fill = plan.size.fills[0]
     of = means[means["measure"] == "occluded accuracy"]
     columns = {name: f"accuracy, {name.replace('_', '-')}" for name in OCCLUDERS}
     tables = {name: of[of["setting"] == f"{name} {fill}"] for name in OCCLUDERS}
@@ -84,7 +83,7 @@ def along(means: pd.DataFrame, plan: Plan) -> Figure:
     of = means[(means["measure"] == "J middle") & means["setting"].str.startswith("epoch ")].copy()
     of["at"] = of["setting"].str.removeprefix("epoch ").astype(float)
     figure, axes = _panels(2)
-    for ax, (arch, title) in zip(axes, TITLES.items(), strict=True):
+    for ax, (arch, title) in zip(axes, NAMES.items(), strict=True):
         _curves(ax, of[of["arch"] == arch])
         ax.set(title=title, xlabel="epoch of pre-training", ylabel="J of middle orders")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -107,13 +106,11 @@ def depth(means: pd.DataFrame, plan: Plan) -> Figure:
 def invariance(means: pd.DataFrame, plan: Plan) -> Figure:
     """Similarity of features of whole and occluded images over layers: encoders and fine-tuned."""
     of = means[means["measure"] == "similarity"]
-    untrained = means[means["measure"] == "similarity untrained"]
-    untrained = untrained[untrained["arm"] == "scratch"].assign(arm="untrained")
     columns = {
         "encoder": "centred cosine, encoder",
         "fine-tuned": "centred cosine, fine-tuned",
     }
-    tables = {state: pd.concat([of[of["setting"] == state], untrained]) for state in columns}
+    tables = {state: of[of["setting"] == state] for state in columns}
     figure = _by_arch(tables, columns, "layer")
     what = "features of whole and occluded images, mean over hidden fractions"
     return _captioned(figure, plan, plan.size.features, what)
@@ -144,7 +141,7 @@ def differences(claims: pd.DataFrame, plan: Plan) -> Figure:
 
 
 def ablations(means: pd.DataFrame, plan: Plan) -> Figure:
-    """J of middle orders of every change of the ViT's A2MIM, and of A2MIM and scratch."""
+    """J of middle orders of every change of the ViT's A2MIM, and of all other arms."""
     of = means[
         (means["measure"] == "J middle")
         & (means["arch"] == "vit")
@@ -176,7 +173,7 @@ def draw(folder: Path, plan: Plan) -> list[str]:
     figures: dict[str, Callable[[], Figure]] = {
         "orders": lambda: orders(means, plan),
         "orders-published": lambda: orders(means, plan, "J published"),
-        "occlusion": lambda: occluded(means, plan),
+        **{f"occlusion-{fill}": partial(occluded, means, plan, fill) for fill in plan.size.fills},
         "along": lambda: along(means, plan),
         "depth": lambda: depth(means, plan),
         "invariance": lambda: invariance(means, plan),
@@ -196,7 +193,7 @@ def _panels(columns: int, rows: int = 1) -> tuple[Figure, np.ndarray]:
 def _by_arch(tables: dict[str, pd.DataFrame], columns: dict[str, str], x: str) -> Figure:
     """Curves of arms: a row for each architecture, a column with its own table and name."""
     figure, axes = _panels(len(columns), 2)
-    for row, (arch, title) in zip(axes, TITLES.items(), strict=True):
+    for row, (arch, title) in zip(axes, NAMES.items(), strict=True):
         for ax, (name, y) in zip(row, columns.items(), strict=True):
             _curves(ax, tables[name][tables[name]["arch"] == arch])
             ax.set(title=title, xlabel=x, ylabel=y)

@@ -38,13 +38,20 @@ def redrawn(folder: Path) -> list[str]:
     """Summaries, figures and the write-up of a results folder, from its raw rows."""
     plan = Plan.read(folder / "plan.json")
     counts = json.loads((folder / "progress.json").read_text())
-    found = tables.quantities(tables.read_rows(folder / "rows.csv.gz"))
-    means = tables.means(found)
-    for name, table in (("means", means), ("differences", tables.differences(found))):
+    rows = tables.read_rows(folder / "rows.csv.gz")
+    found = tables.quantities(rows)
+    made = {
+        "means": tables.means(found),
+        "differences": tables.differences(found),
+        "effective": tables.effective(rows),
+        "claims": writeup.judged(found, plan.size.pretrain_epochs),
+    }
+    for name, table in made.items():
         text = table.to_csv(None, index=False, float_format="%.6g", lineterminator="\n")
         write_whole(folder / f"{name}.csv", text)
-    judged = writeup.judged(found, plan.size.pretrain_epochs)
-    writeup.write_page(judged, means, plan, counts["done"], counts["stages"], folder)
+    progress = f"{counts['done']} of {counts['stages']} stages"
+    page = writeup.page(made["claims"], made["means"], made["effective"], plan, progress)
+    write_whole(folder / "README.md", page)
     return figures.draw(folder, plan)
 
 

@@ -117,7 +117,7 @@ TINY = Size(
 SMALL = Size("small", along=12, strength=48)
 """Hours of one core."""
 
-MEDIUM = replace(SMALL, name="medium", ablation_seeds=1, extra_seeds=1)
+MEDIUM = replace(SMALL, name="medium", ablation_seeds=1, extra_seeds=3)
 LARGE = replace(
     SMALL,
     name="large",

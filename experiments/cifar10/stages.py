@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -35,7 +35,15 @@ from a2mim.settings.occlusion import OcclusionConfig
 from a2mim.settings.probe import ProbeConfig
 from a2mim.settings.spectrum import SpectrumConfig
 from a2mim.settings.weights import WeightsConfig
-from experiments.cifar10.arms import ABLATIONS, ARMS, EXTRAS, Arm, finetuning, pretraining
+from experiments.cifar10.arms import (
+    ABLATIONS,
+    ARMS,
+    EXTRAS,
+    UNTRAINED,
+    Arm,
+    finetuning,
+    pretraining,
+)
 from experiments.cifar10.plan import Plan, seconds_of
 from experiments.cifar10.sizes import ORDERS, Size
 from interactions.keys import torch_seeded
@@ -50,7 +58,8 @@ class Stage:
     """One piece of work.
 
     Attributes:
-        kind: data, pretrain, finetune, strength, features, or along.
+        kind: data, pretrain, finetune, strength, features, along, or untrained: what is asked of an
+            encoder, of the network that an arm's pre-training began with.
         arm: which network; None for the images.
         needs: names of the stages before it.
     """
@@ -88,6 +97,8 @@ def stages_of(size: Size) -> list[Stage]:
         for arm in arms:
             if arm.pretrained:
                 found.append(Stage("along", arm, (f"pretrain-{arm.label}",)))
+            if arm.name == "a2mim":  # all arms of a seed begin with the same weights
+                found.append(Stage("untrained", arm, (f"pretrain-{arm.label}",)))
     for seed in range(size.extra_seeds):
         for name in EXTRAS:
             found += trained(Arm("vit", name, seed), "features")
@@ -123,6 +134,7 @@ def run(stage: Stage, plan: Plan, source: Path, out: Path) -> None:
         "strength": _strength,
         "features": _features,
         "along": _along,
+        "untrained": _untrained,
     }
     work[stage.kind](stage.arm, plan, out)
 
@@ -183,6 +195,11 @@ def encoder(arm: Arm, out: Path) -> Path:
     """The file of what is judged frozen: pre-trained and not fine-tuned, if it was pre-trained."""
     pretrained = out / f"runs/pretrain-{arm.label}/backbone.safetensors"
     return pretrained if arm.pretrained else network(arm, out)
+
+
+def exported(arm: Arm, epoch: int, out: Path) -> Path:
+    """The file of a backbone that pre-training kept on its way; epoch 0 is the untrained one."""
+    return out / f"runs/pretrain-{arm.label}/exports/epoch-{epoch:04d}/model.safetensors"
 
 
 def _data(out: Path) -> str:
@@ -262,11 +279,7 @@ def points_of(size: Size) -> list[int]:
 
 
 def _along(arm: Arm, plan: Plan, out: Path) -> None:
-    exports = out / f"runs/pretrain-{arm.label}/exports"
-    files = {
-        f"{arm.label}@{epoch}": exports / f"epoch-{epoch:04d}/model.safetensors"
-        for epoch in points_of(plan.size)
-    }
+    files = {f"{arm.label}@{epoch}": exported(arm, epoch, out) for epoch in points_of(plan.size)}
     changes = {"count": plan.size.along, "reward": "projection", "label": "auto"}
     _once(interaction_curves, game("along", arm, files, plan, out, **changes))
 
@@ -294,27 +307,11 @@ def _features(arm: Arm, plan: Plan, out: Path) -> None:
                 device=plan.device,
             ),
         )
-    checkpoints = tuple(map(str, both.values()))
-    _once(
-        invariance,
-        InvarianceConfig(
-            checkpoints=checkpoints,
-            images=images,
-            weights=_named(both),
-            count=size.features,
-            grid=GRID,
-            fractions=size.fractions,
-            repeats=1,
-            readouts=("mean",),
-            cka_batch=max(size.features // 4, 4),
-            out=runs / f"invariance-{arm.label}",
-            device=plan.device,
-        ),
-    )
+    _invariance(arm, both, plan, out)
     _once(
         spectrum,
         SpectrumConfig(
-            checkpoints=checkpoints,
+            checkpoints=tuple(map(str, both.values())),
             images=images,
             weights=_named(both),
             count=size.features,
@@ -322,20 +319,55 @@ def _features(arm: Arm, plan: Plan, out: Path) -> None:
             device=plan.device,
         ),
     )
-    judged = (
-        ("linear", own, {"max_train": size.probe, "data": _data(out)}),
-        ("clean", final, {"data": _data(out)}),
+    _probe("linear", arm, own, plan, out, max_train=size.probe)
+    _probe("clean", arm, final, plan, out)
+
+
+def _untrained(arm: Arm, plan: Plan, out: Path) -> None:
+    twin = replace(arm, name=UNTRAINED)
+    files = {f"{twin.label}@encoder": exported(arm, 0, out)}
+    _invariance(twin, files, plan, out)
+    _probe("linear", twin, files, plan, out, max_train=plan.size.probe)
+
+
+def _invariance(arm: Arm, files: dict[str, Path], plan: Plan, out: Path) -> None:
+    size = plan.size
+    _once(
+        invariance,
+        InvarianceConfig(
+            checkpoints=tuple(map(str, files.values())),
+            images=out / "data/val",
+            weights=_named(files),
+            count=size.features,
+            grid=GRID,
+            fractions=size.fractions,
+            repeats=1,
+            readouts=("mean",),
+            cka_batch=max(size.features // 4, 4),
+            out=out / f"runs/invariance-{arm.label}",
+            device=plan.device,
+        ),
     )
-    for method, files, options in judged:
-        _once(
-            probe,
-            ProbeConfig(
-                checkpoints=tuple(map(str, files.values())),
-                weights=_named(files),
-                method=method,  # type: ignore[arg-type]
-                workers=size.workers,
-                out=runs / f"{method}-{arm.label}",
-                device=plan.device,
-                **options,
-            ),
-        )
+
+
+def _probe(
+    method: Literal["linear", "clean"],
+    arm: Arm,
+    files: dict[str, Path],
+    plan: Plan,
+    out: Path,
+    **options: Any,
+) -> None:
+    _once(
+        probe,
+        ProbeConfig(
+            checkpoints=tuple(map(str, files.values())),
+            weights=_named(files),
+            method=method,
+            workers=plan.size.workers,
+            data=_data(out),
+            out=out / f"runs/{method}-{arm.label}",
+            device=plan.device,
+            **options,
+        ),
+    )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,12 @@ import pandas as pd
 from a2mim.files import write_whole
 from a2mim.measure.invariance import read_batch
 from a2mim.runs.table import ENERGY, LOWER, PUBLISHED, RHO, RHO_BOUND, read_table, strength_from
-from experiments.cifar10.arms import Arm
+from experiments.cifar10.arms import UNTRAINED, Arm
 from experiments.cifar10.plan import Plan
-from experiments.cifar10.stages import stages_of
+from experiments.cifar10.stages import GRID, stages_of
 from interactions.networks.layers import OUTPUT
 from interactions.orders.strength import bands_of
-from interactions.stats import TwoLevel, holm, two_level
+from interactions.stats import TwoLevel, effective_images, holm, two_level
 
 ROWS = ("arch", "arm", "seed", "measure", "setting", "at", "image", "value")
 KEY = ["measure", "setting", "at", "arch"]
@@ -36,10 +37,12 @@ BOUNDS = {
     "accuracy": (0.0, 1.0),
     "linear probe": (0.0, 1.0),
     "occluded accuracy": (0.0, 1.0),
+    "similarity": (-1.0, 1.0),
     "variance": (0.0, np.inf),
 }
 """What means cannot leave, by the name of a measure or its first word."""
 
+PLAYERS = f"grid={GRID}x{GRID}"
 GAME = (ENERGY, PUBLISHED, LOWER, RHO, RHO_BOUND)
 
 
@@ -49,6 +52,7 @@ def collected(plan: Plan, out: Path) -> pd.DataFrame:
         "strength": _strength,
         "along": _along,
         "features": _features,
+        "untrained": _untrained,
     }
     tables = []
     for stage in stages_of(plan.size):
@@ -56,7 +60,7 @@ def collected(plan: Plan, out: Path) -> pd.DataFrame:
             table = readers[stage.kind](out / "runs", stage.arm)
             own: dict[str, Any] = {
                 "arch": stage.arm.arch,
-                "arm": stage.arm.name,
+                "arm": UNTRAINED if stage.kind == "untrained" else stage.arm.name,
                 "seed": stage.arm.seed,
             }
             tables.append(table.assign(**own)[list(ROWS)])
@@ -89,13 +93,7 @@ def _along(runs: Path, arm: Arm) -> pd.DataFrame:
 
 
 def _features(runs: Path, arm: Arm) -> pd.DataFrame:
-    tables = []
-    for probe in ("clean", "linear"):
-        told = pd.read_csv(runs / f"{probe}-{arm.label}/predictions.csv")
-        told = told[told["measure"] == f"{probe}_top1"]
-        right = (told["label"] == told["predicted"]).astype(float)
-        measure = {"clean": "accuracy", "linear": "linear probe"}[probe]
-        tables.append(pd.DataFrame({"measure": measure, "image": told["image"], "value": right}))
+    tables = [_probed(runs, arm, "clean"), *_of_encoders(runs, arm)]
     for folder in sorted(runs.glob(f"occlusion-*-{arm.label}")):
         fill = folder.name.removeprefix("occlusion-").removesuffix(f"-{arm.label}")
         for file in sorted((folder / "images").glob("*.csv.gz")):
@@ -103,8 +101,6 @@ def _features(runs: Path, arm: Arm) -> pd.DataFrame:
             told = pd.read_csv(file).rename(columns={"fraction": "at"})
             told = told.assign(measure="occluded accuracy", setting=f"{occluder} {fill}")
             tables.append(told.assign(value=told["correct"].astype(float)))
-    for folder, state in _by_state(runs / f"invariance-{arm.label}/batches"):
-        tables.append(_similarity(folder).assign(setting=state))
     for file, state in _by_state(runs / f"spectrum-{arm.label}/images"):
         told = pd.read_csv(file)
         bands = [name for name in map(str, told) if name.startswith("k") and name[1:].isdigit()]
@@ -114,25 +110,46 @@ def _features(runs: Path, arm: Arm) -> pd.DataFrame:
             own.assign(measure="high frequencies", value=high),
             own.assign(measure="variance", value=told["variance"]),
         ]
-    filled = [
-        table.reindex(columns=["measure", "setting", "at", "image", "value"]) for table in tables
-    ]
-    rows = pd.concat(filled, ignore_index=True)
+    return _together(tables)
+
+
+def _untrained(runs: Path, arm: Arm) -> pd.DataFrame:
+    return _together(_of_encoders(runs, replace(arm, name=UNTRAINED)))
+
+
+def _of_encoders(runs: Path, arm: Arm) -> list[pd.DataFrame]:
+    """What is asked of encoders, also of untrained ones."""
+    folders = _by_state(runs / f"invariance-{arm.label}/batches")
+    similar = [_similarity(folder).assign(setting=state) for folder, state in folders]
+    return [_probed(runs, arm, "linear"), *similar]
+
+
+def _probed(runs: Path, arm: Arm, method: str) -> pd.DataFrame:
+    """Whether images are told right."""
+    told = pd.read_csv(runs / f"{method}-{arm.label}/predictions.csv")
+    told = told[told["measure"] == f"{method}_top1"]
+    right = (told["label"] == told["predicted"]).astype(float)
+    measure = {"clean": "accuracy", "linear": "linear probe"}[method]
+    return pd.DataFrame({"measure": measure, "image": told["image"], "value": right})
+
+
+def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    columns = ["measure", "setting", "at", "image", "value"]
+    rows = pd.concat([table.reindex(columns=columns) for table in tables], ignore_index=True)
     return rows.assign(setting=rows["setting"].fillna(""), at=rows["at"].fillna(0.0))
 
 
 def _similarity(folder: Path) -> pd.DataFrame:
     """Centred cosines of whole and occluded images in every layer but the output, over fractions.
 
-    ``at`` is the number of the layer; those of the untrained network have a measure of their own.
+    ``at`` is the number of the layer.
     """
     told = pd.concat(read_batch(path).to_frame() for path in sorted(folder.glob("*.npz")))
     layers = {name: at for at, name in enumerate(told["layer"].unique()) if name != OUTPUT}
-    names = {"value": "similarity", "untrained": "similarity untrained"}
-    told = told[told["layer"].isin(layers) & told["pairing"].isin(names) & (told["ratio"] > 0)]
-    told = told.assign(measure=told["pairing"].map(names), at=told["layer"].map(layers))
-    means = told.groupby(["measure", "at", "image"], sort=False)["centred cosine"].mean()
-    return means.rename("value").reset_index()
+    told = told[told["layer"].isin(layers) & (told["pairing"] == "value") & (told["ratio"] > 0)]
+    told = told.assign(at=told["layer"].map(layers))
+    means = told.groupby(["at", "image"], sort=False)["centred cosine"].mean()
+    return means.rename("value").reset_index().assign(measure="similarity")
 
 
 def _by_state(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -156,7 +173,7 @@ def quantities(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _orders(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """J of one network at every order and in every band, as values of its images."""
-    rows = rows.assign(setting="grid=8x8")
+    rows = rows.assign(setting=PLAYERS)
     for estimator, name in (("rms", "J"), ("plug_in", "J published")):
         strength = strength_from(rows, estimator)  # type: ignore[arg-type]
         values_IO = strength.J + strength.influence_IO
@@ -181,28 +198,44 @@ def _orders(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
                 yield pd.DataFrame({"measure": of, "at": 0.0, "image": images, "value": moved_I})
 
 
+def effective(rows: pd.DataFrame) -> pd.DataFrame:
+    """How many images the energy of every fine-tuned network hangs on, in all and at middle orders.
+
+    ``bounds`` counts the noisy orders where rho is a lower bound, because noise hides interactions.
+    """
+    found = []
+    game = rows[rows["measure"].isin(GAME) & (rows["setting"] == "fine-tuned")]
+    for key, of in game.groupby(["arch", "arm", "seed"], sort=False):
+        strength = strength_from(of.assign(setting=PLAYERS))
+        inside_O = bands_of(strength.orders_O, strength.n)["middle"]
+        found.append(
+            {
+                **dict(zip(("arch", "arm", "seed"), key, strict=True)),
+                "images": len(strength.images),
+                "all": strength.effective_images,
+                "middle": effective_images(strength.per_image_IO[:, inside_O].sum(axis=1)),
+                "bounds": int(strength.rho_is_bound_O.sum()),
+            }
+        )
+    return pd.DataFrame(
+        found, columns=[*("arch", "arm", "seed"), "images", "all", "middle", "bounds"]
+    )
+
+
 def _areas(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Means over hidden fractions; and of similarities, over layers, less those untrained."""
+    """Means over hidden fractions; and of similarities, over layers."""
     network = ["arch", "arm", "seed"]
     hidden = rows[(rows["measure"] == "occluded accuracy") & (rows["at"] > 0)]
     whole = rows[(rows["measure"] == "occluded accuracy") & (rows["at"] == 0)]
     key = [*network, "setting", "image"]
     area = hidden.groupby(key, sort=False)["value"].mean()
     kept = (area - whole.groupby(key, sort=False)["value"].mean()).reset_index()
-    similar = rows[rows["measure"].isin(["similarity", "similarity untrained"])]
-    means = similar.groupby([*key, "measure"], sort=False)["value"].mean().unstack("measure")
-    if len(means):
-        means["similarity gained"] = means["similarity"] - means["similarity untrained"]
-    gained = means.reset_index()
+    similar = rows[rows["measure"] == "similarity"].groupby(key, sort=False)["value"].mean()
     tables = [
         area.reset_index().assign(measure="occluded accuracy, mean"),
         kept.assign(measure="occluded accuracy, mean less clean"),
+        similar.reset_index().assign(measure="similarity, mean"),
     ]
-    if len(gained):
-        tables += [
-            gained.assign(measure="similarity, mean", value=gained["similarity"]),
-            gained.assign(measure="similarity gained, mean", value=gained["similarity gained"]),
-        ]
     return [table.assign(at=0.0)[list(ROWS)] for table in tables]
 
 
@@ -257,7 +290,12 @@ def _bounds(measure: str) -> tuple[float, float]:
 
 
 def differences(found: pd.DataFrame) -> pd.DataFrame:
-    """Differences of all pairs of arms, each once, with Holm's correction within a quantity."""
+    """Differences of all pairs of arms, each once, with Holm's correction within a quantity.
+
+    Accuracies with nothing hidden, where all curves begin, are left out: ``accuracy`` is of more
+    images.
+    """
+    found = found[(found["measure"] != "occluded accuracy") | (found["at"] > 0)]
     rows = []
     for key, of in found.groupby(KEY, sort=False):
         arms = values_of(of)

@@ -11,22 +11,20 @@ A claim that something is kept (C2) is one of being less than :data:`MARGIN` wor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm, t
 
-from a2mim.files import write_whole
+from experiments.cifar10.arms import NAMES, UNTRAINED
 from experiments.cifar10.plan import Plan
 from experiments.cifar10.sizes import Size
-from interactions.stats import holm, two_level
+from interactions.stats import TwoLevel, holm, two_level
 
 MARGIN = 0.01
 """Accuracy that may be lost where a claim says that none is."""
 
-NAMES = {"vit": "ViT", "resnet": "ResNet"}
 VERDICTS = {
     "holds": "hold",
     "does not hold": "do not hold",
@@ -45,7 +43,7 @@ class Claim:
         text: what it says.
         arch: of the networks.
         arm: of which more (or less) is claimed.
-        minus: than of this arm; without one, than 0.
+        minus: than of this arm.
         measure: a quantity of :mod:`experiments.cifar10.tables`.
         setting: of it; of two settings with ``/`` between them, those of arm and minus.
         sign: 1 for more, -1 for less.
@@ -81,6 +79,10 @@ def claims(epochs: int) -> list[Claim]:
                 text = f"a2mim above {minus} in accuracy with {occluder} patches hidden, {name}"
                 measure, setting = "occluded accuracy, mean", f"{occluder} zero"
                 add("A2MIM, robustness", text, arch, "a2mim", minus, measure, setting)
+        for minus in ("scratch", "strong"):
+            text = f"a2mim loses less accuracy than {minus} by random patches hidden, {name}"
+            measure, setting = "occluded accuracy, mean less clean", "random zero"
+            add("A2MIM, robustness", text, arch, "a2mim", minus, measure, setting)
     for arch, name in NAMES.items():
         text = f"A2MIM above SimMIM in fine-tuned accuracy, {name}"
         add("A2MIM, over SimMIM", text, arch, "a2mim", "simmim", "accuracy", "")
@@ -95,13 +97,17 @@ def claims(epochs: int) -> list[Claim]:
         measure, setting = "similarity, mean", "encoder/fine-tuned"
         add("Kong & Zhang", text, "vit", method, "scratch", measure, setting)
         text = f"C1, control: {method} encoder keeps more of them than the untrained network"
-        add("Kong & Zhang", text, "vit", method, "", "similarity gained, mean", "encoder")
+        add("Kong & Zhang", text, "vit", method, UNTRAINED, "similarity, mean", "encoder")
     text = "C2: contrastive MAE fine-tunes as well as MAE (to a point of accuracy)"
     add("Kong & Zhang", text, "vit", "cmae", "mae", "accuracy", "", margin=MARGIN)
     text = "C3: pre-training on 10 images beats none after fine-tuning"
     add("Kong & Zhang", text, "vit", "mae-10-images", "scratch", "accuracy", "")
+    text = "C3: it is as good as on all images (to a point of accuracy)"
+    add("Kong & Zhang", text, "vit", "mae-10-images", "mae", "accuracy", "", margin=MARGIN)
     text = "C4: a linear probe of the MAE encoder is below that of supervised features"
     add("Kong & Zhang", text, "vit", "mae", "scratch", "linear probe", "", sign=-1)
+    text = "C4, control: a linear probe of the MAE encoder is above that of the untrained network"
+    add("Kong & Zhang", text, "vit", "mae", UNTRAINED, "linear probe", "")
     return found
 
 
@@ -116,7 +122,7 @@ def judged(found: pd.DataFrame, epochs: int) -> pd.DataFrame:
     for claim in claims(epochs):
         settings = claim.setting.split("/")
         a_SI = _values(found, claim, claim.arm, settings[0])
-        b_TI = _values(found, claim, claim.minus, settings[-1]) if claim.minus else a_SI
+        b_TI = _values(found, claim, claim.minus, settings[-1])
         row: dict[str, object] = {"source": claim.source, "claim": claim.text}
         row["measure"] = f"{claim.measure} ({claim.setting})" if claim.setting else claim.measure
         if not len(a_SI) or not len(b_TI):
@@ -127,24 +133,19 @@ def judged(found: pd.DataFrame, epochs: int) -> pd.DataFrame:
             continue
         common = a_SI.columns.intersection(b_TI.columns)
         a, b = a_SI[common].to_numpy(dtype=float), b_TI[common].to_numpy(dtype=float)
-        of = two_level(a, b if claim.minus else None)
-        seeds = min(len(a), len(b))
+        # The same networks at two times are paired over seeds too.
+        arms = (a - b,) if claim.arm == claim.minus else (a, b)
+        of, seeds = two_level(*arms), min(len(a), len(b))
         verdict = verdict_of(of.low, of.high, claim.sign, claim.margin)
-        takes = (
-            ""
-            if verdict != "not decided"
-            else takes_of(
-                claim.sign * of.estimate + claim.margin,
-                *(of.seed_variance, of.image_variance, seeds, len(common)),
-            )
-        )
+        missing = claim.sign * of.estimate + claim.margin
+        takes = takes_of(of, missing, seeds, len(common)) if verdict == "not decided" else ""
         rows.append(
             row
             | {
                 "difference": of.estimate,
                 "low": of.low,
                 "high": of.high,
-                "p": of.p,
+                "p": two_level(arms[0] + claim.sign * claim.margin, *arms[1:]).p,
                 "seeds": seeds,
                 "images": len(common),
                 "verdict": verdict,
@@ -181,31 +182,40 @@ def verdict_of(low: float, high: float, sign: int, margin: float = 0.0) -> str:
     return "does not hold" if high < -margin else "not decided"
 
 
-def takes_of(
-    difference: float, seed_variance: float, image_variance: float, seeds: int, images: int
-) -> str:
-    """Seeds or images that would decide, if the difference were as large as it was found."""
-    if np.isnan(seed_variance):
+def takes_of(found: TwoLevel, difference: float, seeds: int, images: int) -> str:
+    """Seeds or images that would decide, if the difference were as large as it was found.
+
+    Args:
+        found: what was not decided.
+        difference: from where the verdict turns.
+        seeds: of each arm.
+        images: that were measured.
+    """
+    if np.isnan(found.p):
         return "more than one seed"
     if difference == 0:
         return "no number would decide a difference of 0"
-    most = (norm.ppf(0.975) ** 2) * image_variance / difference**2
-    if most < 0.9:
-        for n in range(seeds, 1001):
-            se = np.sqrt(seed_variance * seeds / n + image_variance)
-            if t.ppf(0.975, 2 * (n - 1)) * se < abs(difference):
-                return f"{n} seeds, were the difference as found"
-    needed = int(np.ceil(images * most * 2))
-    return f"about {needed} images and more seeds, were the difference as found"
+    image = found.image_variance
+    seed = max(found.se**2 - image, 0.0)
+    of_images = image**2 / found.image_df
+    of_seeds = max(found.se**4 / found.df - of_images, 0.0) * (seeds - 1)
+    for n in range(seeds + 1, 1001):
+        variance = image + seed * seeds / n
+        df = variance**2 / (of_seeds * (seeds / n) ** 2 / (n - 1) + of_images)
+        if t.ppf(0.975, df) * np.sqrt(variance) < abs(difference):
+            return f"{n} seeds"
+    needed = images * 2 * norm.ppf(0.975) ** 2 * image / difference**2
+    return f"about {float(f'{needed:.2g}'):.0f} images and more seeds"
 
 
 SHOWN = (
     ("accuracy", "accuracy", ""),
     ("patches hidden", "occluded accuracy, mean", "random zero"),
-    ("probe of the encoder", "linear probe", ""),
+    ("less clean", "occluded accuracy, mean less clean", "random zero"),
+    ("linear probe", "linear probe", ""),
     ("J, middle orders", "J middle", "fine-tuned"),
     ("similarity, encoder", "similarity, mean", "encoder"),
-    ("fine-tuned", "similarity, mean", "fine-tuned"),
+    ("similarity, fine-tuned", "similarity, mean", "fine-tuned"),
 )
 """Columns of the networks' table: title, measure and setting."""
 
@@ -216,7 +226,7 @@ def networks_table(means: pd.DataFrame) -> list[str]:
         (row["arch"], row["arm"], row["measure"], row["setting"]): _said(row)
         for row in means.to_dict("records")
     }
-    arms = means[means["measure"] == "accuracy"][["arch", "arm"]].drop_duplicates()
+    arms = means[means["measure"] == "linear probe"][["arch", "arm"]].drop_duplicates()
     titles = ["network", *(title for title, *_ in SHOWN)]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for arch, arm in arms.itertuples(index=False):
@@ -253,7 +263,8 @@ def _difference(row: dict[Any, Any]) -> str:
     if pd.isna(row["low"]):
         return f"{row['difference']:+.3f}, no interval from one seed"
     ends = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-    return ends + (" (not after Holm)" if row["p_holm"] >= 0.05 else "")
+    decided = row["verdict"] in ("holds", "does not hold")
+    return ends + (" (not after Holm)" if decided and row["p_holm"] >= 0.05 else "")
 
 
 def _left_out(size: Size) -> list[str]:
@@ -262,39 +273,55 @@ def _left_out(size: Size) -> list[str]:
     arms += [] if size.ablation_seeds else ["ablations of A2MIM"]
     if not arms:
         return []
-    sizes = "a GPU (`--budget 8min-gpu`) or `--budget full`"
-    line = f"This budget is too small for {' and '.join(arms)}: they need {sizes}."
+    line = f"This budget is too small for {' and '.join(arms)}; larger ones have them."
     small = " `results/siamese` has smaller trainings for C2 and C3, one of each."
     return ["", line + ("" if size.extra_seeds else small)]
 
 
-def page(table: pd.DataFrame, means: pd.DataFrame, plan: Plan, done: int, stages: int) -> str:
-    """The write-up, in Markdown."""
-    size = plan.size
+def page(
+    table: pd.DataFrame, means: pd.DataFrame, counts: pd.DataFrame, plan: Plan, progress: str
+) -> str:
+    """The write-up, in Markdown.
+
+    Args:
+        table: of :func:`judged`.
+        means: of :func:`experiments.cifar10.tables.means`.
+        counts: of :func:`experiments.cifar10.tables.effective`.
+        plan: of the study.
+        progress: what is done of it, in words.
+    """
+    size, effective = plan.size, counts["middle"]
     lines = [
         "# What masked pre-training changes, in small",
         "",
         f"Images: {plan.data}, {size.train} for training and {size.test} for testing, at "
-        f"{size.image_size} px. {size.seeds} training seeds; {size.pretrain_epochs} epochs of "
-        f"pre-training and {size.finetune_epochs} of fine-tuning, in batches of {size.batch}, for "
-        f"every arm. Budget: {plan.budget} ({plan.device}). Done: {done} of {stages} stages. All "
-        "of this is made from `rows.csv.gz` by `python -m experiments.cifar10.report`.",
+        f"{size.image_size} px. {size.seeds} training seeds an arm. Fine-tuning: "
+        f"{size.finetune_epochs} epochs in batches of {size.batch} for all; before it, "
+        f"{size.pretrain_epochs} epochs of pre-training for *a2mim*, *simmim* and *mae*, which so "
+        "have seen more steps than *scratch* and *strong* (CutMix, random erasing). Arms of a seed "
+        f"begin with the same weights. Budget: {plan.budget} ({plan.device}). Done: {progress}. "
+        "All of this is made from `rows.csv.gz` by "
+        "`python -m experiments.cifar10.report`.",
         "",
         "Intervals: 95 %, over images and training seeds (`interactions.stats.two_level`). A claim "
-        "*holds* if its interval is on the claimed side of 0, *does not hold* if on the other, and "
-        "is else *not decided*. Holm's p is over all claims.",
+        "*holds* if its interval is on the claimed side of 0 (of -0.01, where something is kept "
+        "*to a point*), *does not hold* if on the other, and is else *not decided*. Holm's p is "
+        "over all claims.",
         "",
         "## What came out",
         "",
         *summary(table),
         "",
         "*Not decided* is not *no difference*; and networks that were trained as little as these "
-        "(see their accuracy below) say nothing about hundreds of epochs of ImageNet.",
+        "say nothing about hundreds of epochs of ImageNet: their accuracy (below) is that of "
+        "unfinished training.",
         *_left_out(size),
         "",
         "![Differences of all claims](claims.svg)",
         "",
         "## Every claim",
+        "",
+        "What it would take is for a difference as large as it was found.",
         "",
         "| claim | difference [95 %] | Holm's p | seeds | images | verdict | would take |",
         "|---|---|---:|---:|---:|---|---|",
@@ -312,9 +339,11 @@ def page(table: pd.DataFrame, means: pd.DataFrame, plan: Plan, done: int, stages
         "## The networks",
         "",
         f"Patches hidden: mean accuracy with {hidden} % of the patches hidden at random, of "
-        f"{size.occlusion} test images. Similarity: centred cosine of features of whole and "
+        f"{size.occlusion} test images; less clean: that less their accuracy with nothing hidden. "
+        "The linear probe is of the encoder where there is pre-training, else of the fine-tuned "
+        "network without its classifier. Similarity: centred cosine of features of whole and "
         f"occluded images ({size.features}), mean over layers and fractions; an encoder is "
-        "pre-trained and not fine-tuned.",
+        "pre-trained, or untrained, and not fine-tuned.",
         "",
         *networks_table(means),
         "",
@@ -322,8 +351,10 @@ def page(table: pd.DataFrame, means: pd.DataFrame, plan: Plan, done: int, stages
         "",
         f"{size.strength} test images, {size.pairs} pairs of neighbours each, {size.replicates} "
         "contexts a pair and order, 13 orders, 8 x 8 players, log-odds of the true class, hidden "
-        "patches of the mean colour; J from the unbiased RMS strength. Middle orders: 0.1 to 0.5 "
-        "of n-2.",
+        "patches of the mean colour; J of the RMS strength, from unbiased energies. Middle orders: "
+        "0.1 to 0.5 of n-2. A handful of images holds most of the energy: by network, that of "
+        f"middle orders hangs on {effective.min():.1f} to {effective.max():.1f} of them "
+        "(`effective.csv`), which is why intervals of J are wide.",
         "",
         "![J over orders](orders.svg)",
         "",
@@ -336,10 +367,14 @@ def page(table: pd.DataFrame, means: pd.DataFrame, plan: Plan, done: int, stages
         "",
         "![J of middle orders along pre-training](along.svg)",
         "",
+        *(["![Ablations](ablations.svg)", ""] if size.ablation_seeds else []),
         "## Occlusion, invariance, spectra",
         "",
-        "![Accuracy over hidden fractions](occlusion.svg)",
-        "",
+        *(
+            line
+            for fill in size.fills
+            for line in (f"![Accuracy over hidden fractions, {fill}](occlusion-{fill}.svg)", "")
+        ),
         "![Similarity over layers](invariance.svg)",
         "",
         "![Spectra over depth](depth.svg)",
@@ -358,12 +393,3 @@ def page(table: pd.DataFrame, means: pd.DataFrame, plan: Plan, done: int, stages
         "",
     ]
     return "\n".join(lines)
-
-
-def write_page(
-    table: pd.DataFrame, means: pd.DataFrame, plan: Plan, done: int, stages: int, folder: Path
-) -> None:
-    """Write ``README.md`` and ``claims.csv``."""
-    csv = table.to_csv(None, index=False, float_format="%.6g", lineterminator="\n")
-    write_whole(folder / "claims.csv", csv)
-    write_whole(folder / "README.md", page(table, means, plan, done, stages))

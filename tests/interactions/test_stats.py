@@ -486,11 +486,15 @@ def test_two_level_of_one_arm_covers_its_mean():
 
 def test_two_level_without_seeds_is_the_paired_interval_over_images():
     """Where seeds agree, images alone are uncertain."""
-    a, b = np.random.default_rng(0).normal(size=(2, 1, 30)).repeat(3, axis=1)
+    a, b = np.random.default_rng(0).exponential(size=(2, 1, 30)).repeat(3, axis=1)
     expected, got = mean_difference(a[0], b[0]), two_level(a, b)
     assert got.estimate == pytest.approx(expected.estimate)
     assert got.se == pytest.approx(expected.se)
-    assert (got.low, got.high) == pytest.approx((expected.low, expected.high))
+    assert got.image_df == pytest.approx(degrees_of_freedom(a[0] - b[0], 29))
+    assert got.df == pytest.approx(got.image_df)
+    assert got.df < 29  # long tails
+    ends = stats.t(got.df, expected.estimate, expected.se).interval(0.95)
+    assert (got.low, got.high) == pytest.approx(ends)
 
 
 def test_two_level_without_images_is_welchs_interval_over_seeds():

@@ -35,7 +35,7 @@ def test_one_seed_has_no_band():
 def test_the_caption_says_what_was_measured():
     figure = figures.orders(means(), PLAN)
     said = figure._supxlabel.get_text()
-    for words in ("4 test images", "2 pairs x 2 contexts", "1 training seeds", "unbiased"):
+    for words in ("4 test images", "2 pairs x 2 contexts", "1 training seeds", "unbiased energies"):
         assert words in said
 
 

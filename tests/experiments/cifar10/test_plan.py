@@ -22,7 +22,8 @@ def test_budgets():
 def test_a_plan_fits_and_one_epoch_more_does_not():
     size, _ = fitted((LARGE, SMALL, TINY), lambda _: FAST, total, 3000)
     assert size.name == "small"
-    assert total(size, FAST) <= 3000 < total(size.stretched(1), FAST)
+    more = SMALL.stretched(size.finetune_epochs - SMALL.finetune_epochs + 1)
+    assert total(size, FAST) <= 3000 < total(more, FAST)
 
 
 def test_twice_the_speed_is_more_epochs():

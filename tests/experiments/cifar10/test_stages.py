@@ -14,11 +14,13 @@ from PIL import Image
 from a2mim.messages import UsageError
 from a2mim.runs.table import read_table
 from experiments.cifar10.__main__ import Study, chosen, said, settled, work
+from experiments.cifar10.arms import UNTRAINED
 from experiments.cifar10.plan import RATES, Plan
 from experiments.cifar10.report import report
 from experiments.cifar10.sizes import LARGE, TINY
 from experiments.cifar10.stages import choose_images, look_of, stages_of
 from experiments.cifar10.tables import read_rows
+from experiments.cifar10.writeup import claims
 
 FAST = dict.fromkeys([*RATES, "vit forward", "resnet forward"], 1000.0)
 
@@ -46,6 +48,29 @@ def test_every_stage_comes_after_what_it_needs():
             assert set(stage.needs) <= seen
             assert stage.name not in seen
             seen.add(stage.name)
+
+
+def test_what_claims_are_about_is_measured_somewhere():
+    """Names of arms, measures and settings, in a study of everything."""
+    kinds = {
+        "accuracy": ("features", ""),
+        "linear probe": ("features", ""),
+        "occluded accuracy, mean": ("features", "random zero", "salient zero"),
+        "occluded accuracy, mean less clean": ("features", "random zero"),
+        "similarity, mean": ("features", "encoder", "fine-tuned"),
+        "J middle": ("strength", "fine-tuned"),
+    }
+    size = replace(TINY, extra_seeds=1)
+    there = {(s.kind, s.arm.arch, s.arm.name) for s in stages_of(size) if s.arm}
+    untrained = {(s.arm.arch, UNTRAINED) for s in stages_of(size) if s.kind == "untrained"}
+    for claim in claims(1):
+        settings = claim.setting.split("/")
+        for arm, setting in ((claim.arm, settings[0]), (claim.minus, settings[-1])):
+            kind, *known = kinds[claim.measure]
+            if setting.startswith("epoch"):
+                kind, known = "along", ["epoch 0", "epoch 1"]
+            assert setting in known
+            assert (kind, claim.arch, arm) in there or (claim.arch, arm) in untrained, claim
 
 
 def test_the_first_seed_of_all_arms_comes_first():
@@ -104,7 +129,6 @@ def test_the_study_from_images_to_the_write_up(images, tmp_path):
     plan = Plan(TINY, FAST, "3", 180.0, "cpu", "squares")
     words = ("data", "1000", "vit-scratch-0", "resnet-a2mim-0")
     stages = [s for s in stages_of(TINY) if any(word in s.name for word in words)]
-    stages = [s for s in stages if s.name != "features-resnet-a2mim-0"]
     study = Study(images, tmp_path)
     tmp_path.joinpath("done").mkdir()
     assert not work(study, plan, stages)
@@ -119,14 +143,21 @@ def test_the_study_from_images_to_the_write_up(images, tmp_path):
     )
     assert "no interval from one seed" in page
     similar = read_rows(tmp_path / "results/rows.csv.gz").query("measure == 'similarity'")
+    said = set(similar[["arch", "arm", "setting"]].itertuples(index=False, name=None))
+    assert said == {
+        ("vit", "scratch", "fine-tuned"),
+        *(("resnet", "a2mim", state) for state in ("encoder", "fine-tuned")),
+        ("resnet", "untrained", "encoder"),
+    }
+    similar = similar[similar["arch"] == "vit"]
     told = read_table(tmp_path / "runs/invariance-vit-scratch-0/rows.csv")
     told = told[(told["measure"] == "invariance_centred_cosine") & (told["at"] > 0)]
     told = told[~told["setting"].str.contains("layer=output")]
     np.testing.assert_allclose(
         similar.groupby("at")["value"].mean(), told["value"], rtol=1e-4
     )  # one hidden fraction, layers in their order
-    names = ("orders", "orders-published", "occlusion", "along", "depth", "invariance", "claims")
-    for name in names:
+    names = ("orders", "orders-published", "occlusion-zero", "along", "depth", "invariance")
+    for name in (*names, "claims"):
         assert (tmp_path / f"results/{name}.svg").stat().st_size > 1000
     # No path of the machine is in what is meant to be published.
     for path in (tmp_path / "results").glob("*.csv"):
