@@ -292,10 +292,11 @@ def _bounds(measure: str) -> tuple[float, float]:
 def differences(found: pd.DataFrame) -> pd.DataFrame:
     """Differences of all pairs of arms, each once, with Holm's correction within a quantity.
 
-    Accuracies with nothing hidden, where all curves begin, are left out: ``accuracy`` is of more
-    images.
+    Left out are accuracies with nothing hidden, where all curves begin (``accuracy`` is of more
+    images), and ends of brackets, whose differences are no bracket.
     """
-    found = found[(found["measure"] != "occluded accuracy") | (found["at"] > 0)]
+    begin = (found["measure"] == "occluded accuracy") & (found["at"] == 0)
+    found = found[~begin & ~found["measure"].str.endswith((", from", ", to"))]
     rows = []
     for key, of in found.groupby(KEY, sort=False):
         arms = values_of(of)

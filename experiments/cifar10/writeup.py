@@ -26,10 +26,10 @@ MARGIN = 0.01
 """Accuracy that may be lost where a claim says that none is."""
 
 VERDICTS = {
-    "holds": "hold",
-    "does not hold": "do not hold",
-    "not decided": "are not decided",
-    "not measured": "were not measured",
+    "holds": ("holds", "hold"),
+    "does not hold": ("does not hold", "do not hold"),
+    "not decided": ("is not decided", "are not decided"),
+    "not measured": ("was not measured", "were not measured"),
 }
 """Of one claim, and of several."""
 
@@ -244,10 +244,9 @@ def summary(table: pd.DataFrame) -> list[str]:
     """A line for each group of claims: how many hold, and which are decided."""
     lines = []
     for source, of in table.groupby("source", sort=False):
+        found = {verdict: int((of["verdict"] == verdict).sum()) for verdict in VERDICTS}
         counts = ", ".join(
-            f"{(of['verdict'] == verdict).sum()} {words}"
-            for verdict, words in VERDICTS.items()
-            if (of["verdict"] == verdict).any()
+            f"{count} {VERDICTS[verdict][count > 1]}" for verdict, count in found.items() if count
         )
         decided = of[of["verdict"].isin(["holds", "does not hold"])].to_dict("records")
         told = [f"{row['claim']}: {row['verdict']}, {_difference(row)}" for row in decided]

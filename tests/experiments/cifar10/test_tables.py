@@ -75,6 +75,7 @@ def test_means_and_differences_are_those_of_the_estimator(rows):
     arms = tables.values_of(found[key])
     expected = two_level(arms["a2mim"], arms["scratch"])
     table = tables.differences(found)
+    assert "J published middle, from" not in set(table["measure"])
     table = table[table["measure"] == "occluded accuracy"]
     assert table["at"].tolist() == [0.5]  # nothing hidden: that is "accuracy"
     row = table.iloc[0]
