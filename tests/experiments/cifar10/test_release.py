@@ -73,6 +73,7 @@ def test_accuracies_of_occluded_images_are_measured_again(arch, measured, tmp_pa
     assert 0 < told.mean() < 1
 
 
+@pytest.mark.integration
 def test_energies_are_measured_again(measured, tmp_path):
     """But for the rounding of weights to half precision."""
     plan = Plan.read(STUDY / "plan.json")
