@@ -12,6 +12,9 @@ ALL := -m 'not slow and not gpu'
 AS_BEFORE := $(addprefix --ignore tests/,test_docs.py experiments/test_network_walk.py \
 	experiments/test_notebooks.py experiments/cifar10)
 
+# What pip leaves uncompiled is compiled when it is first imported, and kept: else by every process again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo docs test test-all test-lowest test-wheel check fix notebooks figures bench clean
 
