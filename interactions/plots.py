@@ -279,7 +279,11 @@ def can_be_labelled(labels: Sequence[str]) -> bool:
 
 
 def label_curves(ax: Axes) -> None:
-    """The name of each curve at its right end, apart from each other; limits are set before."""
+    """The name of each curve at its right end, apart from each other, with the limits as they are.
+
+    Limits stay so: names would be left behind.
+    """
+    ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
     lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
     to_axes = ax.transData + ax.transAxes.inverted()
     ends = [to_axes.transform(np.asarray(line.get_xydata())[-1])[1] for line in lines]

@@ -49,7 +49,6 @@ def _curves(ax: Axes, table: pd.DataFrame, scale: plots.Scale = "linear") -> Non
     if not ax.get_lines():
         plots.note(ax, "not measured")
     plots.rescale(ax, scale)
-    ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())  # names need the limits
     plots.label_curves(ax)
 
 

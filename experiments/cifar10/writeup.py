@@ -20,6 +20,7 @@ from scipy.stats import norm, t
 from experiments.cifar10.arms import NAMES, UNTRAINED
 from experiments.cifar10.plan import Plan
 from experiments.cifar10.sizes import Size
+from experiments.cifar10.stages import GRID
 from interactions.stats import TwoLevel, holm, two_level
 
 POINT = 0.01
@@ -250,12 +251,8 @@ def summary(table: pd.DataFrame) -> list[str]:
         )
         decided = of[of["verdict"].isin(["holds", "does not hold"])].to_dict("records")
         told = [f"{row['claim']}: {row['verdict']}, {_difference(row)}" for row in decided]
-        lines.append(f"- **{source}**: of {len(of)} claims {counts}." + _list(told))
+        lines += [f"- **{source}**: of {len(of)} claims {counts}.", *(f"  - {x}" for x in told)]
     return lines
-
-
-def _list(told: list[str]) -> str:
-    return "".join(f"\n  - {line}" for line in told)
 
 
 def _difference(row: dict[Any, Any]) -> str:
@@ -383,12 +380,11 @@ def page(
         "`rows.csv.gz` has a row for a network and an image, which the tables are made of "
         "(`means.csv`, `differences.csv` of all pairs of arms, `claims.csv`). `networks` has one "
         "fine-tuned network of each architecture in half precision and an image a class, to "
-        "measure rows again:",
+        "measure rows again (the ResNet of CIFAR-10 as "
+        "`results/networks.py:small_image_resnet=FILE`):",
         "",
-        "    N=results/cifar10/networks",
-        "    a2mim occlusion $N/vit-a2mim-0.safetensors \\",
-        "        results/networks.py:small_image_resnet=$N/resnet-a2mim-0.safetensors \\",
-        "        --images $N/images --label truth --grid 8 --fractions 0 .25 .5 .75",
+        "    a2mim occlusion networks/vit-a2mim-0.safetensors --images networks/images \\",
+        f"        --label truth --grid {GRID} --fractions {' '.join(map(str, size.fractions))}",
         "",
     ]
     return "\n".join(lines)

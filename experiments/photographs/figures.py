@@ -94,7 +94,7 @@ def contexts(table: pd.DataFrame, bands: pd.DataFrame, caption: str) -> Figure:
     ax.set(xscale="log", xlabel="contexts a pair and order", ylabel="J of middle orders, mean |I|")
     ax.set_xticks([1, 2, 4, 8, 25, 50, 268], ["1", "2", "4", "8", "25", "50", "debiased"])
     ax.minorticks_off()
-    ax.set(xlim=ax.get_xlim(), ylim=(0, ax.get_ylim()[1]))  # names need the limits
+    ax.set_ylim(bottom=0)
     plots.label_curves(ax)
     return _captioned(figure, caption)
 
