@@ -59,6 +59,7 @@ test-wheel: $(READY)  ## Build the wheel, and use it in an empty environment and
 	$(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt dist/*.whl
 	.ci/use-wheel .venv-wheel/bin
+	rm -rf .venv-wheel
 
 check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check .
