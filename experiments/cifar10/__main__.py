@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -41,6 +41,12 @@ class Study:
     runs/ together afterwards."""
     results: Path | None = None
     """Folder for tables, figures and the write-up; OUT/results if left out."""
+    seeds: int | None = None
+    """Training seeds of every arm, if more than the budget buys: a planned study grows by them."""
+    extra_seeds: int | None = None
+    """Of contrastive MAE and MAE on 10 images, likewise."""
+    ablation_seeds: int | None = None
+    """Of the ablations of A2MIM, likewise."""
     stages: tuple[str, ...] = ()
     """Only stages whose names contain one of these words."""
     plan: bool = False
@@ -64,19 +70,35 @@ def main(study: Study) -> None:
 
 
 def settled(study: Study) -> Plan:
-    """The plan of the output folder, or a new one."""
+    """The plan of the output folder, or a new one, with the seeds that were asked for."""
     file = study.out / "plan.json"
-    if file.exists():
-        plan = Plan.read(file)
+    if planned := Plan.read(file) if file.exists() else None:
+        plan = planned
         if plan.budget != study.budget:
             raise UsageError(f"expected --budget {plan.budget}, as planned in {file}, got another")
-        return plan
-    look, available = look_of(study.data)
-    plan = plan_for(study.budget, study.data.resolve().name, look, available, total)
-    if not study.plan:
+    else:
+        look, available = look_of(study.data)
+        plan = plan_for(study.budget, study.data.resolve().name, look, available, total)
+    plan = grown(plan, study)
+    if plan != planned and not study.plan:
         study.out.mkdir(parents=True, exist_ok=True)
         plan.write(file)
     return plan
+
+
+def grown(plan: Plan, study: Study) -> Plan:
+    """A plan with more seeds, where they were asked for.
+
+    Raises:
+        UsageError: for fewer.
+    """
+    asked = {name: getattr(study, name) for name in ("seeds", "extra_seeds", "ablation_seeds")}
+    asked = {name: count for name, count in asked.items() if count is not None}
+    for name, count in asked.items():
+        if count < (least := getattr(plan.size, name)):
+            option = name.replace("_", "-")
+            raise UsageError(f"expected --{option} of at least {least}, as planned, got {count}")
+    return replace(plan, size=replace(plan.size, **asked))
 
 
 def chosen(study: Study, stages: list[Stage]) -> list[Stage]:
@@ -113,7 +135,7 @@ def said(plan: Plan, stages: list[Stage], out: Path) -> str:
             f"contexts; ablations: {size.ablation_seeds} seeds; more arms: {size.extra_seeds}",
             "images a second: " + ", ".join(f"{k} {v:g}" for k, v in plan.rates.items()),
             "minutes: " + ", ".join(f"{kind} {s / 60:.0f}" for kind, s in by_kind.items()),
-            f"in all {seconds / 60:.0f} minutes of one process, of {plan.seconds / 60:.0f}",
+            f"in all {seconds / 60:.0f} minutes of one process; the budget is {plan.seconds / 60:.0f}",
             f"left: {len(left)} of {len(stages)} stages, {rest / 60:.0f} minutes of one process",
         ]
     )

@@ -151,6 +151,7 @@ def seconds_of(kind: str, arm: Arm | None, size: Size, rates: dict[str, float]) 
         + size.test / forward,
         "strength": size.strength * game / forward,
         "along": size.points * size.along * game / forward,
+        "accuracy": size.test / forward,
         "untrained": (looked / 2 + size.test + size.probe) / forward + START,
         "features": (occluded + looked + size.test + size.probe + size.test) / forward + 3 * START,
     }

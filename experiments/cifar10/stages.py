@@ -58,8 +58,8 @@ class Stage:
     """One piece of work.
 
     Attributes:
-        kind: data, pretrain, finetune, strength, features, along, or untrained: what is asked of an
-            encoder, of the network that an arm's pre-training began with.
+        kind: data, pretrain, finetune, strength, features, accuracy (alone), along, or untrained:
+            what is asked of an encoder, of the network that an arm's pre-training began with.
         arm: which network; None for the images.
         needs: names of the stages before it.
     """
@@ -104,7 +104,7 @@ def stages_of(size: Size) -> list[Stage]:
             found += trained(Arm("vit", name, seed), "features")
     for seed in range(size.ablation_seeds):
         for name in ABLATIONS:
-            found += trained(Arm("vit", name, seed), "strength")
+            found += trained(Arm("vit", name, seed), "strength", "accuracy")
     return found
 
 
@@ -133,6 +133,7 @@ def run(stage: Stage, plan: Plan, source: Path, out: Path) -> None:
         "finetune": _finetune,
         "strength": _strength,
         "features": _features,
+        "accuracy": _accuracy,
         "along": _along,
         "untrained": _untrained,
     }
@@ -320,7 +321,11 @@ def _features(arm: Arm, plan: Plan, out: Path) -> None:
         ),
     )
     _probe("linear", arm, own, plan, out, max_train=size.probe)
-    _probe("clean", arm, final, plan, out)
+    _accuracy(arm, plan, out)
+
+
+def _accuracy(arm: Arm, plan: Plan, out: Path) -> None:
+    _probe("clean", arm, {arm.label: network(arm, out)}, plan, out)
 
 
 def _untrained(arm: Arm, plan: Plan, out: Path) -> None:

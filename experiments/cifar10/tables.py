@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def collected(plan: Plan, out: Path) -> pd.DataFrame:
         "strength": _strength,
         "along": _along,
         "features": _features,
+        "accuracy": partial(_probed, method="clean"),
         "untrained": _untrained,
     }
     tables = []
@@ -130,7 +132,8 @@ def _probed(runs: Path, arm: Arm, method: str) -> pd.DataFrame:
     told = told[told["measure"] == f"{method}_top1"]
     right = (told["label"] == told["predicted"]).astype(float)
     measure = {"clean": "accuracy", "linear": "linear probe"}[method]
-    return pd.DataFrame({"measure": measure, "image": told["image"], "value": right})
+    rows = pd.DataFrame({"measure": measure, "image": told["image"], "value": right})
+    return rows.assign(setting="", at=0.0)
 
 
 def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:
