@@ -577,6 +577,7 @@ def two_level(
     b_TI: ArrayLike | None = None,
     level: float = 0.95,
     *,
+    alike: Sequence[ArrayLike] = (),
     low: float = -np.inf,
     high: float = np.inf,
 ) -> TwoLevel:
@@ -596,16 +597,26 @@ def two_level(
     squared error or more, and up to 0.99 where they add nothing (simulated in
     ``tests/interactions/test_stats.py``).
 
+    An arm of one training says nothing about others. If trainings vary as much in it as in arms
+    that have several (``alike``), one variance of seeds, and one of e, is that of all arms together
+
+        seed_a = sum of squares of all arms' seeds about their arm's mean / sum of (S - 1) / S_a
+
+    with as many degrees of freedom; then one training of an arm is enough.
+
     Args:
         a_SI: a value of each training seed and image; of an estimate such as J its value for the
             seed plus the image's influence on it.
         b_TI: those of the other arm, of the same images.
         level: coverage.
+        alike: values ``(seeds, images)`` of further arms whose trainings vary alike, of the same
+            images.
         low: the least that the mean or difference can be; the interval is cut there.
         high: the most.
 
     Returns:
-        The interval; with a single seed in an arm, a value that is NaN, or no spread, it is NaN.
+        The interval; with a single seed in an arm (in all, if some are ``alike``), a value that is
+        NaN, or no spread, it is NaN.
 
     Raises:
         ValueError: with fewer than 2 images, without seeds, or for other images.
@@ -613,39 +624,60 @@ def two_level(
     from scipy.special import stdtr
 
     arms = [np.asarray(x, dtype=float) for x in (a_SI, b_TI) if x is not None]
-    if any(x.ndim != 2 or not len(x) or x.shape[1] < 2 for x in arms) or (
-        len({x.shape[1] for x in arms}) > 1
+    every = [*arms, *(np.asarray(x, dtype=float) for x in alike)]
+    if any(x.ndim != 2 or not len(x) or x.shape[1] < 2 for x in every) or (
+        len({x.shape[1] for x in every}) > 1
     ):
-        shapes = [x.shape for x in arms]
+        shapes = [x.shape for x in every]
         raise ValueError(f"expected values (seeds, images) of the same 2 or more, got {shapes}")
     images = arms[0].shape[1]
     means = [x.mean(axis=0) for x in arms]
     value_I = means[0] - means[1] if len(arms) > 1 else means[0]
     estimate, image = float(value_I.mean()), float(value_I.var(ddof=1)) / images
     image_df = degrees_of_freedom(value_I, images - 1)
-    if min(map(len, arms)) < 2 or np.isnan(estimate):
+    groups = [every] if alike else [[x] for x in arms]  # arms that share a variance of seeds
+    spreads = [_spread(group) for group in groups]
+    if np.isnan(estimate) or any(np.isnan(seed) for seed, _, _ in spreads):
         unknown = dict.fromkeys(("se", "low", "high", "p", "df", "seed_variance"), np.nan)
         return TwoLevel(estimate, **unknown, image_variance=image, image_df=image_df)
-    seeds, noise = [], 0.0
-    for x_SI, mean_I in zip(arms, means, strict=True):
-        count = len(x_SI)
-        of_S = x_SI.mean(axis=1)
-        seeds.append(float(of_S.var(ddof=1)) / count)
-        rest_SI = x_SI - of_S[:, None] - mean_I + mean_I.mean()
-        noise += float((rest_SI**2).sum()) / ((count - 1) * (images - 1)) / (count * images)
+    shares = [1 / len(x) for x in arms]
+    weights = [sum(shares)] if alike else shares
+    seeds = [weight * seed for weight, (seed, _, _) in zip(weights, spreads, strict=True)]
+    noise = sum(weight * of for weight, (_, of, _) in zip(weights, spreads, strict=True))
     variance = max(sum(seeds) + image - noise, image, *seeds)
     scale = max(_size(x) for x in arms)
     if not np.sqrt(variance) > ROUNDING * scale:
         p = 1.0 if abs(estimate) <= ROUNDING * scale else np.nan
         return TwoLevel(estimate, 0.0, np.nan, np.nan, p, np.nan, sum(seeds), image, image_df)
-    parts = [seed**2 / (len(x) - 1) for seed, x in zip(seeds, arms, strict=True)]
+    parts = [seed**2 / count for seed, (_, _, count) in zip(seeds, spreads, strict=True)]
     df = variance**2 / (sum(parts) + image**2 / image_df)
     se = float(np.sqrt(variance))
     half = _t_quantile(level, df) * se
     low, high = (float(np.clip(end, low, high)) for end in (estimate - half, estimate + half))
     p = float(2 * stdtr(df, -abs(estimate) / se))
-    net = max(sum(seeds) - noise, 0.0)
+    net = sum(seeds) - noise
+    net = net if net > ROUNDING * sum(seeds) else 0.0
     return TwoLevel(estimate, se, low, high, p, float(df), net, image, image_df)
+
+
+def _spread(arms: Sequence[Array]) -> tuple[float, float, int]:
+    """How trainings of arms that vary alike spread, from those with several seeds.
+
+    Returns:
+        Variance of a seed's mean over images, the part of it that e is, and degrees of freedom; NaN
+        without two seeds.
+    """
+    several = [x for x in arms if len(x) > 1]
+    if not several:
+        return np.nan, np.nan, 0
+    images, count = several[0].shape[1], sum(len(x) - 1 for x in several)
+    squares = rest = 0.0
+    for x_SI in several:
+        of_S = x_SI.mean(axis=1)
+        squares += float(of_S.var()) * len(of_S)
+        centred_SI = x_SI - of_S[:, None]
+        rest += float(((centred_SI - centred_SI.mean(axis=0)) ** 2).sum())
+    return squares / count, rest / (count * (images - 1)) / images, count
 
 
 def _pairs(a_I: ArrayLike, b_I: ArrayLike) -> tuple[Array, Array]:

@@ -135,7 +135,7 @@ def said(plan: Plan, stages: list[Stage], out: Path) -> str:
             f"contexts; ablations: {size.ablation_seeds} seeds; more arms: {size.extra_seeds}",
             "images a second: " + ", ".join(f"{k} {v:g}" for k, v in plan.rates.items()),
             "minutes: " + ", ".join(f"{kind} {s / 60:.0f}" for kind, s in by_kind.items()),
-            f"in all {seconds / 60:.0f} minutes of one process; the budget is {plan.seconds / 60:.0f}",
+            f"in all {seconds / 60:.0f} minutes of one process, budget {plan.seconds / 60:.0f}",
             f"left: {len(left)} of {len(stages)} stages, {rest / 60:.0f} minutes of one process",
         ]
     )

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from a2mim.report.figures import save
-from experiments.cifar10.arms import ABLATIONS, NAMES
+from experiments.cifar10.arms import NAMES
 from experiments.cifar10.plan import Plan
 from experiments.cifar10.stages import GRID
 from interactions import plots
@@ -139,23 +139,23 @@ def differences(claims: pd.DataFrame, plan: Plan) -> Figure:
     return _captioned(figure, plan, None, f"differences of arms, paired over images; {inks_said}")
 
 
-def ablations(means: pd.DataFrame, plan: Plan) -> Figure:
-    """J of middle orders of every change of the ViT's A2MIM, and of all other arms."""
-    of = means[
-        (means["measure"] == "J middle")
-        & (means["arch"] == "vit")
-        & (means["setting"] == "fine-tuned")
-    ].iloc[::-1]
-    figure = Figure(figsize=(7, 1.2 + 0.28 * max(len(of), 1)), layout="constrained")
-    ax = figure.subplots()
-    for y, row in enumerate(of.to_dict("records")):
-        colour = COLOURS.get(row["arm"], "#6b7280")
-        if not pd.isna(row["low"]):
-            ax.plot([row["low"], row["high"]], [y, y], color=colour)
-        ax.plot(row["estimate"], y, "o", color=colour)
-    ax.set_yticks(range(len(of)), of["arm"], fontsize="small")
-    ax.set_xlabel("J of middle orders, ViT")
-    return _captioned(figure, plan, plan.size.strength, "interaction strength; one change each")
+def ablations(table: pd.DataFrame, plan: Plan) -> Figure:
+    """Differences of every change of the ViT's A2MIM from A2MIM, in accuracy and J."""
+    units = {"accuracy": "accuracy", "J middle": "J of middle orders"}
+    changes = list(dict.fromkeys(table["arm"]))[::-1]
+    figure = Figure(figsize=(9, 1.2 + 0.28 * len(changes)), layout="constrained")
+    for ax, (measure, unit) in zip(figure.subplots(1, 2, sharey=True), units.items(), strict=True):
+        for row in table[table["measure"] == measure].to_dict("records"):
+            y = changes.index(row["arm"])
+            ink = "#0f62b4" if row["p"] < 0.05 else "#6b7280"
+            ax.plot([row["low"], row["high"]], [y, y], color=ink)
+            ax.plot(row["estimate"], y, "o", color=ink)
+        ax.axvline(0, color="#111827", linewidth=0.8)
+        ax.set_yticks(range(len(changes)), changes, fontsize="small")
+        ax.set_xlabel(f"difference of {unit} from A2MIM")
+    trainings = plan.size.ablation_seeds
+    what = f"one change each, {trainings} training{'s' * (trainings > 1)} a change; blue: p < 0.05"
+    return _captioned(figure, plan, None, what)
 
 
 def draw(folder: Path, plan: Plan) -> list[str]:
@@ -178,8 +178,8 @@ def draw(folder: Path, plan: Plan) -> list[str]:
         "invariance": lambda: invariance(means, plan),
         "claims": lambda: differences(claims, plan),
     }
-    if means["arm"].isin(ABLATIONS).any():
-        figures["ablations"] = lambda: ablations(means, plan)
+    if (changes := folder / "ablations.csv").exists():
+        figures["ablations"] = lambda: ablations(pd.read_csv(changes), plan)
     save(figures, folder, kinds=("svg", "pdf"))
     return list(figures)
 

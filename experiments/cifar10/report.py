@@ -45,12 +45,15 @@ def redrawn(folder: Path) -> list[str]:
         "differences": tables.differences(found),
         "effective": tables.effective(rows),
         "claims": writeup.judged(found, plan.size.pretrain_epochs),
+        "ablations": tables.ablations(found),
     }
     for name, table in made.items():
+        if table.empty:
+            continue
         text = table.to_csv(None, index=False, float_format="%.6g", lineterminator="\n")
         write_whole(folder / f"{name}.csv", text)
     progress = f"{counts['done']} of {counts['stages']} stages"
-    page = writeup.page(made["claims"], made["means"], made["effective"], plan, progress)
+    page = writeup.page(made, plan, progress)
     write_whole(folder / "README.md", page)
     return figures.draw(folder, plan)
 

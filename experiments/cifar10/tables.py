@@ -3,6 +3,7 @@
     rows.csv.gz   a value of a network and an image (and for occlusion, orders, layers: at a place)
     means.csv     of every arm, over images and training seeds
     differences.csv   of two arms of an architecture, paired over images
+    ablations.csv     of every change of A2MIM and A2MIM itself, where there are some
 
 Every interval is :func:`interactions.stats.two_level`; of J the value of an image is J of its
 network plus the image's influence on it.
@@ -24,7 +25,7 @@ import pandas as pd
 from a2mim.files import write_whole
 from a2mim.measure.invariance import read_batch
 from a2mim.runs.table import ENERGY, LOWER, PUBLISHED, RHO, RHO_BOUND, read_table, strength_from
-from experiments.cifar10.arms import UNTRAINED, Arm
+from experiments.cifar10.arms import ABLATIONS, UNTRAINED, Arm
 from experiments.cifar10.plan import Plan
 from experiments.cifar10.stages import GRID, stages_of
 from interactions.networks.layers import OUTPUT
@@ -310,6 +311,27 @@ def differences(found: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     if len(table):
         table["p_holm"] = table.groupby(["measure", "arch"])["p"].transform(_holm)
+    return table
+
+
+def ablations(found: pd.DataFrame) -> pd.DataFrame:
+    """Differences of the changes of the ViT's A2MIM from A2MIM, Holm's correction over the changes.
+
+    A change has one training or few, so trainings are supposed to vary alike in all arms of the
+    ViT.
+    """
+    rows = []
+    for measure, setting in (("accuracy", ""), ("J middle", "fine-tuned")):
+        own = (found["measure"] == measure) & (found["setting"] == setting)
+        arms = values_of(found[own & (found["arch"] == "vit")])
+        for arm in ABLATIONS:
+            if arm in arms and "a2mim" in arms:
+                alike = [values for name, values in arms.items() if name not in (arm, "a2mim")]
+                of = two_level(arms[arm], arms["a2mim"], alike=alike)
+                rows.append({"measure": measure, "arm": arm} | row_of(of, arms[arm]))
+    table = pd.DataFrame(rows)
+    if len(table):
+        table["p_holm"] = table.groupby("measure")["p"].transform(_holm)
     return table
 
 

@@ -128,8 +128,7 @@ def judged(found: pd.DataFrame, epochs: int) -> pd.DataFrame:
         row["measure"] = f"{claim.measure} ({claim.setting})" if claim.setting else claim.measure
         if not len(a_SI) or not len(b_TI):
             rows.append(
-                row
-                | {"verdict": "not measured", "takes": "stages that are left, or a larger budget"}
+                row | {"verdict": "not measured", "takes": "stages that are left, or --extra-seeds"}
             )
             continue
         common = a_SI.columns.intersection(b_TI.columns)
@@ -263,39 +262,81 @@ def _difference(row: dict[Any, Any]) -> str:
     return ends + (" (not after Holm)" if decided and row["p_holm"] >= 0.05 else "")
 
 
+def _changes(table: pd.DataFrame, size: Size) -> list[str]:
+    """The ablations, as lines of Markdown."""
+    if table.empty:
+        return []
+    trainings = "one training" if size.ablation_seeds == 1 else f"{size.ablation_seeds} trainings"
+    lines = [
+        "## Ablations",
+        "",
+        "Differences from the ViT's A2MIM (fill with the mean colour, a token added before the "
+        "first block, official Fourier loss, 60 % hidden in blocks of 2 x 2 patches) by one change "
+        f"each, of {trainings}. Intervals suppose that trainings vary alike in all arms of the ViT "
+        "(`interactions.stats.two_level`, `alike`); Holm's correction is over the changes of a "
+        "column.",
+        "",
+        "| change | accuracy | J, middle orders |",
+        "|---|---|---|",
+    ]
+    for arm, of in table.groupby("arm", sort=False):
+        cells = {row["measure"]: _change(row) for row in of.to_dict("records")}
+        lines.append(f"| {arm} | {cells.get('accuracy', '')} | {cells.get('J middle', '')} |")
+    return [*lines, "", "![Ablations](ablations.svg)", ""]
+
+
+def _change(row: dict[Any, Any]) -> str:
+    """A difference with its interval, and whether Holm's correction leaves it."""
+    words = "{estimate:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row)
+    return words + (" (not after Holm)" if row["p"] < 0.05 <= row["p_holm"] else "")
+
+
+def _changed(table: pd.DataFrame) -> list[str]:
+    """How many ablations differ from A2MIM, in a line."""
+    if table.empty:
+        return []
+    told = []
+    for measure, of in table.groupby("measure", sort=False):
+        names = " and ".join(
+            f"{row['arm']} {_change(row)}" for row in of[of["p"] < 0.05].to_dict("records")
+        )
+        what = "accuracy" if measure == "accuracy" else "J of middle orders"
+        told.append(f"in {what} {names or 'none'}")
+    return [f"- **Ablations**: of {table['arm'].nunique()} changes differ {'; '.join(told)}."]
+
+
 def _left_out(size: Size) -> list[str]:
-    """What a size does without."""
-    arms = [] if size.extra_seeds else ["contrastive MAE and MAE on 10 images (C2, C3)"]
-    arms += [] if size.ablation_seeds else ["ablations of A2MIM"]
+    """What a study does without."""
+    arms = (
+        []
+        if size.extra_seeds
+        else ["contrastive MAE and MAE on 10 images (C2, C3; `--extra-seeds`)"]
+    )
+    arms += [] if size.ablation_seeds else ["ablations of A2MIM (`--ablation-seeds`)"]
     if not arms:
         return []
-    line = f"This budget is too small for {' and '.join(arms)}; larger ones have them."
-    small = " `results/siamese` has smaller trainings for C2 and C3, one of each."
-    return ["", line + ("" if size.extra_seeds else small)]
+    return ["", f"Left out: {' and '.join(arms)}."]
 
 
-def page(
-    table: pd.DataFrame, means: pd.DataFrame, counts: pd.DataFrame, plan: Plan, progress: str
-) -> str:
+def page(made: dict[str, pd.DataFrame], plan: Plan, progress: str) -> str:
     """The write-up, in Markdown.
 
     Args:
-        table: of :func:`judged`.
-        means: of :func:`experiments.cifar10.tables.means`.
-        counts: of :func:`experiments.cifar10.tables.effective`.
+        made: ``claims`` of :func:`judged`; ``means``, ``effective`` and ``ablations`` of
+            :mod:`experiments.cifar10.tables`.
         plan: of the study.
         progress: what is done of it, in words.
     """
-    size, effective = plan.size, counts["middle"]
+    size, effective, changes = plan.size, made["effective"]["middle"], made["ablations"]
     lines = [
         "# What masked pre-training changes, in small",
         "",
         f"Images: {plan.data}, {size.train} for training and {size.test} for testing, at "
         f"{size.image_size} px. {size.seeds} training seeds an arm. Fine-tuning: "
         f"{size.finetune_epochs} epochs in batches of {size.batch} for all; before it, "
-        f"{size.pretrain_epochs} epochs of pre-training for *a2mim*, *simmim* and *mae*, which so "
-        "have seen more steps than *scratch* and *strong* (CutMix, random erasing). Arms of a seed "
-        f"begin with the same weights. Budget: {plan.budget} ({plan.device}). Done: {progress}. "
+        f"{size.pretrain_epochs} epochs of pre-training for all but *scratch* and *strong* "
+        "(CutMix, random erasing), which so have seen fewer steps. Arms of a seed begin with the "
+        f"same weights. Budget: {plan.budget} ({plan.device}). Done: {progress}. "
         "All of this is made from `rows.csv.gz` by "
         "`python -m experiments.cifar10.report`.",
         "",
@@ -306,7 +347,8 @@ def page(
         "",
         "## What came out",
         "",
-        *summary(table),
+        *summary(made["claims"]),
+        *_changed(changes),
         "",
         "*Not decided* is not *no difference*; and networks that were trained as little as these "
         "say nothing about hundreds of epochs of ImageNet: their accuracy (below) is that of "
@@ -322,7 +364,7 @@ def page(
         "| claim | difference [95 %] | Holm's p | seeds | images | verdict | would take |",
         "|---|---|---:|---:|---:|---|---|",
     ]
-    for row in table.to_dict("records"):
+    for row in made["claims"].to_dict("records"):
         cells = ["", "", "", ""]
         if not pd.isna(row["difference"]):
             p = "" if pd.isna(row["p_holm"]) else f"{row['p_holm']:.2g}"
@@ -341,7 +383,7 @@ def page(
         f"occluded images ({size.features}), mean over layers and fractions; an encoder is "
         "pre-trained, or untrained, and not fine-tuned.",
         "",
-        *networks_table(means),
+        *networks_table(made["means"]),
         "",
         "## Interactions",
         "",
@@ -363,7 +405,7 @@ def page(
         "",
         "![J of middle orders along pre-training](along.svg)",
         "",
-        *(["![Ablations](ablations.svg)", ""] if size.ablation_seeds else []),
+        *_changes(changes, size),
         "## Occlusion, invariance, spectra",
         "",
         *(

@@ -511,11 +511,41 @@ def test_two_level_of_one_seed_has_no_interval():
     assert np.isnan([found.low, found.high, found.p]).all()
 
 
+@pytest.mark.parametrize("images", [50, 200])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_two_level_of_one_training_covers_where_trainings_vary_alike(images, share):
+    """One training against three, with four further arms of three; shares as above."""
+    rng, trials = np.random.default_rng(0), 600
+    sds = (share * 3 / 4, (1 - share) * images / 3, (1 - share) * images / 4)
+    found = []
+    for _ in range(trials):
+        a, b, *others = (crossed(rng, seeds, images, *np.sqrt(sds)) for seeds in (1, 3, 3, 3, 3, 3))
+        found.append(two_level(a, b, alike=others))
+    covered = sum(one.low <= 0 <= one.high for one in found)
+    assert trials - covered <= misses(0.07, trials)  # 0.93 or more
+    if share >= 0.5:
+        assert covered <= trials - stats.binom.ppf(1e-4, trials, 0.03)  # 0.97 or less
+    assert sum(one.p < 0.05 for one in found) == trials - covered
+
+
+def test_two_level_of_arms_that_vary_alike_is_students_interval_over_seeds():
+    """Where images agree; an arm of one training has no spread of its own to give."""
+    a, b = np.random.default_rng(0).normal(size=(2, 4, 1)).repeat(20, axis=2)
+    expected = stats.ttest_ind(a[:, 0], b[:, 0], equal_var=True)
+    got = two_level(a, b, alike=[np.zeros((1, 20))])
+    assert got.p == pytest.approx(expected.pvalue)
+    assert (got.low, got.high) == pytest.approx(tuple(expected.confidence_interval()))
+    alone = two_level(a[:1], b[:1], alike=[a[1:2]])
+    assert np.isnan([alone.low, alone.high, alone.p]).all()
+
+
 def test_two_level_is_cut_at_bounds_and_refuses_other_images():
     rng = np.random.default_rng(0)
     found = two_level(rng.integers(0, 2, (3, 6)), rng.integers(0, 2, (3, 6)), low=-1, high=1)
     assert -1 <= found.low <= found.high <= 1
     with pytest.raises(ValueError, match="same"):
         two_level(np.ones((3, 6)), np.ones((3, 5)))
+    with pytest.raises(ValueError, match="same"):
+        two_level(np.ones((3, 6)), np.ones((1, 6)), alike=[np.ones((3, 5))])
     with pytest.raises(ValueError, match="seeds, images"):
         two_level(np.ones(6))

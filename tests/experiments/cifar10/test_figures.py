@@ -42,3 +42,18 @@ def test_the_caption_says_what_was_measured():
 def test_what_was_not_measured_is_said():
     ax = figures.orders(means(), PLAN).axes[1]
     assert [text.get_text() for text in ax.texts] == ["not measured"]
+
+
+def test_ablations_have_a_row_each_and_a_panel_for_each_measure():
+    one = {"estimate": 0.1, "low": 0.05, "high": 0.15, "p": 0.01}
+    table = pd.DataFrame(
+        [
+            one | {"measure": measure, "arm": arm}
+            for measure in ("accuracy", "J middle")
+            for arm in ("fill-zero", "ratio-0.4")
+        ]
+    )
+    left, right = figures.ablations(table, PLAN).axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["ratio-0.4", "fill-zero"]
+    for ax in (left, right):
+        assert len(ax.get_lines()) == 5  # intervals, points and 0

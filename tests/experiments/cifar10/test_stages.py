@@ -116,6 +116,21 @@ def test_a_plan_stays_and_another_budget_is_refused(tmp_path):
         settled(Study(tmp_path / "gone", tmp_path, budget="4"))
 
 
+def test_a_plan_grows_by_seeds_and_never_shrinks(tmp_path):
+    plan = Plan(replace(TINY, seeds=2), FAST, "3", 180.0, "cpu", "squares")
+    plan.write(tmp_path / "plan.json")
+    more = Study(tmp_path / "gone", tmp_path, budget="3", seeds=3, extra_seeds=1, ablation_seeds=2)
+    grown = replace(plan, size=replace(plan.size, seeds=3, extra_seeds=1, ablation_seeds=2))
+    assert settled(replace(more, plan=True)) == grown
+    assert Plan.read(tmp_path / "plan.json") == plan  # which was only asked about
+    assert settled(more) == grown
+    assert settled(Study(tmp_path / "gone", tmp_path, budget="3")) == grown
+    before, after = ([s.name for s in stages_of(of.size)] for of in (plan, grown))
+    assert after[: len(before)] == before  # nothing is done again
+    with pytest.raises(UsageError, match="--seeds of at least 3"):
+        settled(replace(more, seeds=2))
+
+
 def test_what_is_left_is_said(tmp_path):
     plan = Plan(TINY, FAST, "3", 180.0, "cpu", "squares")
     stages = stages_of(TINY)

@@ -115,6 +115,34 @@ def test_other_images_are_refused(rows):
         tables.values_of(found.drop(found.index[0]))
 
 
+def test_a_change_of_one_training_is_told_by_how_much_others_vary():
+    """Trainings of all arms share a spread; a change that is ten times as large as it is told."""
+    rng, of_images = np.random.default_rng(0), np.random.default_rng(1).normal(size=40)
+    arms = {"a2mim": 3, "simmim": 3, "mae": 3, "fill-zero": 1, "ratio-0.4": 1}
+    own = {"arch": "vit", "at": 0.0, "setting": "", "measure": "accuracy"}
+    found = pd.DataFrame(
+        [
+            own | {"arm": arm, "seed": seed, "image": f"{k}", "value": value}
+            for arm, seeds in arms.items()
+            for seed in range(seeds)
+            for k, value in enumerate(of_images + 0.1 * rng.normal() + (arm == "ratio-0.4"))
+        ]
+    )
+    table = tables.ablations(found).set_index("arm")
+    assert list(table.index) == ["fill-zero", "ratio-0.4"]
+    row, values = table.loc["ratio-0.4"], tables.values_of(found)
+    expected = two_level(
+        values["ratio-0.4"],
+        values["a2mim"],
+        alike=[values[name] for name in ("simmim", "mae", "fill-zero")],
+    )
+    assert (row["low"], row["high"]) == (expected.low, expected.high)
+    assert row["df"] == pytest.approx(6)  # three arms of three
+    assert row["low"] > 0
+    assert table.loc["fill-zero", "p"] > 0.05
+    assert tables.ablations(found[found["arm"] != "a2mim"]).empty
+
+
 J_OF_A_VIT = np.array([6, 2, 1.1, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.2, 0.2, 1.5])
 RHO_OF_A_VIT = np.array([0, 0.6, 0.8, 1.1, 1.3, 1.3, 1.3, 1.3, 0.8, 0.6, 0.5, 0.5, 0])
 SEED_SD = 0.1

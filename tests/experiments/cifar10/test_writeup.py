@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from experiments.cifar10.plan import Plan
 from experiments.cifar10.sizes import TINY
-from experiments.cifar10.tables import means
+from experiments.cifar10.tables import ablations, means
 from experiments.cifar10.writeup import (
     claims,
     judged,
@@ -16,8 +18,14 @@ from experiments.cifar10.writeup import (
 )
 from interactions.stats import two_level
 
-COUNTS = pd.DataFrame({"middle": [1.5, 3.0]})
 PLAN = Plan(TINY, {}, "3", 180.0, "cpu", "images")
+
+
+def made(found, rows):
+    """Tables of a page."""
+    counts = pd.DataFrame({"middle": [1.5, 3.0]})
+    changes = ablations(rows)
+    return {"claims": found, "means": means(rows), "effective": counts, "ablations": changes}
 
 
 def test_the_interval_decides():
@@ -92,7 +100,7 @@ def test_a_claim_from_rows_to_verdict(difference, verdict):
     assert row["verdict"] == verdict
     assert len(found) == len(claims(1))
     assert (found["verdict"] == "not measured").sum() == len(found) - 1
-    assert f"**{verdict}**" in page(found, means(rows), COUNTS, PLAN, "1 of 2 stages")
+    assert f"**{verdict}**" in page(made(found, rows), PLAN, "1 of 2 stages")
     told = "\n".join(summary(found))
     assert (f"ViT: {verdict}, {row['difference']:+.3f} [" in told) == (difference != 0)
 
@@ -102,7 +110,7 @@ def test_one_seed_decides_nothing():
     found = judged(rows, 1)
     row = found[found["difference"].notna()].iloc[0]
     assert row["verdict"] == "not decided"
-    assert "no interval from one seed" in page(found, means(rows), COUNTS, PLAN, "1 of 2 stages")
+    assert "no interval from one seed" in page(made(found, rows), PLAN, "1 of 2 stages")
 
 
 def test_the_same_networks_at_two_times_are_paired_over_seeds():
@@ -156,3 +164,23 @@ def test_the_networks_with_their_intervals():
     one = {"arch": "vit", "arm": "mae", "measure": "linear probe", "setting": ""}
     shown = pd.DataFrame([one | {"estimate": 0.5, "low": 0.25, "high": 0.75}])
     assert networks_table(shown)[2].startswith("| ViT, mae |  |  |  | 0.500 [0.250, 0.750] |")
+
+
+def test_ablations_are_told_with_their_intervals():
+    one = {"measure": "accuracy", "low": 0.1, "high": 0.3, "p": 0.01, "p_holm": 0.02}
+    changes = pd.DataFrame(
+        [
+            one | {"arm": "fill-zero", "estimate": 0.2},
+            one | {"arm": "ratio-0.4", "estimate": 0.21, "p_holm": 0.1},
+            one | {"arm": "fill-zero", "measure": "J middle", "estimate": 0.1, "p": 0.5},
+        ]
+    )
+    rows = table(0.5)
+    tables = made(judged(rows, 1), rows)
+    assert "Ablations" not in page(tables, PLAN, "1 of 2 stages")
+    size = replace(TINY, ablation_seeds=1)
+    told = page(tables | {"ablations": changes}, replace(PLAN, size=size), "1 of 2 stages")
+    assert "| fill-zero | +0.200 [+0.100, +0.300] | +0.100 [+0.100, +0.300] |" in told
+    assert "| ratio-0.4 | +0.210 [+0.100, +0.300] (not after Holm) |  |" in told
+    assert "of 2 changes differ in accuracy fill-zero +0.200" in told
+    assert "in J of middle orders none." in told
