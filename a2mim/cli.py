@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO, cast
@@ -27,7 +27,7 @@ from a2mim.settings.pretrain import Pretrain, pretrain_options
 from a2mim.settings.probe import FinetuneProbe, ProbeConfig, finetune_options
 from a2mim.settings.reconstruct import ReconstructConfig
 from a2mim.settings.spectrum import SpectrumConfig
-from a2mim.settings.weights import ModelsConfig
+from a2mim.settings.weights import ModelsConfig, check_images
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,16 @@ COMMANDS: dict[str, tuple[type, str]] = {
 
 ALONE = (DemoConfig, ReconstructConfig, Configs, ModelsConfig, Figures)
 """Settings of commands that share nothing between processes."""
+
+OF_IMAGES = (
+    CompareConfig,
+    InteractionsConfig,
+    InvarianceConfig,
+    OcclusionConfig,
+    SpectrumConfig,
+    ReconstructConfig,
+)
+"""Settings of commands that look at images."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk without room, or of a user without a share of it that is left."""
@@ -137,7 +147,10 @@ def _parsed(arguments: Sequence[str]) -> Any:
         return parse(settings, rest, named, about, default)
     if name == "probe" and (tuning := finetune_options(rest)) is not None:
         return parse(FinetuneProbe, rest, name, about, tuning).config
-    return parse(settings, rest, name, about)
+    parsed: Any = parse(settings, rest, name, about)
+    if isinstance(parsed, OF_IMAGES):
+        check_images(parsed)
+    return parsed
 
 
 def _run_explained(arguments: Sequence[str]) -> None:
@@ -232,11 +245,10 @@ def _run(command: Any) -> Mapping[str, str]:
         }
         print(show_recipe(command.name, commands) if command.name else list_recipes(commands))
     elif isinstance(command, ModelsConfig):
-        from a2mim.measure.checkpoints import listed
+        from a2mim.measure.checkpoints import with_all
         from a2mim.measure.networks import models
 
-        files = tuple(file for name in command.files for file in listed(name))
-        models(replace(command, files=files))
+        models(with_all(command))
     elif isinstance(command, ProbeConfig):
         from a2mim.commands.probe import probe
 

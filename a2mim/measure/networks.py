@@ -392,10 +392,10 @@ def models(config: ModelsConfig) -> None:
         UsageError: if one of them is not recognised, after the others were printed; or for
             ``--for`` of another one.
     """
-    if config.files:
-        check_checkpoints(config.files, config.weights)
+    if config.checkpoints:
+        check_checkpoints(config.checkpoints, config.weights)
     unknown = []
-    for name in config.files:
+    for name in config.checkpoints:
         try:
             print(recognised(name, config.weights))
         except UsageError as error:
@@ -405,7 +405,7 @@ def models(config: ModelsConfig) -> None:
         if not found:
             raise UsageError(f"expected a part of a timm name for --find, none has {config.find!r}")
         print("\n".join(found))
-    if not config.files and not config.find:
+    if not config.checkpoints and not config.find:
         print(overview())
     if unknown:
         raise UsageError(*unknown)

@@ -196,6 +196,15 @@ def check_given(config: Any) -> None:
     """
     check_numbers(config)
     check_checkpoints(config.checkpoints, config.weights)
+    check_images(config)
+
+
+def check_images(config: Any) -> None:
+    """See whether images are named, and once.
+
+    Raises:
+        UsageError: if not.
+    """
     if (config.images is None) == (not config.data):
         raise UsageError("expected either --images DIR or --data NAME")
 
@@ -223,7 +232,9 @@ def check_checkpoints(checkpoints: Sequence[str], config: WeightsConfig) -> None
 class ModelsConfig:
     """Settings of ``a2mim models``."""
 
-    files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE...")] = ()
+    checkpoints: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE...")
+    ] = ()
     """Files of weights, or names, to say what they are recognised as; what can be named, if none
     is given."""
     find: str = ""

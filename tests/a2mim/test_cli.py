@@ -7,6 +7,8 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import timm
+from safetensors.torch import save_file
 
 from a2mim.cli import main
 from a2mim.runs.checks import InvariantError
@@ -204,7 +206,15 @@ def test_the_version_and_a_misspelt_command(here):
     assert "did you mean interactions?" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["pretrain", "digits-vti"], ["probe", "x", "--recip", "y"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pretrain", "digits-vti"],
+        ["probe", "x", "--recip", "y"],
+        ["occlusion", "x"],
+        ["reconstruct", "x", "--images", "y", "--data", "digits"],
+    ],
+)
 def test_what_is_wrong_with_options_is_said_before_torch_is_there(arguments, tmp_path):
     code = (
         "import sys\nfrom a2mim.cli import main\n"
@@ -215,3 +225,11 @@ def test_what_is_wrong_with_options_is_said_before_torch_is_there(arguments, tmp
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.stdout.split() == ["2", "False"]
+
+
+def test_settings_of_a_folder_are_those_of_its_files_for_models_too(tmp_path, capsys):
+    for name in ("a", "b"):
+        network = timm.create_model("test_resnet", num_classes=10)
+        save_file(network.state_dict(), tmp_path / f"{name}.safetensors")
+    main(["models", f"test_resnet={tmp_path}", "--for", f"test_resnet={tmp_path}", "mean=.1,.2,.3"])
+    assert capsys.readouterr().out.count("mean 0.1 0.2 0.3") == 2
