@@ -205,7 +205,9 @@ def _break_above(ax: Axes, knee: float) -> None:
         return np.where(y > knee, knee + (y - knee) / squeeze, y)
 
     below = [t for t in MaxNLocator(5).tick_values(bottom, knee) if bottom <= t < knee]
-    above = [t for t in MaxNLocator(3).tick_values(knee, top) if 1.05 * knee < t <= top]
+    near = (below[-1] if below else bottom) + 0.06 * (knee - bottom) / LOWER_PART  # its text ends
+    above = [t for t in MaxNLocator(3).tick_values(knee, top) if knee < t <= top]
+    above = [t for t in above if forward(np.asarray(t)) > near]
     ax.set_yscale("function", functions=(forward, inverse))
     ax.set_ylim(bottom, top)
     ax.yaxis.set_major_locator(FixedLocator([*below, *above]))
@@ -306,7 +308,10 @@ def label_curves(ax: Axes) -> None:
             color=line.get_color(),
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": line.get_color(), "lw": 0.6, "alpha": 0.6},
+            arrowprops={  # to where the name begins: across no other name
+                **{"arrowstyle": "-", "relpos": (0.0, 0.5)},
+                **{"color": line.get_color(), "lw": 0.6, "alpha": 0.6},
+            },
         )
 
 

@@ -602,8 +602,8 @@ def two_level(
 
         seed_a = sum of squares of all arms' seeds about their arm's mean / sum of (S - 1) / S_a
 
-    with as many degrees of freedom; then one training of an arm is enough. Where it varied twice as
-    much as the others after all, 95 % intervals covered 0.76 to 0.84.
+    with as many degrees of freedom; then one training of an arm is enough. Where its
+    standard deviation was twice that of the others after all, 95 % intervals covered 0.76 to 0.84.
 
     Args:
         a_SI: a value of each training seed and image; of an estimate such as J its value for the

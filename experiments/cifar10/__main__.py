@@ -23,6 +23,9 @@ from experiments.cifar10.plan import Plan, plan_for, seconds_of
 from experiments.cifar10.report import report
 from experiments.cifar10.stages import Stage, look_of, run, stages_of, total
 
+HELPS = "EXPERIMENTS_CIFAR10_HELPS"
+"""In the environment of processes that another one has begun, which reports for all."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -64,7 +67,8 @@ def main(study: Study) -> None:
     others = [_another() for _ in range(count - 1)]
     failed = work(study, plan, todo)
     failed |= any([other.wait() != 0 for other in others])
-    report(plan, study.out, study.results or study.out / "results")
+    if HELPS not in os.environ:
+        report(plan, study.out, study.results or study.out / "results")
     if failed:
         raise UsageError("some stages failed; the same command tries them again")
 
@@ -105,9 +109,10 @@ def chosen(study: Study, stages: list[Stage]) -> list[Stage]:
     """The stages that this call is about."""
     try:
         first, every = (int(word) for word in study.share.split("/"))
-        assert 1 <= first <= every
-    except (AssertionError, ValueError):
-        raise UsageError(f"expected --share k/n with k up to n, got {study.share!r}") from None
+    except ValueError:
+        first = every = 0
+    if not 1 <= first <= every:
+        raise UsageError(f"expected --share k/n with k up to n, got {study.share!r}")
     if every > 1:
         labels = list(dict.fromkeys(stage.arm.label for stage in stages if stage.arm))
         shared = set(labels[:1]) | set(labels[1:][first - 1 :: every])  # all need the reference
@@ -187,7 +192,7 @@ def work(study: Study, plan: Plan, stages: list[Stage]) -> bool:
 def _another() -> subprocess.Popen[bytes]:
     """Another process of the same command."""
     command = [sys.executable, "-m", "experiments.cifar10", *sys.argv[1:], "--processes", "1"]
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1", HELPS: "1"})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from textwrap import fill
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from a2mim.report.figures import save
-from experiments.cifar10.arms import NAMES
+from experiments.cifar10.arms import ABLATIONS, NAMES
 from experiments.cifar10.plan import Plan
 from experiments.cifar10.stages import GRID
 from interactions import plots
@@ -28,18 +30,23 @@ COLOURS = {
     "a2mim": "#c2410c",
     "simmim": "#0f62b4",
     "mae": "#0f766e",
+    "cmae": "#a21caf",
+    "mae-10-images": "#ca8a04",
     "untrained": "#9ca3af",
 }
 MARKERS = {"scratch": "o", "strong": "s", "a2mim": "^", "simmim": "v", "mae": "D", "untrained": "x"}
+MARKERS |= {"cmae": "P", "mae-10-images": "*"}
 OCCLUDERS = ("random", "salient", "non_salient")
 KINDS = {"^J": "J", "accuracy|probe": "accuracy", "similarity": "similarity"}
 """What measures of claims are called, and the unit of their differences."""
 
+RMS = "RMS, unbiased energies"
 
-def _curves(ax: Axes, table: pd.DataFrame, scale: plots.Scale = "linear") -> None:
-    """A curve with its band for each arm, named at its right end."""
+
+def _curves(ax: Axes, table: pd.DataFrame) -> None:
+    """A curve with its band for each arm."""
     for arm, of in table.groupby("arm", sort=False):
-        if arm not in COLOURS:
+        if arm in ABLATIONS:
             continue
         of = of.sort_values("at")
         colour = COLOURS[str(arm)]
@@ -48,8 +55,6 @@ def _curves(ax: Axes, table: pd.DataFrame, scale: plots.Scale = "linear") -> Non
         ax.plot(of["at"], of["estimate"], color=colour, marker=MARKERS[str(arm)], label=arm)
     if not ax.get_lines():
         plots.note(ax, "not measured")
-    plots.rescale(ax, scale)
-    plots.label_curves(ax)
 
 
 def orders(means: pd.DataFrame, plan: Plan, measure: str = "J") -> Figure:
@@ -59,22 +64,25 @@ def orders(means: pd.DataFrame, plan: Plan, measure: str = "J") -> Figure:
     of = means[(means["measure"] == measure) & (means["setting"] == "fine-tuned")]
     for ax, (arch, title) in zip(axes, NAMES.items(), strict=True):
         ax.set(title=title, xlabel="order m / (n−2)", xlim=(-0.02, 1.02))
-        _curves(ax, of[of["arch"] == arch], "broken")
+        _curves(ax, of[of["arch"] == arch])
+        ax.set_ylim(bottom=0)
+        plots.rescale(ax, "broken")
+        plots.label_curves(ax)
         if not published:
             ax.axhline(1, color="#9ca3af", linewidth=0.8, zorder=0)
         plots.orders_axis(ax, GRID**2)
         ax.set_ylabel("J, mean |I| as published" if published else "interaction strength J")
-    bias = "plug-in, too large where contexts vary" if published else "RMS, unbiased energies"
+    bias = "plug-in, too large where contexts vary" if published else RMS
     return _captioned(figure, plan, plan.size.strength, f"interaction strength: {bias}")
 
 
-def occluded(means: pd.DataFrame, plan: Plan, fill: str) -> Figure:
+def occluded(means: pd.DataFrame, plan: Plan, filled: str) -> Figure:
     """Accuracy over the hidden fraction: architectures by occluders."""
     of = means[means["measure"] == "occluded accuracy"]
     columns = {name: f"accuracy, {name.replace('_', '-')}" for name in OCCLUDERS}
-    tables = {name: of[of["setting"] == f"{name} {fill}"] for name in OCCLUDERS}
-    figure = _by_arch(tables, columns, "hidden fraction")
-    return _captioned(figure, plan, plan.size.occlusion, f"fill: {fill}; one saliency for all")
+    tables = {name: of[of["setting"] == f"{name} {filled}"] for name in OCCLUDERS}
+    figure = _by_arch(tables, columns, "hidden fraction", one_scale=True)
+    return _captioned(figure, plan, plan.size.occlusion, f"fill: {filled}; one saliency for all")
 
 
 def along(means: pd.DataFrame, plan: Plan) -> Figure:
@@ -84,9 +92,11 @@ def along(means: pd.DataFrame, plan: Plan) -> Figure:
     figure, axes = _panels(2)
     for ax, (arch, title) in zip(axes, NAMES.items(), strict=True):
         _curves(ax, of[of["arch"] == arch])
+        ax.set_ylim(bottom=0)
+        plots.label_curves(ax)
         ax.set(title=title, xlabel="epoch of pre-training", ylabel="J of middle orders")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    what = "interaction strength; value: projection on the whole image's features"
+    what = f"interaction strength: {RMS}; value: projection on the whole image's features"
     return _captioned(figure, plan, plan.size.along, what)
 
 
@@ -110,8 +120,11 @@ def invariance(means: pd.DataFrame, plan: Plan) -> Figure:
         "fine-tuned": "centred cosine, fine-tuned",
     }
     tables = {state: of[of["setting"] == state] for state in columns}
-    figure = _by_arch(tables, columns, "layer")
-    what = "features of whole and occluded images, mean over hidden fractions"
+    figure = _by_arch(tables, columns, "layer", one_scale=True)
+    what = (
+        f"features of whole and occluded images ({GRID} x {GRID} patches, mean colour), mean over "
+    )
+    what += "hidden fractions"
     return _captioned(figure, plan, plan.size.features, what)
 
 
@@ -130,13 +143,19 @@ def differences(claims: pd.DataFrame, plan: Plan) -> Figure:
             ink = inks.get(row["verdict"], "#6b7280")
             if not pd.isna(row["low"]):
                 ax.plot([row["low"], row["high"]], [y, y], color=ink)
-            ax.plot(row["difference"], y, "o", color=ink)
+            sure = row["p_holm"] < 0.05 or row["verdict"] == "not decided"
+            ax.plot(row["difference"], y, "o", color=ink, markerfacecolor=ink if sure else "white")
         ax.axvline(0, color="#111827", linewidth=0.8)
         ax.set_yticks(range(len(rows)), [row["claim"] for row in rows], fontsize="small")
         ax.set(ylim=(-0.7, len(rows) - 0.3))
-        ax.set_xlabel(f"difference of {what}", fontsize="small")
-    inks_said = "teal: holds, orange: does not hold, grey: not decided"
-    return _captioned(figure, plan, None, f"differences of arms, paired over images; {inks_said}")
+        images = sorted(part["images"].astype(int).unique())
+        of = f"{images[0]} to {images[-1]}" if len(images) > 1 else f"{images[0]}"
+        ax.set_xlabel(f"difference of {what} ({of} test images)", fontsize="small")
+    said = (
+        f"interaction strength J: {RMS}; differences of arms, paired over images; teal: holds, "
+        "orange: does not hold, grey: not decided; open: not after Holm's correction over all"
+    )
+    return _captioned(figure, plan, None, said)
 
 
 def ablations(table: pd.DataFrame, plan: Plan) -> Figure:
@@ -149,12 +168,15 @@ def ablations(table: pd.DataFrame, plan: Plan) -> Figure:
             y = changes.index(row["arm"])
             ink = "#0f62b4" if row["p"] < 0.05 else "#6b7280"
             ax.plot([row["low"], row["high"]], [y, y], color=ink)
-            ax.plot(row["estimate"], y, "o", color=ink)
+            sure = row["p_holm"] < 0.05 or not row["p"] < 0.05
+            ax.plot(row["estimate"], y, "o", color=ink, markerfacecolor=ink if sure else "white")
         ax.axvline(0, color="#111827", linewidth=0.8)
         ax.set_yticks(range(len(changes)), changes, fontsize="small")
-        ax.set_xlabel(f"difference of {unit} from A2MIM")
+        images = table.loc[table["measure"] == measure, "images"].max()
+        ax.set_xlabel(f"{unit}, less A2MIM's ({images} test images)", fontsize="small")
     trainings = plan.size.ablation_seeds
-    what = f"one change each, {trainings} training{'s' * (trainings > 1)} a change; blue: p < 0.05"
+    what = f"interaction strength J: {RMS}; one change each, {trainings} training"
+    what += f"{'s' * (trainings > 1)} a change; blue: p < 0.05, open: not after Holm's correction"
     return _captioned(figure, plan, None, what)
 
 
@@ -172,7 +194,10 @@ def draw(folder: Path, plan: Plan) -> list[str]:
     figures: dict[str, Callable[[], Figure]] = {
         "orders": lambda: orders(means, plan),
         "orders-published": lambda: orders(means, plan, "J published"),
-        **{f"occlusion-{fill}": partial(occluded, means, plan, fill) for fill in plan.size.fills},
+        **{
+            f"occlusion-{filled}": partial(occluded, means, plan, filled)
+            for filled in plan.size.fills
+        },
         "along": lambda: along(means, plan),
         "depth": lambda: depth(means, plan),
         "invariance": lambda: invariance(means, plan),
@@ -184,18 +209,24 @@ def draw(folder: Path, plan: Plan) -> list[str]:
     return list(figures)
 
 
-def _panels(columns: int, rows: int = 1) -> tuple[Figure, np.ndarray]:
+def _panels(columns: int, rows: int = 1, one_scale: bool = False) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(4.6 * columns, 3.6 * rows), layout="constrained")
-    return figure, np.atleast_1d(np.array(figure.subplots(rows, columns)))
+    axes: Any = figure.subplots(rows, columns, sharey="row" if one_scale else False)
+    return figure, np.atleast_1d(np.array(axes))
 
 
-def _by_arch(tables: dict[str, pd.DataFrame], columns: dict[str, str], x: str) -> Figure:
+def _by_arch(
+    tables: dict[str, pd.DataFrame], columns: dict[str, str], x: str, *, one_scale: bool = False
+) -> Figure:
     """Curves of arms: a row for each architecture, a column with its own table and name."""
-    figure, axes = _panels(len(columns), 2)
+    figure, axes = _panels(len(columns), 2, one_scale)
     for row, (arch, title) in zip(axes, NAMES.items(), strict=True):
         for ax, (name, y) in zip(row, columns.items(), strict=True):
             _curves(ax, tables[name][tables[name]["arch"] == arch])
             ax.set(title=title, xlabel=x, ylabel=y)
+            ax.tick_params(labelleft=True)
+        for ax in row:  # where all of them have their scale
+            plots.label_curves(ax)
     return figure
 
 
@@ -205,8 +236,9 @@ def _captioned(figure: Figure, plan: Plan, images: int | None, what: str) -> Fig
     sampled = f"{images} test images" if images else "test images"
     design = f", {size.pairs} pairs x {size.replicates} contexts" if "strength" in what else ""
     over = "95 % intervals over images and seeds" if size.seeds > 1 else "no intervals: one seed"
+    text = f"{plan.data}: {sampled}{design}, {size.seeds} training seeds; {what}; {over}."
     figure.supxlabel(
-        f"{plan.data}: {sampled}{design}, {size.seeds} training seeds; {what}; {over}.",
+        fill(text, int(figure.get_figwidth() * 17)),
         fontsize="x-small",
         x=0.01,
         ha="left",

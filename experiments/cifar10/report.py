@@ -49,6 +49,7 @@ def redrawn(folder: Path) -> list[str]:
     }
     for name, table in made.items():
         if table.empty:
+            (folder / f"{name}.csv").unlink(missing_ok=True)
             continue
         text = table.to_csv(None, index=False, float_format="%.6g", lineterminator="\n")
         write_whole(folder / f"{name}.csv", text)

@@ -23,7 +23,7 @@ class Size:
         seeds: training seeds of every arm.
         extra_seeds: of the arms that only Kong & Zhang's claims need.
         ablation_seeds: of the ablations.
-        train: training images, drawn once for all arms, classes in their shares.
+        train: training images, drawn once for all arms, as many of each class.
         test: test images that accuracy is measured on.
         pretrain_epochs: passes over the training images; a multiple of ``points`` - 1.
         finetune_epochs: passes over them with classes.
@@ -121,7 +121,6 @@ MEDIUM = replace(SMALL, name="medium", ablation_seeds=1, extra_seeds=3)
 LARGE = replace(
     SMALL,
     name="large",
-    seeds=3,
     ablation_seeds=1,
     extra_seeds=3,
     train=20_000,
@@ -137,7 +136,6 @@ LARGE = replace(
     fills=("zero", "blur", "image_mean"),
     features=512,
     probe=10_000,
-    points=3,
 )
 FULL = replace(
     LARGE,

@@ -203,27 +203,22 @@ def _orders(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
 
 
 def effective(rows: pd.DataFrame) -> pd.DataFrame:
-    """How many images the energy of every fine-tuned network hangs on, in all and at middle orders.
+    """How many images the energy of every network hangs on, in all and at middle orders.
 
     ``bounds`` counts the noisy orders where rho is a lower bound, because noise hides interactions.
     """
-    found = []
-    game = rows[rows["measure"].isin(GAME) & (rows["setting"] == "fine-tuned")]
-    for key, of in game.groupby(["arch", "arm", "seed"], sort=False):
+    found, key = [], ["arch", "arm", "seed", "setting"]
+    for of_network, of in rows[rows["measure"].isin(GAME)].groupby(key, sort=False):
         strength = strength_from(of.assign(setting=PLAYERS))
         inside_O = bands_of(strength.orders_O, strength.n)["middle"]
-        found.append(
-            {
-                **dict(zip(("arch", "arm", "seed"), key, strict=True)),
-                "images": len(strength.images),
-                "all": strength.effective_images,
-                "middle": effective_images(strength.per_image_IO[:, inside_O].sum(axis=1)),
-                "bounds": int(strength.rho_is_bound_O.sum()),
-            }
-        )
-    return pd.DataFrame(
-        found, columns=[*("arch", "arm", "seed"), "images", "all", "middle", "bounds"]
-    )
+        counts = {
+            "images": len(strength.images),
+            "all": strength.effective_images,
+            "middle": effective_images(strength.per_image_IO[:, inside_O].sum(axis=1)),
+            "bounds": int(strength.rho_is_bound_O.sum()),
+        }
+        found.append(dict(zip(key, of_network, strict=True)) | counts)
+    return pd.DataFrame(found, columns=[*key, "images", "all", "middle", "bounds"])
 
 
 def _areas(rows: pd.DataFrame) -> list[pd.DataFrame]:
@@ -297,10 +292,11 @@ def differences(found: pd.DataFrame) -> pd.DataFrame:
     """Differences of all pairs of arms, each once, with Holm's correction within a quantity.
 
     Left out are accuracies with nothing hidden, where all curves begin (``accuracy`` is of more
-    images), and ends of brackets, whose differences are no bracket.
+    images), ends of brackets, whose differences are no bracket, and :func:`ablations`.
     """
     begin = (found["measure"] == "occluded accuracy") & (found["at"] == 0)
-    found = found[~begin & ~found["measure"].str.endswith((", from", ", to"))]
+    ends = found["measure"].str.endswith((", from", ", to"))
+    found = found[~begin & ~ends & ~found["arm"].isin(ABLATIONS)]
     rows = []
     for key, of in found.groupby(KEY, sort=False):
         arms = values_of(of)

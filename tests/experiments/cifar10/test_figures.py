@@ -45,7 +45,7 @@ def test_what_was_not_measured_is_said():
 
 
 def test_ablations_have_a_row_each_and_a_panel_for_each_measure():
-    one = {"estimate": 0.1, "low": 0.05, "high": 0.15, "p": 0.01}
+    one = {"estimate": 0.1, "low": 0.05, "high": 0.15, "p": 0.01, "p_holm": 0.1, "images": 48}
     table = pd.DataFrame(
         [
             one | {"measure": measure, "arm": arm}

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.cifar10.plan import Plan
+from experiments.cifar10.plan import RATES, Plan
 from experiments.cifar10.sizes import TINY
-from experiments.cifar10.tables import ablations, means
+from experiments.cifar10.tables import ablations, differences, means
 from experiments.cifar10.writeup import (
     claims,
     judged,
@@ -23,9 +23,14 @@ PLAN = Plan(TINY, {}, "3", 180.0, "cpu", "images")
 
 def made(found, rows):
     """Tables of a page."""
-    counts = pd.DataFrame({"middle": [1.5, 3.0]})
-    changes = ablations(rows)
-    return {"claims": found, "means": means(rows), "effective": counts, "ablations": changes}
+    settings = ["fine-tuned", "fine-tuned", "epoch 0"]
+    return {
+        "claims": found,
+        "means": means(rows),
+        "differences": differences(rows),
+        "effective": pd.DataFrame({"middle": [1.5, 3.0, 2.0], "setting": settings}),
+        "ablations": ablations(rows),
+    }
 
 
 def test_the_interval_decides():
@@ -96,7 +101,7 @@ def table(difference, seeds=3, images=40):
 def test_a_claim_from_rows_to_verdict(difference, verdict):
     rows = table(difference)
     found = judged(rows, 1)
-    row = found[found["claim"].str.startswith("a2mim pre-training raises middle")].iloc[0]
+    row = found[found["claim"].str.startswith("A2MIM pre-training raises middle")].iloc[0]
     assert row["verdict"] == verdict
     assert len(found) == len(claims(1))
     assert (found["verdict"] == "not measured").sum() == len(found) - 1
@@ -182,5 +187,38 @@ def test_ablations_are_told_with_their_intervals():
     told = page(tables | {"ablations": changes}, replace(PLAN, size=size), "1 of 2 stages")
     assert "| fill-zero | +0.200 [+0.100, +0.300] | +0.100 [+0.100, +0.300] |" in told
     assert "| ratio-0.4 | +0.210 [+0.100, +0.300] (not after Holm) |  |" in told
-    assert "of 2 changes differ in accuracy fill-zero +0.200" in told
-    assert "in J of middle orders none." in told
+    assert "in accuracy 2 of 2 changes differ from A2MIM: fill-zero +0.200 [" in told
+    assert "in J of middle orders none of 1 changes differs from A2MIM." in told
+    assert "a2mim 0.0" in told.partition("Standard deviations over seeds: ")[2]
+
+
+def test_what_a_budget_did_not_buy_is_said():
+    rows = table(0.5)
+    plan = replace(PLAN, rates=dict.fromkeys([*RATES, "vit forward", "resnet forward"], 10.0))
+    told = page(made(judged(rows, 1), rows), plan, "1 of 2 stages")
+    assert "with more seeds than it buys" in told
+    assert "minutes of one process planned, budget 3)" in told
+    assert "more seeds" not in page(made(judged(rows, 1), rows), PLAN, "").partition("##")[0]
+
+
+def test_differences_that_nobody_claimed_are_told_and_claims_are_not():
+    rows = table(0.5)
+    other = rows[rows["arm"] == "a2mim"].assign(arm="strong")
+    rows = pd.concat([rows, other.assign(value=other["value"] + 1)])
+    told = page(made(judged(rows, 1), rows), PLAN, "1 of 2 stages")
+    section = told.partition("## What else differs")[2].partition("##")[0]
+    assert "- J, middle orders: ViT, strong less scratch +1." in section
+    assert "a2mim less scratch" not in section
+
+
+def test_the_published_strength_stands_beside_ours_with_its_bracket():
+    rows = table(0.5)
+    published = {"J published middle": 0.1, "J published middle, from": -0.2}
+    published["J published middle, to"] = 0.3
+    more = [rows.assign(measure=name, value=rows["value"] + d) for name, d in published.items()]
+    tables = made(judged(rows, 1), rows) | {"means": means(pd.concat([rows, *more]))}
+    told = page(tables, PLAN, "1 of 2 stages")
+    (line,) = [line for line in told.splitlines() if line.endswith(" to 1.298 |")]
+    assert line.startswith("| ViT, scratch | 0.998 [")
+    assert " | 1.098 [" in line
+    assert line.endswith(" | 0.798 to 1.298 |")
