@@ -118,6 +118,17 @@ def test_one_high_end_does_not_flatten_the_rest(ax):
         plots.rescale(even, "cubic")
 
 
+def test_numbers_at_a_break_do_not_run_into_each_other():
+    for middle in np.linspace(0.5, 3, 11):
+        for top in (5, 7, 9, 16):
+            ax = Figure().subplots()
+            ax.plot([0, 0.5, 1], [top, middle, middle], "o-")
+            plots.rescale(ax, "broken")
+            places = ax.transData.transform([(0, tick) for tick in ax.get_yticks()])[:, 1]
+            low, high = ax.transAxes.transform([(0, 0), (0, 1)])[:, 1]
+            assert np.diff(places).min() > 0.05 * (high - low), (middle, top)
+
+
 def test_orders_stand_above_their_shares(ax):
     plots.orders_axis(ax, 16)
     plots.orders_axis(ax, 16)
