@@ -12,7 +12,8 @@ from scratch, with strong supervised augmentation, and after SimMIM, A2MIM and M
     locks      who works on which stage, over processes and machines
     tables     raw rows of all stages; differences of arms with their intervals
     figures    vector figures, from the tables
-    writeup    which claims hold, from the tables
+    claims     the claims, and which of them hold
+    writeup    the page that says so
     release    two of the networks, small enough to be published
     report     all of this again, from the raw rows (``make figures``)
 

@@ -12,6 +12,7 @@ import tyro
 
 from a2mim.files import write_whole
 from experiments.cifar10 import figures, tables, writeup
+from experiments.cifar10.claims import judged
 from experiments.cifar10.plan import Plan
 from experiments.cifar10.release import release
 from experiments.cifar10.stages import stages_of
@@ -44,7 +45,7 @@ def redrawn(folder: Path) -> list[str]:
         "means": tables.means(found),
         "differences": tables.differences(found),
         "effective": tables.effective(rows),
-        "claims": writeup.judged(found, plan.size.pretrain_epochs),
+        "claims": judged(found, plan.size.pretrain_epochs),
         "ablations": tables.ablations(found),
     }
     for name, table in made.items():

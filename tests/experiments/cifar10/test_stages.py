@@ -15,12 +15,12 @@ from a2mim.messages import UsageError
 from a2mim.runs.table import read_table
 from experiments.cifar10.__main__ import Study, chosen, said, settled, work
 from experiments.cifar10.arms import UNTRAINED
+from experiments.cifar10.claims import claims
 from experiments.cifar10.plan import RATES, Plan
 from experiments.cifar10.report import report
 from experiments.cifar10.sizes import LARGE, TINY
 from experiments.cifar10.stages import choose_images, look_of, stages_of
 from experiments.cifar10.tables import read_rows
-from experiments.cifar10.writeup import claims
 
 FAST = dict.fromkeys([*RATES, "vit forward", "resnet forward"], 1000.0)
 
