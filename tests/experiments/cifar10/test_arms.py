@@ -3,7 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from a2mim.recipes import checks
 from a2mim.recipes.finetuning import check
+from a2mim.recipes.pretrain import RECIPES as PRETRAIN
 from a2mim.recipes.pretraining import method_of
 from experiments.cifar10.arms import ABLATIONS, ARMS, EXTRAS, Arm, finetuning, pretraining
 from experiments.cifar10.sizes import TINY
@@ -20,7 +22,8 @@ def test_every_arm_of_the_resnet_learns(name):
 
 
 def learns(arm):
-    _, config = pretraining(arm, TINY, "")
+    name, config = pretraining(arm, TINY, "")
+    checks.check(config, PRETRAIN[name]())
     method = method_of(config)
     images = torch.randn(4, 3, 32, 32)
     loss = method(images, method.draw(torch.arange(4), 0))["loss"]
