@@ -182,14 +182,9 @@ def ablations(table: pd.DataFrame, plan: Plan) -> Figure:
 
 def draw(folder: Path, plan: Plan) -> list[str]:
     """Draw all figures of a folder's tables again, as SVG and PDF; their names."""
-    means = pd.read_csv(
-        folder / "means.csv",
-        keep_default_na=False,
-        na_values={
-            c: [""]
-            for c in ("estimate", "low", "high", "se", "p", "df", "seed_variance", "image_variance")
-        },
-    )
+    words = ("measure", "setting", "arch", "arm")
+    means = pd.read_csv(folder / "means.csv", dtype=dict.fromkeys(words, str))
+    means[list(words)] = means[list(words)].fillna("")
     claims = pd.read_csv(folder / "claims.csv")
     figures: dict[str, Callable[[], Figure]] = {
         "orders": lambda: orders(means, plan),
@@ -225,6 +220,8 @@ def _by_arch(
             _curves(ax, tables[name][tables[name]["arch"] == arch])
             ax.set(title=title, xlabel=x, ylabel=y)
             ax.tick_params(labelleft=True)
+            if x != "hidden fraction":
+                ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         for ax in row:  # where all of them have their scale
             plots.label_curves(ax)
     return figure

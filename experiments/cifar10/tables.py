@@ -271,13 +271,15 @@ def row_of(found: TwoLevel, a_SI: np.ndarray, b_TI: np.ndarray | None = None) ->
 
 
 def means(found: pd.DataFrame) -> pd.DataFrame:
-    """Means of arms with their intervals."""
+    """Means of arms with their intervals; ``seed_sd`` is the spread of the trainings' own means."""
     rows = []
     for key, of in found.groupby(KEY, sort=False):
         for arm, values_SI in values_of(of).items():
             low, high = _bounds(str(key[0]))
             one = row_of(two_level(values_SI, low=low, high=high), values_SI)
-            rows.append(dict(zip(KEY, key, strict=True)) | {"arm": arm} | one)
+            spread = values_SI.mean(axis=1).std(ddof=1) if len(values_SI) > 1 else np.nan
+            own = {"arm": arm, **one, "seed_sd": spread}
+            rows.append(dict(zip(KEY, key, strict=True)) | own)
     return pd.DataFrame(rows)
 
 

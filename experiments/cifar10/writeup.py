@@ -86,8 +86,7 @@ def _spreads(means: pd.DataFrame) -> str:
     for (measure, setting), what in ABLATED.items():
         own = (means["measure"] == measure) & (means["setting"] == setting)
         of = means[own & (means["arch"] == "vit") & (means["seeds"] > 1)]
-        sds = (of["seed_variance"] * of["seeds"]) ** 0.5
-        named = (f"{arm} {sd:.3f}" for arm, sd in zip(of["arm"], sds, strict=True))
+        named = (f"{arm} {sd:.3f}" for arm, sd in zip(of["arm"], of["seed_sd"], strict=True))
         told.append(f"{what} {', '.join(named)}")
     return "; ".join(told)
 
