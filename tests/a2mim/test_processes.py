@@ -212,7 +212,7 @@ if stop:
         (invariance, "write_whole", 1),
         (spectrum, "write_whole", 1),
         (runner, "write_record", 2),
-        (features, "write_whole", 2),
+        (features._Cache, "write", 1),  # not its label, which either process may write
         (finetuning.Log, "__call__", 4),
     ]:
         stopping(module, name, most)
