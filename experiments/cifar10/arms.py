@@ -34,7 +34,6 @@ EXTRAS = ("cmae", "mae-10-images")
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "fill-zero": {"fill": "zero"},
-    "fill-none-token-replace": {"fill": "none", "token": "replace"},
     "token-position-3": {"position": 3},
     "token-replace": {"token": "replace"},
     "fourier-none": {"fourier_weight": 0.0},
@@ -45,8 +44,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "block-4-patches": {"block": 4},
 }
 """One change each of the ViT's A2MIM, which fills with the image's mean, adds a token before the
-first block, has the official Fourier loss and hides 60 % in blocks of 2 x 2 patches; without a fill
-a token has to replace what is hidden. Blocks are in patches here."""
+first block, has the official Fourier loss and hides 60 % in blocks of 2 x 2 patches; blocks are in
+patches here. No fill at all is none of them: its token has to replace what is hidden, and a token
+that does so before the first block leaves nothing to see of any fill."""
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,7 @@ def _changes(table: pd.DataFrame, means: pd.DataFrame, size: Size) -> list[str]:
         "",
         "Differences from the ViT's A2MIM (fill with the mean colour, a token added before the "
         "first block, official Fourier loss, 60 % hidden in blocks of 2 x 2 patches) by one change "
-        "each (without a fill the token has to replace what is hidden, so that is two), of "
-        f"{trainings}. Intervals suppose that trainings vary alike in all arms of the ViT "
+        f"each, of {trainings}. Intervals suppose that trainings vary alike in all arms of the ViT "
         "(`interactions.stats.two_level`, `alike`); Holm's correction is over the changes of a "
         f"column. Standard deviations over seeds: {_spreads(means)}.",
         "",
