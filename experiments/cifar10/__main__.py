@@ -76,18 +76,20 @@ def main(study: Study) -> None:
 def settled(study: Study) -> Plan:
     """The plan of the output folder, or a new one, with the seeds that were asked for."""
     file = study.out / "plan.json"
-    if planned := Plan.read(file) if file.exists() else None:
-        plan = planned
-        if plan.budget != study.budget:
-            raise UsageError(f"expected --budget {plan.budget}, as planned in {file}, got another")
-    else:
-        look, available = look_of(study.data)
-        plan = plan_for(study.budget, study.data.resolve().name, look, available, total)
-    plan = grown(plan, study)
+    planned = Plan.read(file) if file.exists() else None
+    if planned and planned.budget != study.budget:
+        raise UsageError(f"expected --budget {planned.budget}, as planned in {file}, got another")
+    plan = grown(planned or _planned(study), study)
     if plan != planned and not study.plan:
         study.out.mkdir(parents=True, exist_ok=True)
         plan.write(file)
     return plan
+
+
+def _planned(study: Study) -> Plan:
+    """A new plan."""
+    look, available = look_of(study.data)
+    return plan_for(study.budget, study.data.resolve().name, look, available, total)
 
 
 def grown(plan: Plan, study: Study) -> Plan:

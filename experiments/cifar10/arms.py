@@ -48,6 +48,10 @@ first block, has the official Fourier loss and hides 60 % in blocks of 2 x 2 pat
 patches here. No fill at all is none of them: its token has to replace what is hidden, and a token
 that does so before the first block leaves nothing to see of any fill."""
 
+ABLATED = {("accuracy", ""): "accuracy", ("J middle", "fine-tuned"): "J of middle orders"}
+"""What is asked of them, by measure and setting (:mod:`experiments.cifar10.tables`), and what it is
+called."""
+
 
 @dataclass(frozen=True)
 class Arm:

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from a2mim.report.figures import save
-from experiments.cifar10.arms import ABLATIONS, NAMES
+from experiments.cifar10.arms import ABLATED, ABLATIONS, NAMES
+from experiments.cifar10.claims import DECIDED
 from experiments.cifar10.plan import Plan
 from experiments.cifar10.stages import GRID
 from interactions import plots
@@ -141,10 +142,8 @@ def differences(claims: pd.DataFrame, plan: Plan) -> Figure:
         rows = part.iloc[::-1].to_dict("records")
         for y, row in enumerate(rows):
             ink = inks.get(row["verdict"], "#6b7280")
-            if not pd.isna(row["low"]):
-                ax.plot([row["low"], row["high"]], [y, y], color=ink)
-            sure = row["p_holm"] < 0.05 or row["verdict"] == "not decided"
-            ax.plot(row["difference"], y, "o", color=ink, markerfacecolor=ink if sure else "white")
+            unsure = row["verdict"] in DECIDED and row["p_holm"] >= 0.05
+            _interval(ax, y, row["difference"], (row["low"], row["high"]), ink, unsure)
         ax.axvline(0, color="#111827", linewidth=0.8)
         ax.set_yticks(range(len(rows)), [row["claim"] for row in rows], fontsize="small")
         ax.set(ylim=(-0.7, len(rows) - 0.3))
@@ -160,16 +159,15 @@ def differences(claims: pd.DataFrame, plan: Plan) -> Figure:
 
 def ablations(table: pd.DataFrame, plan: Plan) -> Figure:
     """Differences of every change of the ViT's A2MIM from A2MIM, in accuracy and J."""
-    units = {"accuracy": "accuracy", "J middle": "J of middle orders"}
+    units = {measure: what for (measure, _), what in ABLATED.items()}
     changes = list(dict.fromkeys(table["arm"]))[::-1]
     figure = Figure(figsize=(9, 1.2 + 0.28 * len(changes)), layout="constrained")
     for ax, (measure, unit) in zip(figure.subplots(1, 2, sharey=True), units.items(), strict=True):
         for row in table[table["measure"] == measure].to_dict("records"):
             y = changes.index(row["arm"])
             ink = "#0f62b4" if row["p"] < 0.05 else "#6b7280"
-            ax.plot([row["low"], row["high"]], [y, y], color=ink)
-            sure = row["p_holm"] < 0.05 or not row["p"] < 0.05
-            ax.plot(row["estimate"], y, "o", color=ink, markerfacecolor=ink if sure else "white")
+            unsure = row["p"] < 0.05 <= row["p_holm"]
+            _interval(ax, y, row["estimate"], (row["low"], row["high"]), ink, unsure)
         ax.axvline(0, color="#111827", linewidth=0.8)
         ax.set_yticks(range(len(changes)), changes, fontsize="small")
         images = table.loc[table["measure"] == measure, "images"].max()
@@ -178,6 +176,15 @@ def ablations(table: pd.DataFrame, plan: Plan) -> Figure:
     what = f"interaction strength J: {RMS}; one change each, {trainings} training"
     what += f"{'s' * (trainings > 1)} a change; blue: p < 0.05, open: not after Holm's correction"
     return _captioned(figure, plan, None, what)
+
+
+def _interval(
+    ax: Axes, y: int, at: float, ends: tuple[float, float], ink: str, unsure: bool
+) -> None:
+    """A difference and its interval; open where Holm's correction does not leave it."""
+    if not np.isnan(ends[0]):
+        ax.plot(ends, [y, y], color=ink)
+    ax.plot(at, y, "o", color=ink, markerfacecolor="white" if unsure else ink)
 
 
 def draw(folder: Path, plan: Plan) -> list[str]:

@@ -25,7 +25,7 @@ import pandas as pd
 from a2mim.files import write_whole
 from a2mim.measure.invariance import read_batch
 from a2mim.runs.table import ENERGY, LOWER, PUBLISHED, RHO, RHO_BOUND, read_table, strength_from
-from experiments.cifar10.arms import ABLATIONS, UNTRAINED, Arm
+from experiments.cifar10.arms import ABLATED, ABLATIONS, UNTRAINED, Arm
 from experiments.cifar10.plan import Plan
 from experiments.cifar10.stages import GRID, stages_of
 from interactions.networks.layers import OUTPUT
@@ -139,8 +139,7 @@ def _probed(runs: Path, arm: Arm, method: str) -> pd.DataFrame:
 
 def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:
     columns = ["measure", "setting", "at", "image", "value"]
-    rows = pd.concat([table.reindex(columns=columns) for table in tables], ignore_index=True)
-    return rows.assign(setting=rows["setting"].fillna(""), at=rows["at"].fillna(0.0))
+    return pd.concat([table[columns] for table in tables], ignore_index=True)
 
 
 def _similarity(folder: Path) -> pd.DataFrame:
@@ -319,7 +318,7 @@ def ablations(found: pd.DataFrame) -> pd.DataFrame:
     ViT.
     """
     rows = []
-    for measure, setting in (("accuracy", ""), ("J middle", "fine-tuned")):
+    for measure, setting in ABLATED:
         own = (found["measure"] == measure) & (found["setting"] == setting)
         arms = values_of(found[own & (found["arch"] == "vit")])
         for arm in ABLATIONS:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.cifar10.arms import ABLATIONS, NAMES, UNTRAINED
+from experiments.cifar10.arms import ABLATED, ABLATIONS, NAMES, UNTRAINED
 from experiments.cifar10.claims import DECIDED, VERDICTS, claims
 from experiments.cifar10.plan import Plan
 from experiments.cifar10.sizes import Size
@@ -23,11 +23,8 @@ SHOWN = (
 )
 """Columns of the networks' table: title, measure and setting."""
 
-
 SETTINGS = {(measure, setting): title for title, measure, setting in SHOWN}
-
-ABLATED = {("accuracy", ""): "accuracy", ("J middle", "fine-tuned"): "J of middle orders"}
-"""What is asked of ablations: measure and setting, and what they are called."""
+"""The titles, by measure and setting."""
 
 
 def networks_table(means: pd.DataFrame) -> list[str]:

@@ -460,6 +460,15 @@ def crossed(rng, seeds, images, seed_sd, image_sd, noise_sd):
     )
 
 
+def check_coverage(found, share):
+    """95 % intervals of 0 cover 0.93 to 0.97, or more where seeds are less than half; p agrees."""
+    trials, covered = len(found), sum(one.low <= 0 <= one.high for one in found)
+    assert trials - covered <= misses(0.07, trials)
+    if share >= 0.5:
+        assert covered <= trials - stats.binom.ppf(1e-4, trials, 0.03)
+    assert sum(one.p < 0.05 for one in found) == trials - covered
+
+
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("images", [50, 200])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
@@ -471,11 +480,7 @@ def test_two_level_intervals_cover(seeds, images, share):
     for _ in range(trials):
         a, b = (crossed(rng, seeds, images, *np.sqrt(sds)) for _ in range(2))
         found.append(two_level(a, b))
-    covered = sum(one.low <= 0 <= one.high for one in found)
-    assert trials - covered <= misses(0.07, trials)  # 0.93 or more
-    if share >= 0.5:
-        assert covered <= trials - stats.binom.ppf(1e-4, trials, 0.03)  # 0.97 or less
-    assert sum(one.p < 0.05 for one in found) == trials - covered
+    check_coverage(found, share)
 
 
 def test_two_level_of_one_arm_covers_its_mean():
@@ -521,11 +526,7 @@ def test_two_level_of_one_training_covers_where_trainings_vary_alike(images, sha
     for _ in range(trials):
         a, b, *others = (crossed(rng, seeds, images, *np.sqrt(sds)) for seeds in (1, 3, 3, 3, 3, 3))
         found.append(two_level(a, b, alike=others))
-    covered = sum(one.low <= 0 <= one.high for one in found)
-    assert trials - covered <= misses(0.07, trials)  # 0.93 or more
-    if share >= 0.5:
-        assert covered <= trials - stats.binom.ppf(1e-4, trials, 0.03)  # 0.97 or less
-    assert sum(one.p < 0.05 for one in found) == trials - covered
+    check_coverage(found, share)
 
 
 def test_two_level_of_arms_that_vary_alike_is_students_interval_over_seeds():
